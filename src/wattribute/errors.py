@@ -1,0 +1,30 @@
+"""The errors that users see.
+
+    WattributeError          one clear line: what is wrong, where, what to do; the command exits with status 1
+    ├── UsageError           a wrong option, setting or argument: exit status 2
+    ├── BusError             Kafka or the local log cannot be used
+    └── StoreError           ClickHouse or chDB cannot be used
+    RecordError              a line, message or field that cannot be used; it goes to the dead letters
+
+Anything else that reaches the user is a bug.
+"""
+
+
+class WattributeError(Exception):
+    """What went wrong, where, and what to do about it, in one line."""
+
+
+class UsageError(WattributeError):
+    """A wrong option, setting or argument."""
+
+
+class BusError(WattributeError):
+    """The bus (Kafka or the local log) cannot be reached, read or written."""
+
+
+class StoreError(WattributeError):
+    """The store (ClickHouse or chDB) cannot be reached, read or written."""
+
+
+class RecordError(ValueError):
+    """A record that cannot be used; the text says which field and why."""

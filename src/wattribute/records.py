@@ -1,0 +1,347 @@
+"""The records of the trace (DESIGN.md 4.1): what a host reads, one object a fact.
+
+A record is a frozen dataclass. ``parse`` makes one from a JSON object and refuses what cannot be used,
+``as_json`` turns one back. Times are integer nanoseconds of Unix time; ``None`` means absent, which is
+not zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, Final
+
+from wattribute.errors import RecordError
+
+TRACE_VERSION: Final = 1
+NO_INSTANCE: Final = -1
+"""``gpu_instance`` of a device that is not split by MIG."""
+
+_TIME_MAX_NS: Final = 4_102_444_800_000_000_000  # the year 2100: a later time is a broken clock
+_COUNT_MAX: Final = 1 << 62
+_POWER_MAX_MW: Final = 10_000_000  # 10 kW; readings above are sensor garbage (polarsignals filters the same)
+_TEXT_MAX: Final = 1024
+_LABELS_MAX: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One fact of one host at time ``t``."""
+
+    kind: ClassVar[str]
+    t: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace(Record):
+    """The first line of a trace; may recur with a new boot. ``t`` is 0: it has none."""
+
+    kind = "trace"
+    t: int = 0
+    version: int
+    host: str
+    boot_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host(Record):
+    """Where the host is, what it is charged as, and whose it is."""
+
+    kind = "host"
+    provider: str = ""
+    region: str = ""
+    pricing: str = ""
+    cluster: str = ""
+    team: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu(Record):
+    """A device. ``scope`` is ``module`` where its power and energy cover a whole module (Grace Hopper)."""
+
+    kind = "gpu"
+    gpu: str
+    name: str = ""
+    index: int | None = None
+    memory_bytes: int | None = None
+    power_limit_mw: int | None = None
+    scope: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device(Record):
+    """A device's readings. ``energy_mj`` is NVML's cumulative counter, ``power_mw`` POWER_INSTANT,
+    ``power_average_mw`` the 1 s average."""
+
+    kind = "device"
+    gpu: str
+    energy_mj: int | None = None
+    power_mw: int | None = None
+    power_average_mw: int | None = None
+    sm_percent: float | None = None
+    memory_percent: float | None = None
+    memory_used_bytes: int | None = None
+    temperature_c: int | None = None
+    sm_clock_mhz: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance(Record):
+    """A MIG instance and its activity over the time since its previous record."""
+
+    kind = "instance"
+    gpu: str
+    gpu_instance: int
+    profile: str = ""
+    slices: int | None = None
+    sm_percent: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Process(Record):
+    """A process resident on a device. ``sm_percent`` holds for (t - period_ns, t]; without ``period_ns``,
+    since the previous record of the process. A process is (host, boot, pid, start_ns), never a pid alone."""
+
+    kind = "process"
+    gpu: str
+    pid: int
+    start_ns: int
+    period_ns: int | None = None
+    gpu_instance: int = NO_INSTANCE
+    sm_percent: float | None = None
+    memory_percent: float | None = None
+    memory_used_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exit(Record):
+    """A process ended at ``t``, exactly."""
+
+    kind = "exit"
+    pid: int
+    start_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload(Record):
+    """Whose a process is. What is empty is not known, and leaves what was known before."""
+
+    kind = "workload"
+    pid: int
+    start_ns: int
+    cluster: str = ""
+    container: str = ""
+    pod: str = ""
+    namespace: str = ""
+    job: str = ""
+    user: str = ""
+    team: str = ""
+    application: str = ""
+    workload: str = ""
+    phase: str = ""
+    model: str = ""
+    model_version: str = ""
+    run: str = ""
+    attempt: int | None = None
+    identity_source: str = ""
+    command: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run(Record):
+    """A step in the life of a run: ``event`` is start, checkpoint, finish or fail."""
+
+    kind = "run"
+    run: str
+    attempt: int = 0
+    event: str
+    step: int | None = None
+    steps: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit(Record):
+    """``quantity`` of an outcome (output_tokens, requests, steps, …) that happened in (t - period_ns, t]."""
+
+    kind = "unit"
+    unit: str
+    quantity: float
+    period_ns: int | None = None
+    source: str = ""
+    pid: int | None = None
+    start_ns: int | None = None
+    pod: str = ""
+    application: str = ""
+    phase: str = ""
+    part: str = ""
+    model: str = ""
+    model_version: str = ""
+    run: str = ""
+    attempt: int | None = None
+    event_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality(Record):
+    """An evaluation of a model version or run: how good it was."""
+
+    kind = "quality"
+    model: str = ""
+    model_version: str = ""
+    run: str = ""
+    metric: str
+    value: float
+    higher_is_better: bool = True
+    sample_count: int | None = None
+    dataset: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap(Record):
+    """A span in which nothing was recorded, and why."""
+
+    kind = "gap"
+    from_ns: int
+    to_ns: int
+    reason: str = ""
+    gpu: str = ""
+
+
+KINDS: Final[dict[str, type[Record]]] = {
+    cls.kind: cls
+    for cls in (Trace, Host, Gpu, Device, Instance, Process, Exit, Workload, Run, Unit, Quality, Gap)
+}
+
+# Whole numbers: field -> (least, greatest) value that a sane reading can have.
+_INTEGERS: Final[dict[str, tuple[int, int]]] = {
+    "t": (1, _TIME_MAX_NS),
+    "from_ns": (1, _TIME_MAX_NS),
+    "to_ns": (1, _TIME_MAX_NS),
+    "start_ns": (0, _TIME_MAX_NS),
+    "period_ns": (1, 86_400_000_000_000),
+    "version": (1, 1 << 31),
+    "pid": (0, (1 << 31) - 1),
+    "index": (0, 1 << 15),
+    "gpu_instance": (NO_INSTANCE, (1 << 15) - 1),
+    "slices": (0, 64),
+    "energy_mj": (0, _COUNT_MAX // 1000),  # in µJ it must still fit 63 bits
+    "power_mw": (0, _POWER_MAX_MW),
+    "power_average_mw": (0, _POWER_MAX_MW),
+    "power_limit_mw": (0, _POWER_MAX_MW),
+    "memory_bytes": (0, _COUNT_MAX),
+    "memory_used_bytes": (0, _COUNT_MAX),
+    "temperature_c": (-100, 200),
+    "sm_clock_mhz": (0, 100_000),
+    "attempt": (0, (1 << 32) - 1),
+    "step": (0, _COUNT_MAX),
+    "steps": (0, _COUNT_MAX),
+    "sample_count": (0, _COUNT_MAX),
+}
+# NVML's own blank value shows up as a utilisation of 2147483632 (NVIDIA/DCGM issue 83): garbage.
+_NUMBERS: Final[dict[str, tuple[float, float]]] = {
+    "sm_percent": (0.0, 100.0),
+    "memory_percent": (0.0, 100.0),
+    "quantity": (0.0, 1e18),
+    "value": (-1e300, 1e300),
+}
+_EVENTS: Final = ("start", "checkpoint", "finish", "fail")
+
+
+def parse(obj: object) -> Record:
+    """The record in a JSON object. Unknown keys are ignored; null is absent.
+
+    Raises RecordError, which names the field and what is wrong with it.
+    """
+    if not isinstance(obj, dict):
+        raise RecordError("not a JSON object")
+    kind = obj.get("kind")
+    cls = KINDS.get(kind) if isinstance(kind, str) else None  # of any JSON type: a list cannot be looked up
+    if cls is None:
+        raise RecordError(f"unknown kind {shown(obj.get('kind'))}")
+    values: dict[str, Any] = {}
+    for item in fields(cls):
+        value = obj.get(item.name)
+        if value is None:
+            if item.default is MISSING and item.default_factory is MISSING:
+                raise RecordError(f"{cls.kind} without {item.name}")
+            continue
+        values[item.name] = _checked(item.name, value)
+    record = cls(**values)
+    if isinstance(record, Run) and record.event not in _EVENTS:
+        raise RecordError(f"run event {shown(record.event)} is none of {', '.join(_EVENTS)}")
+    if isinstance(record, Gap) and record.to_ns < record.from_ns:
+        raise RecordError("gap ends before it begins")
+    if isinstance(record, Trace) and record.version != TRACE_VERSION:
+        raise RecordError(f"trace version {record.version}; this program reads version {TRACE_VERSION}")
+    return record
+
+
+def as_json(record: Record) -> dict[str, Any]:
+    """The record as a JSON object; what is absent or empty is left out."""
+    obj: dict[str, Any] = {"kind": record.kind}
+    for item in fields(record):
+        value = getattr(record, item.name)
+        if item.default is not MISSING and value == item.default:
+            continue
+        if item.default_factory is not MISSING and not value:
+            continue
+        obj[item.name] = value
+    return obj
+
+
+def _checked(name: str, value: Any) -> Any:
+    if name in _INTEGERS:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if type(value) is not int:  # bool is an int, and no reading is a bool
+            raise RecordError(f"{name} is {shown(value)}, not a whole number")
+        least, greatest = _INTEGERS[name]
+        if not least <= value <= greatest:
+            raise RecordError(f"{name} {value} is outside {least} to {greatest}")
+        return value
+    if name in _NUMBERS:
+        if type(value) not in (int, float):
+            raise RecordError(f"{name} is {shown(value)}, not a number")
+        low, high = _NUMBERS[name]
+        if not low <= value <= high:  # NaN fails this too
+            raise RecordError(f"{name} {value} is outside {low:g} to {high:g}")
+        return float(value)
+    if name == "higher_is_better":
+        if type(value) is not bool:
+            raise RecordError(f"{name} is {shown(value)}, not true or false")
+        return value
+    if name == "labels":
+        return _labels(value)
+    if not isinstance(value, str):
+        raise RecordError(f"{name} is {shown(value)}, not a text")
+    return _text(name, value)
+
+
+def _text(name: str, value: str) -> str:
+    if len(value) > _TEXT_MAX:
+        raise RecordError(f"{name} is {len(value)} characters long; {_TEXT_MAX} at most")
+    if not value.isprintable() and any(ord(c) < 32 for c in value):
+        raise RecordError(f"{name} holds control characters")
+    return value
+
+
+def _labels(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or len(value) > _LABELS_MAX:
+        raise RecordError(f"labels are not an object of at most {_LABELS_MAX} texts")
+    for key, text in value.items():
+        if not isinstance(text, str):
+            raise RecordError(f"label {shown(key)} is {shown(text)}, not a text")
+        _text("a label's name", key)
+        _text(f"label {key}", text)
+    return dict(value)
+
+
+def shown(value: object) -> str:
+    """A value of unknown origin, shortly."""
+    if isinstance(value, list | dict):
+        return f"a {type(value).__name__} of {len(value)}"  # repr() of a deep one would not come back
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."

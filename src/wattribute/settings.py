@@ -1,0 +1,286 @@
+"""Settings: what a command runs with, and where each value came from.
+
+An option wins over the environment (``WATTRIBUTE_STORE``), that over the configuration file
+(``wattribute.toml``), that over the default. An unknown key is an error, and all problems are told at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from wattribute.errors import UsageError
+
+FILE: Final = "wattribute.toml"
+PREFIX: Final = "WATTRIBUTE_"
+CONFIG: Final = "WATTRIBUTE_CONFIG"
+KAFKA_PASSWORD_FILE: Final = "WATTRIBUTE_KAFKA_PASSWORD_FILE"  # noqa: S105 - the name of the variable
+
+# Not settings, but ours: secrets that the store reads itself, and what tells whose a process is.
+_OTHER_VARIABLES: Final = frozenset(
+    f"{PREFIX}{name}"
+    for name in (
+        *("CONFIG", "STORE_PASSWORD", "STORE_PASSWORD_FILE", "KAFKA_PASSWORD_FILE"),
+        *("APPLICATION", "WORKLOAD", "PHASE", "MODEL", "MODEL_VERSION", "RUN", "RUN_ID"),
+    )
+)
+# Kubernetes sets these in every pod for a service that is named wattribute.
+_KUBERNETES: Final = re.compile(
+    r"WATTRIBUTE(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT.*)|PORT(_\d+_(TCP|UDP|SCTP).*)?)"
+)
+
+
+def data_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where a user's store and bus lie by default."""
+    base = environ.get("XDG_DATA_HOME") or str(Path(environ.get("HOME") or "~").expanduser() / ".local/share")
+    return Path(base) / "wattribute"
+
+
+def _number(default: float, least: float, most: float, about: str) -> Any:
+    return field(default=default, metadata={"least": least, "most": most, "about": about})
+
+
+def _text(about: str, default: str = "", secret: bool = False) -> Any:
+    return field(default=default, metadata={"about": about, "secret": secret})
+
+
+def _table(about: str) -> Any:
+    return field(default_factory=lambda: MappingProxyType({}), metadata={"about": about})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Checked values. ``origins`` says of each key where its value came from."""
+
+    store: str = _text("where results rest: chdb:///folder or clickhouse://user@host:8123/database")
+    bus: str = _text("what samples travel on: local:///folder or kafka://broker:9092")
+    host: str = _text("the name of this host in every row")
+    window_ms: int = _number(1000, 100, 60_000, "length of a window")
+    fast_hz: float = _number(10.0, 1, 100, "readings of energy and power a second")
+    slow_s: float = _number(1.0, 0.1, 60, "seconds between readings of processes and memory")
+    flush_s: float = _number(1.0, 0.05, 60, "seconds between messages to the bus")
+    spool: str = _text("folder that keeps samples while Kafka is away")
+    spool_max_bytes: int = _number(1 << 30, 1 << 20, 1 << 44, "what the spool or the local bus may take")
+    generation: int = _number(
+        0, 0, 255, "raise it when the topics are made anew, so that new rows win over old"
+    )
+    retention_days: int = _number(0, 0, 36_500, "days that stream keeps rows of single windows; 0: for ever")
+    provider: str = _text("who rents the host out, as the price book names it: nebius, aws, …")
+    region: str = _text("where it stands, as the price book names it")
+    pricing: str = _text("what it is charged as: on_demand, spot, …")
+    cluster: str = _text("the cluster it belongs to")
+    team: str = _text("whose it is, where no process says otherwise")
+    labels: Mapping[str, str] = _table("labels of every row of this host")
+    idle_watts: Mapping[str, float] = _table("idle level by GPU model, in W, over the built-in ones")
+    kafka: Mapping[str, str] = _table("settings of librdkafka: security.protocol, sasl.username, …")
+    kafka_password: str = _text("sasl.password; from a file or the environment alone", secret=True)
+    kafka_group: str = _text("consumer group of stream", "wattribute")
+    kafka_partitions: int = _number(12, 1, 10_000, "partitions of the topic of samples, where it is created")
+    kafka_replication: int = _number(1, 1, 10, "replicas of a topic that has to be created")
+    origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    def shown(self) -> list[dict[str, str]]:
+        """Key, value and origin of each, secrets left out."""
+        rows = []
+        for item in _keys():
+            value = getattr(self, item.name)
+            if isinstance(value, Mapping):
+                value = ", ".join(
+                    f"{key}={'(set)' if 'password' in key else part}" for key, part in sorted(value.items())
+                )
+            elif item.metadata.get("secret"):
+                value = "(set)" if value else ""
+            origin = self.origins.get(item.name, "default")
+            rows.append(
+                {"key": item.name, "value": str(value), "from": origin, "about": item.metadata["about"]}
+            )
+        return rows
+
+
+def load_settings(
+    options: Mapping[str, object], config: Path | None = None, environ: Mapping[str, str] = os.environ
+) -> Settings:
+    """The settings in force. ``options`` are those of the command line; None is not given.
+
+    Raises UsageError with every problem found, in one line.
+    """
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    sources = [
+        *_from_file(config, environ, problems),
+        *_from_environment(environ, problems),
+        *(
+            (f"option --{key.replace('_', '-')}", key, value)
+            for key, value in options.items()
+            if value is not None
+        ),
+    ]
+    known = {item.name: item for item in _keys()}
+    for origin, key, raw in sources:
+        try:
+            values[key] = _value(known[key], raw)
+            origins[key] = origin
+        except UsageError as problem:
+            problems.append(f"{origin}: {problem}")
+    values["host"] = values.get("host") or socket.gethostname()
+    values["store"] = values.get("store") or f"chdb://{data_folder(environ) / 'store'}"
+    values["bus"] = values.get("bus") or f"local://{_beside(values['store'], environ) / 'bus'}"
+    values["spool"] = values.get("spool") or str(data_folder(environ) / "spool")
+    problems += _url_problems(values["store"], values["bus"], origins)
+    if problems:
+        raise UsageError("; ".join(problems))
+    return Settings(**values, origins=origins)
+
+
+def local_folder(bus: str) -> Path | None:
+    """The folder of a ``local://`` bus, None for Kafka. Raises UsageError for a URL that is neither."""
+    parts = urlsplit(bus)
+    if parts.scheme == "kafka" and parts.netloc and not parts.path.strip("/"):
+        return None
+    if parts.scheme == "local" and not parts.netloc and parts.path.strip("/"):
+        return Path(unquote(parts.path))
+    raise UsageError(f"bus {bus!r} is neither kafka://broker:9092 nor local:///path/of/a/folder")
+
+
+def _keys() -> list[Field[Any]]:
+    return [item for item in fields(Settings) if item.name != "origins"]
+
+
+def _from_file(
+    config: Path | None, environ: Mapping[str, str], problems: list[str]
+) -> Iterator[tuple[str, str, object]]:
+    named = config or (Path(environ[CONFIG]) if environ.get(CONFIG) else None)
+    path = named or Path(FILE)
+    if named is None and not path.is_file():
+        return
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        problems.append(f"{path} cannot be read: {error.strerror}")
+        return
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(f"{path} is not a TOML file: {error}")
+        return
+    for key, value in table.items():
+        if key not in {item.name for item in _keys()}:
+            problems.append(f"{path}: unknown key {key!r}; did you mean {_nearest(key)!r}?")
+        elif key == "kafka_password" and path.stat().st_mode & 0o077:
+            problems.append(f"{path} holds a password and can be read by others: chmod 600 {path}")
+        else:
+            yield str(path), key, value
+
+
+def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterator[tuple[str, str, object]]:
+    known = {f"{PREFIX}{item.name.upper()}": item.name for item in _keys()}
+    for name, value in environ.items():
+        if name in known and value:
+            yield name, known[name], value
+        elif (
+            name.startswith(PREFIX)
+            and name not in known.keys() | _OTHER_VARIABLES
+            and not _KUBERNETES.fullmatch(name)
+        ):
+            near = difflib.get_close_matches(name, [*known, *_OTHER_VARIABLES], 1, 0.0)[0]
+            problems.append(f"unknown variable {name}; did you mean {near}?")
+    path = environ.get(KAFKA_PASSWORD_FILE)
+    if path:
+        try:
+            if Path(path).stat().st_mode & 0o077:
+                problems.append(f"{KAFKA_PASSWORD_FILE} {path} can be read by others: chmod 600 {path}")
+            yield KAFKA_PASSWORD_FILE, "kafka_password", Path(path).read_text(encoding="utf-8").rstrip("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(f"{KAFKA_PASSWORD_FILE} {path} cannot be read: {error}")
+
+
+def _value(item: Field[Any], raw: object) -> Any:
+    """The value of a key, from TOML or from a text. Raises UsageError."""
+    if item.default is MISSING:
+        return _mapping(item, raw)
+    if isinstance(item.default, str):
+        if not isinstance(raw, str):
+            raise UsageError(f"{item.name} is {raw!r}, not a text")
+        if any(ord(char) < 32 for char in raw):
+            raise UsageError(f"{item.name} holds control characters")
+        return raw
+    whole = isinstance(item.default, int)
+    value = _as_number(item.name, raw, whole)
+    least, most = item.metadata["least"], item.metadata["most"]
+    if not least <= value <= most:  # NaN fails this too
+        raise UsageError(f"{item.name} is {value:g}: it must be {least:g} to {most:g}")
+    return value
+
+
+def _as_number(name: str, raw: object, whole: bool) -> float:
+    try:
+        if isinstance(raw, bool) or not isinstance(raw, int | float | str):
+            raise ValueError
+        return int(raw) if whole and not isinstance(raw, float) else float(raw) if not whole else _whole(raw)
+    except ValueError:
+        raise UsageError(f"{name} is {raw!r}, not a {'whole ' if whole else ''}number") from None
+
+
+def _whole(raw: object) -> int:
+    if isinstance(raw, float) and raw.is_integer():
+        return int(raw)
+    raise ValueError
+
+
+def _mapping(item: Field[Any], raw: object) -> Mapping[str, Any]:
+    if isinstance(raw, str):
+        pairs = [part.partition("=") for part in raw.split(",") if part.strip()]
+        if any(not (equals and key.strip()) for key, equals, _ in pairs):
+            raise UsageError(f"{item.name} is {raw!r}: write key=value,key=value")
+        raw = {key.strip(): value.strip() for key, _, value in pairs}
+    if not isinstance(raw, Mapping):
+        raise UsageError(f"{item.name} is {raw!r}, not a table of keys and values")
+    if item.name == "idle_watts":
+        watts = {key: _as_number(f"idle_watts of {key}", value, whole=False) for key, value in raw.items()}
+        if wrong := [key for key, value in watts.items() if not 0 <= value <= 10_000]:
+            raise UsageError(f"idle_watts of {', '.join(wrong)} must be 0 to 10000 W")
+        return MappingProxyType(watts)
+    if item.name == "kafka" and "sasl.password" in raw:
+        raise UsageError(
+            "kafka: a password does not belong here; set kafka_password or WATTRIBUTE_KAFKA_PASSWORD"
+        )
+    if wrong := [key for key, value in raw.items() if isinstance(value, Mapping | list)]:
+        raise UsageError(f"{item.name}: {', '.join(wrong)} is not a plain value")
+    return MappingProxyType({key: _plain(value) for key, value in raw.items()})
+
+
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _url_problems(store: str, bus: str, origins: Mapping[str, str]) -> Iterator[str]:
+    parts = urlsplit(store)
+    if not (
+        (parts.scheme == "chdb" and not parts.netloc and parts.path.strip("/"))
+        or (parts.scheme == "clickhouse" and parts.hostname)
+    ):
+        yield (
+            f"{origins.get('store', 'store')}: store {store!r} is neither chdb:///path/of/a/folder"
+            " nor clickhouse://user@host:8123/database"
+        )
+    try:
+        local_folder(bus)
+    except UsageError as problem:
+        yield f"{origins.get('bus', 'bus')}: {problem}"
+
+
+def _beside(store: str, environ: Mapping[str, str]) -> Path:
+    parts = urlsplit(store)
+    return Path(unquote(parts.path)).parent if parts.scheme == "chdb" else data_folder(environ)
+
+
+def _nearest(key: str) -> str:
+    return difflib.get_close_matches(key, [item.name for item in _keys()], 1, 0.0)[0]

@@ -1,0 +1,31 @@
+"""Figures about the sampling itself."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Health:
+    """How the sampling itself is doing. ``errors`` counts failed readings by (call, NVML code)."""
+
+    errors: Counter[tuple[str, int]]
+    ticks: int = 0
+    missed_ticks: int = 0
+    readings: int = 0
+    slow_readings: int = 0
+    slow_skipped: int = 0  # the previous one was still on its way, or the clock was set meanwhile
+    outages: int = 0
+    gpus_out: int = 0
+    clock_steps: int = 0
+    unidentified: int = 0
+    flushes: int = 0
+    records: int = 0
+    late_max_ns: int = 0
+    late_ns: deque[int] = field(default_factory=lambda: deque(maxlen=1024))
+
+    def late_percentile_ns(self, percent: float) -> int:
+        """By how much ticks came late, over the last 1024 of them."""
+        ordered = sorted(self.late_ns)
+        return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else 0

@@ -1,0 +1,164 @@
+"""The SQLite file under a local log: its layout, how it is opened, and what its errors say."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from wattribute.errors import BusError
+
+_NAME: Final = "bus.sqlite"
+_LAYOUT_VERSION: Final = 1
+_BUSY_TIMEOUT_S: Final = 5.0
+_JOURNAL_MAX_BYTES: Final = 16 << 20
+_LAYOUT: Final = """
+CREATE TABLE topic (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, next_offset INTEGER NOT NULL,
+    committed_offset INTEGER, note TEXT NOT NULL DEFAULT '');
+CREATE TABLE message (
+    id INTEGER PRIMARY KEY, topic INTEGER NOT NULL, offset INTEGER NOT NULL, compacted INTEGER NOT NULL,
+    key TEXT NOT NULL, timestamp_ms INTEGER NOT NULL, value BLOB NOT NULL);
+CREATE UNIQUE INDEX message_offset ON message (topic, offset);
+CREATE UNIQUE INDEX message_newest ON message (topic, key) WHERE compacted;
+CREATE TABLE dropped (
+    topic TEXT NOT NULL, from_offset INTEGER NOT NULL, to_offset INTEGER NOT NULL,
+    from_ms INTEGER NOT NULL, to_ms INTEGER NOT NULL);
+CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+
+class LogBusyError(BusError):
+    """Another process did not end its write in time; the same may be tried again."""
+
+
+class LogFile:
+    """The file in folder ``folder``, made where it does not exist: folder 0700, file 0600.
+
+    A damaged file is renamed to the name in ``quarantined`` and a new one begun. Raises BusError.
+    """
+
+    def __init__(self, folder: Path, *, synchronous: str) -> None:
+        self.path = folder / _NAME
+        self.quarantined: Path | None = None
+        with self.failing():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # One opens at a time: SQLite does not wait for a lock when it turns a new file to WAL, and two
+            # must not set a damaged file aside at once.
+            lock = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self.connection = self._open()
+            finally:
+                os.close(lock)
+            self.connection.execute(f"PRAGMA synchronous = {synchronous}")
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Turns what SQLite and the system say into a BusError of one line."""
+        try:
+            yield
+        except OSError as error:
+            advice = "give a folder on a local disk that you may write"
+            raise BusError(f"local log {self.path}: {error.strerror}; {advice}") from error
+        except sqlite3.Error as error:
+            kind = LogBusyError if _primary_code(error) == sqlite3.SQLITE_BUSY else BusError
+            raise kind(f"local log {self.path}: {error}; {_advice(error)}") from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is written within, or, after an error, nothing of it."""
+        with self.failing():
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self.connection.execute("COMMIT")
+            except BaseException:
+                if self.connection.in_transaction:  # a full disk has rolled it back already
+                    self.connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def waiting(self, timeout_s: float) -> Iterator[None]:
+        """Within, wait this long for another process to end its write."""
+        self.connection.execute(f"PRAGMA busy_timeout = {max(1, round(timeout_s * 1000))}")
+        try:
+            yield
+        finally:
+            self.connection.execute(f"PRAGMA busy_timeout = {round(_BUSY_TIMEOUT_S * 1000)}")
+
+    def used_bytes(self) -> int:
+        """The pages in use. The file itself may be longer: freed pages are written again before it grows."""
+        page_bytes, pages, free = (
+            self.connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_size", "page_count", "freelist_count")
+        )
+        return int(page_bytes * (pages - free))
+
+    def counter(self, name: str) -> int:
+        """A number kept in the file, 0 at first."""
+        row = self.connection.execute("SELECT value FROM counter WHERE name = ?", (name,)).fetchone()
+        return int(row[0]) if row else 0
+
+    def set_counter(self, name: str, value: int) -> None:
+        """Keep the number."""
+        self.connection.execute("INSERT OR REPLACE INTO counter VALUES (?, ?)", (name, value))
+
+    def _open(self) -> sqlite3.Connection:
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite's -wal and -shm take its mode
+        connection = sqlite3.connect(
+            self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
+        try:
+            if not _is_sound(connection):
+                connection.close()
+                self._set_aside()
+                return self._open()
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_MAX_BYTES}")
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                connection.executescript(f"BEGIN; {_LAYOUT} PRAGMA user_version = {_LAYOUT_VERSION}; COMMIT")
+            elif version != _LAYOUT_VERSION:
+                raise BusError(
+                    f"local log {self.path}: its layout is version {version}, this program knows "
+                    f"{_LAYOUT_VERSION}; use the program that wrote it, or another folder"
+                )
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _set_aside(self) -> None:
+        self.quarantined = self.path.with_name(f"{_NAME}.corrupt-{int(time.time())}")
+        for suffix in ("", "-wal", "-shm"):
+            part = self.path.with_name(_NAME + suffix)
+            if part.exists():
+                part.rename(f"{self.quarantined}{suffix}")
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    """SQLite's result code without the extension in its upper bits; 0 where Python itself raised."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _is_sound(connection: sqlite3.Connection) -> bool:
+    try:
+        return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+    except sqlite3.DatabaseError as error:
+        if _primary_code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return False
+        raise
+
+
+def _advice(error: sqlite3.Error) -> str:
+    return {
+        sqlite3.SQLITE_FULL: "free some space, or lower its bound",
+        sqlite3.SQLITE_BUSY: "another process holds it: try again, or end that process",
+        sqlite3.SQLITE_CORRUPT: "start again: the damaged file is then set aside",
+    }.get(_primary_code(error), "give a folder on a local disk that you may write")

@@ -1,0 +1,210 @@
+"""The log of ``nvidia-smi --query-gpu=timestamp,… --format=csv`` as trace records (DESIGN.md 4.1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, tzinfo
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Final, cast
+from zoneinfo import ZoneInfo
+
+from wattribute.collector import nvidia_smi_csv as csv
+from wattribute.collector.trace import Line, bad_line, raw_lines
+from wattribute.errors import RecordError, UsageError, WattributeError
+from wattribute.records import TRACE_VERSION, Device, Exit, Gpu, Process, Record, Trace, Workload, parse
+
+_PERIOD_MAX_NS: Final = 86_400_000_000_000  # the longest that a record may claim
+# Identities come again this often, as from a live collector, so that a bounded look-back finds them.
+_REPEAT_NS: Final = 60_000_000_000
+_OPTION_KEYS: Final = [
+    item.name
+    for item in fields(Workload)
+    if item.name not in ("t", "pid", "start_ns", "identity_source", "labels")
+]
+
+
+def looks_like_nvidia_smi_log(path: Path | str) -> bool:
+    """Whether the first line of a file names columns of nvidia-smi, or holds its kind of timestamp.
+
+    Standard input (``-``) cannot be looked at without reading it: False. Raises WattributeError where the
+    file cannot be read.
+    """
+    if str(path) == "-":
+        return False
+    for _, raw, _ in raw_lines(path):
+        return any(csv.column(cell)[0] in csv.COLUMNS or csv.is_time(cell) for cell in csv.cells(raw))
+    return False
+
+
+def option_workload(values: Mapping[str, str]) -> Workload:
+    """The workload that an option ``model=…,run=…`` describes. Raises UsageError for what it cannot be."""
+    obj: dict[str, Any] = dict(values)
+    for key in values:
+        if key not in _OPTION_KEYS:
+            nearest = get_close_matches(key, _OPTION_KEYS, n=1, cutoff=0.0)[0]
+            raise UsageError(f"a workload has no {key!r}; did you mean {nearest!r}?")
+    if values.get("attempt", "").isdecimal():
+        obj["attempt"] = int(values["attempt"])
+    obj |= {"kind": Workload.kind, "t": 1, "pid": 0, "start_ns": 0, "identity_source": "option"}
+    try:
+        return cast(Workload, parse(obj))
+    except RecordError as problem:
+        raise UsageError(f"the workload cannot be used: {problem}") from problem
+
+
+def read_nvidia_smi_log(
+    path: Path | str,
+    *,
+    host: str,
+    gpu: str | None = None,
+    timezone: str = "UTC",
+    workload: Workload | Mapping[str, str] | None = None,
+) -> Iterator[Line]:
+    """The items of a log, as ``read_trace`` gives those of a trace: trace, gpu and device records, or a bad
+    line and why. Any column order; a repeated header is accepted; a cell without a reading is absent.
+
+    ``gpu`` names the log's one GPU; without it that is its uuid or ``log:<file stem>:<index or 0>``. Times
+    are in the zone ``timezone``. ``workload`` makes the log one process (pid 0) that holds each GPU from
+    its first reading to its last. Raises UsageError for a wrong option, and, at the first item,
+    WattributeError where the file cannot be read or does not begin with a header that has a timestamp.
+    """
+    owner = option_workload(workload) if isinstance(workload, Mapping) else workload
+    name = Path(path).name.removesuffix(".gz").removesuffix(".zst")
+    stem = Path(name).stem.encode(errors="replace").decode()  # a file's name need not be UTF-8; a text must
+    return _lines(path, host, _Log(stem, gpu, _zone(timezone), owner))
+
+
+def _lines(path: Path | str, host: str, log: _Log) -> Iterator[Line]:
+    header: csv.Header | None = None
+    number = 0
+    for number, raw, error in raw_lines(path):
+        cells = csv.cells(raw)
+        if error is None and (new_header := csv.Header.of(cells)):
+            if header is None:
+                yield Line(number, Trace(version=TRACE_VERSION, host=host))
+            header = new_header
+        elif header is None:
+            raise WattributeError(f"{path}: {error or _no_header(cells)}")
+        elif error is not None:
+            yield bad_line(number, error, raw)
+        else:
+            try:
+                records = log.row(header, cells)
+            except RecordError as problem:
+                yield bad_line(number, str(problem), raw)
+                continue
+            for record in records:
+                yield Line(number, record)
+    if header is None:
+        raise WattributeError(f"{path} is empty: there is no nvidia-smi log in it")
+    for record in log.end():
+        yield Line(number, record)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was last read of a GPU, and last said about it."""
+
+    t: int
+    described: dict[str, str | float]
+    described_t: int
+
+
+class _Log:
+    """A log while it is read: the cells of a line in, its records out."""
+
+    def __init__(self, stem: str, gpu: str | None, zone: tzinfo, workload: Workload | None) -> None:
+        self._stem = stem
+        self._gpu = gpu
+        self._zone = zone
+        self._workload = workload
+        self._workload_t = 0
+        self._seen: dict[str, _Seen] = {}  # by what the log itself calls the GPU
+
+    def row(self, header: csv.Header, cells: list[str]) -> list[Record]:
+        """The records of one line. Raises RecordError, and then nothing of the line counts."""
+        if len(cells) != header.count:
+            raise RecordError(f"{len(cells)} cells where the header has {header.count}")
+        own_name, index = self._identity(header, cells)
+        seen = self._seen.get(own_name)
+        if self._gpu is not None and seen is None and self._seen:
+            raise UsageError(f"{self._gpu!r} can name one GPU, and the log holds several: leave the name out")
+        gpu = self._gpu or own_name
+        t = csv.time_ns(header.text(cells, "timestamp"), self._zone, seen.t if seen else 0)
+        readings = header.readings(cells)
+        described: dict[str, str | float] = dict(seen.described) if seen else {"gpu": gpu}
+        if name := header.text(cells, "name"):
+            described["name"] = name
+        if index is not None:
+            described["index"] = index
+        for field in ("memory_bytes", "power_limit_mw"):
+            if field in readings:
+                described[field] = readings.pop(field)
+        device = cast(Device, parse({"kind": Device.kind, "t": t, "gpu": gpu, **readings}))
+
+        records: list[Record] = []
+        described_t = seen.described_t if seen else 0
+        if seen is None or described != seen.described or t - described_t >= _REPEAT_NS:
+            records.append(parse({"kind": Gpu.kind, "t": t, **described}))
+            described_t = t
+        self._seen[own_name] = _Seen(t, described, described_t)
+        if self._workload is not None:
+            if t - self._workload_t >= _REPEAT_NS:
+                records.append(replace(self._workload, t=t, pid=0, start_ns=0, identity_source="option"))
+                self._workload_t = t
+            if seen is not None:
+                records.append(_held(device, seen.t))
+        # The device comes last: its time is what closes windows, and by then its holder is known.
+        return [*records, device]
+
+    def end(self) -> list[Record]:
+        """What follows the last line: the process ends with the last reading."""
+        if self._workload is None or not self._seen:
+            return []
+        return [Exit(t=max(seen.t for seen in self._seen.values()), pid=0, start_ns=0)]
+
+    def _identity(self, header: csv.Header, cells: list[str]) -> tuple[str, int | None]:
+        """What the log calls the GPU of a line, and its index."""
+        index_text = header.text(cells, "index")
+        if index_text and not re.fullmatch("[0-9]{1,5}", index_text):
+            raise RecordError(f"index is {index_text[:40]!r}, not a number")
+        index = int(index_text) if index_text else None
+        uuid = header.text(cells, "uuid")
+        if "uuid" in header.place and not uuid:
+            raise RecordError("no uuid: the line's GPU is unknown")
+        return uuid or f"log:{self._stem}:{index or 0}", index
+
+
+def _held(device: Device, since_ns: int) -> Process:
+    """The process over the time from one reading to the next. A process holds from its first record
+    - period_ns: this one, first made at the second reading, so begins at the first."""
+    return Process(
+        t=device.t,
+        gpu=device.gpu,
+        pid=0,
+        start_ns=0,
+        period_ns=min(device.t - since_ns, _PERIOD_MAX_NS),
+        sm_percent=device.sm_percent,
+        memory_percent=device.memory_percent,
+        memory_used_bytes=device.memory_used_bytes,
+    )
+
+
+def _no_header(cells: list[str]) -> str:
+    if any(csv.is_time(cell) for cell in cells):
+        return "there is no header: log again without noheader, or put the header line in front"
+    return "the first line is no nvidia-smi header with a timestamp: log with --query-gpu=timestamp,…"
+
+
+def _zone(name: str) -> tzinfo:
+    if name == "UTC":  # needs no time zone database
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as problem:
+        raise UsageError(
+            f"unknown time zone {name!r}: give a name such as Europe/Berlin, or UTC"
+        ) from problem

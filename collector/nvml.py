@@ -1,0 +1,280 @@
+"""NVML: what the GPUs of this machine say of themselves. The only file that imports pynvml.
+
+Each device is read in two ways. ``read_fast`` takes the energy counter, power and utilisation: microseconds,
+fit for 100 Hz. ``read_slow`` takes memory, temperature, clock, the processes and what they used: a single
+process list was measured at 4.5 ms, under a lock that all of the driver shares (MangoHud PR 2104).
+
+A device is known by its UUID: an index may change with the next boot. What is absent is None, never 0.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from wattribute.collector.nvml_calls import (
+    DRIVER_GONE,
+    DRIVER_NOT_LOADED,
+    LIB_RM_VERSION_MISMATCH,
+    LIBRARY_NOT_FOUND,
+    UNKNOWN,
+    DeviceCalls,
+    GpuError,
+)
+from wattribute.collector.nvml_power import PowerReader
+from wattribute.collector.nvml_processes import ProcessSamples, Resident, Sample, running
+from wattribute.errors import WattributeError
+from wattribute.records import Device, Gpu, Instance
+
+Now = Callable[[], int]
+"""The time, in Unix ns."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlowReading:
+    """What ``read_slow`` found at ``t``. ``residents`` is None where no process list could be read."""
+
+    t: int
+    memory_used_bytes: int | None
+    temperature_c: int | None
+    sm_clock_mhz: int | None
+    residents: tuple[Resident, ...] | None
+    samples: tuple[Sample, ...]
+    instances: tuple[Instance, ...]
+
+
+class Nvml:
+    """The devices of this machine, found when it is made.
+
+    ``binding`` is the module pynvml (the default) or an object with the same functions. ``errors`` counts
+    every failed reading by (call, NVML code). Raises WattributeError where NVML does not start or shows no
+    device that can be read.
+    """
+
+    def __init__(self, binding: Any = None) -> None:
+        self.binding: Any = load_pynvml() if binding is None else binding
+        self.errors: Counter[tuple[str, int]] = Counter()
+        self.session = 0  # grows with each restart: a handle is good within its session only
+        self._counting = threading.Lock()
+        self._reopening = threading.Lock()
+        try:
+            self.binding.nvmlInit()
+        except self.binding.NVMLError as error:
+            raise WattributeError(_why_not(error)) from error
+        self.gpus: tuple[GpuReader, ...] = tuple(self._discover())
+        if not self.gpus:
+            self.close()
+            raise WattributeError(
+                f"NVML shows no GPU that can be read ({self.shown_errors() or 'it counts none'}): "
+                "see `nvidia-smi -L`, and in a container give it the GPUs"
+            )
+
+    def reopen(self, gpu: GpuReader) -> None:
+        """Bring back a device that was out: find it again by its UUID and probe its calls anew.
+
+        NVML itself is started anew where the driver went away or no device answers at all, but not for the
+        sake of one of several: that would take the handles from those that work.
+        Raises GpuError while the device stays away.
+        """
+        with self._reopening:
+            all_out = all(other.calls.failed_code for other in self.gpus)
+            if gpu.session == self.session and (gpu.calls.failed_code in DRIVER_GONE or all_out):
+                self._restart(gpu)
+        name = "nvmlDeviceGetHandleByUUID"
+        try:
+            handle = self.binding.nvmlDeviceGetHandleByUUID(gpu.uuid.encode())
+        except self.binding.NVMLError as error:
+            self.count(name, error.value)
+            raise GpuError(gpu.uuid, name, error.value, str(error)) from error
+        gpu.take(handle)
+        gpu.probe()
+
+    def close(self) -> None:
+        """Let go of NVML."""
+        try:
+            self.binding.nvmlShutdown()
+        except self.binding.NVMLError as error:
+            self.count("nvmlShutdown", error.value)
+
+    def count(self, call: str, code: int) -> None:
+        """Count a failed reading; from any thread."""
+        with self._counting:
+            self.errors[call, code] += 1
+
+    def shown_errors(self) -> str:
+        """The failed readings in words, the most frequent first."""
+        return ", ".join(f"{call}: NVML {code} ({n} times)" for (call, code), n in self.errors.most_common())
+
+    def _restart(self, gpu: GpuReader) -> None:
+        self.close()  # after a driver reload this fails, and is counted
+        try:
+            self.binding.nvmlInit()
+        except self.binding.NVMLError as error:
+            self.count("nvmlInit", error.value)
+            raise GpuError(gpu.uuid, "nvmlInit", error.value, str(error)) from error
+        self.session += 1
+
+    def _discover(self) -> list[GpuReader]:
+        found: list[GpuReader] = []
+        try:
+            count = self.binding.nvmlDeviceGetCount()
+        except self.binding.NVMLError as error:
+            self.count("nvmlDeviceGetCount", error.value)
+            count = 0
+        for index in range(count):
+            call = "nvmlDeviceGetHandleByIndex"
+            try:
+                handle = self.binding.nvmlDeviceGetHandleByIndex(index)
+                call = "nvmlDeviceGetUUID"
+                found.append(GpuReader(self, self.binding.nvmlDeviceGetUUID(handle), index, handle))
+                found[-1].probe()
+            except self.binding.NVMLError as error:  # one that is lost must not hide the others
+                self.count(call, error.value)
+            except GpuError:
+                continue  # it is counted, and known by its UUID: `reopen` may bring it back
+        return found
+
+
+class GpuReader:
+    """One device. ``read_fast`` and ``read_slow`` may run at the same time, in two threads."""
+
+    def __init__(self, nvml: Nvml, uuid: str, index: int, handle: Any) -> None:
+        self.uuid = uuid
+        self.identity = Gpu(t=0, gpu=uuid, index=index)
+        self._nvml = nvml
+        self.take(handle)
+
+    def take(self, handle: Any) -> None:
+        """Use a handle of the present NVML session; nothing is known of the device yet."""
+        nvml = self._nvml
+        self.session = session = nvml.session
+        self.calls = DeviceCalls(nvml.binding, self.uuid, handle, lambda: nvml.session == session, nvml.count)
+        self._power: PowerReader | None = None
+        self._samples = ProcessSamples()
+        self._mig = False
+
+    def probe(self) -> None:
+        """Find out what the device is and which calls it has. Raises GpuError."""
+        name = self.calls("nvmlDeviceGetName")
+        memory = self.calls("nvmlDeviceGetMemoryInfo")
+        limit_mw = self.calls("nvmlDeviceGetEnforcedPowerLimit")
+        self._power = PowerReader(self.calls)
+        self.identity = Gpu(
+            t=0,
+            gpu=self.uuid,
+            name=name or "",
+            index=self.identity.index,
+            memory_bytes=None if memory is None else memory.total,
+            power_limit_mw=limit_mw,
+            scope=self._power.scope,
+        )
+
+    def read_fast(self, now_ns: Now) -> Device:
+        """Energy, power and utilisation; ``t`` is taken right after energy and power. Raises GpuError."""
+        if self._power is None:
+            raise GpuError(self.uuid, "probe", self.calls.failed_code, "it has not answered yet")
+        power = self._power.read()
+        t = now_ns()
+        rates = self.calls("nvmlDeviceGetUtilizationRates")
+        if rates is None and power == (None, None, None) and self._power.asked_in_vain():
+            # else a record without any reading would say that the device was watched
+            raise self.calls.out("read_fast", UNKNOWN, "none of its readings can be had")
+        return Device(
+            t=t,
+            gpu=self.uuid,
+            energy_mj=power.energy_mj,
+            power_mw=power.power_mw,
+            power_average_mw=power.power_average_mw,
+            sm_percent=None if rates is None else self._percent(rates.gpu),
+            memory_percent=None if rates is None else self._percent(rates.memory),
+        )
+
+    def read_slow(self, now_ns: Now, fresh: bool = False) -> SlowReading:
+        """Memory, temperature, clock, the processes and what they used since the last call.
+
+        ``fresh`` forgets the last seen timestamp, as is due after the wall clock was set. Raises GpuError.
+        """
+        self._follow_mig_mode()
+        memory = self.calls("nvmlDeviceGetMemoryInfo")  # not where it is shared with the CPU (GB10)
+        temperature_c = self.calls("nvmlDeviceGetTemperature", self.calls.binding.NVML_TEMPERATURE_GPU)
+        clock_mhz = self.calls("nvmlDeviceGetClockInfo", self.calls.binding.NVML_CLOCK_SM)
+        residents = running(self.calls, self.identity.memory_bytes)
+        t = now_ns()
+        if fresh:
+            self._samples = ProcessSamples()
+        samples: list[Sample] = []
+        if residents is not None:
+            samples = self._samples.read(self.calls, t, {resident.pid for resident in residents})
+        return SlowReading(
+            t=t,
+            memory_used_bytes=None if memory is None else memory.used,
+            temperature_c=temperature_c,
+            sm_clock_mhz=clock_mhz,
+            residents=None if residents is None else tuple(residents),
+            samples=tuple(samples),
+            instances=tuple(self._instances(t)) if self._mig else (),
+        )
+
+    def _percent(self, value: int) -> float | None:
+        if 0 <= value <= 100:
+            return float(value)
+        self.calls.implausible("nvmlDeviceGetUtilizationRates")
+        return None
+
+    def _follow_mig_mode(self) -> None:
+        """MIG can be switched while we run, and per-process utilisation goes and comes with it."""
+        mode = self.calls("nvmlDeviceGetMigMode")
+        mig = mode is not None and mode[0] == 1
+        if mig != self._mig:
+            self.calls.forget_absent()
+        self._mig = mig
+
+    def _instances(self, t: int) -> list[Instance]:
+        """The MIG instances. NVML has no power of theirs, and the device's own is not put on each of them."""
+        found: dict[int, Instance] = {}
+        for place in range(self.calls("nvmlDeviceGetMaxMigDeviceCount") or 0):
+            handle = self.calls(
+                "nvmlDeviceGetMigDeviceHandleByIndex", place, empty=0
+            )  # not every place is used
+            number = self.calls("nvmlDeviceGetGpuInstanceId", handle=handle) if handle else None
+            if number is None or number in found:  # several compute instances may share a GPU instance
+                continue
+            attributes = self.calls("nvmlDeviceGetAttributes", handle=handle)
+            name = self.calls("nvmlDeviceGetName", handle=handle) or ""
+            found[number] = Instance(
+                t=t,
+                gpu=self.uuid,
+                gpu_instance=number,
+                # "NVIDIA H200 MIG 3g.71gb", or "… MIG 1c.3g.71gb" of a compute instance inside it
+                profile=re.sub(r"^\d+c\.", "", name.rpartition("MIG ")[2]),
+                slices=None if attributes is None else attributes.gpuInstanceSliceCount,
+            )
+        return list(found.values())
+
+
+def load_pynvml() -> Any:
+    """NVIDIA's binding, imported on use: a simulated host does without its 5.6 MB."""
+    module = importlib.import_module("pynvml")
+    # An old package on PyPI has the same name. It is a folder of files, NVIDIA's is one file.
+    if hasattr(module, "__path__") or not hasattr(module, "nvmlDeviceGetProcessesUtilizationInfo"):
+        raise WattributeError(
+            f"the module pynvml at {module.__file__} is not NVIDIA's, or too old: "
+            "`pip uninstall -y pynvml`, then `pip install --force-reinstall nvidia-ml-py`"
+        )
+    return module
+
+
+def _why_not(error: Any) -> str:
+    what = {
+        DRIVER_NOT_LOADED: "the NVIDIA driver is not loaded: `modprobe nvidia`, or see `dmesg | grep NVRM`",
+        LIBRARY_NOT_FOUND: "no NVML here (libnvidia-ml.so.1 cannot be loaded): install the NVIDIA driver, or "
+        "give the container its GPUs",
+        LIB_RM_VERSION_MISMATCH: "the NVIDIA library and the loaded driver differ in version: reload the "
+        "driver, or reboot",
+    }
+    return what.get(error.value, f"NVML does not start: {error} (NVML {error.value}); see `nvidia-smi`")

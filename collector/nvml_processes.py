@@ -1,0 +1,175 @@
+"""Who is on a device, and what each used of it: NVML's process lists and utilisation samples, made sane.
+
+A list or a sample that cannot be true is dropped and counted; what is left can be attributed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from wattribute.collector.nvml_calls import DeviceCalls
+from wattribute.records import NO_INSTANCE
+
+_NVML_NO_INSTANCE: Final = 0xFFFFFFFF
+_INSTANCE_MAX: Final = 64
+_PID_MAX: Final = 1 << 22  # Linux PID_MAX_LIMIT
+_UNIX_SLACK_NS: Final = 300_000_000_000
+# nvml.h: a utilisation sample covers between 1/6 s and 1 s, by product
+_SAMPLE_MAX_NS: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """A process that holds a context on the device, or on one of its MIG instances."""
+
+    pid: int
+    gpu_instance: int
+    memory_used_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a process used of the device over (t - period_ns, t]."""
+
+    pid: int
+    t: int
+    period_ns: int
+    sm_percent: float
+    memory_percent: float | None
+
+
+def running(call: DeviceCalls, memory_bytes: int | None) -> list[Resident] | None:
+    """The processes on a device of ``memory_bytes``, each once per MIG instance. None where no list answers.
+
+    Compute alone is not enough: clients of MPS and of graphics have lists of their own, and a process may
+    stand in two of them with the same memory. With MIG on, the device's list needs privilege.
+    """
+    found: dict[tuple[int, int], Resident] = {}
+    answered = False
+    for kind in ("Compute", "Graphics", "MPSCompute"):
+        name = f"nvmlDeviceGet{kind}RunningProcesses"
+        entries = call(name, empty=[])
+        if entries is None:
+            continue
+        answered = True
+        if not all(_plausible(entry, memory_bytes) for entry in entries):
+            # Some 535 drivers fill the list with a longer struct than the binding reads: from the second
+            # entry on, PIDs are scrambled (nvitop 75 and 88). The older call keeps the older struct.
+            call.implausible(name)
+            entries = call(f"{name}_v2", empty=[]) or []
+        for entry in entries:
+            if not _plausible(entry, memory_bytes):
+                call.implausible(f"{name}_v2")
+                continue
+            instance = NO_INSTANCE if entry.gpuInstanceId == _NVML_NO_INSTANCE else entry.gpuInstanceId
+            key = (entry.pid, instance)
+            memory = entry.usedGpuMemory
+            if key in found and found[key].memory_used_bytes is not None:
+                memory = max(memory or 0, found[key].memory_used_bytes or 0)
+            found[key] = Resident(entry.pid, instance, memory)
+    return list(found.values()) if answered else None
+
+
+def _plausible(entry: Any, memory_bytes: int | None) -> bool:
+    memory = entry.usedGpuMemory
+    if memory is not None and memory_bytes is not None and memory > memory_bytes:
+        return False
+    instance = int(entry.gpuInstanceId)
+    return 0 < int(entry.pid) <= _PID_MAX and (instance == _NVML_NO_INSTANCE or instance < _INSTANCE_MAX)
+
+
+class ProcessSamples:
+    """Per-process utilisation of one device, each stretch of time once.
+
+    NVML is asked for what is newer than the last seen timestamp, in its own µs, and answers one entry per
+    process with a share averaged over that stretch. 0, seconds or "now - 1 s" in its place, as common
+    readers pass, give an average over the whole buffer or lose samples.
+    """
+
+    def __init__(self) -> None:
+        # Both are asked: on RTX PRO Blackwell the first answers 0 % under load (HAMi-core PR 218), and the
+        # second came with driver 550 only.
+        self._calls = ["nvmlDeviceGetProcessUtilization", "nvmlDeviceGetProcessesUtilizationInfo"]
+        self._from_us = 0  # what is asked for is newer; 0 is all of the buffer
+        self._heard_us = 0  # the newest sample there was
+        self._heard_ns = 0  # when it was read; 0 before the first reading
+        # Who was running at the last two readings: a last sample comes up to 1 s after its process has gone.
+        self._past: deque[set[int]] = deque(maxlen=2)
+
+    def read(self, call: DeviceCalls, t: int, pids: set[int]) -> list[Sample]:
+        """The samples that came since the last call, read at ``t`` while ``pids`` are running. The first call
+        gives none: it only learns where the driver's buffer ends."""
+        known = set().union(*self._past)
+        newest = self._newest(call, pids | known)
+        if newest is None:
+            return []
+        found: list[Sample] = []
+        if newest and self._heard_ns:
+            for pid, entry in newest.items():
+                memory = float(entry.memUtil) if entry.memUtil <= 100 else None
+                found.append(self._sample(pid, entry.timeStamp, t, float(entry.smUtil), memory))
+            # Processes at 0 % are left out. Up to the newest sample that is known: no later answer brings an
+            # earlier sample. Beyond it nothing is said: samples lag by 0.1 to 9 s, and a 0 up to now would
+            # take the place of what is still to come.
+            end_us = max(entry.timeStamp for entry in newest.values())
+            idle = sorted((pids & known) - newest.keys())
+            found.extend(self._sample(pid, end_us, t, 0.0, None) for pid in idle)
+        self._advance(newest, t)
+        self._past.append(pids)
+        return found
+
+    def _sample(self, pid: int, timestamp_us: int, t: int, sm: float, memory: float | None) -> Sample:
+        """It covers what was asked for: the time since the last seen timestamp. What the buffer held before
+        the first reading may be far older, so the time since then bounds it too."""
+        longest_ns = t - self._heard_ns + _SAMPLE_MAX_NS
+        period_ns = min((timestamp_us - self._from_us) * 1000, longest_ns)
+        return Sample(pid, _unix_ns(timestamp_us, t), period_ns, sm, memory)
+
+    def _advance(self, newest: dict[int, Any], t: int) -> None:
+        """Ask on from the newest sample. In silence that grows old, and the next answer would be an average
+        over the idle time: so move on at the pace of our clock, 1 s behind for what comes late."""
+        if newest:
+            self._heard_us = self._from_us = max(entry.timeStamp for entry in newest.values())
+            self._heard_ns = t
+        elif self._heard_us:
+            quiet_us = (t - self._heard_ns - _SAMPLE_MAX_NS) // 1000
+            self._from_us = max(self._from_us, self._heard_us + quiet_us)
+        else:
+            self._heard_ns = t
+
+    def _newest(self, call: DeviceCalls, pids: set[int]) -> dict[int, Any] | None:
+        """The newest credible entry of each process; None where the device has no such call (MIG, vGPU)."""
+        best: dict[int, Any] | None = None
+        for name in tuple(self._calls):
+            entries = call(name, self._from_us, empty=[])
+            if entries is None:
+                continue
+            newest = self._credible(call, name, entries, pids)
+            best = best or newest
+            if any(entry.smUtil for entry in newest.values()):
+                self._calls.sort(key=lambda other: other != name)  # ask first the one that answers
+                return newest
+        return best
+
+    def _credible(
+        self, call: DeviceCalls, name: str, entries: Iterable[Any], pids: set[int]
+    ) -> dict[int, Any]:
+        """nvtop's filter. The buffer holds zombies, shares of 2147483632 % (NVML's blank value), and a
+        process several times."""
+        newest: dict[int, Any] = {}
+        for entry in entries:
+            if entry.pid not in pids or entry.smUtil > 100 or entry.timeStamp <= self._from_us:
+                call.implausible(name)
+            elif entry.pid not in newest or entry.timeStamp > newest[entry.pid].timeStamp:
+                newest[entry.pid] = entry
+        return newest
+
+
+def _unix_ns(timestamp_us: int, t: int) -> int:
+    """The driver's timestamp on our clock. It is Unix time where it was seen, but nothing promises that: one
+    that is minutes off is of another clock, and the time of reading stands in for it."""
+    ns = timestamp_us * 1000
+    return min(ns, t) if abs(ns - t) < _UNIX_SLACK_NS else t

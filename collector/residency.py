@@ -1,0 +1,162 @@
+"""The processes on the devices: from what NVML and /proc tell to records of who held what."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from wattribute.collector.nvml import SlowReading
+from wattribute.records import Exit, Process, Record, Workload
+
+REPEAT_NS: Final = 60_000_000_000
+"""Live identities are told again this often, so that a reader needs to look back no further."""
+_REREAD_NS: Final = 10_000_000_000  # reading a process's environment and cgroup costs some 200 µs
+
+
+class Processes(Protocol):
+    """Who the processes of this host are. Called from one thread."""
+
+    @property
+    def boot_id(self) -> str:
+        """The boot that PIDs and start times belong to."""
+
+    def start_ns(self, pid: int) -> int | None:
+        """When the process started; None if there is none with that pid."""
+
+    def workload(self, pid: int, start_ns: int, t: int) -> Workload | None:
+        """Whose it is, as known at ``t``; None if it has gone."""
+
+    def exits(self, now_ns: int) -> Sequence[Exit]:
+        """The processes asked for above that ended since the last call."""
+
+
+@dataclass(slots=True)
+class _Live:
+    """A process that was seen on a device."""
+
+    seen_ns: int
+    read_ns: int | None = None
+    workload: Workload | None = None
+
+
+class Residency:
+    """Gives each process its identity (pid and start time) and follows it until it ends.
+
+    ``unidentified`` counts residents and samples that no process of this host could be found for: it ended
+    at once, or NVML and /proc are not in the same PID namespace.
+    """
+
+    def __init__(self, processes: Processes, slow_ns: int) -> None:
+        self.unidentified = 0
+        self._processes = processes
+        self._slow_ns = slow_ns
+        self._live: dict[tuple[int, int], _Live] = {}
+        # By gpu: the start of each pid at the last two readings, for samples that come when it has gone.
+        self._past: dict[str, deque[dict[int, int]]] = {}
+        self._read_ns: dict[str, int] = {}
+        self._shift_ns = 0  # from the clock of start times, which is never set, to that of the readings
+
+    def records(self, gpu: str, reading: SlowReading) -> list[Record]:
+        """What a slow reading tells of the processes on ``gpu``.
+
+        A resident gives a record of the time since the previous reading without ``sm_percent``: that it held
+        the device. Its share comes in a record of its own, over the time that the driver says: samples
+        lag by seconds, so what a process used up to now is not known yet, and a time without a record of
+        its use counts as none.
+        """
+        if reading.residents is None:
+            return []
+        past = self._past.setdefault(gpu, deque(maxlen=2))
+        before = {pid: start_ns for starts in past for pid, start_ns in starts.items()}
+        since_ns = reading.t - self._read_ns.get(gpu, reading.t - self._slow_ns)
+        now: dict[int, int] = {}
+        workloads: list[Record] = []
+        held: list[Record] = []
+        for resident in reading.residents:
+            start_ns = self._processes.start_ns(resident.pid)
+            if start_ns is None:
+                self.unidentified += resident.pid not in before
+                continue
+            now[resident.pid] = start_ns
+            workloads.extend(self._workload(resident.pid, start_ns, reading.t))
+            # Since when a newcomer held it nobody saw: for a regular period at most, and since it began.
+            period_ns = since_ns if before.get(resident.pid) == start_ns else min(since_ns, self._slow_ns)
+            held.append(
+                Process(
+                    t=reading.t,
+                    period_ns=self._since_start_ns(period_ns, reading.t, start_ns),
+                    gpu=gpu,
+                    pid=resident.pid,
+                    start_ns=start_ns,
+                    gpu_instance=resident.gpu_instance,
+                    memory_used_bytes=resident.memory_used_bytes,
+                )
+            )
+        past.append(now)
+        self._read_ns[gpu] = reading.t
+        return [*workloads, *self._used(gpu, reading, now, before), *held]
+
+    def exits(self, now_ns: int) -> Sequence[Exit]:
+        """The processes that ended since the last call."""
+        ended = self._processes.exits(now_ns)
+        for end in ended:
+            self._live.pop((end.pid, end.start_ns), None)
+        return ended
+
+    def repeat(self, now_ns: int) -> list[Record]:
+        """What is known of each process that is still on a device."""
+        self._live = {key: live for key, live in self._live.items() if now_ns - live.seen_ns < REPEAT_NS}
+        return [replace(live.workload, t=now_ns) for live in self._live.values() if live.workload is not None]
+
+    def shift(self, step_ns: int) -> None:
+        """The clock was set by ``step_ns``: times of before are meant on the new clock."""
+        self._shift_ns += step_ns
+        self._read_ns = {gpu: t + step_ns for gpu, t in self._read_ns.items()}
+        for live in self._live.values():
+            live.seen_ns += step_ns
+            live.read_ns = None if live.read_ns is None else live.read_ns + step_ns
+
+    def _used(
+        self, gpu: str, reading: SlowReading, now: dict[int, int], before: dict[int, int]
+    ) -> list[Record]:
+        used: list[Record] = []
+        for sample in reading.samples:
+            start_ns, old_ns = now.get(sample.pid), before.get(sample.pid)
+            if start_ns is None or (old_ns is not None and sample.t <= start_ns + self._shift_ns):
+                start_ns = old_ns  # it has gone, or the pid has a new owner by now
+            if start_ns is None:
+                self.unidentified += 1
+                continue
+            used.append(
+                Process(
+                    t=sample.t,
+                    period_ns=self._since_start_ns(sample.period_ns, sample.t, start_ns),
+                    gpu=gpu,
+                    pid=sample.pid,
+                    start_ns=start_ns,
+                    sm_percent=sample.sm_percent,
+                    memory_percent=sample.memory_percent,
+                )
+            )
+        return used
+
+    def _since_start_ns(self, period_ns: int, t: int, start_ns: int) -> int:
+        """``period_ns`` up to ``t``, but not from before the process began (known to 10 ms at best)."""
+        return max(1, min(period_ns, t - start_ns - self._shift_ns))
+
+    def _workload(self, pid: int, start_ns: int, t: int) -> list[Record]:
+        """The process's identity where it is new or has changed."""
+        live = self._live.setdefault((pid, start_ns), _Live(t))
+        live.seen_ns = t
+        if live.read_ns is not None and t - live.read_ns < _REREAD_NS:
+            return []
+        workload = self._processes.workload(pid, start_ns, t)
+        if workload is None:
+            return []
+        live.read_ns = t
+        if live.workload is not None and replace(live.workload, t=workload.t) == workload:
+            return []
+        live.workload = workload
+        return [workload]

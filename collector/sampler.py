@@ -1,0 +1,293 @@
+"""The sampler: reads all GPUs of the host at their times and hands on records.
+
+Two lanes. The fast one is this thread: it reads power and energy of every device at each tick. One thread for
+all, because a thread for each of 8 GPUs would pay 8 timer loops, and an empty one takes 0.18 % of a core at
+10 Hz where the whole budget is 1 %. The slow lane is one thread per device, woken once a second (8 wake-ups a
+second cost as much as one such loop): its process lists take 4.5 ms each, or seconds on a device that is
+being lost, and nothing else waits for it. The devices take turns over the period, since NVML's calls wait for
+one another in the driver.
+
+A device that fails, or answers slowly, leaves the fast lane at once, so it delays the others a single time;
+the slow lane tries it until it answers as it should. A call that never returns would stop the fast lane:
+the kernel then holds the thread and no design in this process can take it back.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from wattribute.collector.clock import Clock, HostClock
+from wattribute.collector.health import Health
+from wattribute.collector.nvml import GpuReader, Nvml, SlowReading
+from wattribute.collector.nvml_calls import GpuError
+from wattribute.collector.residency import REPEAT_NS, Processes, Residency
+from wattribute.collector.workers import Submit, inline_worker, thread_worker
+from wattribute.errors import UsageError
+from wattribute.records import Device, Gap, Host, Instance, Record
+
+__all__ = ["Clock", "Health", "HostClock", "Processes", "Sampler", "inline_worker", "thread_worker"]
+
+_S: Final = 1_000_000_000
+_STEP_NS: Final = 500_000_000  # DESIGN.md 4.1: a greater step of the wall clock is a new epoch
+# The start of a CUDA context holds the driver's lock for some 100 ms and slows all devices: that is no fault.
+_SLOW_ANSWER_NS: Final = 250_000_000
+_RETRY_NS: Final = _S  # first try to bring a device back; the wait doubles each time
+_RETRY_MAX_NS: Final = 60 * _S
+
+
+@dataclass(slots=True)
+class _Lane:
+    """A device on its way through fast and slow readings."""
+
+    gpu: GpuReader
+    submit: Submit
+    due_ns: int  # the next task of the slow lane: a reading, or while it is out a try to bring it back
+    read_ns: int
+    busy: bool = False
+    out: str = ""  # why it is out; empty while it is read
+    wait_ns: int = _RETRY_NS
+    fresh: bool = False
+    slow: SlowReading | None = None  # not yet part of a device record
+    instances: tuple[Instance, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Back:
+    """A device answered again, after ``took_ns``."""
+
+    device: Device
+    took_ns: int
+
+
+class Sampler:
+    """Samples until it is told to stop. ``emit`` gets the records of each flush, in this thread.
+
+    ``fast_hz`` is 1 to 100. ``outcomes`` is asked at each flush for further records. ``epoch`` is the Unix ns
+    from which times are comparable; it changes between two calls of ``emit`` where the wall clock was set.
+    """
+
+    def __init__(
+        self,
+        nvml: Nvml,
+        processes: Processes,
+        clock: Clock,
+        host: Host,
+        emit: Callable[[Sequence[Record]], None],
+        *,
+        fast_hz: float = 10.0,
+        slow_s: float = 1.0,
+        flush_s: float = 1.0,
+        outcomes: Callable[[int], Sequence[Record]] | None = None,
+        start_worker: Callable[[], Submit] = thread_worker,
+    ) -> None:
+        if not 1 <= fast_hz <= 100:
+            raise UsageError(f"a sampling rate of {fast_hz:g} Hz: choose 1 to 100")
+        if slow_s <= 0 or flush_s <= 0:
+            raise UsageError("the periods of slow readings and of flushes must be above 0 s")
+        self.health = Health(nvml.errors)
+        self._nvml, self._clock, self._host, self._emit, self._outcomes = nvml, clock, host, emit, outcomes
+        self._tick_ns, self._slow_ns, self._flush_ns = (
+            round(_S / fast_hz),
+            round(slow_s * _S),
+            round(flush_s * _S),
+        )
+        self._start_worker = start_worker
+        self._residency = Residency(processes, self._slow_ns)
+        self._answers: queue.SimpleQueue[tuple[_Lane, int, SlowReading | _Back | Exception]]
+        self._answers = queue.SimpleQueue()
+        self._buffer: list[Record] = []
+        self._stepped_ns = 0
+        self.epoch = self._now()
+
+    def run(self, stop: threading.Event, duration_s: float | None = None) -> Health:
+        """Sample until ``stop`` is set or ``duration_s`` has passed; ends with a last flush."""
+        begin = self._now()
+        self.epoch = begin
+        end = self._clock.now_ns() + round(duration_s * _S) if duration_s is not None else None
+        gpus = self._nvml.gpus
+        turn_ns = self._slow_ns // len(gpus)
+        self._lanes = [
+            _Lane(gpu, self._start_worker(), begin + turn_ns * turn, begin) for turn, gpu in enumerate(gpus)
+        ]
+        self._deadline, self._flush_due, self._repeat_due = begin, begin + self._flush_ns, begin
+        try:
+            while not stop.is_set() and (end is None or self._deadline - self._stepped_ns < end):
+                self._clock.sleep_until_ns(self._deadline - self._stepped_ns)
+                self._tick()
+        finally:
+            for lane in self._lanes:
+                lane.submit(None)
+        self._take_answers()
+        now = self._now()
+        for lane in self._lanes:
+            if lane.out:
+                self._buffer.append(self._gap(lane, now))
+        self._flush(now)
+        return self.health
+
+    def _now(self) -> int:
+        return self._clock.now_ns() + self._stepped_ns
+
+    def _tick(self) -> None:
+        health, now = self.health, self._now()
+        health.ticks += 1
+        late_ns = max(0, now - self._deadline)
+        health.late_ns.append(late_ns)
+        health.late_max_ns = max(health.late_max_ns, late_ns)
+        if now >= self._repeat_due:
+            self._repeat(now)
+        self._take_answers()
+        for lane in self._lanes:
+            if not lane.out:
+                self._read(lane)
+        for lane in self._lanes:
+            if now >= lane.due_ns:
+                self._dispatch(lane, now)
+        if now >= self._flush_due:
+            self._take_answers()  # so that none is left over from before a step of the clock
+            self._flush(now)
+            self._flush_due += ((now - self._flush_due) // self._flush_ns + 1) * self._flush_ns
+            self._follow_wall_clock()
+        # Deadlines are absolute, so lateness does not add up; those that have passed are skipped and counted.
+        missed = max(0, self._now() - self._deadline) // self._tick_ns
+        health.missed_ticks += missed
+        self._deadline += (missed + 1) * self._tick_ns
+
+    def _read(self, lane: _Lane) -> None:
+        before = self._now()
+        try:
+            device = lane.gpu.read_fast(self._now)
+        except GpuError as error:
+            self._bench(lane, str(error))
+            return
+        self._keep(lane, device)
+        took_ns = self._now() - before
+        if took_ns > _SLOW_ANSWER_NS:
+            self._bench(lane, f"GPU {lane.gpu.uuid} answered after {took_ns // 1_000_000} ms")
+
+    def _keep(self, lane: _Lane, device: Device) -> None:
+        if lane.slow is not None:
+            device = replace(
+                device,
+                memory_used_bytes=lane.slow.memory_used_bytes,
+                temperature_c=lane.slow.temperature_c,
+                sm_clock_mhz=lane.slow.sm_clock_mhz,
+            )
+            lane.slow = None
+        lane.read_ns = device.t
+        self._buffer.append(device)
+        self.health.readings += 1
+
+    def _bench(self, lane: _Lane, why: str) -> None:
+        if not lane.out:
+            lane.out, lane.wait_ns = why, _RETRY_NS
+            self.health.outages += 1
+            self.health.gpus_out += 1
+        else:
+            lane.wait_ns = min(2 * lane.wait_ns, _RETRY_MAX_NS)
+        lane.due_ns = self._now() + lane.wait_ns
+        lane.slow = None
+
+    def _dispatch(self, lane: _Lane, now: int) -> None:
+        lane.due_ns += ((now - lane.due_ns) // self._slow_ns + 1) * self._slow_ns
+        if lane.busy:
+            self.health.slow_skipped += 1
+            return
+        lane.busy = True
+        fresh, lane.fresh = lane.fresh, False
+        epoch = self.epoch
+
+        def read() -> SlowReading:
+            return lane.gpu.read_slow(self._now, fresh)
+
+        def bring_back() -> _Back:
+            self._nvml.reopen(lane.gpu)
+            before = self._now()
+            return _Back(lane.gpu.read_fast(self._now), self._now() - before)
+
+        task: Callable[[], SlowReading | _Back] = bring_back if lane.out else read
+
+        def answer() -> None:
+            try:
+                self._answers.put((lane, epoch, task()))
+            except Exception as error:  # raised again in the sampler's own thread
+                self._answers.put((lane, epoch, error))
+
+        lane.submit(answer)
+
+    def _take_answers(self) -> None:
+        while not self._answers.empty():
+            lane, epoch, answer = self._answers.get()
+            lane.busy = False
+            if isinstance(answer, GpuError):
+                self._bench(lane, str(answer))
+            elif isinstance(answer, Exception):
+                raise answer
+            elif epoch != self.epoch:  # its times are of before the clock was set
+                self.health.slow_skipped += 1
+            elif isinstance(answer, SlowReading):
+                self._take_slow(lane, answer)
+            elif answer.took_ns > _SLOW_ANSWER_NS:
+                self._bench(lane, lane.out)
+            else:
+                self._buffer.append(self._gap(lane, answer.device.t))
+                self._buffer.append(replace(lane.gpu.identity, t=answer.device.t))
+                lane.out, lane.due_ns = "", answer.device.t
+                self.health.gpus_out -= 1
+                self._keep(lane, answer.device)
+
+    def _take_slow(self, lane: _Lane, reading: SlowReading) -> None:
+        lane.slow = reading
+        self.health.slow_readings += 1
+        if [replace(i, t=0) for i in lane.instances] != [replace(i, t=0) for i in reading.instances]:
+            self._buffer.extend(reading.instances)
+        lane.instances = reading.instances
+        self._buffer.extend(self._residency.records(lane.gpu.uuid, reading))
+
+    def _gap(self, lane: _Lane, to_ns: int) -> Gap:
+        return Gap(t=to_ns, from_ns=min(lane.read_ns, to_ns), to_ns=to_ns, reason=lane.out, gpu=lane.gpu.uuid)
+
+    def _repeat(self, now: int) -> None:
+        """Tell who everybody is: at the start of each epoch and every 60 s, for readers that came later."""
+        self._buffer.append(replace(self._host, t=now))
+        for lane in self._lanes:
+            self._buffer.append(replace(lane.gpu.identity, t=now))
+            self._buffer.extend(replace(instance, t=now) for instance in lane.instances)
+        self._buffer.extend(self._residency.repeat(now))
+        self._repeat_due = now + REPEAT_NS
+
+    def _flush(self, now: int) -> None:
+        self._buffer.extend(self._residency.exits(now))
+        if self._outcomes is not None:
+            self._buffer.extend(self._outcomes(now))
+        self.health.flushes += 1
+        self.health.records += len(self._buffer)
+        self.health.unidentified = self._residency.unidentified
+        records, self._buffer = self._buffer, []
+        if records:
+            self._emit(records)
+
+    def _follow_wall_clock(self) -> None:
+        """A wall clock that was set begins a new epoch: all that is planned or remembered moves along."""
+        step_ns = self._clock.wall_step_ns() - self._stepped_ns
+        if abs(step_ns) <= _STEP_NS:
+            return
+        old = self._now()
+        self._stepped_ns += step_ns
+        now = old + step_ns
+        self.epoch = now
+        self.health.clock_steps += 1
+        self._deadline += step_ns
+        self._flush_due += step_ns
+        self._residency.shift(step_ns)
+        for lane in self._lanes:
+            lane.due_ns += step_ns
+            lane.read_ns += step_ns
+            lane.fresh = True  # the driver's timestamps follow the wall clock
+        reason = f"the wall clock was set by {step_ns / _S:+.3f} s"
+        self._buffer.append(Gap(t=now, from_ns=min(old, now), to_ns=max(old, now), reason=reason))
+        self._repeat(now)

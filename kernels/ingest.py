@@ -1,0 +1,696 @@
+"""Taking messages in: readings go to their series, and what they change is marked.
+
+One pass over the messages of a batch, in their order. All state is in the arrays, so how the messages
+are cut into batches changes nothing; that, and marks that carry the offset of the message that made
+them, is what makes every row and its version a function of the messages alone.
+
+A window is marked by every message that may change one of its rows:
+- device samples: from the last change of the counter before them (energy is interpolated between
+  changes) to their last;
+- a process record: from the record before it, if the process held the device since, to now;
+- a process gone silent for 3 periods, an exit, a gap, an identity: the time they speak of;
+- the host's clock passing the window's end (written, provisionally) and end + 10 s (final).
+"""
+
+from wattribute.kernels.jit import kernel, part
+from wattribute.kernels.series import (
+    AVERAGE_SHIFT_NS,
+    BATCH,
+    DEVICES,
+    DROPS,
+    FOREVER,
+    HAS_AVERAGE,
+    HAS_COUNTER,
+    HAS_INSTANT,
+    HOLDERS,
+    HORIZON_NS,
+    HOSTS,
+    I64,
+    LATENESS_NS,
+    MARKS,
+    Batch,
+    Devices,
+    Drops,
+    Holders,
+    Hosts,
+    Marks,
+    types,
+)
+
+SAMPLES_MESSAGE, EVENTS_MESSAGE = 0, 1
+# Columns of ``messages``: what it is, its host, its offset; then for samples the row of ``layouts``, the
+# index of the first column in 8-byte words, and the rows; for events the range of ``events``.
+KIND, HOST, OFFSET, LAYOUT, WORD, DEVICE_ROWS, PROCESS_ROWS = range(7)
+EVENT_FIRST, EVENT_END = 3, 4
+# Columns of ``layouts``: where the gpus and processes of a header begin in ``device_ids`` and
+# ``holder_ids``, how many there are, and for each column of a message how many 8-byte and 4-byte columns
+# stand before it (-1 = absent), then the totals.
+L_GPUS, L_GPU_COUNT, L_PROCESSES, L_PROCESS_COUNT = range(4)
+L_T, L_ENERGY, L_GPU, L_POWER, L_AVERAGE, L_WIDE, L_NARROW = range(4, 11)
+L_P_T, L_P_PERIOD, L_P_MEMORY, L_P_PROCESS, L_P_SM = range(11, 16)
+LAYOUT_COLUMNS = 16
+NARROW_SHIFT = 32  # a column's place is (narrow columns before) << 32 | (wide columns before)
+
+EXIT, GAP, TOUCH, EPOCH = range(4)  # events: (kind, index, from_ns, to_ns)
+
+ACCEPTED, DUPLICATE, TOO_LATE, BACKWARDS, ABSURD, UNKNOWN, FAR_AHEAD = range(7)
+REASONS = (
+    "accepted",
+    "duplicate",
+    "more than 1 h late",
+    "time or counter runs backwards",
+    "value out of range",
+    "names a gpu or process that its header lacks",
+    "time more than a day ahead of its host's clock, and no second reading near it",
+)
+
+_TIME_MAX_NS = 4_102_444_800_000_000_000
+_COUNTER_MAX_MJ = (1 << 62) // 1000
+_POWER_MAX_MW = 10_000_000
+_SECOND_NS = 1_000_000_000
+_FAR_NS = 86_400 * _SECOND_NS
+_ANEW_NS = 7 * _FAR_NS  # after such a pause a device is taken as another: a week is 600 000 windows
+_GAP_PERIODS = 5
+_MEDIAN_OF = 16  # intervals
+
+
+@part
+def _mark(marks: Marks, device: int, first: int, last: int, offset: int) -> None:
+    """Mark windows first..last; joined to the device's latest mark where both touch and share the offset."""
+    if last < first:
+        return
+    i = marks.latest[device]
+    if i >= 0 and marks.offset[i] == offset and first <= marks.last[i] + 1 and last >= marks.first[i] - 1:
+        marks.first[i] = min(first, marks.first[i])
+        marks.last[i] = max(last, marks.last[i])
+        return
+    i = marks.made[0]
+    marks.device[i] = device
+    marks.first[i] = first
+    marks.last[i] = last
+    marks.offset[i] = offset
+    marks.latest[device] = i
+    marks.made[0] = i + 1
+
+
+@part
+def _is_gap(devices: Devices, d: int, end: int, interval_ns: int) -> bool:
+    """Whether ``interval_ns``, which ends the samples before index ``end``, is longer than 1 s and than 5
+    median periods: the lower median of it and of up to 15 intervals before it, so that a second sample
+    says what the period is and a third can be late."""
+    if interval_ns <= _SECOND_NS:
+        return False
+    t_ns, count = devices.t_ns, min(_MEDIAN_OF, end)
+    for k in range(count):  # the median is the interval that has half of the others below it
+        median_ns = interval_ns if k == 0 else t_ns[d, end - k] - t_ns[d, end - k - 1]
+        below = 0 if k == 0 or interval_ns >= median_ns else 1
+        for m in range(1, count):
+            other_ns = t_ns[d, end - m] - t_ns[d, end - m - 1]
+            below += other_ns < median_ns or (other_ns == median_ns and m < k)
+        below += k > 0 and interval_ns == median_ns
+        if below == (count - 1) // 2:
+            return bool(interval_ns > _GAP_PERIODS * median_ns)
+    return False
+
+
+@part
+def _add_gap(devices: Devices, d: int, from_ns: int, to_ns: int) -> None:
+    """Insert a gap in the order of its start. An equal one is not listed twice."""
+    n = devices.gap_length[d]
+    i = n
+    while i > 0 and devices.gap_from_ns[d, i - 1] > from_ns:
+        i -= 1
+    if i > 0 and devices.gap_from_ns[d, i - 1] == from_ns and devices.gap_to_ns[d, i - 1] == to_ns:
+        return
+    for k in range(n, i, -1):
+        devices.gap_from_ns[d, k] = devices.gap_from_ns[d, k - 1]
+        devices.gap_to_ns[d, k] = devices.gap_to_ns[d, k - 1]
+    devices.gap_from_ns[d, i] = from_ns
+    devices.gap_to_ns[d, i] = to_ns
+    devices.gap_length[d] = n + 1
+
+
+@part
+def _remove_gap(devices: Devices, d: int, from_ns: int, to_ns: int) -> None:
+    n = devices.gap_length[d]
+    for i in range(n):
+        if devices.gap_from_ns[d, i] == from_ns and devices.gap_to_ns[d, i] == to_ns:
+            for k in range(i, n - 1):
+                devices.gap_from_ns[d, k] = devices.gap_from_ns[d, k + 1]
+                devices.gap_to_ns[d, k] = devices.gap_to_ns[d, k + 1]
+            devices.gap_length[d] = n - 1
+            return
+
+
+@part
+def _add_reset(devices: Devices, d: int, from_ns: int, to_ns: int) -> None:
+    """List a counter reset, once: after a restart those before are read again."""
+    n = devices.reset_length[d]
+    for i in range(n):
+        if devices.reset_to_ns[d, i] == to_ns:
+            return
+    devices.reset_from_ns[d, n] = from_ns
+    devices.reset_to_ns[d, n] = to_ns
+    devices.reset_length[d] = n + 1
+
+
+@part
+def _next_reading(energy_mj: I64, d: int, n: int, at: int) -> int:
+    """The first of n samples at or after index ``at`` that has a reading of the counter; n if none has."""
+    while at < n and energy_mj[d, at] < 0:
+        at += 1
+    return at
+
+
+@part
+def _move_reset(devices: Devices, d: int, n: int, at: int) -> None:
+    """Move the edge of a reset to the reading at index ``at``, if it stands between the two edges."""
+    after = _next_reading(devices.energy_mj, d, n, at + 1)
+    if after == n or devices.energy_mj[d, at] < 0:
+        return
+    for i in range(devices.reset_length[d]):
+        if devices.reset_to_ns[d, i] == devices.t_ns[d, after]:
+            if devices.energy_mj[d, at] <= devices.energy_mj[d, after]:
+                devices.reset_to_ns[d, i] = devices.t_ns[d, at]
+            else:
+                devices.reset_from_ns[d, i] = devices.t_ns[d, at]
+
+
+@part
+def _counter_fits(energy_mj: I64, d: int, n: int, at: int, value: int) -> bool:
+    """Whether a reading put before index ``at`` lies between its neighbours (or beside a reset there)."""
+    before = at - 1
+    while before >= 0 and energy_mj[d, before] < 0:
+        before -= 1
+    after = _next_reading(energy_mj, d, n, at)
+    low = energy_mj[d, before] if before >= 0 else -1
+    high = energy_mj[d, after] if after < n else _COUNTER_MAX_MJ
+    if low <= high:
+        return bool(low <= value <= high)
+    return bool(value >= low or value <= high)
+
+
+@part
+def _insert_sample(
+    devices: Devices, d: int, n: int, now_ns: int, t: int, energy: int, power: int, average: int
+) -> tuple[int, int]:
+    """Put a sample that is not the newest in its place; (reason, where it was put)."""
+    if n == 0 or t <= 0:
+        return ABSURD, 0
+    if t < now_ns - HORIZON_NS:
+        return TOO_LATE, 0
+    at = n
+    while at > 0 and devices.t_ns[d, at - 1] >= t:
+        at -= 1
+    if at < n and devices.t_ns[d, at] == t:
+        return DUPLICATE, 0
+    if energy >= 0 and not _counter_fits(devices.energy_mj, d, n, at, energy):
+        return BACKWARDS, 0
+    for k in range(n, at, -1):
+        devices.t_ns[d, k] = devices.t_ns[d, k - 1]
+        devices.energy_mj[d, k] = devices.energy_mj[d, k - 1]
+        devices.power_mw[d, k] = devices.power_mw[d, k - 1]
+        devices.average_mw[d, k] = devices.average_mw[d, k - 1]
+    devices.t_ns[d, at] = t
+    devices.energy_mj[d, at] = energy
+    devices.power_mw[d, at] = power
+    devices.average_mw[d, at] = average
+    after = devices.t_ns[d, at + 1]
+    if at > 0:
+        before = devices.t_ns[d, at - 1]
+        _remove_gap(devices, d, before, after)
+        if _is_gap(devices, d, at, t - before):
+            _add_gap(devices, d, before, t)
+    elif devices.first_ns[d] > t:
+        devices.first_ns[d] = t
+    if _is_gap(devices, d, at + 1, after - t):
+        _add_gap(devices, d, t, after)
+    _move_reset(devices, d, n + 1, at)
+    return ACCEPTED, at
+
+
+@part
+def _drop(drops: Drops, message: int, row: int, t: int, reason: int) -> None:
+    drops.total[reason] += 1
+    n = drops.listed[0]
+    if n < drops.where.shape[0]:
+        drops.where[n, 0] = message
+        drops.where[n, 1] = row
+        drops.where[n, 2] = reason
+        drops.where[n, 3] = t
+        drops.listed[0] = n + 1
+
+
+@part
+def _is_far_ahead(hosts: Hosts, host: int, t: int) -> bool:
+    """Whether a time lies so far ahead of its host's clock that it takes a second reading to believe it.
+
+    One garbled time would else end every window up to it, and make all that follows too late."""
+    now_ns = hosts.now_ns[host]
+    if now_ns == 0 or t <= now_ns + _FAR_NS or abs(t - hosts.ahead_ns[host]) < HORIZON_NS:
+        return False
+    hosts.ahead_ns[host] = t
+    return True
+
+
+@part
+def _is_absurd(t: int, energy_mj: int, power_mw: int, average_mw: int) -> bool:
+    return (
+        t > _TIME_MAX_NS
+        or energy_mj < -1
+        or energy_mj > _COUNTER_MAX_MJ
+        or min(power_mw, average_mw) < -1
+        or max(power_mw, average_mw) > _POWER_MAX_MW
+    )
+
+
+@part
+def _changed_since(devices: Devices, d: int, at: int) -> int:
+    """Since when a sample at index ``at`` bears on the energy: the last change of the counter before it, or
+    the last reading of power."""
+    first = max(at - 1, 0)
+    sources = devices.sources[d]
+    if sources & HAS_INSTANT and not sources & HAS_COUNTER:
+        while first > 0 and devices.power_mw[d, first] < 0:
+            first -= 1
+        return int(devices.t_ns[d, first])
+    if sources & HAS_AVERAGE and not sources & HAS_COUNTER:
+        while first > 0 and devices.average_mw[d, first] < 0:
+            first -= 1
+        return int(devices.t_ns[d, first]) - AVERAGE_SHIFT_NS
+    energy_mj = devices.energy_mj
+    while first > 0 and energy_mj[d, first] < 0:
+        first -= 1
+    mj = energy_mj[d, first]
+    while first > 0 and (energy_mj[d, first - 1] < 0 or energy_mj[d, first - 1] == mj):
+        first -= 1
+    return int(devices.t_ns[d, first])
+
+
+@part
+def _take_samples(
+    hosts: Hosts,
+    devices: Devices,
+    d: int,
+    batch: Batch,
+    columns: tuple[int, int, int, int],
+    rows: tuple[int, int],
+    place: tuple[int, int, int],
+    marks: Marks,
+    drops: Drops,
+) -> int:
+    """Take rows of one device, which stand together in a message; its newest time. The hot loop."""
+    t_at, energy_at, power_at, average_at = columns
+    message, offset, window_ns = place
+    host = devices.host[d]
+    now_ns = hosts.now_ns[host]
+    words, halves = batch.words, batch.halves
+    n = devices.length[d]
+    newest = devices.t_ns[d, n - 1] if n > 0 else 0
+    counter = devices.counter_mj[d]
+    knot = devices.knot_ns[d]
+    from_ns = newest if counter >= 0 else _changed_since(devices, d, n)
+    sources = devices.sources[d]
+    for i in range(rows[0], rows[1]):
+        t = words[t_at + i]
+        energy = words[energy_at + i] if energy_at >= 0 else -1
+        power = halves[power_at + i] if power_at >= 0 else -1
+        average = halves[average_at + i] if average_at >= 0 else -1
+        if _is_absurd(t, energy, power, average):
+            _drop(drops, message, i, t, ABSURD)
+            continue
+        if t <= newest:
+            reason, at = _insert_sample(devices, d, n, max(now_ns, newest), t, energy, power, average)
+            if reason != ACCEPTED:
+                _drop(drops, message, i, t, reason)
+                continue
+            n += 1
+            _mark(marks, d, _changed_since(devices, d, at) // window_ns, newest // window_ns, offset)
+            if energy >= 0 and energy != counter and _next_reading(devices.energy_mj, d, n, at + 1) == n:
+                counter, knot = energy, t
+            elif energy == counter:
+                knot = min(knot, t)
+            from_ns = min(from_ns, knot)
+            continue
+        if t - now_ns > _FAR_NS and _is_far_ahead(hosts, host, t):
+            _drop(drops, message, i, t, FAR_AHEAD)
+            continue
+        if n > 0 and t - newest > _ANEW_NS:
+            n = devices.gap_length[d] = devices.reset_length[d] = 0
+            counter = -1
+        if n == 0:
+            devices.first_ns[d] = t
+            from_ns = t
+        elif devices.broken[d] or t - newest > _SECOND_NS:
+            devices.t_ns[d, n] = t
+            if devices.broken[d] or _is_gap(devices, d, n, t - newest):
+                _add_gap(devices, d, newest, t)
+            devices.broken[d] = 0
+        devices.t_ns[d, n] = t
+        devices.energy_mj[d, n] = energy
+        devices.power_mw[d, n] = power
+        devices.average_mw[d, n] = average
+        n += 1
+        newest = t
+        if energy >= 0 and energy != counter:
+            if energy < counter:
+                _add_reset(devices, d, knot, t)
+            if counter >= 0:
+                from_ns = min(from_ns, knot)
+            counter = energy
+            knot = t
+        if power >= 0:
+            sources |= HAS_INSTANT
+        if average >= 0:
+            sources |= HAS_AVERAGE
+    if counter >= 0:
+        sources |= HAS_COUNTER
+    if sources != devices.sources[d] and n > 0:
+        from_ns = devices.t_ns[d, 0]
+    devices.sources[d] = sources
+    devices.length[d] = n
+    devices.counter_mj[d] = counter
+    devices.knot_ns[d] = knot
+    if n > 0:
+        _mark(marks, d, from_ns // window_ns, newest // window_ns, offset)
+    return int(newest)
+
+
+@part
+def _take_use(holders: Holders, h: int, t: int, period_ns: int, percent: float) -> int:
+    """Note SM use of (t - period, t], cut where the records beside it have spoken; since when that changes
+    anything, FOREVER for a duplicate."""
+    n = holders.used_length[h]
+    at = n
+    while at > 0 and holders.used_ns[h, at - 1] > t:
+        at -= 1
+    if at > 0 and holders.used_ns[h, at - 1] == t:
+        return FOREVER
+    for k in range(n, at, -1):
+        holders.used_ns[h, k] = holders.used_ns[h, k - 1]
+        holders.used_from_ns[h, k] = holders.used_from_ns[h, k - 1]
+        holders.used_percent[h, k] = holders.used_percent[h, k - 1]
+    holders.used_ns[h, at] = t
+    from_ns = max(t - period_ns, holders.used_ns[h, at - 1] if at > 0 else 0)
+    holders.used_from_ns[h, at] = from_ns
+    holders.used_percent[h, at] = percent
+    if at < n:
+        from_ns = min(from_ns, holders.used_from_ns[h, at + 1])
+        holders.used_from_ns[h, at + 1] = max(holders.used_from_ns[h, at + 1], t)
+    holders.used_length[h] = n + 1
+    return int(from_ns)
+
+
+@part
+def _take_process(
+    holders: Holders, h: int, now_ns: int, t: int, period_ns: int, memory_bytes: int, percent: float
+) -> tuple[int, int]:
+    """Note that a process was resident, and what it used; (reason, since when that changes anything)."""
+    if t <= 0 or t > _TIME_MAX_NS or period_ns > 86_400 * _SECOND_NS or not percent <= 100.0:
+        return ABSURD, 0
+    if t < now_ns - HORIZON_NS:
+        return TOO_LATE, 0
+    if 0 < now_ns < t - _FAR_NS:
+        return FAR_AHEAD, 0
+    n = holders.seen_length[h]
+    at = n
+    while at > 0 and holders.seen_ns[h, at - 1] > t:
+        at -= 1
+    if period_ns <= 0:
+        period_ns = t - holders.seen_ns[h, at - 1] if at > 0 else 0
+    from_ns = FOREVER
+    if percent >= 0.0:
+        from_ns = _take_use(holders, h, t, period_ns, percent)
+    if at > 0 and holders.seen_ns[h, at - 1] == t:
+        at -= 1
+        if holders.seen_memory_bytes[h, at] < 0 <= memory_bytes:
+            holders.seen_memory_bytes[h, at] = memory_bytes
+        elif from_ns == FOREVER:
+            return DUPLICATE, 0
+        period_ns = holders.seen_period_ns[h, at]
+    else:
+        for k in range(n, at, -1):
+            holders.seen_ns[h, k] = holders.seen_ns[h, k - 1]
+            holders.seen_period_ns[h, k] = holders.seen_period_ns[h, k - 1]
+            holders.seen_memory_bytes[h, k] = holders.seen_memory_bytes[h, k - 1]
+        holders.seen_ns[h, at] = t
+        holders.seen_period_ns[h, at] = period_ns
+        holders.seen_memory_bytes[h, at] = memory_bytes
+        n += 1
+        holders.seen_length[h] = n
+        holders.silent[h] = 0
+        holders.reach_from_ns[h] = min(holders.reach_from_ns[h], t - period_ns)
+        holders.reach_to_ns[h] = max(holders.reach_to_ns[h], t + 3 * period_ns)
+    from_ns = min(from_ns, t - period_ns)
+    before = holders.seen_ns[h, at - 1] if at > 0 else 0
+    reach_ns = 3 * max(holders.seen_period_ns[h, at - 1], period_ns) if at > 0 else 0
+    # A record from after the exit shows that the process was not seen up to it.
+    if at > 0 and (t - before <= reach_ns or holders.exit_ns[h] < t):
+        from_ns = min(from_ns, before)
+    if at + 1 < n:  # the record after it no longer speaks for the time before it
+        from_ns = min(from_ns, max(holders.seen_ns[h, at + 1] - holders.seen_period_ns[h, at + 1], before))
+    return ACCEPTED, from_ns
+
+
+@part
+def _pass_time(
+    hosts: Hosts,
+    devices: Devices,
+    holders: Holders,
+    host: int,
+    now_ns: int,
+    offset: int,
+    window_ns: int,
+    marks: Marks,
+) -> None:
+    """Move a host's clock on, and mark the windows that end, become final or lose a silent holder."""
+    old_ns = hosts.now_ns[host]
+    if now_ns <= old_ns:
+        return
+    hosts.now_ns[host] = now_ns
+    d = hosts.first_device[host]
+    while d >= 0:
+        if devices.length[d] > 0:
+            first = devices.first_ns[d] // window_ns
+            last = devices.t_ns[d, devices.length[d] - 1] // window_ns
+            ended = min(now_ns // window_ns - 1, last)
+            _mark(marks, d, max(old_ns // window_ns, first), ended, offset)
+            final = min((now_ns - LATENESS_NS) // window_ns - 1, last)
+            _mark(marks, d, max((old_ns - LATENESS_NS) // window_ns, first), final, offset)
+            h = devices.first_holder[d]
+            while h >= 0:
+                n = holders.seen_length[h]
+                if n > 0 and not holders.silent[h]:
+                    seen_ns = holders.seen_ns[h, n - 1]
+                    if seen_ns + 3 * holders.seen_period_ns[h, n - 1] < now_ns:
+                        holders.silent[h] = 1
+                        _mark(marks, d, seen_ns // window_ns, now_ns // window_ns, offset)
+                h = holders.next_holder[h]
+        d = devices.next_device[d]
+
+
+@part
+def _take_event(
+    hosts: Hosts,
+    devices: Devices,
+    holders: Holders,
+    host: int,
+    events: I64,
+    e: int,
+    offset: int,
+    window_ns: int,
+    marks: Marks,
+) -> None:
+    kind, index, from_ns, to_ns = events[e, 0], events[e, 1], events[e, 2], events[e, 3]
+    now_ns = hosts.now_ns[host]
+    d = index
+    if kind == EPOCH:
+        d = hosts.first_device[host]
+        while d >= 0:
+            devices.broken[d] = devices.length[d] > 0
+            d = devices.next_device[d]
+        return
+    if kind == EXIT:
+        d = holders.device[index]
+        exit_ns = holders.exit_ns[index]  # a second exit may name a later time
+        holders.exit_ns[index] = from_ns
+        from_ns = min(from_ns, exit_ns)
+        n = holders.seen_length[index]
+        if n > 0:
+            from_ns = min(from_ns, holders.seen_ns[index, n - 1])
+        to_ns = now_ns
+    elif kind == GAP:
+        if to_ns > from_ns:
+            _add_gap(devices, d, from_ns, to_ns)
+    else:
+        from_ns = max(from_ns, now_ns - HORIZON_NS)
+        to_ns = now_ns
+    if devices.length[d] > 0:
+        first = devices.first_ns[d] // window_ns
+        _mark(marks, d, max(from_ns // window_ns, first), to_ns // window_ns, offset)
+
+
+@part
+def _column(place: int, first_word: int, rows: int) -> int:
+    """Index of an 8-byte column's first value in 8-byte words; -1 where the column is absent."""
+    return first_word + place * rows if place >= 0 else -1
+
+
+@part
+def _narrow_column(place: int, first_word: int, rows: int) -> int:
+    """Index of a 4-byte column's first value in 4-byte halves; -1 where the column is absent."""
+    if place < 0:
+        return -1
+    wide, narrow = place & 0xFFFFFFFF, place >> NARROW_SHIFT
+    return 2 * (first_word + wide * rows + narrow * ((rows + 1) // 2))
+
+
+@part
+def _has_room(
+    devices: Devices, holders: Holders, batch: Batch, layout: int, device_rows: int, process_rows: int
+) -> bool:
+    """Whether the series of all that a message names can take its rows."""
+    for k in range(batch.layouts[layout, L_GPU_COUNT]):
+        d = batch.device_ids[batch.layouts[layout, L_GPUS] + k]
+        if devices.length[d] + device_rows + 1 > devices.t_ns.shape[1]:
+            return False
+        if devices.gap_length[d] + device_rows + 2 > devices.gap_from_ns.shape[1]:
+            return False
+        if devices.reset_length[d] + device_rows > devices.reset_from_ns.shape[1]:
+            return False
+    for k in range(batch.layouts[layout, L_PROCESS_COUNT]):
+        h = batch.holder_ids[batch.layouts[layout, L_PROCESSES] + k]
+        if holders.seen_length[h] + process_rows + 1 > holders.seen_ns.shape[1]:
+            return False
+    return True
+
+
+@part
+def _has_room_for_gaps(hosts: Hosts, devices: Devices, host: int, events: int) -> bool:
+    """Whether the gap lists of a host's devices can take so many more."""
+    d = hosts.first_device[host]
+    while d >= 0:
+        if devices.gap_length[d] + events + 2 > devices.gap_from_ns.shape[1]:
+            return False
+        d = devices.next_device[d]
+    return True
+
+
+@part
+def _take_device_rows(
+    hosts: Hosts,
+    devices: Devices,
+    batch: Batch,
+    m: int,
+    layout: int,
+    window_ns: int,
+    marks: Marks,
+    drops: Drops,
+) -> int:
+    """Take the device rows of message m, gpu by gpu; the host's newest time."""
+    host, offset = batch.messages[m, HOST], batch.messages[m, OFFSET]
+    word, rows = batch.messages[m, WORD], batch.messages[m, DEVICE_ROWS]
+    columns = (
+        _column(batch.layouts[layout, L_T], word, rows),
+        _column(batch.layouts[layout, L_ENERGY], word, rows),
+        _narrow_column(batch.layouts[layout, L_POWER], word, rows),
+        _narrow_column(batch.layouts[layout, L_AVERAGE], word, rows),
+    )
+    gpu_at = _narrow_column(batch.layouts[layout, L_GPU], word, rows)
+    newest_ns = hosts.now_ns[host]
+    i = 0
+    while i < rows:
+        gpu = batch.halves[gpu_at + i]
+        end = i + 1
+        while end < rows and batch.halves[gpu_at + end] == gpu:
+            end += 1
+        if 0 <= gpu < batch.layouts[layout, L_GPU_COUNT]:
+            d = batch.device_ids[batch.layouts[layout, L_GPUS] + gpu]
+            place = (m, offset, window_ns)
+            t = _take_samples(hosts, devices, d, batch, columns, (i, end), place, marks, drops)
+            newest_ns = max(newest_ns, t)
+        else:
+            for k in range(i, end):
+                _drop(drops, m, k, 0, UNKNOWN)
+        i = end
+    return int(newest_ns)
+
+
+@part
+def _take_process_rows(
+    holders: Holders,
+    batch: Batch,
+    m: int,
+    layout: int,
+    now_ns: int,
+    window_ns: int,
+    marks: Marks,
+    drops: Drops,
+) -> None:
+    """Take the process rows of message m."""
+    above = batch.messages[m, DEVICE_ROWS]
+    word = (
+        batch.messages[m, WORD]
+        + batch.layouts[layout, L_WIDE] * above
+        + batch.layouts[layout, L_NARROW] * ((above + 1) // 2)
+    )
+    rows = batch.messages[m, PROCESS_ROWS]
+    t_at = _column(batch.layouts[layout, L_P_T], word, rows)
+    period_at = _column(batch.layouts[layout, L_P_PERIOD], word, rows)
+    memory_at = _column(batch.layouts[layout, L_P_MEMORY], word, rows)
+    process_at = _narrow_column(batch.layouts[layout, L_P_PROCESS], word, rows)
+    sm_at = _narrow_column(batch.layouts[layout, L_P_SM], word, rows)
+    for i in range(rows):
+        process = batch.halves[process_at + i]
+        if process < 0 or process >= batch.layouts[layout, L_PROCESS_COUNT]:
+            _drop(drops, m, above + i, 0, UNKNOWN)
+            continue
+        h = batch.holder_ids[batch.layouts[layout, L_PROCESSES] + process]
+        t = batch.words[t_at + i]
+        period_ns = batch.words[period_at + i] if period_at >= 0 else -1
+        memory_bytes = batch.words[memory_at + i] if memory_at >= 0 else -1
+        percent = batch.floats[sm_at + i] if sm_at >= 0 else -1.0
+        reason, from_ns = _take_process(holders, h, now_ns, t, period_ns, memory_bytes, percent)
+        if reason != ACCEPTED:
+            _drop(drops, m, above + i, t, reason)
+        else:
+            last = max(now_ns, t) // window_ns
+            _mark(marks, holders.device[h], from_ns // window_ns, last, batch.messages[m, OFFSET])
+
+
+@kernel(types.int64(BATCH, types.int64, types.int64, HOSTS, DEVICES, HOLDERS, MARKS, DROPS))
+def ingest(
+    batch: Batch,
+    first: int,
+    window_ns: int,
+    hosts: Hosts,
+    devices: Devices,
+    holders: Holders,
+    marks: Marks,
+    drops: Drops,
+) -> int:
+    """Take the messages from index ``first`` on; the index of the first one not taken, for want of room.
+
+    A message is taken whole or not at all. See the names of the columns of ``batch`` above."""
+    messages = batch.messages
+    for m in range(first, messages.shape[0]):
+        host, offset = messages[m, HOST], messages[m, OFFSET]
+        device_rows, process_rows = messages[m, DEVICE_ROWS], messages[m, PROCESS_ROWS]
+        room = device_rows + process_rows + 3 * marks.latest.shape[0] + holders.silent.shape[0]
+        if marks.made[0] + room > marks.device.shape[0]:
+            return m
+        if messages[m, KIND] == EVENTS_MESSAGE:
+            if not _has_room_for_gaps(
+                hosts, devices, host, messages[m, EVENT_END] - messages[m, EVENT_FIRST]
+            ):
+                return m
+            for e in range(messages[m, EVENT_FIRST], messages[m, EVENT_END]):
+                _take_event(hosts, devices, holders, host, batch.events, e, offset, window_ns, marks)
+            continue
+        layout = messages[m, LAYOUT]
+        if not _has_room(devices, holders, batch, layout, device_rows, process_rows):
+            return m
+        now_ns = _take_device_rows(hosts, devices, batch, m, layout, window_ns, marks, drops)
+        _take_process_rows(holders, batch, m, layout, now_ns, window_ns, marks, drops)
+        _pass_time(hosts, devices, holders, host, now_ns, offset, window_ns, marks)
+    return int(messages.shape[0])

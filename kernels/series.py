@@ -1,0 +1,171 @@
+"""The arrays that hold a partition's recent past, and their numba types.
+
+A struct of arrays each for hosts, devices, holders (a process on a device) and marks. Rows are indices
+that the caller gives out; the second axis of a matrix is a time series in ascending time, of which the
+first ``length`` entries are valid. -1 is absent. 2 to 4 times as fast as record arrays
+(reference: numbagg and our own measurement, `benchmarks/`).
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import types as numba_types
+from numpy.typing import NDArray
+
+I64 = NDArray[np.int64]
+I32 = NDArray[np.int32]
+U8 = NDArray[np.uint8]
+F64 = NDArray[np.float64]
+F32 = NDArray[np.float32]
+
+FOREVER = 1 << 62
+"""A time that never comes."""
+LATENESS_NS = 10_000_000_000
+"""A window is final this long after its end."""
+HORIZON_NS = 3_600_000_000_000
+"""What comes later than this changes nothing any more; it is counted and listed as a gap."""
+AVERAGE_SHIFT_NS = 500_000_000
+"""The 1 s average speaks of the second before it: its middle is 0.5 s ago."""
+HAS_COUNTER, HAS_INSTANT, HAS_AVERAGE = 1, 2, 4
+
+
+class Hosts(NamedTuple):
+    """A host's clock is its own records: ``now_ns`` is the latest device sample it sent."""
+
+    now_ns: I64
+    ahead_ns: I64  # a time far ahead of ``now_ns`` that one reading claimed: a second one makes it true
+    first_device: I32
+
+
+class Devices(NamedTuple):
+    """A device of one boot of one host, its samples, gaps and counter resets."""
+
+    host: I32
+    next_device: I32  # of the same host; -1 ends the list
+    first_holder: I32
+    first_ns: I64  # first sample of the boot, 0 = none yet
+    knot_ns: I64  # when the counter last changed
+    counter_mj: I64  # its reading then; -1 = none yet
+    broken: U8  # 1: the time up to the next sample is a gap (a collector started anew)
+    sources: U8  # bits: HAS_COUNTER, HAS_INSTANT, HAS_AVERAGE
+    length: I64
+    t_ns: I64  # (devices, samples), as are the three below
+    energy_mj: I64
+    power_mw: I32
+    average_mw: I32
+    gap_length: I64
+    gap_from_ns: I64  # (devices, gaps)
+    gap_to_ns: I64
+    segment: I64  # counter resets before those listed
+    reset_length: I64
+    reset_from_ns: I64  # (devices, resets): last knot before, first sample after
+    reset_to_ns: I64
+
+
+class Holders(NamedTuple):
+    """A process on a device: when it was seen (``seen_*``) and what SM time it used (``used_*``)."""
+
+    device: I32
+    next_holder: I32  # of the same device, in the order of (gpu_instance, pid, start_ns); -1 ends the list
+    exit_ns: I64  # FOREVER while not known
+    silent: U8  # 1: no record for 3 periods, so the last one ends the hold
+    weight: F64  # watts per unit of SM time, relative
+    reach_from_ns: I64  # the earliest and the latest time that any record of it ever spoke for, three periods
+    reach_to_ns: I64  # after it included: whatever is known later, it may have a row there
+    seen_length: I64
+    seen_ns: I64  # (holders, records)
+    seen_period_ns: I64
+    seen_memory_bytes: I64
+    used_length: I64
+    used_ns: I64  # SM use of (used_from_ns, used_ns]
+    used_from_ns: I64
+    used_percent: F32
+
+
+class Marks(NamedTuple):
+    """Windows to compute anew: of ``device``, from ``first`` to ``last`` inclusive, because of ``offset``."""
+
+    made: I64  # (1): how many there are
+    latest: I64  # of each device the index of its latest mark, -1 = none
+    device: I32
+    first: I64
+    last: I64
+    offset: I64
+
+
+class Drops(NamedTuple):
+    """Readings that could not be used: how many by reason, and the first of them."""
+
+    total: I64  # by reason
+    listed: I64  # (1): how many are in ``where``
+    where: I64  # (n, 4): index of the message, row in it, reason, time it claims
+
+
+class Batch(NamedTuple):
+    """Messages to take in. ``words``, ``halves``, ``floats``: one buffer of all their columns, as 8-byte
+    integers, 4-byte integers and floats."""
+
+    words: I64
+    halves: I32
+    floats: F32
+    messages: I64  # (m, 7)
+    events: I64  # (e, 4): kind, index, from ns, to ns
+    layouts: I64  # (l, 16)
+    device_ids: I32  # rows in Devices of the gpus of all layouts
+    holder_ids: I32  # rows in Holders of their processes
+
+
+class Scratch(NamedTuple):
+    """Room to attribute some windows of one device that at most ``m`` processes may hold."""
+
+    members: I64  # (m): rows of those processes
+    seen: I64  # (m): where the pass over their records stands
+    used: I64  # (m): and over their SM use
+    present: I64  # (m + 1): who holds the device over a piece, as an index of ``sums``
+    sm_percent: F64  # (m + 1): of those present, as are the next two
+    memory_bytes: F64
+    weight: F64
+    shares: F64  # (m + 1): what a quantity is split by
+    parts: I64  # (m + 1): and into
+    sums: I64  # (m + 2, 13): accumulators of a window: the members', unheld, residual
+    held_bytes_ns: F64  # (m + 1)
+    first_cut: I64  # (windows + 1): cuts of window k are first_cut[k] to first_cut[k + 1], both edges in
+    cuts_ns: I64
+    energy_uj: I64  # (cuts): cumulative; only differences mean anything
+
+
+types: Any = numba_types  # its functions are not typed
+
+
+def _array(dtype: Any, ndim: int, readonly: bool = False) -> Any:
+    return types.Array(dtype, ndim, "C", readonly=readonly)
+
+
+_i64, _i64_2 = _array(types.int64, 1), _array(types.int64, 2)
+_i32, _i32_2 = _array(types.int32, 1), _array(types.int32, 2)
+_f64, _f32_2, _u8 = _array(types.float64, 1), _array(types.float32, 2), _array(types.uint8, 1)
+
+HOSTS = types.NamedTuple((_i64, _i64, _i32), Hosts)
+DEVICES = types.NamedTuple(
+    (
+        *(_i32, _i32, _i32, _i64, _i64, _i64, _u8, _u8, _i64),
+        *(_i64_2, _i64_2, _i32_2, _i32_2),
+        *(_i64, _i64_2, _i64_2, _i64, _i64, _i64_2, _i64_2),
+    ),
+    Devices,
+)
+HOLDERS = types.NamedTuple(
+    (_i32, _i32, _i64, _u8, _f64, _i64, _i64, _i64, _i64_2, _i64_2, _i64_2, _i64, _i64_2, _i64_2, _f32_2),
+    Holders,
+)
+MARKS = types.NamedTuple((_i64, _i64, _i32, _i64, _i64, _i64), Marks)
+DROPS = types.NamedTuple((_i64, _i64, _i64_2), Drops)
+BATCH = types.NamedTuple(
+    (
+        _array(types.int64, 1, readonly=True),
+        _array(types.int32, 1, readonly=True),
+        _array(types.float32, 1, readonly=True),
+        *(_i64_2, _i64_2, _i64_2, _i32, _i32),
+    ),
+    Batch,
+)

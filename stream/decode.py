@@ -1,0 +1,337 @@
+"""From messages to what the ingest kernel takes: buffers, layouts, events; and to rows of small tables.
+
+What cannot be used becomes a dead letter with its offset and reason; its neighbours are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import orjson
+
+from wattribute.errors import RecordError
+from wattribute.kernels import ingest as k
+from wattribute.kernels.series import Batch
+from wattribute.records import (
+    Exit,
+    Gap,
+    Gpu,
+    Host,
+    Instance,
+    Process,
+    Quality,
+    Record,
+    Run,
+    Unit,
+    Workload,
+    parse,
+    shown,
+)
+from wattribute.stream.identity import Identities, Timeline
+from wattribute.stream.series import DeviceKey, HolderKey, Series
+from wattribute.stream.tables import Tables
+from wattribute.wire import DEVICE_COLUMNS, MAGIC, PREFIX, PROCESS_COLUMNS, SCHEMA, padded
+
+_LAYOUTS_MOST: Final = 10_000
+_SIZES_MOST: Final = 1000
+_GPUS_MOST, _PROCESSES_MOST = 1024, 4096  # of one message
+_EXITS_MOST: Final = 100_000  # an exit may come before the process's first record on a device
+_MESSAGE_MOST_BYTES: Final = 16 << 20
+_EXCERPT_BYTES: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """A parsed header: the row of its layout, its host, and the bytes of a row in each of its columns.
+
+    ``sizes``: bytes of all columns by (device rows, process rows), as met so far: they hardly change."""
+
+    layout: int
+    host: str
+    host_row: int
+    device_widths: tuple[int, ...]
+    process_widths: tuple[int, ...]
+    sizes: dict[tuple[int, int], int]
+
+
+class Pending:
+    """Messages decoded, in order, until the ingest kernel takes them."""
+
+    def __init__(self) -> None:
+        self.messages: list[tuple[int, int, int, int, int, int, int]] = []
+        self.events: list[tuple[int, int, int, int]] = []
+        self.payloads: list[bytes | memoryview] = []
+        self.words = 0
+
+
+class Decoder:
+    """Decodes the messages of one partition; knows the headers it has seen."""
+
+    def __init__(self, series: Series, identities: Identities, tables: Tables) -> None:
+        self.series = series
+        self.identities = identities
+        self.tables = tables
+        self.layouts: list[list[int]] = []
+        self.device_ids: list[int] = []
+        self.holder_ids: list[int] = []
+        self._headers: dict[bytes, _Header] = {}
+        self._epochs: dict[str, int] = {}
+        self._exits: dict[tuple[str, str, int, int], int] = {}
+
+    def forget_headers(self) -> None:
+        """Parse headers anew: rows that they name may have been given up."""
+        self.layouts, self.device_ids, self.holder_ids = [], [], []
+        self._headers = {}
+
+    def batch(self, pending: Pending) -> Batch:
+        """What the ingest kernel takes, of messages decoded."""
+        joined = b"".join(pending.payloads)
+        messages = np.array(pending.messages, np.int64).reshape(-1, 7)
+        # Host by host: hosts have nothing in common, and a host's series then stay in the cache
+        # (8 us -> 2 us a message of 80 samples, 20 hosts).
+        messages = messages[np.argsort(messages[:, k.HOST], kind="stable")]
+        return Batch(
+            words=np.frombuffer(joined, "<i8"),
+            halves=np.frombuffer(joined, "<i4"),
+            floats=np.frombuffer(joined, "<f4"),
+            messages=messages,
+            events=np.array(pending.events, np.int64).reshape(-1, 4),
+            layouts=np.array(self.layouts, np.int64).reshape(-1, k.LAYOUT_COLUMNS),
+            device_ids=np.array(self.device_ids, np.int32),
+            holder_ids=np.array(self.holder_ids, np.int32),
+        )
+
+    def decode(self, offsets: Sequence[int], values: Sequence[bytes]) -> Pending:
+        """Decode messages in order; those that cannot be used go to the dead letters."""
+        if len(self._headers) > _LAYOUTS_MOST:
+            self.forget_headers()
+        batch = Pending()
+        for offset, value in zip(offsets, values, strict=True):
+            self.tables.offset = offset
+            try:
+                if value[:4] == MAGIC:
+                    self._samples(batch, offset, value)
+                else:
+                    self._records(batch, offset, value)
+            except RecordError as error:
+                self.tables.dead(offset, str(error), value[:_EXCERPT_BYTES])
+            except (RecursionError, TypeError, ValueError, OverflowError, LookupError) as error:
+                # Whatever else a hostile message brings about must not come back at every restart.
+                self.tables.dead(offset, f"cannot be read: {type(error).__name__}", value[:_EXCERPT_BYTES])
+        return batch
+
+    def _samples(self, batch: Pending, offset: int, value: bytes) -> None:
+        if len(value) < PREFIX.size or len(value) > _MESSAGE_MOST_BYTES:
+            raise RecordError(f"a samples message of {len(value)} bytes")
+        _, header_bytes, epoch, _, device_rows, process_rows = PREFIX.unpack_from(value)
+        begin = PREFIX.size + header_bytes
+        text = value[PREFIX.size : begin]
+        header = self._headers.get(text)
+        if header is None:
+            if header_bytes % 8 or len(text) < header_bytes:
+                raise RecordError("a samples message with a header that is cut short")
+            header = self._headers[text] = self._header(text)
+        size = header.sizes.get((device_rows, process_rows))
+        if size is None:
+            size = _columns_bytes(header, device_rows, process_rows)
+        if len(value) - begin != size:
+            raise RecordError(f"a samples message with {len(value) - begin} bytes of columns, not {size}")
+        self._note_epoch(batch, offset, header.host, epoch)
+        batch.messages.append(
+            (
+                k.SAMPLES_MESSAGE,
+                header.host_row,
+                offset,
+                header.layout,
+                batch.words,
+                device_rows,
+                process_rows,
+            )
+        )
+        batch.payloads.append(memoryview(value)[begin:])
+        batch.words += size // 8
+
+    def _header(self, text: bytes) -> _Header:
+        obj = _json(text)
+        if not isinstance(obj.get("gpus"), list) or not isinstance(obj.get("processes"), list):
+            raise RecordError("a samples header without gpus and processes")
+        if len(obj["gpus"]) > _GPUS_MOST or len(obj["processes"]) > _PROCESSES_MOST:
+            raise RecordError(
+                f"a samples header with more than {_GPUS_MOST} gpus or {_PROCESSES_MOST} processes"
+            )
+        host, boot_id = _origin(obj)
+        device_names = _names(obj.get("device"), DEVICE_COLUMNS, ("t", "gpu"))
+        process_names = _names(obj.get("process"), PROCESS_COLUMNS, ("t", "process"))
+        # parse() checks what a header says, as it checks a line of a trace.
+        gpus = [parse({"kind": "gpu", "t": 1, "gpu": gpu}) for gpu in obj["gpus"]]
+        device_rows = [self._device(host, boot_id, gpu.gpu) for gpu in gpus if isinstance(gpu, Gpu)]
+        holder_rows = []
+        for item in obj["processes"]:
+            if not (
+                isinstance(item, list)
+                and len(item) == 4
+                and type(item[0]) is int
+                and 0 <= item[0] < len(gpus)
+            ):
+                raise RecordError("a samples header with a process that is not [gpu, instance, pid, start]")
+            names = {"gpu_instance": item[1], "pid": item[2], "start_ns": item[3]}
+            process = parse({"kind": "process", "t": 1, "gpu": obj["gpus"][item[0]], **names})
+            if isinstance(process, Process):
+                key = HolderKey(process.gpu_instance, process.pid, process.start_ns)
+                row = self.series.holder_row(device_rows[item[0]], key)
+                exit_ns = self._exits.get((host, boot_id, process.pid, process.start_ns))
+                if exit_ns is not None:
+                    self.series.holders.exit_ns[row] = exit_ns
+                holder_rows.append(row)
+        layout = [len(self.device_ids), len(device_rows), len(self.holder_ids), len(holder_rows)]
+        layout += _places(
+            device_names, DEVICE_COLUMNS, ("t", "energy_mj", "gpu", "power_mw", "power_average_mw")
+        )
+        layout += [sum(DEVICE_COLUMNS[name] == "q" for name in device_names)]
+        layout += [sum(DEVICE_COLUMNS[name] != "q" for name in device_names)]
+        layout += _places(
+            process_names, PROCESS_COLUMNS, ("t", "period_ns", "memory_used_bytes", "process", "sm_percent")
+        )
+        self.layouts.append(layout)
+        self.device_ids += device_rows
+        self.holder_ids += holder_rows
+        return _Header(
+            layout=len(self.layouts) - 1,
+            host=host,
+            host_row=self.series.host_row(host),
+            device_widths=tuple(_width(DEVICE_COLUMNS[name]) for name in device_names),
+            process_widths=tuple(_width(PROCESS_COLUMNS[name]) for name in process_names),
+            sizes={},
+        )
+
+    def _device(self, host: str, boot_id: str, gpu: str) -> int:
+        return self.series.device_row(DeviceKey(host, boot_id, gpu))
+
+    def _note_epoch(self, batch: Pending, offset: int, host: str, epoch: int) -> None:
+        """A collector that started anew leaves a gap; messages of an older epoch are merely late."""
+        known = self._epochs.get(host)
+        if known is None or epoch > known:
+            self._epochs[host] = epoch
+            if known is not None:
+                self._event(batch, offset, host, [(k.EPOCH, 0, 0, 0)])
+
+    def _event(
+        self, batch: Pending, offset: int, host: str, events: Iterable[tuple[int, int, int, int]]
+    ) -> None:
+        begin = len(batch.events)
+        batch.events.extend(events)
+        if len(batch.events) > begin:
+            row = self.series.host_row(host)
+            batch.messages.append((k.EVENTS_MESSAGE, row, offset, begin, len(batch.events), 0, 0))
+
+    def _records(self, batch: Pending, offset: int, value: bytes) -> None:
+        if len(value) > _MESSAGE_MOST_BYTES:
+            raise RecordError(f"a message of {len(value)} bytes")
+        obj = _json(value)
+        host, boot_id = _origin(obj)
+        epoch, seq = obj.get("epoch"), obj.get("seq")
+        if type(epoch) is not int or type(seq) is not int or not isinstance(obj.get("records"), list):
+            raise RecordError("a message without epoch, seq and records")
+        self._note_epoch(batch, offset, host, epoch)
+        for index, item in enumerate(obj["records"]):
+            try:
+                record = parse(item)
+                events = self._events(host, boot_id, record)
+                self._event(batch, offset, host, events)
+                self.tables.note(host, boot_id, record, f"{epoch}:{seq}:{index}")
+            except RecordError as error:
+                self.tables.dead(offset, f"record {index}: {error}", value[:_EXCERPT_BYTES])
+
+    def _events(self, host: str, boot_id: str, record: Record) -> list[tuple[int, int, int, int]]:
+        """What a rare record means to the kernel."""
+        boot = (host, boot_id)
+        if isinstance(record, Exit):
+            if len(self._exits) >= _EXITS_MOST:
+                self._exits.pop(next(iter(self._exits)))
+            self._exits[host, boot_id, record.pid, record.start_ns] = record.t
+            holders = self.series.holders_of(boot, record.pid, record.start_ns)
+            return [(k.EXIT, row, record.t, 0) for row in holders]
+        if isinstance(record, Gap):
+            return [
+                (k.GAP, row, record.from_ns, record.to_ns)
+                for key, row in self.series.device_rows.items()
+                if (key.host, key.boot_id) == boot and record.gpu in ("", key.gpu)
+            ]
+        since_ns: int | None = None
+        devices: Iterable[int] = ()
+        if isinstance(record, Workload):
+            key = (host, boot_id, record.pid, record.start_ns)
+            since_ns = self.identities.workloads.setdefault(key, Timeline()).note(record)
+            rows = self.series.holders_of(boot, record.pid, record.start_ns)
+            devices = {self.series.holder_keys[row][0] for row in rows}
+        elif isinstance(record, Host):
+            since_ns = self.identities.hosts.setdefault(host, Timeline()).note(record)
+            devices = [row for key, row in self.series.device_rows.items() if key.host == host]
+        elif isinstance(record, Gpu):
+            device = DeviceKey(host, boot_id, record.gpu)
+            if self.identities.note_gpu(device, record):
+                since_ns, devices = 0, [self._device(host, boot_id, record.gpu)]
+        elif not isinstance(record, Instance | Run | Unit | Quality):
+            raise RecordError(f"a {record.kind} record does not travel in this way")
+        return [(k.TOUCH, row, since_ns, 0) for row in sorted(devices)] if since_ns is not None else []
+
+
+def _json(text: bytes) -> dict[str, Any]:
+    try:
+        obj = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise RecordError(f"not JSON: {error}") from None
+    if not isinstance(obj, dict):
+        raise RecordError("not a JSON object")
+    if obj.get("schema") != SCHEMA:
+        raise RecordError(f"schema {shown(obj.get('schema'))}; this program reads schema {SCHEMA}")
+    return obj
+
+
+def _origin(obj: Mapping[str, Any]) -> tuple[str, str]:
+    trace = parse(
+        {"kind": "trace", "version": 1, "t": 1, "host": obj.get("host"), "boot_id": obj.get("boot_id")}
+    )
+    return getattr(trace, "host", ""), getattr(trace, "boot_id", "")
+
+
+def _names(names: object, known: Mapping[str, str], needed: Sequence[str]) -> list[str]:
+    """The names of a section's columns: some of the known ones, in their order; with rows, the needed too."""
+    if not isinstance(names, list) or names != [name for name in known if name in names]:
+        raise RecordError(f"a samples header with the columns {str(names)[:80]}")
+    if names and not set(needed) <= set(names):
+        raise RecordError(f"a samples header without the columns {', '.join(needed)}")
+    return names
+
+
+def _columns_bytes(header: _Header, device_rows: int, process_rows: int) -> int:
+    """Bytes of the columns of so many rows, which is remembered."""
+    if (device_rows and not header.device_widths) or (process_rows and not header.process_widths):
+        raise RecordError("a samples message with rows but no columns")
+    size = sum(padded(width * device_rows) for width in header.device_widths)
+    size += sum(padded(width * process_rows) for width in header.process_widths)
+    if len(header.sizes) >= _SIZES_MOST:
+        header.sizes.clear()
+    header.sizes[device_rows, process_rows] = size
+    return size
+
+
+def _width(code: str) -> int:
+    return 8 if code == "q" else 4
+
+
+def _places(names: Sequence[str], known: Mapping[str, str], wanted: Sequence[str]) -> list[int]:
+    """For each column wanted, the wide and narrow columns before it (see ``kernels.ingest``); -1 = absent."""
+    wide = [name for name in names if known[name] == "q"]
+    narrow = [name for name in names if known[name] != "q"]
+    return [
+        -1
+        if name not in names
+        else wide.index(name)
+        if name in wide
+        else (narrow.index(name) << k.NARROW_SHIFT) | len(wide)
+        for name in wanted
+    ]

@@ -1,0 +1,389 @@
+"""A partition's messages in, its attribution rows out: decode, take in, attribute.
+
+Everything here is a function of the messages alone, in their order; how they are cut into batches and
+when rows are asked for changes nothing but how often a window is written before it is final.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from wattribute.kernels import attribute as a
+from wattribute.kernels import ingest as k
+from wattribute.kernels.series import (
+    HAS_AVERAGE,
+    HAS_COUNTER,
+    HAS_INSTANT,
+    HORIZON_NS,
+    I32,
+    I64,
+    LATENESS_NS,
+    Devices,
+    Drops,
+    Marks,
+)  # fmt: skip
+from wattribute.sinks.contract import Coded, Column
+from wattribute.stream.decode import Decoder, Pending
+from wattribute.stream.identity import Identities
+from wattribute.stream.idle import IdleLevels
+from wattribute.stream.series import SLACK_NS, DeviceKey, Series, new_marks
+from wattribute.stream.tables import Tables
+
+ALGORITHM: Final = 1
+"""Goes up when the same messages come to give other rows."""
+ACCOUNTS: Final = ("process", "reserved", "unheld", "residual")
+ENERGY_SOURCES: Final = ("", "counter", "instant", "average", "module", "none")
+WEIGHT_SOURCES: Final = ("", "exclusive", "accounting", "utilization", "gpm", "memory", "equal", "none")
+
+_MARKS: Final = 1 << 16
+_ROWS: Final = 1 << 17
+_DROPS_LISTED: Final = 4096
+_NO_MARKS: Final[tuple[I32, I64, I64, I64]] = (
+    np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
+)  # fmt: skip
+_SAMPLE_SERIES: Final = slice(Devices._fields.index("t_ns"), Devices._fields.index("average_mw") + 1)
+# A batch whose newest time lies this far behind is not needed to rebuild the state after a restart.
+_LOOK_BACK_NS: Final = HORIZON_NS + SLACK_NS + 600_000_000_000  # and 10 min for hosts whose clocks differ
+
+
+def version_base(generation: int) -> int:
+    """The upper bits of a row's version; the lower 48 are the offset of the last message that bears on it."""
+    return (ALGORITHM << 56) | (generation << 48)
+
+
+class Engine:
+    """The state of one partition.
+
+    ``processes_known``: false where the input tells nothing of processes: what nobody holds is residual then.
+    ``origin`` names it in dead letters; ``window_ns`` is the length of windows; ``generation`` goes up when
+    the topic is made anew.
+    """
+
+    def __init__(
+        self, origin: str, window_ns: int = 1_000_000_000, generation: int = 0,
+        idle_levels: IdleLevels | None = None, processes_known: bool = True,
+    ) -> None:  # fmt: skip
+        self.window_ns = window_ns
+        self.processes_known = processes_known
+        self.base = version_base(generation)
+        self.series = Series()
+        self.identities = Identities()
+        self.tables = Tables(origin, self.base)
+        self.decoder = Decoder(self.series, self.identities, self.tables)
+        self.idle_levels = idle_levels or IdleLevels()
+        self.sample_count = 0
+        self.duplicate_count = 0
+        self._marks = new_marks(_MARKS, len(self.series.devices.host))
+        self._out = np.empty((a.ROW_COLUMNS, _ROWS), np.int64)
+        self._waiting = _NO_MARKS
+        self._final = np.zeros(0, np.int64)  # of each device the last window written as final
+        self._next_offset = 0
+        self._written: list[dict[str, Column]] = []
+        self._saved: dict[DeviceKey, tuple[int, int]] = {}
+        self._restored: dict[DeviceKey, dict[str, Any]] = {}
+        self._batches: list[tuple[int, int]] = []  # first offset, newest time at its end
+
+    def take(self, offsets: Sequence[int], values: Sequence[bytes], quiet: bool = False) -> None:
+        """Take messages in. ``quiet``: only to rebuild the state; their rows have been written before."""
+        if not offsets:
+            return
+        if not self._batches or self._batches[-1][1]:  # before any time is known, batches go together
+            self._batches.append((offsets[0], 0))
+        self._next_offset = offsets[-1] + 1
+        batch = self.decoder.decode(offsets, values)
+        if not quiet:
+            self._restore_last_samples()
+        self._ingest(batch, quiet)
+        self._restore_segments()
+        if quiet:
+            self._forget_marks()
+            self.tables.take()
+        now_ns = int(self.series.hosts.now_ns.max())
+        self._batches[-1] = (self._batches[-1][0], now_ns)
+        while len(self._batches) > 1 and self._batches[0][1] < now_ns - _LOOK_BACK_NS:
+            del self._batches[0]
+
+    def state(self) -> list[tuple[str, bytes]]:
+        """What a look-back cannot rebuild, by device, as (key, message), where that changed since the last
+        call: the counter resets ever seen, and the last sample of a device that has fallen silent."""
+        devices, changed = self.series.devices, []
+        for row, key in enumerate(self.series.device_keys):
+            n = int(devices.length[row])
+            if not n:
+                continue
+            resets = int(devices.segment[row] + devices.reset_length[row])
+            last_ns = int(devices.t_ns[row, n - 1])
+            silent = int(self.series.hosts.now_ns[devices.host[row]]) - last_ns > SLACK_NS
+            mark = (resets, last_ns if silent else 0)
+            if mark == self._saved.get(key, (0, 0)):
+                continue
+            self._saved[key] = mark
+            listed = slice(0, int(devices.reset_length[row]))
+            saved = {
+                "host": key.host,
+                "boot_id": key.boot_id,
+                "gpu": key.gpu,
+                "next_offset": self._next_offset,
+                "segment": int(devices.segment[row]),
+                "resets_to_ns": devices.reset_to_ns[row, listed].tolist(),
+                "first_ns": int(devices.first_ns[row]),
+                "last": [int(series[row, n - 1]) for series in devices[_SAMPLE_SERIES]],
+            }
+            changed.append((f"{key.host} {key.boot_id} {key.gpu}", orjson.dumps(saved)))
+        return changed
+
+    def restore(self, saved: Iterable[bytes], next_offset: int) -> None:
+        """Take back what ``state`` gave, before the first message is taken. It may be newer than
+        ``next_offset``, the first that will not be taken quietly."""
+        for value in saved:
+            obj = orjson.loads(value)
+            if obj["next_offset"] > next_offset:
+                obj["last"] = None
+            self._restored[DeviceKey(obj["host"], obj["boot_id"], obj["gpu"])] = obj
+
+    def _restore_last_samples(self) -> None:
+        """Give devices just met, which the look-back did not bring, their last sample from before it."""
+        devices = self.series.devices
+        for key in self._restored.keys() & self.series.device_rows.keys():
+            row, obj = self.series.device_rows[key], self._restored[key]
+            if devices.length[row] or obj["last"] is None:
+                continue
+            for series, value in zip(devices[_SAMPLE_SERIES], obj["last"], strict=True):
+                series[row, 0] = value
+            t_ns, energy_mj, power_mw, average_mw = obj["last"]
+            devices.length[row] = 1
+            devices.first_ns[row] = obj["first_ns"]
+            devices.knot_ns[row], devices.counter_mj[row] = t_ns, energy_mj
+            devices.sources[row] = (
+                (HAS_COUNTER if energy_mj >= 0 else 0)
+                | (HAS_INSTANT if power_mw >= 0 else 0)
+                | (HAS_AVERAGE if average_mw >= 0 else 0)
+            )
+
+    def _restore_segments(self) -> None:
+        """Count, of devices just met, the resets up to their first sample: later ones show as it goes on."""
+        devices = self.series.devices
+        for key in self._restored.keys() & self.series.device_rows.keys():
+            row = self.series.device_rows[key]
+            if devices.length[row]:
+                obj, first_ns = self._restored.pop(key), devices.t_ns[row, 0]
+                devices.segment[row] = obj["segment"] + sum(t <= first_ns for t in obj["resets_to_ns"])
+
+    @property
+    def look_back_offset(self) -> int:
+        """The offset from which a restart must read to come to the present state."""
+        return self._batches[0][0] if self._batches else 0
+
+    def rows(
+        self, ended: bool = False, restate: bool = True, provisional: bool = True
+    ) -> list[dict[str, Column]]:
+        """Attribution rows of all windows that changed since the last call, as columns of the table.
+
+        ``ended``: no more messages will come; the windows still open are final. Without ``restate``,
+        windows that were final already wait for a call with it; without ``provisional``, those that are
+        not final yet."""
+        self._attribute(ended, restate, provisional)
+        gone = self.series.forget()
+        if gone:
+            self.decoder.forget_headers()
+            self.identities.forget(gone)
+        written, self._written = self._written, []
+        return written
+
+    def end(self, offset: int) -> None:
+        """Mark all windows that are not final: the input ended at ``offset``."""
+        batch = Pending()
+        for row in range(len(self.series.device_keys)):
+            host = int(self.series.devices.host[row])
+            open_ns = int(self.series.hosts.now_ns[host]) - LATENESS_NS - self.window_ns
+            event = len(batch.events)
+            batch.events.append((k.TOUCH, row, open_ns, 0))
+            batch.messages.append((k.EVENTS_MESSAGE, host, offset, event, event + 1, 0, 0))
+        self._ingest(batch, quiet=False)
+
+    def _ingest(self, pending: Pending, quiet: bool) -> None:
+        batch = self.decoder.batch(pending)
+        is_samples = batch.messages[:, k.KIND] == k.SAMPLES_MESSAGE
+        taken = int(batch.messages[is_samples, k.DEVICE_ROWS].sum())
+        drops = Drops(
+            np.zeros(len(k.REASONS), np.int64), np.zeros(1, np.int64), np.empty((_DROPS_LISTED, 4), np.int64)
+        )
+        first, stuck = 0, -1
+        while True:
+            series = self.series
+            if len(self._marks.latest) < len(series.devices.host):
+                self._renew_marks(quiet)
+            first = k.ingest(
+                batch, first, self.window_ns, series.hosts, series.devices, series.holders, self._marks, drops
+            )
+            if first == len(batch.messages):
+                break
+            # No room: attribute what is marked, for that frees marks and lets the past be let go.
+            self._renew_marks(quiet, more=first == stuck)
+            stuck = first
+            message = batch.messages[first].tolist()
+            rows = message[k.DEVICE_ROWS] + message[k.PROCESS_ROWS]
+            if message[k.KIND] == k.EVENTS_MESSAGE:
+                rows = message[k.EVENT_END] - message[k.EVENT_FIRST]
+            series.make_room(rows)
+        if not quiet:
+            self.sample_count += taken - int(drops.total.sum())
+            self._report(drops, batch.messages)
+
+    def _renew_marks(self, quiet: bool, more: bool = False) -> None:
+        """Attribute what is marked and begin with no marks, and with room for ``more``."""
+        if not quiet:
+            self._attribute(ended=False, provisional=False)
+        devices, holders = len(self.series.devices.host), len(self.series.holders.silent)
+        size = max(len(self._marks.device) * (2 if more else 1), _MARKS + 4 * (devices + holders))
+        self._marks = new_marks(size, devices)
+
+    def _attribute(self, ended: bool, restate: bool = True, provisional: bool = True) -> None:
+        n_devices = len(self.series.device_keys)
+        marks = self._due_marks(n_devices, restate, provisional)
+        if not len(marks.device):
+            return
+        order = np.argsort(marks.device, kind="stable")
+        bounds = np.searchsorted(marks.device[order], np.arange(n_devices + 1))
+        levels_mw = [
+            self.idle_levels.resident_mw(self.identities.gpu_model(key)) for key in self.series.device_keys
+        ]
+        idle_mw = np.array(levels_mw, np.int64)
+        first, window, rows = 0, 0, -1
+        while first < n_devices:
+            if rows == 0:  # not even one window fits
+                self._out = np.empty((a.ROW_COLUMNS, 2 * self._out.shape[1]), np.int64)
+            rows, first, window = a.attribute(
+                self.series.hosts, self.series.devices, self.series.holders, marks, order, bounds,
+                idle_mw, self.window_ns, first, window, self.processes_known, ended, self._out,
+            )  # fmt: skip
+            if rows:
+                self._written.append(self._columns(self._out[:, :rows]))
+        self._forget_marks()
+
+    def _due_marks(self, n_devices: int, restate: bool, provisional: bool) -> Marks:
+        """The marks to act on; what they leave of windows that are to wait goes to ``_waiting``."""
+        n = int(self._marks.made[0])
+        devices = np.concatenate([self._waiting[0], self._marks.device[:n]])
+        first = np.concatenate([self._waiting[1], self._marks.first[:n]])
+        last = np.concatenate([self._waiting[2], self._marks.last[:n]])
+        offset = np.concatenate([self._waiting[3], self._marks.offset[:n]])
+        was_final = np.concatenate([self._final, np.full(n_devices - len(self._final), -1)])
+        now_ns = self.series.hosts.now_ns[self.series.devices.host[:n_devices]]
+        self._final = np.maximum(was_final, (now_ns - LATENESS_NS) // self.window_ns - 1)
+        least = was_final[devices] + 1 if not restate else first
+        most = self._final[devices] if not provisional else last
+        waiting = [
+            (devices[part], from_[part], to[part], offset[part])
+            for from_, to in ((first, np.minimum(last, least - 1)), (np.maximum(first, most + 1), last))
+            if (part := from_ <= to).any()
+        ]
+        self._waiting = (
+            np.concatenate([_NO_MARKS[0], *(marks[0] for marks in waiting)]),
+            np.concatenate([_NO_MARKS[1], *(marks[1] for marks in waiting)]),
+            np.concatenate([_NO_MARKS[2], *(marks[2] for marks in waiting)]),
+            np.concatenate([_NO_MARKS[3], *(marks[3] for marks in waiting)]),
+        )
+        first, last = np.maximum(first, least), np.minimum(last, most)
+        due = first <= last
+        return Marks(self._marks.made, self._marks.latest, devices[due], first[due], last[due], offset[due])
+
+    @property
+    def settled_offset(self) -> int:
+        """All before this offset is in the rows given out."""
+        waiting = self._waiting[3]
+        return int(waiting.min()) if len(waiting) else self._next_offset
+
+    def _forget_marks(self) -> None:
+        self._marks.made[0] = 0
+        self._marks.latest[:] = -1
+
+    def _columns(self, out: NDArray[np.int64]) -> dict[str, Column]:
+        """The table's columns of the kernel's rows (22, n)."""
+        out = out.copy()
+        series = self.series
+        device, holder = out[a.ROW_DEVICE], out[a.ROW_HOLDER]
+        ends_ns = (out[a.ROW_WINDOW] + 1) * self.window_ns
+        device_codes = device.astype(np.int32)
+        held = holder >= 0
+        keys = [key for _, key in series.holder_keys]
+        held_row = np.where(held, holder, len(keys))
+        pids = np.array([*(key.pid for key in keys), 0], np.uint32)
+        starts = np.array([*(key.start_ns for key in keys), 0], np.uint64)
+        instances = np.array([*(key.gpu_instance for key in keys), -1], np.int16)
+        # Accounts by code: a process, and unheld (-1) and residual (-2) in the kernel's numbers.
+        account = np.where(held, 0, 1 - holder).astype(np.int32)
+        source = out[a.ENERGY_SOURCE]
+        of_module = np.array([self.identities.covers_module(key) for key in series.device_keys])[device]
+        of_module &= source != a.FROM_NONE
+        count = out.shape[1]
+        none = np.zeros(count, np.int32)
+        columns: dict[str, Column] = {
+            "window_start": out[a.ROW_WINDOW] * (self.window_ns // 1_000_000),
+            "window_ms": np.full(count, self.window_ns // 1_000_000, np.uint32),
+            "host": Coded(device_codes, [key.host for key in series.device_keys]),
+            "gpu": Coded(device_codes, [key.gpu for key in series.device_keys]),
+            "boot_id": Coded(device_codes, [key.boot_id for key in series.device_keys]),
+            "gpu_model": Coded(device_codes, [self.identities.gpu_model(key) for key in series.device_keys]),
+            "gpu_instance": instances[held_row],
+            "account": Coded(account, ACCOUNTS),
+            "pid": pids[held_row],
+            "process_start_ns": starts[held_row],
+            "part": Coded(none, [""]),
+            "energy_source": Coded(
+                np.where(of_module, a.FROM_MODULE, source).astype(np.int32), ENERGY_SOURCES
+            ),
+            "weight_source": Coded(out[a.WEIGHT_SOURCE].astype(np.int32), WEIGHT_SOURCES),
+            "memory_bytes": out[a.MEMORY].astype(np.uint64),
+            "covered_ns": out[a.COVERED].astype(np.uint64),
+            "flags": out[a.FLAGS].astype(np.uint32),
+            "segment": out[a.SEGMENT].astype(np.uint32),
+            "version": out[a.ROW_OFFSET].astype(np.uint64) | np.uint64(self.base),
+            "deleted": out[a.DELETED].astype(np.uint8),
+        }
+        columns |= {name: out[row] for name, row in _COUNTS.items()}
+        columns |= self.identities.columns(series, device, holder, ends_ns)
+        return columns
+
+    def _report(self, drops: Drops, messages: NDArray[np.int64]) -> None:
+        """Dead letters for the readings that the kernel could not use; duplicates are but counted."""
+        if not drops.total.any():
+            return
+        where = drops.where[: drops.listed[0]]
+        unlisted = drops.total.copy()
+        hosts = list(self.series.host_rows)
+        for message, reason in np.unique(where[:, [0, 2]], axis=0).tolist():
+            times = where[(where[:, 0] == message) & (where[:, 2] == reason), 3]
+            count = len(times)
+            unlisted[reason] -= count
+            offset = int(messages[message, k.OFFSET])
+            if reason == k.TOO_LATE:
+                host = hosts[int(messages[message, k.HOST])]
+                self.tables.late(offset, host, int(times.min()), int(times.max()), count)
+            if reason != k.DUPLICATE:
+                self.tables.dead(offset, f"{count} readings: {k.REASONS[reason]}", b"", count)
+        for reason, count in enumerate(unlisted.tolist()):
+            if count and reason != k.DUPLICATE:
+                offset = int(messages[-1, k.OFFSET])
+                self.tables.dead(offset, f"{count} more readings: {k.REASONS[reason]}", b"", count)
+        self.duplicate_count += int(drops.total[k.DUPLICATE])
+
+
+_COUNTS: Final[Mapping[str, int]] = {
+    "device_energy_uj": a.DEVICE_ENERGY,
+    "active_energy_uj": a.ACTIVE_ENERGY,
+    "idle_energy_equal_uj": a.IDLE_EQUAL,
+    "idle_energy_memory_uj": a.IDLE_MEMORY,
+    "idle_energy_active_uj": a.IDLE_ACTIVE,
+    "active_time_ns": a.ACTIVE_TIME,
+    "gpu_time_equal_ns": a.TIME_EQUAL,
+    "gpu_time_memory_ns": a.TIME_MEMORY,
+    "gpu_time_active_ns": a.TIME_ACTIVE,
+    "error_uj": a.ERROR_ENERGY,
+    "error_ns": a.ERROR_TIME,
+}

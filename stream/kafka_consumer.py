@@ -1,0 +1,308 @@
+"""Reading from Kafka. Nothing else here imports ``confluent_kafka`` to consume."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+
+from wattribute.bus import Fetched, OnAssign, OnRevoke, Partition, Position, Skip
+from wattribute.errors import BusError, UsageError
+
+_LOG: Final = logging.getLogger(__name__)
+_REQUEST_TIMEOUT_S: Final = 10.0
+_COMMIT_TRIES: Final = 50
+_COMMIT_PAUSE_S: Final = 0.1
+_NOTE_MAX_BYTES: Final = 4096
+_STALL_S: Final = 5.0
+# The group has given our partitions to somebody else, whether or not we were told already.
+_EXPELLED: Final = frozenset(
+    {
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.FENCED_INSTANCE_ID,
+        KafkaError.STALE_MEMBER_EPOCH,
+        KafkaError.FENCED_MEMBER_EPOCH,
+    }
+)
+# What nobody but the operator can change.
+_HOPELESS: Final = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError._AUTHENTICATION,
+    }
+)
+
+
+class KafkaConsumer:
+    """A ``Consumer`` of ``topics`` on Kafka, as a member of ``group`` (cooperative-sticky).
+
+    Offsets that Kafka no longer has are passed over, never silently: reading goes on at the first message
+    there is, and ``skipped`` tells. To be made after any fork, and used by one thread. ``config``: settings
+    of librdkafka that win over ours.
+    """
+
+    def __init__(
+        self,
+        servers: str,
+        group: str,
+        topics: Sequence[str],
+        on_assign: OnAssign | None = None,
+        on_revoke: OnRevoke | None = None,
+        config: Mapping[str, str] | None = None,
+    ) -> None:
+        self._servers = servers
+        self._config: dict[str, Any] = {
+            "bootstrap.servers": servers,
+            "group.id": group,
+            "partition.assignment.strategy": "cooperative-sticky",
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "error",  # so that we hear of it
+            "fetch.wait.max.ms": 10,
+            "fetch.queue.backoff.ms": 5,  # by default a full queue stops the fetching for a whole second
+            "reconnect.backoff.max.ms": 1000,  # the default lets us miss the broker's return for 10 s
+            "logger": _LOG,
+            **(config or {}),
+        }
+        self._on_assign = on_assign
+        self._on_revoke = on_revoke
+        self._next: dict[Partition, int] = {}
+        """Of each partition that is ours: the offset due next."""
+        self._sought: dict[Partition, int] = {}
+        self._skipped: list[Skip] = []
+        self._looked: dict[Partition, int] = {}
+        self._look_again_s = time.monotonic() + _STALL_S
+        self._closing = False
+        try:
+            self._client = Consumer(self._config)
+        except KafkaException as error:
+            raise UsageError(f"librdkafka refuses its settings: {_reason(error).str()}") from error
+        self._client.subscribe(
+            list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
+        )
+
+    def check(self, timeout_s: float) -> None:
+        """Raises BusError where no broker answers in time."""
+        with self._failing("does not answer"):
+            self._client.list_topics(timeout=timeout_s)
+
+    def poll(self, max_messages: int, timeout_s: float) -> Sequence[Fetched]:
+        """What there is, at most ``max_messages``; see ``wattribute.bus.Consumer``."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            self._restart_stalled()
+            left_s = max(0.0, deadline_s - time.monotonic())
+            # consume(n, timeout) waits the whole timeout unless n messages come: so wait for the first alone.
+            first = self._client.poll(min(left_s, _STALL_S))
+            if first is not None:
+                rest = self._client.consume(max_messages - 1, 0) if max_messages > 1 else []
+                if fetched := self._grouped([first, *rest]):
+                    return fetched
+            if time.monotonic() >= deadline_s:
+                return []
+
+    def committed(self, partition: Partition) -> Position | None:
+        """The group's committed position, None if it has none. Raises BusError after 10 s."""
+        with self._failing("does not tell what is committed"):
+            (place,) = self._client.committed([_place(partition)], timeout=_REQUEST_TIMEOUT_S)
+            if place.error is not None:
+                raise KafkaException(place.error)
+        return Position(place.offset, place.metadata or "") if place.offset >= 0 else None
+
+    def seek(self, partition: Partition, offset: int) -> None:
+        """Read on from ``offset``; within ``on_assign`` too."""
+        if partition not in self._next:
+            self._sought[partition] = offset
+            return
+        with self._failing("cannot be read"):
+            # Consumer.seek fails on a partition whose last fetch failed; to assign it anew always works.
+            self._client.incremental_unassign([_place(partition)])
+            self._client.incremental_assign([_place(partition, offset)])
+        self._next[partition] = offset
+
+    def end_offset(self, partition: Partition) -> int:
+        """The offset that the next message will get. Raises BusError after 10 s."""
+        return self._range(partition)[1]
+
+    def commit(self, positions: dict[Partition, Position]) -> None:
+        """Store the group's positions. Those of partitions that are not ours any more are left out: their
+        new owner's stand."""
+        for partition, position in positions.items():
+            if len(position.note.encode()) > _NOTE_MAX_BYTES:
+                raise BusError(f"the note to commit for {partition.topic} is over {_NOTE_MAX_BYTES} bytes")
+        places = [
+            TopicPartition(partition.topic, partition.number, position.next_offset, position.note)
+            for partition, position in positions.items()
+            if partition in self._next
+        ]
+        if not places:
+            return
+        with self._failing("does not take the commit"):
+            for _ in range(_COMMIT_TRIES):
+                error = self._commit(places)
+                if error is None or error.code() in _EXPELLED:
+                    return
+                if error.code() != KafkaError.REBALANCE_IN_PROGRESS:
+                    break
+                time.sleep(_COMMIT_PAUSE_S)  # the group is between two generations, for a moment
+            raise KafkaException(error)
+
+    def skipped(self) -> Sequence[Skip]:
+        """The jumps since the last call."""
+        skipped, self._skipped = self._skipped, []
+        return skipped
+
+    def read_all(self, topic: str) -> Iterator[tuple[str, bytes]]:
+        """Key and value of every message of a topic up to its present end, in order per key. Raises BusError
+        where nothing comes for 10 s."""
+        with self._failing("cannot be read"):
+            client = Consumer(
+                {
+                    **self._config,
+                    "group.id": f"{self._config['group.id']}-reader",
+                    "enable.partition.eof": True,
+                }
+            )
+            try:
+                partitions = client.list_topics(topic, timeout=_REQUEST_TIMEOUT_S).topics[topic].partitions
+                client.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in partitions])
+                at_end = 0
+                while at_end < len(partitions):
+                    message = client.poll(_REQUEST_TIMEOUT_S)
+                    if message is None:
+                        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+                    error = message.error()
+                    if error is None:
+                        if (value := message.value()) is not None:  # else a tombstone
+                            yield (message.key() or b"").decode(), value
+                    elif error.code() == KafkaError._PARTITION_EOF:
+                        at_end += 1
+                    elif not error.retriable():
+                        raise KafkaException(error)
+            finally:
+                client.close()
+
+    def close(self) -> None:
+        """Leave the group, without committing and without calling ``on_revoke``."""
+        self._closing = True
+        self._client.close()
+
+    def _grouped(self, messages: list[Any]) -> list[Fetched]:  # Message, whose fields may be None in its stub
+        found: dict[tuple[str, int], tuple[list[int], list[bytes]]] = {}
+        for message in messages:
+            if message.error() is not None:
+                self._on_error(message)
+                continue
+            place = (message.topic(), message.partition())
+            lists = found.get(place)
+            if lists is None:
+                lists = found[place] = ([], [])
+            lists[0].append(message.offset())
+            lists[1].append(message.value() or b"")
+        fetched = []
+        for (topic, number), (offsets, values) in found.items():
+            partition = Partition(topic, number)
+            if partition in self._next:  # else revoked while it was on its way
+                self._next[partition] = offsets[-1] + 1
+                fetched.append(Fetched(partition, offsets, values))
+        return fetched
+
+    def _restart_stalled(self) -> None:
+        # In a rebalance librdkafka pauses the partitions that we keep, and once in a while leaves them so for
+        # good (seen with 2.16; its issue 5591). Nothing tells, but that the broker has what does not come.
+        if time.monotonic() < self._look_again_s:
+            return
+        for partition, due in self._next.items():
+            try:
+                if self._looked.get(partition) != due or self._range(partition)[1] <= due:
+                    continue
+            except BusError:  # the broker is away: no stall of ours
+                break
+            _LOG.warning("%s [%d] stalls at %d: reading it anew", partition.topic, partition.number, due)
+            self._client.resume([_place(partition)])
+            self.seek(partition, due)
+        self._looked = dict(self._next)
+        self._look_again_s = time.monotonic() + _STALL_S
+
+    def _on_error(self, message: Any) -> None:
+        error, partition = message.error(), Partition(message.topic() or "", message.partition() or 0)
+        if error.code() == KafkaError._AUTO_OFFSET_RESET and partition in self._next:
+            first, _end = self._range(partition)
+            self._skipped.append(Skip(partition, self._next[partition], first))
+            self.seek(partition, first)
+        elif error.code() in _HOPELESS or error.fatal():
+            raise BusError(f"Kafka at {self._servers}, topic {partition.topic}: {error.str()}")
+        else:
+            _LOG.warning("Kafka at %s: %s", self._servers, error.str())  # the client goes on by itself
+
+    def _assigned(self, client: Consumer, places: list[TopicPartition]) -> None:
+        if self._closing:
+            return
+        for place in places:
+            partition = Partition(place.topic, place.partition)
+            start = self._on_assign(partition) if self._on_assign else None
+            sought = self._sought.pop(partition, None)
+            if start is None:
+                start = sought
+            if start is None:
+                position = self.committed(partition)
+                start = position.next_offset if position else self._range(partition)[0]
+            place.offset = self._next[partition] = start
+        client.incremental_assign(places)
+
+    def _revoked(self, client: Consumer, places: list[TopicPartition]) -> None:
+        partitions = [Partition(place.topic, place.partition) for place in places]
+        if self._on_revoke and not self._closing:
+            self._on_revoke(partitions)
+        for partition in partitions:
+            self._next.pop(partition, None)
+        client.incremental_unassign(places)
+
+    def _lost(self, client: Consumer, places: list[TopicPartition]) -> None:
+        for place in places:  # before on_revoke: what is lost is not ours to commit
+            self._next.pop(Partition(place.topic, place.partition), None)
+        self._revoked(client, places)
+
+    def _range(self, partition: Partition) -> tuple[int, int]:
+        with self._failing("does not tell its offsets"):
+            first, end = self._client.get_watermark_offsets(
+                _place(partition), timeout=_REQUEST_TIMEOUT_S, cached=False
+            )
+        return int(first), int(end)
+
+    def _commit(self, places: list[TopicPartition]) -> KafkaError | None:
+        try:
+            stored = self._client.commit(offsets=places, asynchronous=False) or []
+        except KafkaException as error:
+            return _reason(error)
+        return next((place.error for place in stored if place.error is not None), None)
+
+    @contextmanager
+    def _failing(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except KafkaException as error:
+            raise BusError(
+                f"Kafka at {self._servers} {what}: {_reason(error).str()}; "
+                "is it running, and are address and credentials right?"
+            ) from error
+
+
+def _place(partition: Partition, offset: int = 0) -> TopicPartition:
+    return TopicPartition(partition.topic, partition.number, offset)
+
+
+def _reason(error: KafkaException) -> KafkaError:
+    reason: KafkaError = error.args[0]
+    return reason

@@ -1,0 +1,181 @@
+"""The one loop: poll, decode, window, attribute, write, commit.
+
+Offsets are committed after the store has acknowledged. A restart reads an hour back from the committed
+offset to rebuild its state, and writes what came after it; rows are a function of the messages, so what
+was written already is written again, the same.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from wattribute.bus import DEAD, SAMPLES, STATE, Consumer, Fetched, Partition, Position, Producer
+from wattribute.errors import BusError
+from wattribute.sinks.contract import Sink
+from wattribute.stream.engine import Engine
+from wattribute.stream.write import write_results
+
+_POLL_MESSAGES: Final = 5000
+_POLL_S: Final = 0.1
+_COMMIT_S: Final = 1.0
+_FLUSH_S: Final = 30.0
+_ROLLUP_S: Final = 5.0
+# Small writes cost 3 to 50 ms each: so many a second at most, and still within 100 ms of the message.
+_WRITE_S: Final = 0.05
+# So many messages at once are a backlog: windows that the next will make final are not worth writing before.
+_BEHIND_MESSAGES: Final = 500
+_RESTATE_S: Final = 60.0  # windows that were final already are written again at most this often
+
+
+@dataclass(slots=True)
+class Assigned:
+    """A partition that is ours: its engine, and the offset before which all has been written."""
+
+    engine: Engine
+    written_before: int
+    next_offset: int
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the loop has done so far."""
+
+    messages: int = 0
+    rows: int = 0
+    skipped_messages: int = 0
+
+
+class StreamLoop:
+    """Owns the partitions that its consumer is given. ``make_engine`` is called with a partition's name."""
+
+    def __init__(
+        self, consumer: Consumer, producer: Producer, sink: Sink, make_engine: Callable[[str], Engine]
+    ) -> None:
+        self.counts = Counts()
+        self.assigned: dict[Partition, Assigned] = {}
+        self._consumer = consumer
+        self._producer = producer
+        self._sink = sink
+        self._make_engine = make_engine
+        self._committed_s = self._rolled_s = self._wrote_s = self._restated_s = time.monotonic()
+        self._positions: dict[Partition, Position] = {}
+        self._changed = False
+
+    def on_assign(self, partition: Partition) -> int | None:
+        """Begin a partition: the offset to read from, so far back that its state can be rebuilt."""
+        engine = self._make_engine(f"{partition.topic}/{partition.number}")
+        position = self._consumer.committed(partition)
+        if position is None:
+            self.assigned[partition] = Assigned(engine, 0, 0)
+            return None
+        if partition.topic == SAMPLES:
+            saved = (value for _, value in self._consumer.read_all(STATE))
+            engine.restore(saved, position.next_offset)
+        self.assigned[partition] = Assigned(engine, position.next_offset, position.next_offset)
+        return int(orjson.loads(position.note or "{}").get("look_back", position.next_offset))
+
+    def on_revoke(self, partitions: Sequence[Partition]) -> None:
+        """Write and commit what has been read of the partitions, and let go of them."""
+        self._write(restate=True)
+        self._commit()
+        for partition in partitions:
+            self.assigned.pop(partition, None)
+            self._positions.pop(partition, None)
+
+    def run(self, stop: threading.Event, until_idle: bool = False) -> None:
+        """Run until ``stop`` is set or, ``until_idle``, until all that the bus holds is in the store.
+
+        Raises BusError and StoreError; what was not committed is done again at the next start."""
+        try:
+            while not stop.is_set():
+                fetched = self._consumer.poll(_POLL_MESSAGES, _POLL_S)
+                for part in fetched:
+                    self._take(part)
+                self._note_skips()
+                now_s = time.monotonic()
+                if self._changed and (now_s - self._wrote_s >= _WRITE_S or not fetched):
+                    behind = sum(len(part.offsets) for part in fetched) >= _BEHIND_MESSAGES
+                    self._write(provisional=not behind)
+                if now_s - self._committed_s >= _COMMIT_S:
+                    self._commit()
+                if now_s - self._rolled_s >= _ROLLUP_S:
+                    self._sink.refresh_rollups()
+                    self._rolled_s = now_s
+                if until_idle and not fetched and self._at_end():
+                    break
+        finally:
+            stop.set()
+        self._write(restate=True)
+        self._commit()
+        self._sink.refresh_rollups()
+
+    def _take(self, fetched: Fetched) -> None:
+        assigned = self.assigned[fetched.partition]
+        offsets, values = fetched.offsets, fetched.values
+        behind = sum(1 for offset in offsets if offset < assigned.written_before)
+        if behind:
+            assigned.engine.take(offsets[:behind], values[:behind], quiet=True)
+        if behind < len(offsets):
+            assigned.engine.take(offsets[behind:], values[behind:])
+            self._changed = True
+        assigned.next_offset = max(assigned.next_offset, offsets[-1] + 1)
+        self.counts.messages += len(offsets)
+
+    def _note_skips(self) -> None:
+        for skip in self._consumer.skipped():
+            assigned = self.assigned[skip.partition]
+            if skip.to_offset > assigned.written_before:
+                count = skip.to_offset - max(skip.from_offset, assigned.written_before)
+                self.counts.skipped_messages += count
+                assigned.engine.tables.dead(
+                    skip.from_offset,
+                    f"{count} messages were dropped from the bus before they were read",
+                    b"",
+                    count,
+                )
+                self._changed = True
+
+    def _write(self, restate: bool = False, provisional: bool = True) -> None:
+        now_s = time.monotonic()
+        if restate or now_s - self._restated_s >= _RESTATE_S:
+            restate, self._restated_s = True, now_s
+        for assigned in self.assigned.values():
+            for key, letter in assigned.engine.tables.dead_letters():
+                self._producer.send(DEAD, key, letter, int(time.time() * 1000))
+            self.counts.rows += write_results(
+                assigned.engine, self._sink, restate=restate, provisional=provisional
+            )
+        self._changed = not provisional
+        self._wrote_s = time.monotonic()
+
+    def _commit(self) -> None:
+        """After the store has all that was read: the state that a look-back cannot rebuild, then offsets."""
+        self._committed_s = time.monotonic()
+        if self._changed:
+            self._write(provisional=False)
+        positions = {}
+        for partition, assigned in self.assigned.items():
+            if partition.topic == SAMPLES:
+                for key, value in assigned.engine.state():
+                    self._producer.send(STATE, key, value, int(time.time() * 1000))
+            note = orjson.dumps({"look_back": assigned.engine.look_back_offset}).decode()
+            settled = min(assigned.engine.settled_offset, assigned.next_offset)
+            positions[partition] = Position(max(settled, assigned.written_before), note)
+        if positions == self._positions:
+            return
+        if self._producer.flush(_FLUSH_S):
+            raise BusError(f"the bus did not take the stream's state within {_FLUSH_S:g} s; is it reachable?")
+        self._consumer.commit(positions)
+        self._positions = positions
+
+    def _at_end(self) -> bool:
+        return bool(self.assigned) and all(  # Kafka takes seconds to assign the first
+            assigned.next_offset >= self._consumer.end_offset(partition)
+            for partition, assigned in self.assigned.items()
+        )

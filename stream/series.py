@@ -1,0 +1,229 @@
+"""A partition's recent past: the arrays that the kernels work on, and who stands in which row."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from wattribute.kernels.series import FOREVER, HORIZON_NS, Devices, Holders, Hosts, Marks
+
+SLACK_NS: Final = 120_000_000_000
+"""Kept beyond the horizon: two rounds of the identities that a collector repeats every 60 s."""
+_KEPT_SAMPLES: Final = 32  # of a device that has fallen silent: the period is a median of 16 intervals
+_FILL: Final = dict.fromkeys(("next_device", "first_holder", "next_holder", "first_device", "counter_mj"), -1)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceKey:
+    """A device of one boot: another boot of the host is another device, for its counter began anew."""
+
+    host: str
+    boot_id: str
+    gpu: str
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class HolderKey:
+    """A process on a device. The order is the one in which ties are broken."""
+
+    gpu_instance: int
+    pid: int
+    start_ns: int
+
+
+class Series:
+    """The arrays, and the rows given out in them."""
+
+    def __init__(self) -> None:
+        self.hosts = Hosts(**_empty(Hosts, 8, 0))
+        self.devices = Devices(**_empty(Devices, 16, 2048))
+        self.holders = Holders(**_empty(Holders, 32, 256))
+        self.host_rows: dict[str, int] = {}
+        self.device_keys: list[DeviceKey] = []
+        self.device_rows: dict[DeviceKey, int] = {}
+        self.holder_keys: list[tuple[int, HolderKey]] = []
+        self.holder_rows: dict[tuple[int, HolderKey], int] = {}
+        self._members: list[list[tuple[HolderKey, int]]] = []  # of each device, sorted
+        self._rows_of: dict[tuple[str, str, int, int], list[int]] = {}  # of a process, on all its devices
+        self._free: list[int] = []
+
+    def host_row(self, host: str) -> int:
+        """The row of a host, made at its first mention."""
+        row = self.host_rows.get(host)
+        if row is None:
+            row = self.host_rows[host] = len(self.host_rows)
+            if row >= len(self.hosts.now_ns):
+                self.hosts = Hosts(**_grown(self.hosts, rows=2 * row))
+        return row
+
+    def device_row(self, key: DeviceKey) -> int:
+        """The row of a device, made at its first mention."""
+        row = self.device_rows.get(key)
+        if row is None:
+            row = self.device_rows[key] = len(self.device_keys)
+            self.device_keys.append(key)
+            self._members.append([])
+            if row >= len(self.devices.host):
+                self.devices = Devices(**_grown(self.devices, rows=2 * row))
+            host = self.host_row(key.host)
+            self.devices.host[row] = host
+            self.devices.next_device[row] = self.hosts.first_device[host]
+            self.hosts.first_device[host] = row
+        return row
+
+    def holder_row(self, device: int, key: HolderKey) -> int:
+        """The row of a process on a device, made at its first mention."""
+        row = self.holder_rows.get((device, key))
+        if row is None:
+            row = self._free.pop() if self._free else len(self.holder_keys)
+            if row == len(self.holder_keys):
+                self.holder_keys.append((device, key))
+            self.holder_keys[row] = (device, key)
+            self.holder_rows[device, key] = row
+            if row >= len(self.holders.device):
+                self.holders = Holders(**_grown(self.holders, rows=2 * row))
+            self.holders.device[row] = device
+            self.holders.exit_ns[row] = FOREVER
+            self.holders.weight[row] = 1.0
+            self.holders.reach_from_ns[row], self.holders.reach_to_ns[row] = FOREVER, 0
+            bisect.insort(self._members[device], (key, row))
+            self._rows_of.setdefault(self._process(device, key), []).append(row)
+            self._link(device)
+        return row
+
+    def holders_of(self, boot: tuple[str, str], pid: int, start_ns: int) -> list[int]:
+        """Rows of one process on all devices of its boot."""
+        return self._rows_of.get((*boot, pid, start_ns), [])
+
+    def make_room(self, rows: int) -> None:
+        """Let go of what lies beyond the horizon, and make room for ``rows`` more in every series."""
+        devices = self.devices
+        for d in range(len(self.device_keys)):
+            self._trim_device(d)
+        if int(devices.length.max()) + rows + 1 > devices.t_ns.shape[1] or (
+            int(max(devices.gap_length.max(), devices.reset_length.max())) + rows + 2
+            > devices.gap_from_ns.shape[1]
+        ):
+            self.devices = Devices(**_grown(devices, columns=4, add=rows))
+        if int(self.holders.seen_length.max()) + rows + 1 > self.holders.seen_ns.shape[1]:
+            self.holders = Holders(**_grown(self.holders, columns=4, add=rows))
+
+    def _trim_device(self, d: int) -> None:
+        devices, holders = self.devices, self.holders
+        n = int(devices.length[d])
+        if n <= _KEPT_SAMPLES:
+            return
+        now_ns = int(devices.t_ns[d, n - 1])
+        cut_ns = min(now_ns - HORIZON_NS - SLACK_NS, int(devices.t_ns[d, n - _KEPT_SAMPLES]))
+        _shift(
+            devices.length, d, cut_ns, devices.t_ns, devices.energy_mj, devices.power_mw, devices.average_mw
+        )
+        _shift(devices.gap_length, d, cut_ns, devices.gap_to_ns, devices.gap_from_ns)
+        devices.segment[d] += _shift(
+            devices.reset_length, d, cut_ns, devices.reset_to_ns, devices.reset_from_ns
+        )
+        for _, h in self._members[d]:
+            period_ns = int(holders.seen_period_ns[h, : holders.seen_length[h]].max(initial=0))
+            before_ns = cut_ns - 4 * period_ns  # what came before may still carry a hold on
+            _shift(
+                holders.seen_length, h, before_ns,
+                holders.seen_ns, holders.seen_period_ns, holders.seen_memory_bytes,
+            )  # fmt: skip
+            _shift(
+                holders.used_length, h, before_ns, holders.used_ns, holders.used_from_ns, holders.used_percent
+            )
+
+    def forget(self) -> list[tuple[str, str, int, int]]:
+        """Give up the rows of processes of which nothing is left; the processes (host, boot, pid, start).
+        Only between batches: rows that a message about to be taken in names must not move."""
+        gone = [
+            (row, device, key)
+            for (device, key), row in self.holder_rows.items()
+            if self.holders.seen_length[row] == 0
+        ]
+        for row, device, key in gone:
+            self._members[device].remove((key, row))
+            del self.holder_rows[device, key]
+            self._free.append(row)
+            process = self._process(device, key)
+            self._rows_of[process].remove(row)
+            if not self._rows_of[process]:
+                del self._rows_of[process]
+            self.holders.used_length[row] = self.holders.silent[row] = 0
+            self._link(device)
+        return [self._process(device, key) for _, device, key in gone]
+
+    def _process(self, device: int, key: HolderKey) -> tuple[str, str, int, int]:
+        own = self.device_keys[device]
+        return (own.host, own.boot_id, key.pid, key.start_ns)
+
+    def _link(self, device: int) -> None:
+        following = -1
+        for _, row in reversed(self._members[device]):
+            self.holders.next_holder[row] = following
+            following = row
+        self.devices.first_holder[device] = following
+
+
+def new_marks(size: int, devices: int) -> Marks:
+    """Room for ``size`` marks of ``devices`` devices."""
+    arrays = _empty(Marks, size, 0)
+    return Marks(**{**arrays, "made": np.zeros(1, np.int64), "latest": np.full(devices, -1, np.int64)})
+
+
+def _shift(length: Any, row: int, cut_ns: int, time_ns: Any, *others: Any) -> int:
+    """Drop the entries of a series whose time lies before ``cut_ns``; how many."""
+    n = int(length[row])
+    dropped = int(np.searchsorted(time_ns[row, :n], cut_ns))
+    if dropped:
+        for series in (time_ns, *others):
+            series[row, : n - dropped] = series[row, dropped:n].copy()
+        length[row] = n - dropped
+    return dropped
+
+
+_MATRICES: Final = frozenset(
+    {
+        "t_ns", "energy_mj", "power_mw", "average_mw", "gap_from_ns", "gap_to_ns", "reset_from_ns",
+        "reset_to_ns", "seen_ns", "seen_period_ns", "seen_memory_bytes", "used_ns", "used_from_ns",
+        "used_percent",
+    }
+)  # fmt: skip
+_DTYPES: Final[dict[str, type[np.generic]]] = {
+    **dict.fromkeys(
+        ("host", "next_device", "first_holder", "device", "next_holder", "first_device"), np.int32
+    ),
+    **dict.fromkeys(("power_mw", "average_mw"), np.int32),
+    **dict.fromkeys(("broken", "sources", "silent"), np.uint8),
+    "weight": np.float64,
+    "used_percent": np.float32,
+}
+
+
+def _empty(kind: Any, rows: int, columns: int) -> dict[str, Any]:
+    """Arrays for the fields of a struct of arrays, zero, or -1 where that ends a list."""
+    return {
+        name: np.full(
+            (rows, columns) if name in _MATRICES else rows,
+            _FILL.get(name, 0),
+            _DTYPES.get(name, np.int64),
+        )
+        for name in kind._fields
+    }
+
+
+def _grown(arrays: Any, rows: int = 0, columns: int = 1, add: int = 0) -> dict[str, Any]:
+    """The arrays with at least ``rows`` rows, and matrices ``columns`` times as wide plus ``add``."""
+    grown = {}
+    for name in arrays._fields:
+        old = getattr(arrays, name)
+        shape: Sequence[int] = (max(rows, old.shape[0]), *(columns * width + add for width in old.shape[1:]))
+        # What lies beyond the length of a series is never read, so it need not be written either.
+        new = np.empty(shape, old.dtype) if len(shape) > 1 else np.full(shape, _FILL.get(name, 0), old.dtype)
+        new[tuple(slice(0, size) for size in old.shape)] = old
+        grown[name] = new
+    return grown

@@ -1,0 +1,124 @@
+"""Rows as one Arrow stream, which both ClickHouse and chDB read at a fraction of the cost of rows.
+
+Text columns are dictionaries with the smallest index type; columns that share their codes share the indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from wattribute.errors import StoreError
+from wattribute.sinks.contract import Coded, CodedLabels, Column
+
+_LABELS: Final = pa.map_(pa.string(), pa.string())
+_TYPES: Final[dict[str, pa.DataType]] = {
+    "Bool": pa.bool_(),
+    "Int16": pa.int16(),
+    "Int64": pa.int64(),
+    "UInt8": pa.uint8(),
+    "UInt16": pa.uint16(),
+    "UInt32": pa.uint32(),
+    "UInt64": pa.uint64(),
+    "Float64": pa.float64(),
+    "DateTime('UTC')": pa.timestamp("s", "UTC"),
+    "DateTime64(3, 'UTC')": pa.timestamp("ms", "UTC"),
+    "DateTime64(9, 'UTC')": pa.timestamp("ns", "UTC"),
+    "Map(LowCardinality(String), String)": _LABELS,
+}
+
+
+def column_stream(columns: Mapping[str, Column], types: Mapping[str, str]) -> memoryview:
+    """Columns of equal length as an Arrow stream. ``types`` gives the ClickHouse type of every column.
+
+    Raises StoreError for a column that is missing, unknown, of another length or does not fit its type.
+    """
+    if columns.keys() != types.keys():
+        wrong = sorted(columns.keys() ^ types.keys())
+        raise StoreError(f"rows to store lack or add the columns {', '.join(wrong)}")
+    indices = _Indices()
+    arrays = [_array(name, columns[name], types[name], indices) for name in types]
+    try:
+        return _stream(pa.record_batch(arrays, names=list(types)))
+    except ValueError as error:  # pyarrow's own errors are ValueErrors too
+        raise StoreError(f"rows to store: {error}") from error
+
+
+def row_stream(
+    names: Sequence[str], rows: Sequence[Mapping[str, Any]], types: Mapping[str, str]
+) -> memoryview:
+    """Rows as an Arrow stream of the columns ``names``. A time is a datetime, or an integer in the unit of
+    its column (seconds, ms or ns). Raises StoreError for a value that does not fit its column."""
+    arrays = []
+    for name in names:
+        values = [row[name] for row in rows]
+        kind = _type(types[name])
+        if kind == _LABELS:
+            values = [sorted(value.items()) for value in values]
+        try:
+            arrays.append(pa.array(values, type=kind))
+        except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
+            raise StoreError(f"column {name}: {error}") from error
+    return _stream(pa.record_batch(arrays, names=list(names)))
+
+
+class _Indices:
+    """The codes of a batch in their smallest type; columns mostly share a few arrays of codes."""
+
+    def __init__(self) -> None:
+        self._narrow: dict[tuple[int, int], NDArray[Any]] = {}
+
+    def of(self, name: str, codes: NDArray[np.int32], count: int) -> NDArray[Any]:
+        key = (id(codes), count)
+        if key not in self._narrow:
+            if len(codes) and not (codes.min() >= 0 and codes.max() < count):
+                raise StoreError(f"column {name} has a code outside its {count} values")
+            self._narrow[key] = codes.astype(_index_type(count), copy=False)
+        return self._narrow[key]
+
+
+def _array(name: str, column: Column, kind: str, indices: _Indices) -> pa.Array:
+    if isinstance(column, CodedLabels):
+        maps = pa.array([sorted(value.items()) for value in column.values], type=_LABELS)
+        return maps.take(pa.array(indices.of(name, column.codes, len(column.values))))
+    if isinstance(column, Coded):
+        return _dictionary(name, column, indices)
+    target = pa.int8() if kind.startswith("Enum8") else _type(kind)
+    try:
+        array = pa.array(column)
+        return array.view(target) if pa.types.is_timestamp(target) else array.cast(target)
+    except (pa.ArrowException, ValueError) as error:
+        raise StoreError(f"column {name}: {error}") from error
+
+
+def _dictionary(name: str, column: Coded, indices: _Indices) -> pa.Array:
+    """ClickHouse wants the texts of a dictionary distinct."""
+    places: dict[str, int] = {}
+    remap = [places.setdefault(value, len(places)) for value in column.values]
+    codes = indices.of(name, column.codes, len(remap))
+    if len(places) < len(remap):
+        codes = np.array(remap, dtype=_index_type(len(places))).take(codes)
+    return pa.DictionaryArray.from_arrays(
+        pa.array(codes), pa.array(list(places), type=pa.string()), safe=False
+    )
+
+
+def _index_type(count: int) -> type[np.unsignedinteger[Any]]:
+    return np.uint8 if count <= 1 << 8 else np.uint16 if count <= 1 << 16 else np.uint32
+
+
+def _type(kind: str) -> pa.DataType:
+    return _TYPES.get(
+        kind.removeprefix("Nullable(").removesuffix(")") if "Nullable" in kind else kind, pa.string()
+    )
+
+
+def _stream(batch: pa.RecordBatch) -> memoryview:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return memoryview(sink.getvalue())

@@ -1,0 +1,64 @@
+"""The sink: attribution rows and the small tables into ClickHouse or chDB."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from wattribute.errors import StoreError
+from wattribute.sinks.arrow import column_stream
+from wattribute.sinks.contract import Coded, Column
+from wattribute.sinks.migrate import migrate
+from wattribute.sinks.rollup import Bucket, Rollups
+from wattribute.sinks.store import Store
+
+
+class ClickHouseSink:
+    """Writes to an open store and keeps its rollups. It closes the store when it is closed.
+
+    Opening migrates the store. One sink at a time writes the rows of a host, from one thread at a time.
+    """
+
+    def __init__(self, store: Store) -> None:
+        migrate(store)
+        self.store = store
+        self.rollups = Rollups(store)
+
+    def write_attribution(self, columns: Mapping[str, Column]) -> None:
+        """Store rows of ``attribution``: every column of the table, ``window_start`` in integer ms, texts and
+        enums Coded, ``labels`` CodedLabels. The buckets that they touch are noted first."""
+        types = self.store.column_types("attribution")
+        stream = column_stream(columns, types)
+        self.rollups.note(_minutes(columns))
+        self.store.insert_arrow("attribution", list(types), stream)
+
+    def write_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Store rows of one of the small tables. Missing columns take their default."""
+        self.store.insert_rows(table, rows)
+
+    def refresh_rollups(self) -> None:
+        """Recompute the minute, hour and day buckets touched since the last call."""
+        self.rollups.refresh()
+
+    def close(self) -> None:
+        """Let go of the store."""
+        self.store.close()
+
+
+def _minutes(columns: Mapping[str, Column]) -> set[Bucket]:
+    """The (host, gpu, minute) of the rows. Neighbours mostly share theirs: only changes are looked at."""
+    host, gpu, start = columns["host"], columns["gpu"], columns["window_start"]
+    if not (isinstance(host, Coded) and isinstance(gpu, Coded) and isinstance(start, np.ndarray)):
+        raise StoreError("host and gpu of attribution rows must be coded, window_start an array of ms")
+    minute = start.astype(np.int64, copy=False) // 60_000
+    hosts, gpus = len(host.values), len(gpu.values)
+    key = (minute * gpus + gpu.codes) * hosts + host.codes
+    changed = np.ones(len(key), dtype=bool)
+    np.not_equal(key[1:], key[:-1], out=changed[1:])
+    places = np.unique(key[changed]).tolist()
+    return {
+        (host.values[place % hosts], gpu.values[place // hosts % gpus], place // hosts // gpus * 60)
+        for place in places
+    }

@@ -1,0 +1,115 @@
+"""What things cost: the rows of ``wattribute cost`` (DESIGN.md 4.4)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from wattribute.errors import UsageError
+from wattribute.sinks.schema import IDENTITY, POLICIES, UNIT_IDENTITY
+from wattribute.sinks.store import Readable
+
+_BY: Final = ("host", "gpu", "gpu_instance", *(name for name in IDENTITY if name != "labels"))
+_LABEL: Final = "labels."
+_SINCE: Final = "1970-01-01"
+_UNTIL: Final = "2200-01-01"  # later than any record that is accepted
+_UNIT_COLUMNS: Final = ("quantity", "cost_usd_per_unit", "cost_usd_per_million", "j_per_unit")
+
+Time = datetime | str | None
+
+
+def cost_rows(
+    store: Readable, by: Sequence[str], since: Time, until: Time, policy: str, unit: str | None = None
+) -> list[dict[str, Any]]:
+    """Cost of [since, until) by the columns ``by`` (also ``labels.<name>``), and by account.
+
+    Each row has the ``by`` columns, account, active_energy_j, idle_energy_j, energy_j, gpu_hours,
+    active_cost_usd, idle_cost_usd, cost_usd; with ``unit`` also quantity, cost_usd_per_unit,
+    cost_usd_per_million, j_per_unit. Money is None where any part of the row has no price; a quotient is None
+    where there is no unit. Units stand in the rows of processes alone, and have a row of their own where no
+    process of theirs was seen. Raises UsageError for a column or policy that there is not, StoreError.
+    """
+    by = [name for name in dict.fromkeys(by) if name != "account"]
+    _check(by, policy, unit)
+    params = {"policy": policy, "since": _text(since, _SINCE), "until": _text(until, _UNTIL)}
+    expressions = []
+    for place, name in enumerate(by):
+        if name.startswith(_LABEL):
+            params[f"label{place}"] = name.removeprefix(_LABEL)
+            expressions.append(f"labels[{{label{place}:String}}]")
+        else:
+            expressions.append(name)
+    names = [f"by{place}" for place in range(len(by))]
+    selected = "".join(f"{e} AS {n}, " for e, n in zip(expressions, names, strict=True))
+    rows = store.query(
+        f"SELECT {selected} account AS holder,"  # noqa: S608 - names from _BY; values are parameters
+        " sum(active_energy_uj) / 1e6, sum(idle_energy_uj) / 1e6, sum(energy_uj) / 1e6,"
+        " sum(gpu_time_ns) / 3.6e12,"
+        " if(countIf(cost_usd IS NULL) = 0, sum(active_cost_usd), NULL),"
+        " if(countIf(cost_usd IS NULL) = 0, sum(idle_cost_usd), NULL),"
+        " if(countIf(cost_usd IS NULL) = 0, sum(cost_usd), NULL)"
+        " FROM cost(policy = {policy:String}, since = {since:String}, until = {until:String})"
+        f" GROUP BY {', '.join([*names, 'holder'])} ORDER BY {', '.join([*names, 'holder'])}",
+        params,
+    ).rows
+    columns = [*by, "account", "active_energy_j", "idle_energy_j", "energy_j", "gpu_hours"]
+    columns += ["active_cost_usd", "idle_cost_usd", "cost_usd"]
+    priced = [dict(zip(columns, row, strict=True)) for row in rows]
+    return priced if unit is None else _with_units(store, priced, by, unit, params)
+
+
+def _with_units(
+    store: Readable, priced: list[dict[str, Any]], by: Sequence[str], unit: str, params: dict[str, str]
+) -> list[dict[str, Any]]:
+    group = f"GROUP BY {', '.join(by)} ORDER BY {', '.join(by)}" if by else "HAVING count() > 0"
+    selected = "".join(f"{name}, " for name in by)
+    counted = store.query(
+        f"SELECT {selected} sum(quantity) AS counted"  # noqa: S608 - names from UNIT_IDENTITY
+        " FROM counted_unit(unit = {unit:String}, since = {since:String}, until = {until:String})"
+        f" {group}",
+        {"unit": unit, "since": params["since"], "until": params["until"]},
+    ).rows
+    quantities = {tuple(row[:-1]): row[-1] for row in counted}
+    for row in priced:
+        quantity = (
+            quantities.pop(tuple(row[name] for name in by), None) if row["account"] == "process" else None
+        )
+        row.update(_quotients(row, quantity))
+    for key, quantity in quantities.items():
+        unseen = dict(zip(by, key, strict=True)) | {"account": "process"}
+        unseen |= dict.fromkeys(("active_energy_j", "idle_energy_j", "energy_j", "gpu_hours"), 0.0)
+        unseen |= dict.fromkeys(("active_cost_usd", "idle_cost_usd", "cost_usd"))
+        priced.append(unseen | dict.fromkeys(_UNIT_COLUMNS) | {"quantity": quantity})
+    return priced
+
+
+def _quotients(row: dict[str, Any], quantity: float | None) -> dict[str, Any]:
+    if not quantity:
+        return dict.fromkeys(_UNIT_COLUMNS) | {"quantity": quantity}
+    per_unit = None if row["cost_usd"] is None else row["cost_usd"] / quantity
+    per_million = None if per_unit is None else per_unit * 1e6
+    return dict(
+        zip(_UNIT_COLUMNS, (quantity, per_unit, per_million, row["energy_j"] / quantity), strict=True)
+    )
+
+
+def _check(by: Sequence[str], policy: str, unit: str | None) -> None:
+    if policy not in POLICIES:
+        raise UsageError(f"unknown policy {policy!r}: it is one of {', '.join(POLICIES)}")
+    for name in by:
+        if name not in _BY and not (name.startswith(_LABEL) and name != _LABEL):
+            near = difflib.get_close_matches(name, _BY, 1)
+            hint = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(_BY)}, {_LABEL}<name>"
+            raise UsageError(f"cost by {name!r} is not known; {hint}")
+        if unit is not None and name not in UNIT_IDENTITY:
+            raise UsageError(f"units are not known by {name}; with a unit use {', '.join(UNIT_IDENTITY)}")
+
+
+def _text(at: Time, default: str) -> str:
+    if at is None:
+        return default
+    if isinstance(at, str):
+        return at
+    return (at if at.tzinfo is None else at.astimezone(UTC)).strftime("%Y-%m-%d %H:%M:%S.%f")

@@ -1,0 +1,77 @@
+"""The folder of a chDB store: one process at a time holds it, and nobody but its owner may look into it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from wattribute.errors import StoreError, UsageError
+
+_LOCK: Final = "owner.lock"
+_PATIENCE_S: Final = 0.5  # who merely asks for the owner holds the lock for an instant
+
+
+def folder_of(url: str) -> Path | None:
+    """The folder of a ``chdb://`` store, None for a server. Raises UsageError where no path is given."""
+    parts = urlsplit(url)
+    if parts.scheme != "chdb":
+        return None
+    path = unquote(parts.path)
+    if parts.netloc or not path.strip("/"):
+        raise UsageError(f"store {url!r} names no folder: write chdb:///path/of/the/folder")
+    return Path(path)
+
+
+def hold(folder: Path, create: bool) -> int:
+    """Take the folder for this process; the lock ends when the number is closed or the process ends, however.
+
+    Raises StoreError where another process has it, where it cannot be used, or where it holds something else.
+    """
+    if not create and not (folder / _LOCK).exists():
+        raise StoreError(f"there is no store in {folder}; 'wattribute up' or 'wattribute replay' makes one")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not (folder / _LOCK).exists() and any(folder.iterdir()):
+            raise StoreError(f"{folder} holds other files and is no store; name an empty or a new folder")
+        folder.chmod(0o700)
+        deadline = time.monotonic() + _PATIENCE_S
+        while (lock := _lock(folder)) is None:
+            if time.monotonic() > deadline:
+                raise StoreError(f"the store {folder} is in use by {_written(folder)}; stop that first")
+            time.sleep(0.02)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"process {os.getpid()} ({Path(sys.argv[0]).name} {sys.argv[1:2]})".encode(), 0)
+    except OSError as error:
+        raise StoreError(f"cannot use the folder {folder} as a store: {error.strerror}") from error
+    return lock
+
+
+def owner_of(folder: Path) -> str | None:
+    """Who holds a store's folder, for an error line; None if nobody does. Raises StoreError."""
+    try:
+        lock = _lock(folder)
+    except OSError as error:
+        raise StoreError(f"cannot use the folder {folder} as a store: {error.strerror}") from error
+    if lock is None:
+        return _written(folder)
+    os.close(lock)
+    return None
+
+
+def _written(folder: Path) -> str:
+    return (folder / _LOCK).read_text(encoding="utf-8", errors="replace").strip() or "another process"
+
+
+def _lock(folder: Path) -> int | None:
+    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock

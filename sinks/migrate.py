@@ -1,0 +1,83 @@
+"""Bring a store's tables, views and bundled prices to what this program knows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Final
+
+from wattribute.errors import StoreError
+from wattribute.sinks.prices import load_bundled
+from wattribute.sinks.store import Store
+
+_RECORD: Final = """
+CREATE TABLE IF NOT EXISTS migration
+(
+    number UInt32,
+    name String,
+    checksum String COMMENT 'sha256 of the file',
+    applied_at DateTime('UTC') DEFAULT now()
+)
+ENGINE = ReplacingMergeTree
+ORDER BY number
+"""
+_VIEWS: Final = (
+    "conservation",
+    "attempt",
+    "cost",
+    "counted_unit",
+    "unit_cost",
+)  # the last asks the two before
+
+
+def migrate(store: Store, plan: bool = False) -> list[str]:
+    """Apply what is missing and return its names; with ``plan`` only say it.
+
+    Every step may be repeated, so a run that was killed is simply run again. Raises StoreError where the
+    store is newer than this program, or was made by other files of the same number.
+    """
+    known = {int(path.name[:4]): path for path in _folder("migrations") if path.name.endswith(".sql")}
+    tables = store.query("EXISTS TABLE migration").rows[0][0]
+    applied = dict(store.query("SELECT number, checksum FROM migration FINAL").rows) if tables else {}
+    newer = sorted(set(applied) - set(known))
+    if newer:
+        raise StoreError(
+            f"the store {store.url} is at version {newer[-1]}, this program knows {max(known)}: update it"
+        )
+    missing = []
+    for number in sorted(known):
+        sql = known[number].read_text(encoding="utf-8")
+        checksum = hashlib.sha256(sql.encode()).hexdigest()
+        if number in applied:
+            if applied[number] != checksum:
+                raise StoreError(
+                    f"the store {store.url} was made by another {known[number].name}: its tables may differ; "
+                    "use the program that made it, or replay into a new store"
+                )
+            continue
+        missing.append(known[number].name)
+        if not plan:
+            _apply(store, number, known[number].name, sql, checksum)
+    if not plan:
+        for name in _VIEWS:
+            store.command((files("wattribute.sinks") / "views" / f"{name}.sql").read_text(encoding="utf-8"))
+        load_bundled(store)
+    return missing
+
+
+def _apply(store: Store, number: int, name: str, sql: str, checksum: str) -> None:
+    store.command(_RECORD)
+    for statement in sql.split(";\n"):
+        if statement.strip():
+            store.command(statement)
+    store.command(
+        "INSERT INTO migration (number, name, checksum)"
+        " SELECT {number:UInt32}, {name:String}, {checksum:String}",
+        {"number": number, "name": name, "checksum": checksum},
+    )
+
+
+def _folder(name: str) -> Iterator[Traversable]:
+    return (files("wattribute.sinks") / name).iterdir()

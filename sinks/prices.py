@@ -1,0 +1,300 @@
+"""The price book: what a GPU-hour costs, where, as what, and when.
+
+The bundled prices let money come out at once; each names its source and its date. A user's own price always
+wins over a bundled one.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from wattribute.errors import UsageError
+from wattribute.sinks.store import Readable, Store
+
+BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
+END: Final = datetime(2106, 2, 7, 6, 28, tzinfo=UTC)  # the last whole minute of ClickHouse's DateTime
+CURRENCIES: Final = frozenset(
+    [
+        "AED",
+        "AUD",
+        "BRL",
+        "CAD",
+        "CHF",
+        "CNY",
+        "CZK",
+        "DKK",
+        "EUR",
+        "GBP",
+        "HKD",
+        "HUF",
+        "IDR",
+        "ILS",
+        "INR",
+        "JPY",
+        "KRW",
+        "MXN",
+        "MYR",
+        "NOK",
+        "NZD",
+        "PLN",
+        "SAR",
+        "SEK",
+        "SGD",
+        "THB",
+        "TRY",
+        "TWD",
+        "USD",
+        "ZAR",
+    ]
+)
+_BOOK_RECORDED: Final = datetime(2026, 11, 1, tzinfo=UTC)
+_TOO_DEAR_RATIO: Final = 4  # against the dearest bundled price of the GPU: an instance has 2, 4 or 8 of them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """A price per GPU-hour. An empty provider, region or category holds for any. It holds from ``valid_from``
+    until before ``valid_to``, whole minutes in UTC. Raises UsageError where it makes no sense."""
+
+    gpu_model: str
+    price: float
+    provider: str = ""
+    region: str = ""
+    category: str = ""
+    form: str = ""
+    currency: str = "USD"
+    instance_price: float | None = None
+    gpus_per_instance: int = 0
+    valid_from: datetime = BEGINNING
+    valid_to: datetime = END
+    source: str = ""
+    source_date: str = ""
+    disputed: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.gpu_model:
+            raise UsageError("a price needs the GPU's name as NVML gives it, for instance 'NVIDIA H200'")
+        for name, amount in (("price", self.price), ("instance price", self.instance_price or 0.0)):
+            if not (math.isfinite(amount) and amount >= 0):
+                raise UsageError(f"the {name} of {self.gpu_model} is {amount}: it must be 0 or more")
+        if self.currency not in CURRENCIES:
+            near = difflib.get_close_matches(self.currency.upper(), CURRENCIES, 1, 0.3)
+            raise UsageError(
+                f"currency {self.currency!r} is not known; did you mean {near[0] if near else 'USD'}?"
+            )
+        for name, at in (("valid from", self.valid_from), ("valid to", self.valid_to)):
+            if at.second or at.microsecond:
+                raise UsageError(f"a price is {name} a whole minute, not {at:%Y-%m-%dT%H:%M:%S.%f}")
+            if not BEGINNING <= at <= END:
+                raise UsageError(f"a price is {name} a time between 1970 and 2106, not {at:%Y-%m-%d}")
+        if self.valid_from >= self.valid_to:
+            raise UsageError(f"the price ends ({self.valid_to:%Y-%m-%dT%H:%M}) before it begins")
+        self._check_instance()
+
+    def _check_instance(self) -> None:
+        if self.instance_price is None or not self.gpus_per_instance:
+            return
+        if abs(self.price * self.gpus_per_instance - self.instance_price) > 0.01 * self.instance_price:
+            shown = self.instance_price / self.gpus_per_instance
+            raise UsageError(
+                f"{self.price:g} per GPU-hour does not fit {self.instance_price:g} for an instance of"
+                f" {self.gpus_per_instance} {self.gpu_model}: that is {shown:g} per GPU-hour"
+            )
+
+    @property
+    def price_id(self) -> str:
+        """What it is a price of, and from when: a second price with it replaces the first."""
+        begins = "" if self.valid_from == BEGINNING else f"{self.valid_from:%Y-%m-%dT%H:%M}"
+        return f"{self.provider}|{self.region}|{self.category}|{self.gpu_model}|{begins}"
+
+
+def add_prices(store: Store, prices: Sequence[Price]) -> list[str]:
+    """Store a user's prices, all or none, and return remarks that a person should see.
+
+    A price of the same GPU, provider, region, category and beginning replaces the earlier one. Raises
+    UsageError where two would hold at once.
+    """
+    stored = store.query(
+        "SELECT price_id, provider, region, category, gpu_model, valid_from, valid_to"
+        " FROM price FINAL WHERE origin = 'user'"
+    ).dicts()
+    book = {row["price_id"]: row for row in stored}
+    rows = [_row(price, "user", datetime.now(UTC), time.time_ns()) for price in prices]
+    for row in rows:
+        for other in book.values():
+            _check_overlap(row, other)
+        book[row["price_id"]] = row
+    store.insert_rows("price", rows)
+    seen = {row[0] for row in store.query("SELECT DISTINCT gpu_model FROM attribution_day FINAL").rows}
+    return [remark for price in prices for remark in _remarks(price, seen)]
+
+
+def list_prices(store: Readable) -> list[dict[str, Any]]:
+    """Every price in the book, the user's first."""
+    return store.query(
+        "SELECT gpu_model, provider, region, category,"
+        " coalesce(effective_price, contracted_price, list_price) AS price_per_gpu_hour, currency,"
+        " if(price.valid_from = toDateTime(0, 'UTC'), NULL, price.valid_from) AS valid_from,"
+        " if(price.valid_to = toDateTime(4294967280, 'UTC'), NULL, price.valid_to) AS valid_to,"
+        " toString(price.origin) AS origin, source, source_date, disputed, price_id"
+        " FROM price FINAL"
+        " ORDER BY price.origin DESC, gpu_model, provider, region, category, price.valid_from"
+    ).dicts()
+
+
+def read_prices(path: Path) -> list[Price]:
+    """The prices of a CSV file with a header: gpu_model and price, and what else Price has.
+
+    Raises UsageError, which names the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the prices in {path}: {error}") from error
+    return _parse(text, str(path))
+
+
+def parse_time(text: str) -> datetime:
+    """An ISO date or time; UTC unless it says otherwise. Raises UsageError."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is not a time like 2026-06-01 or 2026-06-01T08:00Z") from error
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
+def load_bundled(store: Store) -> None:
+    """Bring the bundled prices in the store to those of this program; a user's are left alone."""
+    stored = store.query(
+        "SELECT price_id, form, currency, list_price, valid_from, valid_to, source, source_date, disputed"
+        " FROM price FINAL WHERE origin = 'bundled'"
+    ).dicts()
+    old = {row["price_id"]: row for row in stored}
+    new = {row["price_id"]: row for row in (_row(price, "bundled", _BOOK_RECORDED, 0) for price in bundled())}
+    changed = [
+        row for key, row in new.items() if key not in old or any(row[c] != old[key][c] for c in old[key])
+    ]
+    gone = [
+        {"price_id": key, "origin": "bundled", "version": 0, "deleted": 1} for key in old.keys() - new.keys()
+    ]
+    store.insert_rows("price", [*changed, *gone])
+
+
+def bundled() -> list[Price]:
+    """The prices that come with the program."""
+    return _parse((files("wattribute.sinks") / "prices.csv").read_text(encoding="utf-8"), "prices.csv")
+
+
+def _parse(text: str, name: str) -> list[Price]:
+    reader = csv.DictReader(io.StringIO(text))
+    known = [item.name for item in fields(Price)]
+    for column in reader.fieldnames or ():
+        if column not in known:
+            near = difflib.get_close_matches(str(column), known, 1)
+            raise UsageError(
+                f"{name}: unknown column {column!r}; {f'did you mean {near[0]}?' if near else known}"
+            )
+    prices = []
+    for row in reader:
+        try:
+            prices.append(price_of({key: value for key, value in row.items() if key and value}))
+        except UsageError as error:
+            raise UsageError(f"{name} line {reader.line_num}: {error}") from error
+    return prices
+
+
+def price_of(texts: Mapping[str, str]) -> Price:
+    """A price from texts by field name. Raises UsageError."""
+    values: dict[str, Any] = dict(texts)
+    for name in ("gpu_model", "price"):
+        if name not in values:
+            raise UsageError(f"a price without {name}")
+    for name in ("price", "instance_price"):
+        if name in values:
+            values[name] = _number(name, values[name])
+    if "gpus_per_instance" in values:
+        values["gpus_per_instance"] = int(_number("gpus_per_instance", values["gpus_per_instance"]))
+    if "disputed" in values:
+        values["disputed"] = values["disputed"].lower() in ("1", "true", "yes")
+    for name in ("valid_from", "valid_to"):
+        if name in values:
+            values[name] = parse_time(values[name])
+    return Price(**values)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(f"{name} is {text!r}, not a number") from error
+
+
+def _row(price: Price, origin: str, recorded_at: datetime, version: int) -> dict[str, Any]:
+    row = {item.name: getattr(price, item.name) for item in fields(Price)}
+    amount = row.pop("price")
+    return row | {
+        "price_id": f"{origin}|{price.price_id}",
+        "origin": origin,
+        "list_price": amount if origin == "bundled" else None,
+        "effective_price": amount if origin == "user" else None,
+        "recorded_at": recorded_at,
+        "version": version,
+    }
+
+
+_KEY: Final = ("provider", "region", "category", "gpu_model")
+
+
+def _check_overlap(new: Mapping[str, Any], old: Mapping[str, Any]) -> None:
+    if new["price_id"] == old["price_id"] or any(new[name] != old[name] for name in _KEY):
+        return
+    if new["valid_from"] < old["valid_to"] and old["valid_from"] < new["valid_to"]:
+        if new["valid_from"] > old["valid_from"]:
+            advice = f"end that one first: add it again with --until {_shown(new['valid_from'])}"
+        else:
+            advice = f"end this one with --until {_shown(old['valid_from'])}"
+        raise UsageError(
+            f"the price of {new['gpu_model']} from {_shown(new['valid_from'])} overlaps the one from"
+            f" {_shown(old['valid_from'])} to {_shown(old['valid_to'])}; {advice}"
+        )
+
+
+def _remarks(price: Price, seen: Iterable[str]) -> list[str]:
+    remarks = []
+    listed = [
+        other
+        for other in bundled()
+        if other.gpu_model == price.gpu_model and other.currency == price.currency
+    ]
+    if price.currency != "USD":
+        remarks.append(
+            f"{price.gpu_model} is priced in {price.currency}: only USD is summed, its cost stays unpriced"
+        )
+    if listed and price.price >= _TOO_DEAR_RATIO * max(other.price for other in listed):
+        remarks.append(
+            f"{price.price:g} per GPU-hour of {price.gpu_model} is far above the market: is it an instance?"
+        )
+    known = {other.gpu_model for other in bundled()} | set(seen)
+    folded = {name.casefold(): name for name in known}
+    near = difflib.get_close_matches(price.gpu_model.casefold(), folded, 1, 0.75)
+    if price.gpu_model not in known and near:
+        remarks.append(
+            f"no GPU named {price.gpu_model!r} was seen yet; one named {folded[near[0]]!r} is known"
+        )
+    return remarks
+
+
+def _shown(at: datetime) -> str:
+    if at in (BEGINNING, END):
+        return "the beginning of time" if at == BEGINNING else "the end of time"
+    return f"{at:%Y-%m-%dT%H:%MZ}"

@@ -1,0 +1,273 @@
+"""Ask the process that owns a chDB store: a Unix socket in the store's folder, for its owner alone.
+
+A message is four bytes of length, big-endian, and a JSON object: ``{"sql", "params"}`` or ``{"prices"}`` one
+way, ``{"columns", "rows", "times"}``, ``{"remarks"}`` or ``{"error", "usage"}`` the other. ``times`` are the
+columns whose texts are datetimes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from wattribute.errors import StoreError, UsageError, WattributeError
+from wattribute.sinks.folder import folder_of, owner_of
+from wattribute.sinks.migrate import migrate
+from wattribute.sinks.prices import Price, add_prices, price_of
+from wattribute.sinks.reading import Reader
+from wattribute.sinks.store import Readable, Result, Store, open_store
+
+SOCKET: Final = "query.sock"
+_REQUEST_MAX_BYTES: Final = 1 << 20
+_CONNECTIONS_MAX: Final = 8
+_IDLE_S: Final = 300.0
+_OWNER_STARTS_S: Final = 5.0  # an owner that has the lock may still be opening its socket
+
+
+class QueryServer:
+    """Answers for a store that this process owns, in threads of its own, each on a handle of its own."""
+
+    def __init__(self, store: Store, folder: Path) -> None:
+        self._store = store
+        self._folder = folder
+        self._stopping = False
+        self._places = threading.BoundedSemaphore(_CONNECTIONS_MAX)
+        self._open: set[socket.socket] = set()
+        self._threads: set[threading.Thread] = set()
+        self._lock = threading.Lock()
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        (folder / SOCKET).unlink(
+            missing_ok=True
+        )  # ours is the only process here: a socket found is a dead one's
+        with _address(folder) as address:
+            self._listener.bind(address)
+        (folder / SOCKET).chmod(0o600)
+        self._listener.listen(_CONNECTIONS_MAX)
+        self._accepting = threading.Thread(target=self._accept, name="wattribute-queries", daemon=True)
+        self._accepting.start()
+
+    def close(self) -> None:
+        """Stop answering. Call it before the store is closed."""
+        self._stopping = True
+        (self._folder / SOCKET).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._accepting.join()
+        with self._lock:
+            for connection in self._open:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join()
+
+    def _accept(self) -> None:
+        while not self._stopping:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                if self._stopping:
+                    return
+                time.sleep(0.1)  # out of file descriptors: some will come back
+                continue
+            connection.settimeout(_IDLE_S)
+            if not self._places.acquire(blocking=False):
+                with contextlib.suppress(OSError), connection:
+                    _send(connection, {"error": f"{_CONNECTIONS_MAX} others are asking already; try again"})
+                continue
+            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+            with self._lock:
+                self._open.add(connection)
+                self._threads.add(thread)
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        reader: Reader | None = None
+        try:
+            while (request := _receive(connection, _REQUEST_MAX_BYTES)) is not None:
+                try:
+                    reader = reader or Reader(self._store)
+                    answer = self._answer(reader, request)
+                except WattributeError as error:
+                    answer = {"error": str(error), "usage": isinstance(error, UsageError)}
+                _send(connection, answer)
+        except (OSError, ValueError):
+            pass  # the client is gone or does not speak the protocol: its connection ends, nothing else
+        finally:
+            if reader is not None:
+                reader.close()
+            connection.close()
+            with self._lock:
+                self._open.discard(connection)
+                self._threads.discard(threading.current_thread())
+            self._places.release()
+
+    def _answer(self, reader: Reader, request: Any) -> dict[str, Any]:
+        if not isinstance(request, dict):
+            raise UsageError("a request is a JSON object")
+        if "prices" in request:
+            return {"remarks": add_prices(self._store, [price_of(price) for price in request["prices"]])}
+        sql, params = request.get("sql"), request.get("params") or {}
+        if not isinstance(sql, str) or not isinstance(params, dict):
+            raise UsageError("a request holds sql, a text, and params, an object")
+        result = reader.query(sql, params)
+        times = [
+            place
+            for place in range(len(result.columns))
+            if any(isinstance(row[place], datetime) for row in result.rows)
+        ]
+        return {"columns": result.columns, "rows": result.rows, "times": times}
+
+
+class RemoteStore:
+    """A store that another process of this machine owns. It can be asked, and told prices."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises OSError where nobody answers."""
+        self._folder = folder
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with _address(folder) as address:
+                self._socket.connect(address)
+        except OSError:
+            self._socket.close()
+            raise
+
+    def query(self, sql: str, params: Mapping[str, Any] | None = None) -> Result:
+        """The answer to one reading statement. Raises UsageError, StoreError."""
+        answer = self._ask({"sql": sql, "params": dict(params or {})})
+        times = set(answer["times"])
+        rows = [
+            tuple(_time(value) if place in times else value for place, value in enumerate(row))
+            for row in answer["rows"]
+        ]
+        return Result(answer["columns"], rows)
+
+    def add_prices(self, prices: Sequence[Price]) -> list[str]:
+        """Have the owner store prices; its remarks. Raises UsageError, StoreError."""
+        texts = [
+            {name: _field(value) for name, value in asdict(price).items() if value not in (None, "")}
+            for price in prices
+        ]
+        remarks: list[str] = self._ask({"prices": texts})["remarks"]
+        return remarks
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._socket.close()
+
+    def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            _send(self._socket, request)
+            answer = _receive(self._socket, None)
+        except (OSError, ValueError) as error:
+            raise StoreError(f"the owner of the store {self._folder} does not answer: {error}") from error
+        if answer is None:
+            raise StoreError(f"the owner of the store {self._folder} went away")
+        if "error" in answer:
+            raise (UsageError if answer.get("usage") else StoreError)(answer["error"])
+        return dict(answer)
+
+
+def serve(store: Store) -> QueryServer | None:
+    """Answer other processes for an owned chDB store; None for a server, which answers by itself."""
+    folder = folder_of(store.url)
+    return None if folder is None else QueryServer(store, folder)
+
+
+def open_store_for_reading(url: str) -> Readable:
+    """The store, or the process that owns it: whichever can be asked. Raises StoreError, UsageError."""
+    remote = _owner(url)
+    if remote is not None:
+        return remote
+    store = open_store(url, create=False)
+    folder = folder_of(url)
+    if folder is not None:
+        (folder / SOCKET).unlink(missing_ok=True)  # its owner was killed
+    return Reader(store, owned=True)
+
+
+def add_prices_to(url: str, prices: Sequence[Price]) -> list[str]:
+    """Store a user's prices, through the owner where there is one; remarks that a person should see."""
+    remote = _owner(url)
+    if remote is not None:
+        with contextlib.closing(remote):
+            return remote.add_prices(prices)
+    with contextlib.closing(open_store(url)) as store:
+        migrate(store)
+        return add_prices(store, prices)
+
+
+def _owner(url: str) -> RemoteStore | None:
+    folder = folder_of(url)
+    if folder is None or not folder.is_dir():
+        return None
+    deadline = time.monotonic() + _OWNER_STARTS_S
+    while True:
+        try:
+            return RemoteStore(folder)
+        except OSError:
+            owner = owner_of(folder)
+        if owner is None:
+            return None
+        if time.monotonic() > deadline:
+            raise StoreError(f"the store {folder} is in use by {owner}, which does not answer; stop it first")
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def _address(folder: Path) -> Iterator[str]:
+    """The socket by way of an open folder: a Unix address is 107 bytes at most, and folders may lie deep."""
+    opened = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{opened}/{SOCKET}"
+    finally:
+        os.close(opened)
+
+
+def _send(connection: socket.socket, message: Mapping[str, Any]) -> None:
+    body = orjson.dumps(message, default=str, option=orjson.OPT_NON_STR_KEYS)
+    connection.sendall(struct.pack(">I", len(body)) + body)
+
+
+def _receive(connection: socket.socket, limit: int | None) -> Any:
+    """The next message; None where the other side has ended. Raises ValueError, OSError."""
+    head = _exactly(connection, 4)
+    if head is None:
+        return None
+    (length,) = struct.unpack(">I", head)
+    if limit is not None and length > limit:
+        raise ValueError("the message is too long")
+    body = _exactly(connection, length)
+    return None if body is None else json.loads(body)
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes | None:
+    parts = bytearray()
+    while len(parts) < count:
+        part = connection.recv(min(count - len(parts), 1 << 20))
+        if not part:
+            return None
+        parts += part
+    return bytes(parts)
+
+
+def _time(text: Any) -> Any:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def _field(value: Any) -> str:
+    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else str(value)

@@ -1,0 +1,81 @@
+"""Questions that may be asked by anyone who may read: one statement, no write, nothing outside the store.
+
+chDB has no users and no grants. ``readonly = 1`` on the handle stops writes, DDL and table functions, but not
+all (tried on chDB 26.9): ``SELECT file('/etc/passwd')`` and ``DESCRIBE file(…)`` read files, ``INTO OUTFILE``
+and ``sqlite('/new/file', …)`` write some, ``KILL`` and ``USE`` work, and statements after a semicolon run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from wattribute.errors import UsageError
+from wattribute.sinks.store import Result, Store
+
+_TOKEN: Final = re.compile(
+    r"""
+      (?P<comment>--[^\n]*|\#[!\ ][^\n]*|/\*.*?\*/)
+    | (?P<text>'(?:[^'\\]|\\.|'')*')
+    | (?P<quoted>`(?:[^`\\]|\\.|``)*`|"(?:[^"\\]|\\.|"")*")
+    | (?P<heredoc>\$\w*\$)
+    | (?P<word>[^\W\d]\w*)
+    | (?P<space>\s+)
+    | (?P<other>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_FIRST: Final = frozenset({"select", "with", "show", "describe", "desc", "explain", "exists", "("})
+_FORBIDDEN: Final = frozenset({"file", "outfile", "infile", "format"})
+_HARMLESS_TABLES: Final = frozenset(
+    {"numbers", "numbers_mt", "zeros", "values", "null", "generateseries", "generate_series"}
+)
+
+
+class Reader:
+    """A store that can only be asked."""
+
+    def __init__(self, store: Store, owned: bool = False) -> None:
+        """Read ``store`` on a handle of its own; with ``owned``, closing this closes the store too."""
+        self._store = store
+        self._owned = owned
+        self._handle = store.reader()
+        self._forbidden = (
+            frozenset(row[0].lower() for row in store.query("SELECT name FROM system.table_functions").rows)
+            - _HARMLESS_TABLES
+        )
+
+    def query(self, sql: str, params: Mapping[str, Any] | None = None) -> Result:
+        """The answer to one reading statement, within the limits of time and size. Raises UsageError for
+        anything else, StoreError where the store refuses."""
+        return self._handle.query(checked(sql, self._forbidden), params)
+
+    def close(self) -> None:
+        """Let go of the handle, and of the store if it is owned."""
+        self._handle.close()
+        if self._owned:
+            self._store.close()
+
+
+def checked(sql: str, table_functions: frozenset[str]) -> str:
+    """The statement without a closing semicolon. Raises UsageError unless it is one that only reads."""
+    tokens = [match for match in _TOKEN.finditer(sql) if match.lastgroup not in ("comment", "space")]
+    while tokens and tokens[-1].group() == ";":
+        sql = sql[: tokens.pop().start()]
+    if not tokens or tokens[0].group().lower() not in _FIRST:
+        raise UsageError("a query begins with SELECT, WITH, SHOW, DESCRIBE, EXPLAIN or EXISTS")
+    for place, token in enumerate(tokens):
+        word = token.group().strip('`"').lower()
+        if token.lastgroup == "other" and word == ";":
+            raise UsageError("a query is one statement: leave out the semicolon and what follows")
+        if token.lastgroup == "heredoc" or token.group() in ("'", "`", '"'):
+            raise UsageError("a query with an unfinished or $-quoted text is refused")
+        if token.lastgroup not in ("word", "quoted"):
+            continue
+        called = place + 1 < len(tokens) and tokens[place + 1].group() == "("
+        if word in _FORBIDDEN or (called and word in table_functions):
+            raise UsageError(
+                f"a query may not use {word}: it reads the store alone, and its answer has one format"
+            )
+    return sql

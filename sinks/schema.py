@@ -1,0 +1,57 @@
+"""Names that several queries share. The tables themselves stand in ``migrations``."""
+
+from __future__ import annotations
+
+from typing import Final
+
+POLICIES: Final = ("equal", "memory", "active")
+
+TEXT_IDENTITY: Final = (
+    "gpu_model",
+    "part",
+    "cluster",
+    "container",
+    "pod",
+    "namespace",
+    "job",
+    "user",
+    "team",
+    "application",
+    "workload",
+    "phase",
+    "model",
+    "model_version",
+    "run",
+    "provider",
+    "region",
+    "pricing",
+)
+IDENTITY: Final = (*TEXT_IDENTITY, "attempt", "labels")
+"""What a rollup and ``cost`` keep apart, beside host, gpu, gpu_instance and account."""
+
+SUMS: Final = (
+    "active_energy_uj",
+    "idle_energy_equal_uj",
+    "idle_energy_memory_uj",
+    "idle_energy_active_uj",
+    "active_time_ns",
+    "gpu_time_equal_ns",
+    "gpu_time_memory_ns",
+    "gpu_time_active_ns",
+    "error_uj",
+    "error_ns",
+)
+"""The columns of ``attribution`` that add up. Errors of one process are correlated: half-widths add."""
+
+UNIT_IDENTITY: Final = (
+    "host",
+    "pod",
+    "model",
+    "model_version",
+    "run",
+    "attempt",
+    "part",
+    "application",
+    "phase",
+)
+"""The identity that units carry: by these a unit cost can be asked."""

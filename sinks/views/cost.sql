@@ -1,0 +1,155 @@
+-- What was used in [since, until) and what it cost, by identity, account and price, under an idle policy:
+--     SELECT … FROM cost(policy = 'memory', since = '2026-06-01', until = '2026-07-01')
+-- Every parameter is required; times are texts in UTC, or DateTimes.
+-- Integers are summed before they meet a price. Without a price the money is NULL. A price in another currency
+-- than USD is named and not summed: its money is NULL too.
+-- A user's price wins over a bundled one, then the more specific one, then the one recorded later.
+CREATE OR REPLACE VIEW cost AS
+WITH
+    (
+        -- a subquery of its own, so that it is evaluated where there is no row too
+        SELECT throwIf(
+            {policy:String} NOT IN ('equal', 'memory', 'active'),
+            'unknown policy: it is one of equal, memory, active')
+    ) AS wrong_policy,
+    parseDateTime64BestEffort({since:String}, 3, 'UTC') AS since_at,
+    parseDateTime64BestEffort({until:String}, 3, 'UTC') AS until_at,
+    (
+        -- where a price begins or ends within the span: sums do not cross these
+        SELECT arraySort(groupUniqArray(edge))
+        FROM (SELECT arrayJoin([valid_from, valid_to]) AS edge FROM price FINAL)
+        WHERE edge > since_at AND edge < until_at
+    ) AS edges
+SELECT
+    used.host AS host,
+    used.gpu AS gpu,
+    used.gpu_instance AS gpu_instance,
+    used.account AS account,
+    used.gpu_model AS gpu_model,
+    used.part AS part,
+    used.cluster AS cluster,
+    used.container AS container,
+    used.pod AS pod,
+    used.namespace AS namespace,
+    used.job AS job,
+    used.user AS user,
+    used.team AS team,
+    used.application AS application,
+    used.workload AS workload,
+    used.phase AS phase,
+    used.model AS model,
+    used.model_version AS model_version,
+    used.run AS run,
+    used.attempt AS attempt,
+    used.provider AS provider,
+    used.region AS region,
+    used.pricing AS pricing,
+    used.labels AS labels,
+    used.active_energy AS active_energy_uj,
+    used.idle_energy AS idle_energy_uj,
+    active_energy_uj + idle_energy_uj AS energy_uj,
+    used.active_time AS active_time_ns,
+    used.gpu_time AS gpu_time_ns,
+    used.error_energy AS error_uj,
+    used.error_time AS error_ns,
+    -- the greatest of what matches; where nothing does, a tuple of empty texts
+    arrayMax(arrayFilter(
+        p -> p.7 <= used.priced_at AND p.8 > used.priced_at AND (p.9 = '' OR p.9 = used.provider)
+            AND (p.10 = '' OR p.10 = used.region) AND (p.11 = '' OR p.11 = used.pricing),
+        book.prices)) AS best,
+    best.4 AS price_id,
+    best.6 AS currency,
+    if(currency = 'USD', best.5, NULL) AS price_per_gpu_hour_usd,
+    price_per_gpu_hour_usd * active_time_ns / 3.6e12 AS active_cost_usd,
+    price_per_gpu_hour_usd * (gpu_time_ns - active_time_ns) / 3.6e12 AS idle_cost_usd,
+    price_per_gpu_hour_usd * gpu_time_ns / 3.6e12 AS cost_usd
+FROM
+(
+    SELECT
+        host,
+        gpu,
+        gpu_instance,
+        account,
+        gpu_model,
+        part,
+        cluster,
+        container,
+        pod,
+        namespace,
+        job,
+        user,
+        team,
+        application,
+        workload,
+        phase,
+        model,
+        model_version,
+        run,
+        attempt,
+        provider,
+        region,
+        pricing,
+        labels,
+        if(segment = 0, since_at, toDateTime64(edges[segment], 3, 'UTC')) AS priced_at,
+        sum(active_energy_uj) AS active_energy,
+        sum(multiIf(
+            {policy:String} = 'equal', idle_energy_equal_uj,
+            {policy:String} = 'memory', idle_energy_memory_uj,
+            idle_energy_active_uj)) AS idle_energy,
+        sum(active_time_ns) AS active_time,
+        sum(multiIf(
+            {policy:String} = 'equal', gpu_time_equal_ns,
+            {policy:String} = 'memory', gpu_time_memory_ns,
+            gpu_time_active_ns)) AS gpu_time,
+        sum(error_uj) AS error_energy,
+        sum(error_ns) AS error_time,
+        arrayCount(edge -> edge <= window_start, edges) AS segment
+    FROM attribution FINAL
+    WHERE window_start >= since_at AND window_start < until_at AND wrong_policy = 0
+    GROUP BY
+        host,
+        gpu,
+        gpu_instance,
+        account,
+        gpu_model,
+        part,
+        cluster,
+        container,
+        pod,
+        namespace,
+        job,
+        user,
+        team,
+        application,
+        workload,
+        phase,
+        model,
+        model_version,
+        run,
+        attempt,
+        provider,
+        region,
+        pricing,
+        labels,
+        segment
+) AS used
+LEFT JOIN
+(
+    SELECT
+        gpu_model,
+        groupArray((
+            origin,
+            4 * (provider != '') + 2 * (region != '') + (category != ''),
+            recorded_at,
+            price_id,
+            assumeNotNull(coalesce(effective_price, contracted_price, list_price)),
+            currency,
+            valid_from,
+            valid_to,
+            provider,
+            region,
+            category)) AS prices
+    FROM price FINAL
+    WHERE coalesce(effective_price, contracted_price, list_price) IS NOT NULL
+    GROUP BY gpu_model
+) AS book ON used.gpu_model = book.gpu_model

@@ -1,0 +1,57 @@
+"""``wattribute collect``: this host's readings onto the bus."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from wattribute.collector.publish import Publisher
+from wattribute.commands.ends import open_sending_end, stopping
+from wattribute.commands.options import (
+    BusOption,
+    ConfigOption,
+    DurationOption,
+    FastHzOption,
+    HostOption,
+    ScenarioOption,
+    SeedOption,
+    SimulateOption,
+)
+from wattribute.commands.output import note
+from wattribute.commands.since import parse_duration_s
+from wattribute.commands.source import open_source
+from wattribute.settings import load_settings
+
+
+def collect(
+    bus: BusOption = None,
+    config: ConfigOption = None,
+    simulate: SimulateOption = False,
+    scenario: ScenarioOption = None,
+    seed: SeedOption = 1,
+    host: HostOption = None,
+    fast_hz: FastHzOption = None,
+    duration: DurationOption = None,
+) -> None:
+    """Read this host's GPUs and processes, and send what they say to the bus.
+
+    While Kafka is away, a spool on disk keeps it. Ends with SIGTERM or Ctrl-C, all of it sent.
+    """
+    settings = load_settings({"bus": bus, "host": host, "fast_hz": fast_hz}, config)
+    duration_s = parse_duration_s(duration) if duration else None
+    source = open_source(settings, simulate, scenario, seed)
+    producer, log = open_sending_end(settings)
+    with closing(producer), closing(source), stopping() as stop:
+        publisher = Publisher(producer, log, source.name, source.boot_id)
+        sampler = source.sampler(settings, lambda records: publisher(records, sampler.epoch))
+        note(f"collecting {source.shown()} -> {settings.bus}")
+        health = sampler.run(stop, duration_s)
+    kept = (
+        f", {publisher.unsent_messages:,} of them still in {settings.spool}"
+        if publisher.unsent_messages
+        else ""
+    )
+    note(
+        f"{health.records:,} records in {publisher.message_count:,} messages{kept};"
+        f" ticks late by {health.late_percentile_ns(99) / 1e6:.1f} ms at most for 99 %,"
+        f" {health.missed_ticks:,} missed"
+    )

@@ -1,0 +1,181 @@
+"""``wattribute doctor``: what is wrong here, and what to do about it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from wattribute.collector.clock import HostClock
+from wattribute.collector.nvml import Nvml
+from wattribute.collector.nvml_calls import GpuError
+from wattribute.collector.proc import ProcTree
+from wattribute.commands.ends import check_bus, why_not_made
+from wattribute.commands.options import BusOption, ConfigOption, FormatOption, SimulateOption, StoreOption
+from wattribute.commands.output import Format, Grid, write_grid, write_rows
+from wattribute.errors import WattributeError
+from wattribute.settings import Settings, load_settings
+
+_STYLES: Final = {"ok": "green", "weak": "yellow", "broken": "bold red"}
+_TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronised
+_TIMEX_BYTES: Final = 256  # more than struct timex has; zeros: nothing is to be set
+_CLOCK_S: Final = 0.2
+_CLOCK_STEP_NS: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was looked at, what was found, and what to do about it."""
+
+    part: str
+    state: Literal["ok", "weak", "broken"]
+    finding: str
+    advice: str = ""
+
+
+def doctor(
+    simulate: SimulateOption = False,
+    shape: FormatOption = Format.table,
+    store: StoreOption = None,
+    bus: BusOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Check NVML, permissions, clocks, bus and store, and say what to do about each finding.
+
+    Exit status 1 where something is broken; what is weak works, with less to go by.
+    """
+    settings = load_settings({"store": store, "bus": bus}, config)
+    checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+        ("permissions", _permissions),
+        ("clocks", _clocks),
+        ("bus", lambda: _bus(settings)),
+        ("store", lambda: _store(settings)),
+    ]
+    if not simulate:
+        checks.insert(0, ("NVML", _nvml))
+    findings = [finding for part, check in checks for finding in _found(part, check)]
+    if shape is Format.table:
+        cells = [[item.part, item.state, item.finding, item.advice] for item in findings]
+        styles = [_STYLES[item.state] for item in findings]
+        write_grid(Grid(("part", "state", "finding", "what to do"), cells, styles=styles))
+    else:
+        write_rows([asdict(item) for item in findings], shape)
+    broken = [item.part for item in findings if item.state == "broken"]
+    if broken:
+        raise WattributeError(
+            f"broken: {', '.join(dict.fromkeys(broken))}; what to do stands beside each finding"
+        )
+
+
+def _found(part: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from check()
+    except WattributeError as error:
+        what, _, advice = str(error).partition("; ")
+        yield Finding(part, "broken", what, advice)
+
+
+def _nvml() -> Iterator[Finding]:
+    with closing(Nvml()) as nvml:
+        for gpu in nvml.gpus:
+            shown = f"{gpu.identity.name or 'a GPU'} {gpu.uuid}"
+            try:
+                device, slow = gpu.read_fast(time.time_ns), gpu.read_slow(time.time_ns)
+            except GpuError as error:
+                yield Finding("NVML", "broken", str(error), "see `dmesg | grep -i nvrm`; it may need a reset")
+                continue
+            if device.energy_mj is None and device.power_mw is None:
+                power = "neither energy counter nor instant power: energy comes from the 1 s average"
+                yield Finding("NVML", "weak", f"{shown}: {power}", "its energy is off by several per cent")
+            elif device.energy_mj is None:
+                lack = f"{shown}: no energy counter, its energy is integrated power"
+                yield Finding("NVML", "weak", lack, "raise --fast-hz")
+            else:
+                yield Finding("NVML", "ok", f"{shown}: energy counter, power, utilisation")
+            if slow.residents is None:
+                advice = "in a container, share the host's pid namespace (--pid=host, hostPID)"
+                yield Finding("NVML", "broken", f"{shown}: its processes cannot be listed", advice)
+
+
+def _permissions() -> Iterator[Finding]:
+    tree = ProcTree()
+    try:
+        if tree.start_ns(os.getpid()) is None:
+            yield Finding(
+                "permissions", "broken", "/proc does not show this process", "mount the host's /proc"
+            )
+            return
+    finally:
+        tree.close()
+    closed = [pid for pid in _others() if not os.access(f"/proc/{pid}/environ", os.R_OK)]
+    if closed:
+        shown = f"the environment of {len(closed)} processes of other users is closed to this user"
+        advice = "whose they are stays unknown: run the collector as root, or with CAP_SYS_PTRACE"
+        yield Finding("permissions", "weak", shown, advice)
+    else:
+        yield Finding("permissions", "ok", "every process's environment can be read")
+
+
+def _others() -> Iterator[int]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            yield int(entry.name)
+
+
+def _clocks() -> Iterator[Finding]:
+    clock = HostClock()
+    time.sleep(_CLOCK_S)
+    step_ns = clock.wall_step_ns()
+    if abs(step_ns) > _CLOCK_STEP_NS:
+        shown = f"the wall clock moved by {step_ns / 1e6:+.1f} ms against the monotonic one in {_CLOCK_S:g} s"
+        yield Finding("clocks", "weak", shown, "let NTP slew it rather than set it")
+    timex = ctypes.create_string_buffer(_TIMEX_BYTES)
+    state = ctypes.CDLL(None).adjtimex(timex)
+    if state == _TIME_ERROR:
+        yield Finding(
+            "clocks", "weak", "the wall clock is not synchronised", "run chrony or systemd-timesyncd"
+        )
+    else:
+        yield Finding("clocks", "ok", "the clocks run together")
+
+
+def _bus(settings: Settings) -> Iterator[Finding]:
+    yield Finding("bus", "ok", check_bus(settings))
+
+
+def _store(settings: Settings) -> Iterator[Finding]:
+    from wattribute.sinks.folder import folder_of
+    from wattribute.sinks.query_server import open_store_for_reading
+
+    folder = folder_of(settings.store)
+    if folder is not None and not (folder / "owner.lock").exists():
+        if reason := why_not_made(folder):
+            yield Finding("store", "broken", reason, "choose another --store")
+        else:
+            yield Finding(
+                "store", "ok", f"there is none in {folder} yet", "'wattribute up' or 'replay' makes it"
+            )
+        return
+    with closing(open_store_for_reading(settings.store)) as store:
+        version = store.query("SELECT version()").rows[0][0]
+        tables = store.query("EXISTS TABLE attribution").rows[0][0]
+        if not tables:
+            yield Finding("store", "weak", f"{settings.store} has no tables yet", "wattribute migrate")
+            return
+        rows, newest = store.query("SELECT count(), max(window_start) FROM attribution FINAL").rows[0]
+        shown = f"{settings.store} answers (ClickHouse {version}): {rows:,} rows"
+        yield Finding("store", "ok", shown + (f", the newest of {newest:%Y-%m-%dT%H:%M:%SZ}" if rows else ""))
+        (wrong,) = store.query("SELECT count() FROM conservation").rows[0]
+        if wrong:
+            advice = "please report it, with the rows of SELECT * FROM conservation"
+            yield Finding("store", "broken", f"{wrong} windows whose parts are not the whole", advice)
+        (dead,) = store.query("SELECT count() FROM dead FINAL").rows[0]
+        if dead:
+            yield Finding(
+                "store", "weak", f"{dead:,} dead letters", "SELECT * FROM dead FINAL says what and why"
+            )

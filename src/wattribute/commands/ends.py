@@ -1,0 +1,190 @@
+"""The two ends of the bus, and how a command that runs until it is told to stop is told."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Final
+
+from wattribute.bus import SAMPLES, TOPICS, UNITS, Consumer, OnAssign, OnRevoke, Position, Producer
+from wattribute.collector.local_log import LocalLog
+from wattribute.commands.output import note
+from wattribute.errors import BusError
+from wattribute.settings import Settings, local_folder
+
+if TYPE_CHECKING:
+    from wattribute.collector.kafka_producer import KafkaProducer
+
+_BROKER_S: Final = 10.0
+_SPOOLING_S: Final = 2.0  # a collector goes on without Kafka, and soon
+
+
+def open_sending_end(settings: Settings) -> tuple[Producer, LocalLog]:
+    """Where a collector sends to, and the log that numbers its epochs: the local log itself, or the spool in
+    front of Kafka. Kafka may be away: the spool keeps what it does not take. Raises BusError, UsageError."""
+    folder = local_folder(settings.bus)
+    if folder is not None:
+        log = _local_log(folder, settings)
+        return log, log
+    from wattribute.collector.spool import SpoolingProducer
+
+    log = _local_log(Path(settings.spool), settings)
+    producer = _kafka_producer(settings)
+    try:
+        _ensure_topics(producer, settings, _SPOOLING_S)
+    except BusError as error:
+        note(f"{error} Meanwhile samples are kept in {settings.spool}")
+    return SpoolingProducer(log, producer), log
+
+
+@contextmanager
+def receiving_end(
+    settings: Settings, on_assign: OnAssign, on_revoke: OnRevoke
+) -> Iterator[tuple[Consumer, Producer]]:
+    """A consumer of samples and units, and a producer of state and dead letters. Raises BusError."""
+    folder = local_folder(settings.bus)
+    if folder is not None:
+        from wattribute.collector.local_consumer import LocalConsumer
+
+        log = _local_log(folder, settings)
+        try:
+            yield LocalConsumer(log, (SAMPLES, UNITS), on_assign), log
+        finally:
+            log.close()
+        return
+    from wattribute.stream.kafka_consumer import KafkaConsumer
+
+    producer = _kafka_producer(settings)
+    try:
+        _ensure_topics(producer, settings)
+        consumer = KafkaConsumer(
+            _servers(settings),
+            settings.kafka_group,
+            (SAMPLES, UNITS),
+            on_assign,
+            on_revoke,
+            _config(settings),
+        )
+        try:
+            yield consumer, producer
+        finally:
+            consumer.close()
+    finally:
+        producer.close()
+
+
+@contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """An event that SIGTERM or Ctrl-C sets; a second one ends the process at once."""
+    stop = threading.Event()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+    before = [signal.signal(number, on_signal) for number in numbers]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+class Worker:
+    """A task in a thread of its own. Where it fails it sets ``stop``, and ``join`` raises what it raised."""
+
+    def __init__(self, task: Callable[[], object], stop: threading.Event, name: str) -> None:
+        self._task = task
+        self._stop = stop
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for its end, however it ends."""
+        self._thread.join()
+
+    def join(self) -> None:
+        """Wait for its end."""
+        self.wait()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            self._task()
+        except BaseException as error:
+            self._error = error
+            self._stop.set()
+
+
+def _local_log(folder: Path, settings: Settings) -> LocalLog:
+    log = LocalLog(folder, max_bytes=settings.spool_max_bytes)
+    if log.quarantined is not None:
+        note(
+            f"the local log in {folder} was damaged: it lies in {log.quarantined} now, and a new one is begun"
+        )
+    return log
+
+
+def _kafka_producer(settings: Settings) -> KafkaProducer:
+    from wattribute.collector.kafka_producer import KafkaProducer
+
+    return KafkaProducer(_servers(settings), _config(settings))
+
+
+def _ensure_topics(producer: KafkaProducer, settings: Settings, timeout_s: float = _BROKER_S) -> None:
+    # Samples are what needs sharing out. A group shares by partition number, whatever a topic holds: with as
+    # many partitions of units, of two streams one got all units and the other all samples.
+    partitions = dict.fromkeys(TOPICS, 1) | {SAMPLES: settings.kafka_partitions}
+    producer.ensure_topics(partitions, replication=settings.kafka_replication, timeout_s=timeout_s)
+
+
+def _servers(settings: Settings) -> str:
+    return settings.bus.removeprefix("kafka://").strip("/")
+
+
+def _config(settings: Settings) -> dict[str, str]:
+    password = {"sasl.password": settings.kafka_password} if settings.kafka_password else {}
+    return {**settings.kafka, **password}
+
+
+def why_not_made(folder: Path) -> str:
+    """Why a folder that is not there cannot be made; empty where it can."""
+    above = next(parent for parent in folder.parents if parent.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=above):
+            return ""
+    except OSError as error:
+        return f"{folder} cannot be made: {above}: {error.strerror}"
+
+
+def check_bus(settings: Settings) -> str:
+    """What the bus answers, in words. Raises BusError where it does not."""
+    folder = local_folder(settings.bus)
+    if folder is None:
+        producer = _kafka_producer(settings)
+        try:
+            producer.check(_BROKER_S)
+        finally:
+            producer.close()
+        return f"{settings.bus} answers"
+    if not folder.exists():
+        if reason := why_not_made(folder):
+            raise BusError(f"{reason}; choose another --bus")
+        return f"there is none in {folder} yet: 'wattribute up' or 'collect' makes it"
+    log = LocalLog(folder, max_bytes=settings.spool_max_bytes)
+    try:
+        ends, dropped = log.end_offsets(), log.dropped_messages()
+        waiting = sum(end - (log.committed(topic) or Position(0)).next_offset for topic, end in ends.items())
+    finally:
+        log.close()
+    lost = f", {dropped:,} were dropped before they were read" if dropped else ""
+    return f"{folder}: {sum(ends.values()):,} messages so far, {waiting:,} not yet in the store{lost}"

@@ -1,0 +1,63 @@
+"""Emptying the folders of a store and of a local bus, and nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+from wattribute.errors import UsageError, WattributeError
+from wattribute.settings import Settings, local_folder
+
+# What chDB and we make in a store's folder, and the local log in its own.
+_STORE: Final = frozenset(
+    (
+        *(
+            "owner.lock",
+            "query.sock",
+            "data",
+            "metadata",
+            "metadata_dropped",
+            "store",
+            "tmp",
+            "uuid",
+            "status",
+        ),
+        *("flags", "access", "disks", "user_files", "user_defined", "format_schemas", "named_collections"),
+        *("dictionaries_lib", "user_scripts", "preprocessed_configs"),
+    )
+)
+_LOCK: Final = "owner.lock"
+_BUS: Final = "bus.sqlite"
+
+
+def empty_folders(settings: Settings) -> None:
+    """Empty the folders of the store and the bus. Raises UsageError where there is anything else in them, or
+    they are no folders; WattributeError where the store is in use."""
+    from wattribute.sinks.folder import folder_of, owner_of
+
+    store, bus = folder_of(settings.store), local_folder(settings.bus)
+    if store is None or bus is None:
+        raise UsageError("--fresh empties folders alone: it goes with chdb:// and local://")
+    found: list[Path] = []
+    for folder, is_ours in ((store, lambda name: name in _STORE), (bus, lambda name: name.startswith(_BUS))):
+        if not folder.exists():
+            continue
+        entries = list(folder.iterdir())
+        if strange := sorted(entry.name for entry in entries if not is_ours(entry.name)):
+            raise UsageError(f"--fresh does not empty {folder}: {strange[0]} in it is not of wattribute")
+        found += entries
+    if store.exists() and (store / _LOCK).exists() and (owner := owner_of(store)):
+        raise WattributeError(f"the store {store} is in use by {owner}: stop it first")
+    for entry in found:
+        _remove(entry)
+
+
+def _remove(entry: Path) -> None:
+    try:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    except OSError as error:
+        raise WattributeError(f"cannot remove {entry}: {error.strerror}") from error

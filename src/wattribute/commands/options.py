@@ -1,0 +1,109 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from wattribute.commands.output import Format
+
+PLACES: Final = "Where things are"
+SPAN: Final = "Which span and rows"
+HOST: Final = "What is collected"
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        help="chdb:///folder or clickhouse://user@host:8123/database.",
+        rich_help_panel=PLACES,
+        show_default="chdb://~/.local/share/wattribute/store",
+    ),
+]
+BusOption = Annotated[
+    str | None,
+    typer.Option(
+        "--bus",
+        metavar="URL",
+        help="local:///folder or kafka://broker:9092.",
+        rich_help_panel=PLACES,
+        show_default="local://, beside the store",
+    ),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="The configuration file.",
+        rich_help_panel=PLACES,
+        show_default="wattribute.toml, if it is here",
+    ),
+]
+FormatOption = Annotated[
+    Format, typer.Option("--format", help="For people, or for programs: json is one array of objects.")
+]
+SinceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--since",
+        metavar="TIME",
+        help="From this time on: 2026-06-01, 2026-06-01T08:00Z, or an age as 30m, 12h, 7d, 2w.",
+        rich_help_panel=SPAN,
+    ),
+]
+UntilOption = Annotated[
+    str | None, typer.Option("--until", metavar="TIME", help="Until before this time.", rich_help_panel=SPAN)
+]
+PolicyOption = Annotated[
+    str,
+    typer.Option(
+        "--policy",
+        metavar="equal|memory|active",
+        help="How the idle part of a shared GPU is split: evenly, by memory held, or by work done.",
+        rich_help_panel=SPAN,
+    ),
+]
+SimulateOption = Annotated[
+    bool, typer.Option("--simulate", help="A simulated GPU host in place of this one.", rich_help_panel=HOST)
+]
+ScenarioOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scenario",
+        metavar="NAME|FILE.toml",
+        help="What the simulated host runs: demo, churn, or a file.",
+        rich_help_panel=HOST,
+        show_default="demo",
+    ),
+]
+SeedOption = Annotated[
+    int, typer.Option("--seed", help="The same seed gives the same simulated host.", rich_help_panel=HOST)
+]
+HostOption = Annotated[
+    str | None,
+    typer.Option(
+        "--host",
+        metavar="NAME",
+        help="What this host is called.",
+        rich_help_panel=HOST,
+        show_default="its name",
+    ),
+]
+FastHzOption = Annotated[
+    float | None,
+    typer.Option(
+        "--fast-hz",
+        metavar="HZ",
+        help="Readings of energy and power a second, 1 to 100.",
+        rich_help_panel=HOST,
+        show_default="10",
+    ),
+]
+DurationOption = Annotated[
+    str | None,
+    typer.Option("--duration", metavar="TIME", help="End by itself after this time: 30, 90s, 10m."),
+]

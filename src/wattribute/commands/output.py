@@ -1,0 +1,163 @@
+"""What the commands print: tables for people, JSON and CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Final
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod
+from rich.table import Table
+from rich.text import Text
+
+_PLAIN_WIDTH: Final = 10_000  # piped: lines as long as they are
+_GUTTER: Final = 3  # between two columns on a terminal
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+class Format(StrEnum):
+    """What an answer is printed as."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table of texts. The columns in ``numeric`` are right-aligned, those in ``spare`` left out where a
+    terminal is too narrow for all; ``styles`` colour whole rows."""
+
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    numeric: frozenset[int] = frozenset()
+    styles: Sequence[str] = ()
+    title: str = ""
+    notes: Sequence[str] = ()
+    spare: frozenset[int] = frozenset()
+
+
+def on_terminal() -> bool:
+    """Whether a person looks at standard output."""
+    return sys.stdout.isatty()
+
+
+def write_rows(rows: Rows, shape: Format, columns: Sequence[str] | None = None) -> None:
+    """Print rows as they are: JSON, CSV, or a plain table. ``columns`` are those of an empty answer."""
+    names = list(columns if columns is not None else rows[0] if rows else ())
+    if shape is Format.json:
+        lines = ",\n ".join(json.dumps(_jsonable(dict(row)), ensure_ascii=False) for row in rows)
+        sys.stdout.write(f"[{lines}]\n")
+    elif shape is Format.csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([_csv_field(row[name]) for name in names] for row in rows)
+    else:
+        numeric = frozenset(
+            place
+            for place, name in enumerate(names)
+            if rows and all(isinstance(row[name], int | float | Decimal | None) for row in rows)
+        )
+        write_grid(Grid(names, [[_cell(row[name]) for name in names] for row in rows], numeric))
+
+
+def write_grid(grid: Grid) -> None:
+    """Print a table: coloured on a terminal, plain and as wide as it is where it is piped."""
+    console = Console() if on_terminal() else Console(width=_PLAIN_WIDTH, no_color=True, highlight=False)
+    with console.capture() as captured:
+        if grid.title:
+            console.print(Text(grid.title, style="bold"))
+        fits = not console.is_terminal or _width(grid) <= console.width
+        console.print(rendered(grid, console.is_terminal, frozenset() if fits else grid.spare))
+        for line in grid.notes:
+            console.print(Text(line))
+    text = captured.get()
+    sys.stdout.write(text if console.is_terminal else "\n".join(map(str.rstrip, text.splitlines())) + "\n")
+
+
+def rendered(grid: Grid, colour: bool, without: frozenset[int] = frozenset()) -> Table:
+    """The table as rich draws it, ``without`` some columns."""
+    table = Table(box=box.SIMPLE_HEAD if colour else None, pad_edge=False, padding=(0, 1))
+    places = [place for place in range(len(grid.headers)) if place not in without]
+    for place in places:
+        justify: JustifyMethod = "right" if place in grid.numeric else "left"
+        table.add_column(
+            Text(grid.headers[place]), justify=justify, no_wrap=justify == "right", overflow="fold"
+        )
+    for number, row in enumerate(grid.rows):
+        style = grid.styles[number] if colour and number < len(grid.styles) else None
+        table.add_row(*(Text(_printable(row[place])) for place in places), style=style)
+    return table
+
+
+def _width(grid: Grid) -> int:
+    columns = zip(grid.headers, *grid.rows, strict=True)
+    return sum(max(cell_len(cell) for cell in column) + _GUTTER for column in columns)
+
+
+def shown_number(value: float | None, decimals: int) -> str:
+    """A number for people; '-' where there is none."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:,.{decimals}f}"
+
+
+def decimals_for(values: Sequence[float | None], digits: int = 4) -> int:
+    """How many decimals show the greatest of ``values`` with so many digits; 0 to 9."""
+    greatest = max((abs(value) for value in values if value is not None), default=0.0)
+    if not greatest or not math.isfinite(greatest):
+        return 0
+    return min(9, max(0, digits - 1 - math.floor(math.log10(greatest))))
+
+
+def note(text: str) -> None:
+    """A line about what is going on, on standard error."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.10g}"
+    plain = _jsonable(value)
+    return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
+
+
+def _csv_field(value: Any) -> Any:
+    plain = _jsonable(value)
+    if plain is None:
+        return ""
+    return plain if isinstance(plain, str | int | float) else json.dumps(plain, ensure_ascii=False)
+
+
+def _jsonable(value: Any) -> Any:
+    """A value that JSON has; what is not a finite number is null."""
+    plain: Any = value
+    if isinstance(value, Decimal):
+        plain = float(value)
+    elif isinstance(value, datetime):
+        plain = (value if value.tzinfo is None else value.astimezone(UTC)).replace(
+            tzinfo=None
+        ).isoformat() + "Z"
+    elif isinstance(value, Mapping):
+        plain = {str(key): _jsonable(part) for key, part in value.items()}
+    elif isinstance(value, list | tuple | set):
+        plain = [_jsonable(part) for part in value]
+    elif not isinstance(value, str | bool | int | float | None):
+        plain = str(value)
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
+
+
+def _printable(text: str) -> str:
+    """What comes from a workload's labels must not steer the terminal."""
+    return "".join(char if char.isprintable() else "�" for char in text)

@@ -1,0 +1,188 @@
+"""``wattribute price``: the price book."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from wattribute.commands.options import ConfigOption, FormatOption, StoreOption
+from wattribute.commands.output import Format, Grid, note, write_grid, write_rows
+from wattribute.commands.since import parse_time
+from wattribute.errors import UsageError
+from wattribute.settings import load_settings
+
+if TYPE_CHECKING:
+    from wattribute.sinks.prices import Price
+
+price = typer.Typer(
+    help="What a GPU hour costs: list, add, import.",
+    no_args_is_help=True,
+    epilog="[bold]For example[/bold]\n\n  wattribute price add --gpu 'NVIDIA H200' --per-gpu-hour 3.6"
+    "\n\n  wattribute price list",
+)
+_COLUMNS: Final = (
+    "gpu_model",
+    "provider",
+    "region",
+    "category",
+    "price_per_gpu_hour",
+    "currency",
+    "valid_from",
+    "valid_to",
+    "origin",
+    "source",
+    "source_date",
+    "disputed",
+    "price_id",
+)
+_WHERE: Final = "Where it holds (empty: everywhere)"
+
+
+@price.command()
+def add(
+    gpu: Annotated[
+        str, typer.Option("--gpu", metavar="NAME", help="The GPU as NVML names it, as 'NVIDIA H200'.")
+    ],
+    per_gpu_hour: Annotated[
+        float, typer.Option("--per-gpu-hour", metavar="AMOUNT", help="Price of a GPU hour.")
+    ],
+    provider: Annotated[str, typer.Option("--provider", rich_help_panel=_WHERE)] = "",
+    region: Annotated[str, typer.Option("--region", rich_help_panel=_WHERE)] = "",
+    pricing: Annotated[
+        str, typer.Option("--pricing", help="on_demand, spot, …", rich_help_panel=_WHERE)
+    ] = "",
+    currency: Annotated[str, typer.Option("--currency", help="USD alone is summed.")] = "USD",
+    valid_from: Annotated[
+        str | None,
+        typer.Option("--from", metavar="TIME", help="From this whole minute on.", rich_help_panel=_WHERE),
+    ] = None,
+    valid_to: Annotated[
+        str | None,
+        typer.Option("--until", metavar="TIME", help="Until before this minute.", rich_help_panel=_WHERE),
+    ] = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Add a price of yours; it wins over the bundled ones, for what is stored already too."""
+    settings = load_settings({"store": store}, config)
+    from wattribute.sinks.prices import BEGINNING, END, Price
+
+    made = Price(
+        gpu_model=gpu,
+        price=per_gpu_hour,
+        provider=provider,
+        region=region,
+        category=pricing,
+        currency=currency,
+        valid_from=parse_time(valid_from) or BEGINNING,
+        valid_to=parse_time(valid_to) or END,
+        source="wattribute price add",
+    )
+    _add(settings.store, [made])
+    where = " ".join(filter(None, (provider, region, pricing))) or "everywhere"
+    note(f"{gpu}: {per_gpu_hour:g} {currency} per GPU hour, {where}")
+
+
+@price.command("import")
+def import_(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="CSV with a header: gpu_model, price, provider, …")
+    ],
+    store: StoreOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Add the prices of a CSV file, all or none."""
+    settings = load_settings({"store": store}, config)
+    from wattribute.sinks.prices import read_prices
+
+    prices = read_prices(file)
+    if not prices:
+        raise UsageError(f"{file} has no price in it")
+    _add(settings.store, prices)
+    note(f"{len(prices)} prices from {file}")
+
+
+@price.command("list")
+def list_(shape: FormatOption = Format.table, store: StoreOption = None, config: ConfigOption = None) -> None:
+    """Every price in the book, with its source; without a store, the bundled ones."""
+    settings = load_settings({"store": store}, config)
+    from wattribute.sinks.folder import folder_of
+    from wattribute.sinks.prices import list_prices
+    from wattribute.sinks.query_server import open_store_for_reading
+
+    folder = folder_of(settings.store)
+    if folder is not None and not folder.exists():
+        rows = _bundled_rows()
+    else:
+        with closing(open_store_for_reading(settings.store)) as opened:
+            rows = list_prices(opened)
+    if shape is Format.table:
+        write_grid(_grid(rows))
+    else:
+        write_rows(rows, shape, _COLUMNS)
+
+
+def _add(store: str, prices: Sequence[Price]) -> None:
+    from wattribute.sinks.query_server import add_prices_to
+
+    for remark in add_prices_to(store, prices):
+        note(f"note: {remark}")
+
+
+def _bundled_rows() -> list[dict[str, Any]]:
+    from wattribute.sinks.prices import BEGINNING, END, bundled
+
+    return [
+        {
+            "gpu_model": item.gpu_model,
+            "provider": item.provider,
+            "region": item.region,
+            "category": item.category,
+            "price_per_gpu_hour": item.price,
+            "currency": item.currency,
+            "valid_from": None if item.valid_from == BEGINNING else item.valid_from,
+            "valid_to": None if item.valid_to == END else item.valid_to,
+            "origin": "bundled",
+            "source": item.source,
+            "source_date": item.source_date,
+            "disputed": item.disputed,
+            "price_id": f"bundled|{item.price_id}",
+        }
+        for item in bundled()
+    ]
+
+
+def _grid(rows: Sequence[dict[str, Any]]) -> Grid:
+    headers = [
+        "GPU",
+        "provider",
+        "region",
+        "pricing",
+        "per GPU hour",
+        "currency",
+        "from",
+        "until",
+        "origin",
+        "source",
+    ]
+    cells = [
+        [
+            row["gpu_model"],
+            row["provider"] or "any",
+            row["region"] or "any",
+            row["category"] or "any",
+            f"{row['price_per_gpu_hour']:.4f}",
+            row["currency"],
+            f"{row['valid_from']:%Y-%m-%d %H:%M}" if row["valid_from"] else "",
+            f"{row['valid_to']:%Y-%m-%d %H:%M}" if row["valid_to"] else "",
+            row["origin"] + (" (disputed)" if row["disputed"] else ""),
+            f"{row['source']} ({row['source_date']})" if row["source_date"] else row["source"],
+        ]
+        for row in rows
+    ]
+    styles = ["bold" if row["origin"] == "user" else "" for row in rows]
+    return Grid(headers, cells, frozenset({4}), styles)

@@ -1,0 +1,43 @@
+"""``wattribute query``: SQL that only reads."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from typing import Annotated
+
+import typer
+
+from wattribute.commands.options import ConfigOption, FormatOption, StoreOption
+from wattribute.commands.output import Format, write_rows
+from wattribute.errors import UsageError
+from wattribute.settings import load_settings
+
+
+def query(
+    sql: Annotated[
+        str | None, typer.Argument(metavar="[SQL]", help="One statement; without it, standard input.")
+    ] = None,
+    shape: FormatOption = Format.table,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Ask the store in SQL (of ClickHouse); it only reads.
+
+    Tables: attribution (a row per second, GPU and process; read it with FINAL), attribution_minute, _hour and
+    _day, unit, quality, price, host, process, gap, dead. Views: cost(policy, since, until),
+    unit_cost(policy, since, until, unit), conservation.
+    """
+    settings = load_settings({"store": store}, config)
+    if sql is None or sql == "-":
+        if sys.stdin.isatty():
+            raise UsageError("query needs SQL: wattribute query 'SELECT …', or on standard input")
+        sql = sys.stdin.read()
+    from wattribute.sinks.query_server import open_store_for_reading
+
+    with closing(open_store_for_reading(settings.store)) as opened:
+        answer = opened.query(sql)
+    if len(set(answer.columns)) < len(answer.columns):
+        twice = next(name for name in answer.columns if answer.columns.count(name) > 1)
+        raise UsageError(f"two columns are named {twice!r}: name them apart with AS")
+    write_rows(answer.dicts(), shape, answer.columns)

@@ -1,0 +1,240 @@
+"""``wattribute replay``: a trace or an nvidia-smi log straight into the store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from wattribute.collector.nvidia_smi_log import (
+    looks_like_nvidia_smi_log,
+    option_workload,
+    read_nvidia_smi_log,
+)
+from wattribute.collector.trace import Line, read_trace
+from wattribute.commands.compiling import compiled_engine
+from wattribute.commands.options import ConfigOption, StoreOption
+from wattribute.commands.output import note, on_terminal
+from wattribute.errors import UsageError, WattributeError
+from wattribute.records import Gpu
+from wattribute.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from wattribute.sinks.clickhouse import ClickHouseSink
+    from wattribute.stream.replay import Replayed
+
+Inputs = Sequence[tuple[Path, Iterator[Line], bool]]
+
+_LOG: Final = "What a log of nvidia-smi does not say"
+_SHOWN_DEAD: Final = 5
+_COUNTED_BYTES: Final = 2 << 30  # up to this size the lines of a file are counted first, for the progress bar
+
+
+def replay(
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE…", help="A trace or nvidia-smi log, also .gz or .zst; - is stdin."),
+    ],
+    store: StoreOption = None,
+    config: ConfigOption = None,
+    host: Annotated[
+        str | None,
+        typer.Option(
+            "--host", metavar="NAME", help="The host the log is of.", rich_help_panel=_LOG, show_default="log"
+        ),
+    ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu",
+            metavar="NAME",
+            help="The GPU the log is of, where it names none.",
+            rich_help_panel=_LOG,
+            show_default="log:FILE:INDEX",
+        ),
+    ] = None,
+    gpu_model: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu-model",
+            metavar="NAME",
+            help="What GPU it is, where the log does not say: its price goes by that.",
+            rich_help_panel=_LOG,
+        ),
+    ] = None,
+    timezone: Annotated[
+        str,
+        typer.Option("--timezone", metavar="ZONE", help="The zone of the log's times.", rich_help_panel=_LOG),
+    ] = "UTC",
+    workload: Annotated[
+        str | None,
+        typer.Option(
+            "--workload",
+            metavar="KEY=VALUE,…",
+            help="Whose it was: model=…, model_version=…, run=…, team=…",
+            rich_help_panel=_LOG,
+        ),
+    ] = None,
+) -> None:
+    """Cost recorded readings: a trace, or a log that somebody already has.
+
+    It ends when all of it is in the store, and repeating it changes nothing. Each file is an input of its
+    own; parts of one recording belong together: join them on standard input.
+    """
+    settings = load_settings({"store": store}, config)
+    replay_files(settings, open_inputs(files, host, gpu, gpu_model, timezone, workload))
+
+
+def open_inputs(
+    files: Sequence[Path],
+    host: str | None = None,
+    gpu: str | None = None,
+    gpu_model: str | None = None,
+    timezone: str = "UTC",
+    workload: str | None = None,
+) -> Inputs:
+    """The files, each with its items and whether it tells who held the GPUs, which a log of nvidia-smi by
+    itself does not. Raises UsageError, WattributeError."""
+    return [
+        (
+            file,
+            _lines(file, host, gpu, gpu_model, timezone, workload),
+            bool(workload) or not looks_like_nvidia_smi_log(file),
+        )
+        for file in files
+    ]
+
+
+def replay_files(settings: Settings, inputs: Inputs) -> None:
+    """Replay inputs one after the other into the store. Raises WattributeError where any of it was bad."""
+    with _noting_sink(settings) as sink:
+        dropped = sum(_replay_one(settings, sink, *given) for given in inputs)
+        if dropped:
+            for row in sink.first_dead:
+                note(f"{row['origin']}:{row['position']} {row['reason']}")
+            raise WattributeError(
+                f"{dropped} records could not be used: they are in the table dead, with line and reason;"
+                " all others are stored"
+            )
+
+
+def _replay_one(
+    settings: Settings, sink: Any, file: Path, lines: Iterator[Line], processes_known: bool
+) -> int:
+    engine_class, replay_lines = compiled_engine()
+    from wattribute.stream.idle import IdleLevels
+
+    begin = time.monotonic()
+    origin = "stdin" if str(file) == "-" else str(file.absolute())
+    engine = engine_class(
+        origin,
+        settings.window_ms * 1_000_000,
+        settings.generation,
+        IdleLevels(settings.idle_watts),
+        processes_known,
+    )
+    rows_before = sink.row_count
+    with _progress(file) as progress:
+        done: Replayed = replay_lines(lines, engine, sink, progress)
+    shown = f"{file}: {done.lines:,} lines, {done.samples:,} samples, {sink.row_count - rows_before:,} rows"
+    repeated = f", {done.duplicates:,} repeated" if done.duplicates else ""
+    note(f"{shown}{repeated} in {time.monotonic() - begin:.1f} s")
+    return done.dropped
+
+
+def _lines(
+    file: Path,
+    host: str | None,
+    gpu: str | None,
+    gpu_model: str | None,
+    timezone: str,
+    workload: str | None,
+) -> Iterator[Line]:
+    """The items of a file, whichever kind it is. Raises UsageError, WattributeError."""
+    if str(file) != "-" and not file.exists():
+        raise UsageError(f"there is no file {file}")
+    if looks_like_nvidia_smi_log(file):
+        owner = option_workload(_pairs(workload)) if workload else None
+        lines = read_nvidia_smi_log(file, host=host or "log", gpu=gpu, timezone=timezone, workload=owner)
+        return _named(lines, gpu_model) if gpu_model else lines
+    if host or gpu or gpu_model or workload or timezone != "UTC":
+        raise UsageError(
+            f"{file} is a trace, which says itself whose it is: leave out --host, --gpu, --workload, …"
+        )
+    return read_trace(file)
+
+
+def _named(lines: Iterator[Line], gpu_model: str) -> Iterator[Line]:
+    """The items, with a name for GPUs that have none."""
+    for line in lines:
+        if isinstance(line.record, Gpu) and not line.record.name:
+            yield line._replace(record=replace(line.record, name=gpu_model))
+        else:
+            yield line
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    if not pairs or any(not (equals and key.strip() and value.strip()) for key, equals, value in pairs):
+        raise UsageError(f"--workload {text!r}: write model=NAME,run=NAME")
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+@contextmanager
+def _noting_sink(settings: Settings) -> Iterator[Any]:
+    """The store's sink, which also counts rows and keeps the first dead letters, to show them; it answers
+    questions of other processes meanwhile."""
+    from wattribute.sinks.clickhouse import ClickHouseSink
+    from wattribute.sinks.query_server import serve
+    from wattribute.sinks.store import open_store
+
+    class NotingSink(ClickHouseSink):
+        row_count = 0
+        first_dead: Sequence[Mapping[str, Any]] = ()
+
+        def write_attribution(self, columns: Mapping[str, Any]) -> None:
+            super().write_attribution(columns)
+            self.row_count += len(columns["window_start"])
+
+        def write_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+            super().write_rows(table, rows)
+            if table == "dead":
+                self.first_dead = [*self.first_dead, *rows][:_SHOWN_DEAD]
+
+    opened = open_store(settings.store)
+    sink: ClickHouseSink = NotingSink(opened)
+    with closing(sink):
+        server = serve(opened)
+        try:
+            yield sink
+        finally:
+            if server is not None:
+                server.close()
+
+
+@contextmanager
+def _progress(file: Path) -> Iterator[Callable[[int], None] | None]:
+    """A progress bar on a terminal: by lines where they can be counted, else it only moves."""
+    if not on_terminal():
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    total = None
+    if file.is_file() and file.suffix not in (".gz", ".zst") and file.stat().st_size <= _COUNTED_BYTES:
+        with file.open("rb") as stream:
+            total = sum(chunk.count(b"\n") for chunk in iter(lambda: stream.read(1 << 20), b""))
+    columns = (
+        TextColumn(str(file), markup=False),
+        BarColumn(),
+        TextColumn("{task.completed:,} lines"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda lines: bar.update(task, completed=lines)

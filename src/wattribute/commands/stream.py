@@ -1,0 +1,37 @@
+"""``wattribute stream``: from the bus into the store."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from wattribute.commands.ends import stopping
+from wattribute.commands.options import BusOption, ConfigOption, StoreOption
+from wattribute.commands.output import note
+from wattribute.commands.streaming import opened_stream
+from wattribute.settings import load_settings
+
+
+def stream(
+    bus: BusOption = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="End when all that the bus holds is in the store.")
+    ] = False,
+    from_beginning: Annotated[
+        bool,
+        typer.Option("--from-beginning", help="Read again all that the bus still holds: for an empty store."),
+    ] = False,
+) -> None:
+    """Attribute what comes on the bus, and write it to the store.
+
+    Any number of these may share the work on Kafka. Ends with SIGTERM or Ctrl-C, all that was read written
+    and committed; where it is killed, the next one does the rest again, with the same result.
+    """
+    settings = load_settings({"bus": bus, "store": store}, config)
+    with opened_stream(settings, from_beginning) as (_, loop), stopping() as stop:
+        note(f"streaming {settings.bus} -> {settings.store}")
+        loop.run(stop, until_idle)
+    note(f"{loop.counts.messages:,} messages read, {loop.counts.rows:,} rows written")

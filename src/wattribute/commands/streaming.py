@@ -1,0 +1,61 @@
+"""The stream between bus and store, as ``stream`` and ``up`` both run it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING
+
+from wattribute.bus import Partition
+from wattribute.commands.compiling import compiled_engine
+from wattribute.commands.ends import receiving_end
+from wattribute.settings import Settings
+
+if TYPE_CHECKING:
+    from wattribute.sinks.clickhouse import ClickHouseSink
+    from wattribute.stream.engine import Engine
+    from wattribute.stream.loop import StreamLoop
+
+
+@contextmanager
+def opened_stream(
+    settings: Settings, from_beginning: bool = False
+) -> Iterator[tuple[ClickHouseSink, StreamLoop]]:
+    """The store, which answers other processes meanwhile, and the loop that writes to it. ``from_beginning``:
+    what was committed before does not count.
+
+    Raises BusError, StoreError, UsageError."""
+    engine_class, _ = compiled_engine()
+    from wattribute.sinks.clickhouse import ClickHouseSink
+    from wattribute.sinks.query_server import serve
+    from wattribute.sinks.rollup import set_retention
+    from wattribute.sinks.store import open_store
+    from wattribute.stream.idle import IdleLevels
+    from wattribute.stream.loop import Assigned, StreamLoop
+
+    idle_levels = IdleLevels(settings.idle_watts)
+
+    def make_engine(origin: str) -> Engine:
+        return engine_class(origin, settings.window_ms * 1_000_000, settings.generation, idle_levels)
+
+    # The consumer calls the loop and the loop the consumer: one of them has to be there first.
+    loop: StreamLoop
+
+    def on_assign(partition: Partition) -> int | None:
+        if not from_beginning:
+            return loop.on_assign(partition)
+        loop.assigned[partition] = Assigned(make_engine(f"{partition.topic}/{partition.number}"), 0, 0)
+        return 0
+
+    def on_revoke(partitions: Sequence[Partition]) -> None:
+        loop.on_revoke(partitions)
+
+    with ExitStack() as stack:
+        sink = stack.enter_context(closing(ClickHouseSink(open_store(settings.store))))
+        if "retention_days" in settings.origins:
+            set_retention(sink.store, settings.retention_days)
+        if (server := serve(sink.store)) is not None:
+            stack.enter_context(closing(server))
+        consumer, producer = stack.enter_context(receiving_end(settings, on_assign, on_revoke))
+        loop = StreamLoop(consumer, producer, sink, make_engine)
+        yield sink, loop

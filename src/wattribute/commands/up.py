@@ -1,0 +1,174 @@
+"""``wattribute up``: everything on this machine in one command."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from wattribute.collector.publish import Publisher
+from wattribute.commands.cost import balance_note, cost_grid, unit_grid, unpriced_notes
+from wattribute.commands.ends import Worker, open_sending_end, stopping
+from wattribute.commands.fresh import empty_folders
+from wattribute.commands.options import (
+    HOST,
+    PLACES,
+    BusOption,
+    ConfigOption,
+    DurationOption,
+    FastHzOption,
+    HostOption,
+    PolicyOption,
+    ScenarioOption,
+    SeedOption,
+    SimulateOption,
+    StoreOption,
+)
+from wattribute.commands.output import note, on_terminal, write_grid
+from wattribute.commands.replay import Inputs, open_inputs, replay_files
+from wattribute.commands.since import parse_duration_s
+from wattribute.commands.source import Source, open_source
+from wattribute.commands.streaming import opened_stream
+from wattribute.commands.top import show_live, top_grid, top_rows
+from wattribute.errors import UsageError, WattributeError
+from wattribute.settings import Settings, data_folder, load_settings
+
+if TYPE_CHECKING:
+    from wattribute.sinks.clickhouse import ClickHouseSink
+    from wattribute.sinks.store import Readable
+    from wattribute.stream.loop import StreamLoop
+
+_PIPED_S: Final = 30.0
+_TELL_S: Final = 5.0
+_WAITING: Final = "the first complete window is on its way …"
+_BY: Final = ("model", "model_version", "run")
+_UNIT: Final = "output_tokens"
+
+
+def up(
+    simulate: SimulateOption = False,
+    scenario: ScenarioOption = None,
+    seed: SeedOption = 1,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            "--replay", metavar="FILE", help="A recorded trace or log instead.", rich_help_panel=HOST
+        ),
+    ] = None,
+    host: HostOption = None,
+    fast_hz: FastHzOption = None,
+    duration: DurationOption = None,
+    policy: PolicyOption = "equal",
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh", help="Empty the store and the bus first (their folders).", rich_help_panel=PLACES
+        ),
+    ] = False,
+    store: StoreOption = None,
+    bus: BusOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Everything on this machine: collect, attribute, store, and show who is burning the watts.
+
+    It ends with Ctrl-C, or after 30 s where no terminal looks on, with a table of what everything cost; that
+    stays in the store: ask it with cost, query and explain, meanwhile too.
+    """
+    options = {"store": store, "bus": bus, "host": host, "fast_hz": fast_hz}
+    settings = load_settings(options, config)
+    if simulate and "store" not in settings.origins:  # made-up joules must not lie among real ones
+        options["store"] = f"chdb://{data_folder() / 'simulated' / 'store'}"
+        settings = load_settings(options, config)
+    if replay is not None and (simulate or duration):
+        raise UsageError("--replay goes without --simulate and --duration: it ends with the file")
+    duration_s = parse_duration_s(duration) if duration else None if on_terminal() else _PIPED_S
+    if replay is not None:
+        inputs = open_inputs([replay])
+        if fresh:
+            empty_folders(settings)
+        _replay(settings, inputs, policy)
+        return
+    open_source(settings, simulate, scenario, seed).close()  # where there is no GPU, say so before all else
+    if fresh:
+        empty_folders(settings)
+    _live(settings, lambda: open_source(settings, simulate, scenario, seed), duration_s, policy)
+
+
+def _live(settings: Settings, open_host: Callable[[], Source], duration_s: float | None, policy: str) -> None:
+    """Collect in a thread of its own, stream in this one, show in a third."""
+    with opened_stream(settings) as (sink, loop), ExitStack() as stack:
+        source = stack.enter_context(closing(open_host()))  # now that compiling is done: its time begins here
+        producer, log = open_sending_end(settings)
+        stack.enter_context(closing(producer))
+        stop = stack.enter_context(stopping())
+        publisher = Publisher(producer, log, source.name, source.boot_id)
+        sampler = source.sampler(settings, lambda records: publisher(records, sampler.epoch))
+        began_ns = source.clock.now_ns() // (settings.window_ms * 1_000_000) * settings.window_ms * 1_000_000
+        ending = "" if duration_s is None else f"; this ends after {duration_s:g} s"
+        note(f"collecting {source.shown()} -> {settings.store}{ending}")
+        collector = Worker(lambda: sampler.run(stop), stop, "collector")
+        display = Worker(lambda: _show(sink, loop, source, stop), stop, "display")
+        if duration_s is not None:
+            timer = threading.Timer(duration_s, stop.set)
+            timer.daemon = True
+            timer.start()
+        try:
+            loop.run(stop)
+        finally:
+            collector.wait()  # it uses what is closed next
+            display.wait()
+        collector.join()
+        display.join()
+        loop.run(threading.Event(), until_idle=True)  # what the collector sent last
+        began = datetime.fromtimestamp(began_ns / 1e9, UTC)
+        _print_cost(sink.store, policy, began, source.simulated is not None)
+
+
+def _show(sink: ClickHouseSink, loop: StreamLoop, source: Source, stop: threading.Event) -> None:
+    """The live table on a terminal; else a line now and then."""
+    from wattribute.sinks.reading import Reader
+
+    began_s = time.monotonic()
+    if not on_terminal():
+        while not stop.wait(_TELL_S):
+            note(f"{time.monotonic() - began_s:4.0f} s: {loop.counts.rows:,} rows written")
+        return
+    with closing(Reader(sink.store)) as reader:
+
+        def grid() -> Any:
+            simulated = "SIMULATED DATA · " if source.simulated else ""
+            title = f"{simulated}{source.name} · {time.monotonic() - began_s:.0f} s · Ctrl-C ends it"
+            return top_grid(top_rows(reader) if loop.counts.rows else [], title, _WAITING)
+
+        show_live(grid, lambda: not stop.is_set())
+
+
+def _replay(settings: Settings, inputs: Inputs, policy: str) -> None:
+    problem: WattributeError | None = None
+    try:
+        replay_files(settings, inputs)
+    except WattributeError as error:  # of what is good the table is shown all the same
+        problem = error
+    from wattribute.sinks.query_server import open_store_for_reading
+
+    with closing(open_store_for_reading(settings.store)) as opened:
+        _print_cost(opened, policy, None, simulated=False)
+    if problem is not None:
+        raise problem
+
+
+def _print_cost(store: Readable, policy: str, since: datetime | None, simulated: bool) -> None:
+    from wattribute.sinks.costs import cost_rows
+
+    rows = cost_rows(store, _BY, since, None, policy, _UNIT)
+    notes = [balance_note(store, rows, since), *unpriced_notes(store, rows, policy, since, None)]
+    title = "What it cost" + (" (SIMULATED DATA)" if simulated else "")
+    write_grid(cost_grid(rows, _BY, policy, notes, title))
+    if any(row["quantity"] for row in rows):
+        write_grid(unit_grid(rows, _BY, _UNIT))

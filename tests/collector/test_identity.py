@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wattribute.collector import identity
+from wattribute.records import Workload, as_json, parse
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("0::/", identity.Group()),
+        ("0::/docker/" + "ab" * 32, identity.Group(container="ab" * 32)),
+        ("0::/system.slice/docker-" + "ab" * 32 + ".scope", identity.Group(container="ab" * 32)),
+        ("0::/machine.slice/libpod-" + "cd" * 32 + ".scope/container", identity.Group(container="cd" * 32)),
+        (  # cgroupfs driver, version 1
+            "5:memory:/kubepods/besteffort/pod11111111-2222-3333-4444-555555555555/" + "ef" * 32,
+            identity.Group("ef" * 32, "11111111-2222-3333-4444-555555555555"),
+        ),
+        (  # containerd told a systemd path by a cgroupfs kubelet: colons in the path
+            "0::/system.slice/containerd.service/kubepods-burstable-pod"
+            "11111111_2222_3333_4444_555555555555.slice:cri-containerd:" + "ef" * 32,
+            identity.Group("ef" * 32, "11111111-2222-3333-4444-555555555555"),
+        ),
+        (  # a pod that the kubelet has from a file
+            "0::/kubepods/burstable/pod0123456789abcdef0123456789abcdef/" + "ef" * 32,
+            identity.Group("ef" * 32, "0123456789abcdef0123456789abcdef"),
+        ),
+        (  # a node that is itself a container: the inner one counts
+            "0::/docker/"
+            + "ab" * 32
+            + "/kubelet/kubepods/pod11111111-2222-3333-4444-555555555555/"
+            + "ef" * 32,
+            identity.Group("ef" * 32, "11111111-2222-3333-4444-555555555555"),
+        ),
+        (
+            "0::/system.slice/n1_slurmstepd.scope/job_5/step_extern/user",
+            identity.Group(job="5", step="extern"),
+        ),
+        ("0::/user.slice/job_5/step_1", identity.Group()),  # not Slurm's
+        ("0::/docker/" + "ab" * 33, identity.Group()),  # 66 digits are no container id
+    ],
+)
+def test_group(path: str, expected: identity.Group) -> None:
+    assert identity.group(path.encode() + b"\n") == expected
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "expected"),
+    [
+        ("python3 -u -m torch.distributed.run --token S", "python3 torch.distributed.run"),
+        ("/usr/bin/python3 -X importtime -W ignore /a/b/train.py S", "python3 train.py"),
+        ("python3 -c S", "python3"),
+        ("python3 -mthing --token S", "python3"),
+        ("python3 -um thing --token S", "python3"),
+        ("python3 --unknown S", "python3"),
+        ("python3", "python3"),
+        ("python3 -m", "python3"),
+        ("bash -c S", "comm"),
+        ("/srv/server --token S", "comm"),
+        ("", "comm"),
+    ],
+)
+def test_command_shows_no_argument(cmdline: str, expected: str) -> None:
+    raw = cmdline.replace(" ", "\0").encode() + b"\0"
+    assert identity.command(b"comm\n", raw) == expected
+
+
+def test_title_that_was_set_over_the_arguments_is_not_shown() -> None:
+    assert identity.command(b"python\n", b"python train.py --token S\0\0\0") == "python"
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300), st.binary(max_size=300))
+def test_any_bytes_give_a_record_that_can_be_read(environ: bytes, cgroup: bytes, cmdline: bytes) -> None:
+    tagged = environ + b"\0WATTRIBUTE_MODEL=" + environ + b"\0SLURM_RESTART_COUNT=" + environ
+    fields = identity.identity(identity.environment(tagged), identity.group(cgroup))
+    workload = Workload(t=1, pid=1, start_ns=0, command=identity.command(environ, cmdline), **fields)
+    assert parse(as_json(workload)) == workload

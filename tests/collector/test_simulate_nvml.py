@@ -1,0 +1,166 @@
+"""The simulated face against pynvml itself: names, shapes, exceptions, and what each call promises."""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict
+from typing import Any
+
+import pynvml
+import pytest
+
+from wattribute.collector.scenario import load_scenario, parse_scenario
+from wattribute.collector.simulate import SimulatedHost, VirtualTime
+from wattribute.collector.simulate_nvml import SimulatedNvml
+
+START_NS = 1_790_000_000_000_000_000
+FACE = [name for name in vars(SimulatedNvml) if name.startswith("nvml")]
+STEADY = {"pattern": "serve", "busy_s": 3600, "sm_percent": 40, "watts_per_sm_percent": 5.0}
+
+
+def host_of(scenario: str | dict[str, Any], seed: int = 7) -> SimulatedHost:
+    plan = load_scenario(scenario) if isinstance(scenario, str) else parse_scenario(scenario)
+    host = SimulatedHost(plan, VirtualTime(START_NS), seed, pynvml)
+    host.nvml.nvmlInit()
+    return host
+
+
+def to(host: SimulatedHost, seconds: float) -> int:
+    """Move the host's clock to ``seconds`` after the start."""
+    t = START_NS + round(seconds * 1e9)
+    host.clock.sleep_until_ns(t)
+    return t
+
+
+def one_gpu(*tenants: dict[str, Any], **gpu: Any) -> dict[str, Any]:
+    """A scenario without noise, so that power can be said beforehand."""
+    named = [{"name": f"t{number}", "gpus": [0], **tenant} for number, tenant in enumerate(tenants)]
+    return {"host": {"name": "h"}, "gpu": [{"noise_ratio": 0, **gpu}], "tenant": named}
+
+
+def test_face_is_pynvmls() -> None:
+    for name in FACE:
+        ours = list(inspect.signature(getattr(SimulatedNvml, name)).parameters)[1:]
+        theirs = inspect.signature(inspect.unwrap(getattr(pynvml, name))).parameters
+        assert ours == list(theirs), name
+    nvml = host_of("demo").nvml
+    for name in ("NVMLError", "NVML_ERROR_GPU_IS_LOST", "c_nvmlFieldValue_t", "NVML_FI_DEV_POWER_INSTANT"):
+        assert getattr(nvml, name) is getattr(pynvml, name)
+    with pytest.raises(AttributeError):
+        nvml.nvmlDeviceGetNoSuchThing  # noqa: B018
+
+
+def test_answers_have_pynvmls_shapes() -> None:
+    host = host_of("demo")
+    to(host, 10)
+    nvml = host.nvml
+    gpu = nvml.nvmlDeviceGetHandleByIndex(2)
+    assert nvml.nvmlDeviceGetHandleByUUID(nvml.nvmlDeviceGetUUID(gpu).encode()) is gpu
+    assert nvml.nvmlDeviceGetUUID(gpu).startswith("GPU-")
+    assert nvml.nvmlDeviceGetName(gpu) == "NVIDIA H200"
+    assert nvml.nvmlSystemGetDriverVersion().count(".") == 2
+    assert nvml.nvmlDeviceGetEnforcedPowerLimit(gpu) == nvml.nvmlDeviceGetPowerManagementLimit(gpu) == 700_000
+    assert nvml.nvmlDeviceGetMigMode(gpu) == [0, 0]
+    memory = nvml.nvmlDeviceGetMemoryInfo(gpu)
+    newer = nvml.nvmlDeviceGetMemoryInfo(gpu, pynvml.nvmlMemory_v2)
+    assert memory.used + memory.free == memory.total == newer.used + newer.reserved + newer.free
+    processes = nvml.nvmlDeviceGetComputeRunningProcesses(gpu)
+    assert sum(process.usedGpuMemory for process in processes) == newer.used == 122 << 30
+    assert {process.gpuInstanceId for process in processes} == {0xFFFFFFFF}
+    assert nvml.nvmlDeviceGetGraphicsRunningProcesses(gpu) == []
+    assert nvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM) == 1_980
+    assert nvml.nvmlDeviceGetClockInfo(nvml.nvmlDeviceGetHandleByIndex(3), pynvml.NVML_CLOCK_SM) == 345
+    temperatures = [
+        nvml.nvmlDeviceGetTemperature(nvml.nvmlDeviceGetHandleByIndex(index), pynvml.NVML_TEMPERATURE_GPU)
+        for index in (2, 3)
+    ]
+    assert 90 > temperatures[0] > temperatures[1] > 25
+    wanted = [pynvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION, (pynvml.NVML_FI_DEV_POWER_AVERAGE, 0)]
+    [energy, average] = nvml.nvmlDeviceGetFieldValues(gpu, wanted)
+    assert energy.value.ullVal == nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
+    assert average.value.uiVal == nvml.nvmlDeviceGetPowerUsage(gpu)
+    [hbm, unknown] = nvml.nvmlDeviceGetFieldValues(gpu, [(185, pynvml.NVML_POWER_SCOPE_MEMORY), 1])
+    assert hbm.nvmlReturn == unknown.nvmlReturn == pynvml.NVML_ERROR_NOT_SUPPORTED
+
+
+def test_errors_are_pynvmls() -> None:
+    host = SimulatedHost(load_scenario("demo"), VirtualTime(START_NS), 7, pynvml)
+    nvml = host.nvml
+    with pytest.raises(pynvml.NVMLError_Uninitialized):
+        nvml.nvmlDeviceGetCount()
+    nvml.nvmlInit()
+    with pytest.raises(pynvml.NVMLError_InvalidArgument):
+        nvml.nvmlDeviceGetHandleByIndex(4)
+    with pytest.raises(pynvml.NVMLError_InvalidArgument):
+        nvml.nvmlDeviceGetUUID("GPU 0")
+    with pytest.raises(pynvml.NVMLError_NotFound):
+        nvml.nvmlDeviceGetHandleByUUID(b"GPU-0")
+    gpu = nvml.nvmlDeviceGetHandleByIndex(0)
+    with pytest.raises(pynvml.NVMLError_FunctionNotFound):  # and never a call of the real library
+        nvml.nvmlDeviceGetFanSpeed(gpu)
+    with pytest.raises(pynvml.NVMLError_NotFound):
+        nvml.nvmlDeviceGetProcessUtilization(gpu, host.clock.now_ns() // 1_000)
+    assert nvml.nvmlErrorString(pynvml.NVML_ERROR_GPU_IS_LOST) == "GPU is lost"
+    nvml.nvmlShutdown()
+    with pytest.raises(pynvml.NVMLError_Uninitialized):
+        nvml.nvmlShutdown()
+
+
+def test_devices_that_lack_a_reading() -> None:
+    host = host_of(one_gpu(STEADY, scope="module", energy_counter=False, power_average=False))
+    to(host, 3)
+    gpu = host.nvml.nvmlDeviceGetHandleByIndex(0)
+    wanted = [(pynvml.NVML_FI_DEV_ENERGY, 0), (186, 0), (186, 1), (185, 1)]
+    values = host.nvml.nvmlDeviceGetFieldValues(gpu, wanted)
+    assert [value.nvmlReturn for value in values] == [3, 3, 0, 3]  # 3 is NOT_SUPPORTED
+    assert host.nvml.nvmlDeviceGetPowerUsage(gpu) == values[2].value.uiVal > 200_000
+    with pytest.raises(pynvml.NVMLError_NotSupported):
+        host.nvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
+
+
+def utilization(host: SimulatedHost, index: int, last_seen_us: int) -> list[Any]:
+    try:
+        gpu = host.nvml.nvmlDeviceGetHandleByIndex(index)
+        found: list[Any] = host.nvml.nvmlDeviceGetProcessUtilization(gpu, last_seen_us)
+        return found
+    except pynvml.NVMLError_NotFound:
+        return []
+
+
+def test_utilization_obeys_last_seen_and_adds_up_to_the_truth() -> None:
+    host = host_of("demo")
+    last_us = 0
+    sm_s: dict[int, float] = defaultdict(float)
+    lags_ms = set()
+    for tick in range(1, 6001):
+        to(host, tick * 0.01)
+        entries = utilization(host, 0, last_us)
+        for entry in entries:
+            assert last_us < entry.timeStamp < host.clock.now_ns() // 1_000
+            assert entry.smUtil <= 100
+            sm_s[entry.pid] += entry.smUtil / 100  # a sample period is 1 s, and none is missed at 100 Hz
+            lags_ms.add(host.clock.now_ns() // 1_000_000 - entry.timeStamp // 1_000)
+        if entries:
+            last_us = max(entry.timeStamp for entry in entries)
+            assert utilization(host, 0, last_us) == []
+    assert min(lags_ms) >= 100
+    assert max(lags_ms) <= 1_010
+    assert len(lags_ms) > 20
+    for process in host.truth(host.clock.now_ns())["gpus"][0]["processes"]:
+        assert sm_s[process["pid"]] == pytest.approx(process["active_ns"] / 1e9, abs=60 * 0.005 + 2)
+
+
+def test_utilization_since_long_ago_is_the_mean() -> None:
+    host = host_of(one_gpu({**STEADY, "start_s": 6.0}, utilization_lag_ms=[100, 100]))
+    to(host, 5.5)
+    assert utilization(host, 0, 0) == []
+    to(host, 15.5)
+    gpu = host.nvml.nvmlDeviceGetHandleByIndex(0)
+    newest_us = utilization(host, 0, 0)[0].timeStamp
+    [last] = utilization(host, 0, newest_us - 1)
+    [mean] = host.nvml.nvmlDeviceGetProcessesUtilizationInfo(gpu, 0)
+    assert isinstance(mean, pynvml.c_nvmlProcessUtilizationInfo_v1_t)
+    assert mean.pid == last.pid
+    assert 30 <= last.smUtil <= 50
+    assert last.smUtil * 0.85 <= mean.smUtil <= last.smUtil  # the first period began before the process
+    assert mean.memUtil == pytest.approx(mean.smUtil / 2, abs=1)

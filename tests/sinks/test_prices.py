@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wattribute.errors import UsageError
+from wattribute.sinks.clickhouse import ClickHouseSink
+from wattribute.sinks.migrate import migrate
+from wattribute.sinks.prices import (
+    Price,
+    add_prices,
+    bundled,
+    list_prices,
+    load_bundled,
+    parse_time,
+    read_prices,
+)
+
+H200 = "NVIDIA H200"
+
+
+def test_the_bundled_prices_name_their_source_and_fit_their_instances() -> None:
+    prices = bundled()
+    assert len({price.price_id for price in prices}) == len(prices)
+    for price in prices:
+        assert price.source
+        assert price.source_date
+        assert price.price > 0
+    nebius = {(p.gpu_model, p.category): p.price for p in prices if p.provider == "nebius"}
+    assert nebius[H200, "on_demand"] == 3.5
+    assert nebius["NVIDIA H100 80GB HBM3", "spot"] == 1.25
+    assert [p.provider for p in prices if p.disputed] == ["aws"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        ({"price": -1.0}, "0 or more"),
+        ({"price": float("nan")}, "0 or more"),
+        ({"price": float("inf")}, "0 or more"),
+        ({"currency": "usd"}, "did you mean USD"),
+        ({"currency": "EURO"}, "did you mean EUR"),
+        ({"gpu_model": ""}, "as NVML gives it"),
+        ({"valid_from": datetime(2026, 1, 1, 0, 0, 30, tzinfo=UTC)}, "whole minute"),
+        (
+            {"valid_from": datetime(2026, 1, 2, tzinfo=UTC), "valid_to": datetime(2026, 1, 1, tzinfo=UTC)},
+            "before it begins",
+        ),
+        ({"valid_to": datetime(2300, 1, 1, tzinfo=UTC)}, "between 1970 and 2106"),
+        ({"price": 44.0, "instance_price": 44.0, "gpus_per_instance": 8}, "that is 5.5 per GPU-hour"),
+    ],
+)
+def test_a_price_that_makes_no_sense_is_refused(wrong: dict[str, Any], line: str) -> None:
+    with pytest.raises(UsageError, match=line):
+        made: dict[str, Any] = {"gpu_model": H200, "price": 3.6} | wrong
+        Price(**made)
+
+
+def test_overlapping_prices_are_refused_and_none_is_stored(sink: ClickHouseSink) -> None:
+    june = datetime(2026, 6, 1, tzinfo=UTC)
+    add_prices(sink.store, [Price(gpu_model=H200, price=3.6)])
+    other = Price(gpu_model="NVIDIA L4", price=1)
+    with pytest.raises(
+        UsageError, match=r"overlaps the one from the beginning of time.*--until 2026-06-01T00:00Z"
+    ):
+        add_prices(sink.store, [other, Price(gpu_model=H200, price=4, valid_from=june)])
+    assert [row["gpu_model"] for row in list_prices(sink.store) if row["origin"] == "user"] == [H200]
+    # another place is another price; and the first may be given its end
+    add_prices(sink.store, [Price(gpu_model=H200, price=3, provider="nebius", valid_from=june)])
+    add_prices(
+        sink.store,
+        [Price(gpu_model=H200, price=3.6, valid_to=june), Price(gpu_model=H200, price=4, valid_from=june)],
+    )
+    mine = [row for row in list_prices(sink.store) if row["origin"] == "user"]
+    assert [(row["provider"], row["price_per_gpu_hour"], row["valid_to"]) for row in mine] == [
+        ("", 3.6, june),
+        ("", 4.0, None),
+        ("nebius", 3.0, None),
+    ]
+
+
+def test_adding_again_replaces(sink: ClickHouseSink) -> None:
+    for amount in (3.6, 3.6, 3.7):
+        add_prices(sink.store, [Price(gpu_model=H200, price=amount)])
+    assert [row["price_per_gpu_hour"] for row in list_prices(sink.store) if row["origin"] == "user"] == [3.7]
+
+
+@pytest.mark.parametrize(
+    ("price", "remark"),
+    [
+        ({"gpu_model": "NVIDIA H200 "}, "one named 'NVIDIA H200' is known"),
+        ({"gpu_model": "nvidia l40s"}, "one named 'NVIDIA L40S' is known"),
+        ({"gpu_model": H200, "price": 28.0}, "is it an instance"),
+        ({"gpu_model": H200}, None),
+        ({"gpu_model": "Contraption 9"}, None),
+    ],
+)
+def test_remarks(sink: ClickHouseSink, price: dict[str, Any], remark: str | None) -> None:
+    remarks = add_prices(sink.store, [Price(**{"price": 3.6} | price)])
+    assert len(remarks) == (remark is not None)
+    assert remark is None or remark in remarks[0]
+
+
+def test_a_file_of_prices(sink: ClickHouseSink, tmp_path: Path) -> None:
+    path = tmp_path / "prices.csv"
+    path.write_text("gpu_model,price,provider,valid_from\nNVIDIA H200,3.6,here,2026-06-01\nNVIDIA L4,0.5,,\n")
+    prices = read_prices(path)
+    assert prices[0].valid_from == datetime(2026, 6, 1, tzinfo=UTC)
+    add_prices(sink.store, prices)
+    assert sum(row["origin"] == "user" for row in list_prices(sink.store)) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("gpu_model,prise\nx,1\n", "did you mean price"),
+        ("gpu_model,price\nx,1\ny,cheap\n", "line 3: price is 'cheap'"),
+        ("gpu_model,price\n,1\n", "line 2: a price without gpu_model"),
+        ("gpu_model,price,valid_from\nx,1,yesterday\n", "line 2: 'yesterday' is not a time"),
+        (
+            "gpu_model,price,gpus_per_instance,instance_price\nx,8,8,8\n",
+            "line 2: 8 per GPU-hour does not fit",
+        ),
+        ("gpu_model,price\nx,nan\n", "line 2: the price"),
+    ],
+)
+def test_a_file_with_an_error_names_the_line(tmp_path: Path, text: str, line: str) -> None:
+    path = tmp_path / "prices.csv"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=line):
+        read_prices(path)
+
+
+def test_an_unreadable_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot read the prices"):
+        read_prices(tmp_path / "none.csv")
+    (tmp_path / "latin.csv").write_bytes(b"\xe9\xff")
+    with pytest.raises(UsageError, match="cannot read the prices"):
+        read_prices(tmp_path / "latin.csv")
+
+
+def test_times() -> None:
+    assert (
+        parse_time("2026-06-01T02:00+02:00") == parse_time("2026-06-01") == datetime(2026, 6, 1, tzinfo=UTC)
+    )
+
+
+def test_the_bundled_prices_are_kept_in_step(sink: ClickHouseSink) -> None:
+    count = "SELECT count() FROM price FINAL WHERE origin = 'bundled'"
+    parts = "SELECT count() FROM price"
+    assert sink.store.query(count).rows == [(len(bundled()),)]
+    written = sink.store.query(parts).rows
+    migrate(sink.store)
+    assert sink.store.query(parts).rows == written
+    sink.write_rows(
+        "price", [{"price_id": "bundled|from an older program", "origin": "bundled", "gpu_model": "x"}]
+    )
+    stale = bundled()[0]
+    sink.write_rows(
+        "price", [{"price_id": f"bundled|{stale.price_id}", "origin": "bundled", "list_price": 99.0}]
+    )
+    load_bundled(sink.store)
+    assert sink.store.query(count).rows == [(len(bundled()),)]
+    assert sink.store.query("SELECT max(list_price) FROM price FINAL").rows == [(6.99,)]

@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wattribute.errors import StoreError, UsageError
+from wattribute.sinks.clickhouse import ClickHouseSink
+from wattribute.sinks.contract import Column
+from wattribute.sinks.prices import Price, list_prices
+from wattribute.sinks.query_server import (
+    SOCKET,
+    QueryServer,
+    RemoteStore,
+    add_prices_to,
+    open_store_for_reading,
+    serve,
+)
+from wattribute.sinks.reading import Reader
+from wattribute.sinks.store import open_store
+
+AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
+
+
+@pytest.fixture
+def server(sink: ClickHouseSink) -> Iterator[QueryServer]:
+    made = serve(sink.store)
+    assert made is not None
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def remote(server: QueryServer, folder: Path) -> Iterator[RemoteStore]:
+    store = RemoteStore(folder)
+    yield store
+    store.close()
+
+
+def test_the_owner_answers(
+    sink: ClickHouseSink, remote: RemoteStore, as_columns: AsColumns, start_ms: int
+) -> None:
+    sink.write_attribution(as_columns([{"labels": {"a": "é"}, "memory_bytes": 2**63}]))
+    answer = remote.query(
+        "SELECT window_start, labels, memory_bytes, account, toFloat64(0.1), NULL AS n FROM attribution FINAL"
+        " WHERE host = {host:String}",
+        {"host": "h"},
+    )
+    start = datetime.fromtimestamp(start_ms / 1000, UTC)
+    assert answer.rows == [(start, {"a": "é"}, 2**63, "process", 0.1, None)]
+    assert answer.columns[0] == "window_start"
+    assert remote.query("SELECT host FROM attribution WHERE 0").columns == ["host"]
+
+
+REFUSED = [
+    "INSERT INTO gap (host) VALUES ('x')",
+    "DROP TABLE gap",
+    "SELECT 1; DROP TABLE gap",
+    "SELECT 1; SELECT 2",
+    "SELECT 1 /* ; */ ; -- \n DROP TABLE gap",
+    "SET readonly = 0",
+    "USE system",
+    "KILL QUERY WHERE 1",
+    "SYSTEM FLUSH LOGS",
+    "SELECT file('{secret}')",
+    "SELECT `file`('{secret}')",
+    "SELECT \"file\" /**/ ('{secret}')",
+    "SELECT x APPLY(file) FROM (SELECT '{secret}' AS x)",
+    "SELECT * FROM file('{secret}', 'CSV', 'a String')",
+    "SELECT * FROM `FILE`('{secret}', 'CSV', 'a String')",
+    "SELECT * FROM '{secret}'",
+    "SELECT * FROM `{secret}`",
+    "DESCRIBE file('{secret}')",
+    "DESCRIBE TABLE `{secret}`",
+    "SELECT 1 INTO OUTFILE '{written}'",
+    "SELECT * FROM sqlite('{written}', 't')",
+    "SELECT * FROM url('http://127.0.0.1:1/', 'CSV', 'a String')",
+    "SELECT * FROM s3('http://127.0.0.1:1/bucket/a', 'CSV', 'a String')",
+    "SELECT * FROM remote('127.0.0.1:1', system.one)",
+    "SELECT * FROM executable('ls', 'TSV', 'a String')",
+    "SELECT 1 SETTINGS readonly = 0",
+    "WITH x AS (SELECT 1) INSERT INTO gap (host) SELECT 'x'",
+    "EXPLAIN AST DROP TABLE gap; DROP TABLE gap",
+    "CREATE TEMPORARY TABLE q (a Int32)",
+    "SELECT $$ ' $$; DROP TABLE gap",
+    "SELECT 'unfinished",
+    "SELECT number FROM numbers(10000000)",
+    "SELECT * FROM nowhere",
+    "",
+    ";",
+    "\x00",
+]
+
+
+@pytest.mark.parametrize("sql", REFUSED)
+def test_only_reading_is_answered(
+    sink: ClickHouseSink, remote: RemoteStore, tmp_path: Path, sql: str
+) -> None:
+    secret, written = tmp_path / "secret.csv", tmp_path / "written"
+    secret.write_text("hidden\n")
+    with pytest.raises((UsageError, StoreError)) as refused:
+        remote.query(sql.replace("{secret}", str(secret)).replace("{written}", str(written)))
+    assert "hidden" not in str(refused.value)
+    assert not written.exists()
+    assert remote.query("SELECT count() FROM gap").rows == [(0,)]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 1 ;",
+        "-- why\nSELECT ';' AS x, 'it''s; \\' DROP' AS y",
+        "WITH 1 AS x SELECT x",
+        "(SELECT 1)",
+        "SHOW TABLES",
+        "DESCRIBE attribution",
+        "EXPLAIN SELECT 1",
+        "SELECT cluster, user, part FROM attribution",
+        "SELECT * FROM numbers(3)",
+        "SELECT 1 # a comment; with a semicolon",
+        "SELECT * FROM cost(policy = 'equal', since = '2026-01-01', until = '2027-01-01')",
+    ],
+)
+def test_what_reads_is_answered(remote: RemoteStore, sql: str) -> None:
+    assert remote.query(sql).columns
+
+
+def test_a_reader_in_the_process_itself_is_as_strict(sink: ClickHouseSink) -> None:
+    reader = Reader(sink.store)
+    with pytest.raises(UsageError, match="one statement"):
+        reader.query("SELECT 1; DROP TABLE gap")
+    with pytest.raises(UsageError, match="may not use file"):
+        reader.query("SELECT file('/etc/passwd')")
+    reader.close()
+
+
+def test_prices_go_through_the_owner(sink: ClickHouseSink, server: QueryServer) -> None:
+    june = datetime(2026, 6, 1, tzinfo=UTC)
+    price = Price(gpu_model="NVIDIA H200", price=3.6, valid_to=june, source="contract 7", gpus_per_instance=8)
+    assert add_prices_to(sink.store.url, [price]) == []
+    (mine,) = [row for row in list_prices(sink.store) if row["origin"] == "user"]
+    assert (mine["price_per_gpu_hour"], mine["valid_to"], mine["source"]) == (3.6, june, "contract 7")
+    with pytest.raises(UsageError, match="overlaps"):
+        add_prices_to(
+            sink.store.url,
+            [Price(gpu_model="NVIDIA H200", price=1, valid_from=datetime(2026, 1, 1, tzinfo=UTC))],
+        )
+
+
+def test_the_socket_is_its_owner_s_alone_and_goes_with_the_server(sink: ClickHouseSink, folder: Path) -> None:
+    server = serve(sink.store)
+    assert server is not None
+    assert stat.S_IMODE((folder / SOCKET).stat().st_mode) == 0o600
+    idle = RemoteStore(folder)
+    server.close()
+    assert not (folder / SOCKET).exists()
+    with pytest.raises(StoreError, match=r"went away|does not answer"):
+        idle.query("SELECT 1")
+    idle.close()
+
+
+def test_rude_clients_do_no_harm(sink: ClickHouseSink, remote: RemoteStore, folder: Path) -> None:
+    def raw(message: bytes) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.connect(os.path.relpath(folder / SOCKET))
+            connection.sendall(message)
+
+    body = b'{"sql": "SELECT number FROM numbers(100000)"}'
+    for message in (
+        b"",
+        b"\x00\x00",
+        b"\xff\xff\xff\xff",
+        struct.pack(">I", 5) + b"\xff\xfe{}[",
+        struct.pack(">I", 4) + b"null",
+        struct.pack(">I", 13) + b'{"sql": "\xed\xa0"}',
+        struct.pack(">I", len(body)) + body,  # gone before the answer
+    ):
+        raw(message)
+    assert remote.query("SELECT 1").rows == [(1,)]
+    sink.write_rows("gap", [{"host": "h"}])
+
+
+def test_several_ask_while_the_owner_writes(
+    sink: ClickHouseSink, server: QueryServer, folder: Path, as_columns: AsColumns, start_ms: int
+) -> None:
+    failures: list[BaseException] = []
+
+    def ask() -> None:
+        store = RemoteStore(folder)
+        try:
+            for _ in range(10):
+                # a batch is one insert: it is seen whole or not at all
+                assert store.query("SELECT count() % 50 FROM attribution").rows == [(0,)]
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            store.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for batch in range(10):
+        rows = [{"window_start": start_ms + 1000 * (50 * batch + place)} for place in range(50)]
+        sink.write_attribution(as_columns(rows))
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+OWNER = """
+import sys, time
+from wattribute.sinks.clickhouse import ClickHouseSink
+from wattribute.sinks.query_server import serve
+from wattribute.sinks.store import open_store
+sink = ClickHouseSink(open_store(sys.argv[1]))
+server = serve(sink.store)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_killed_owner_leaves_no_obstacle(tmp_path: Path) -> None:
+    deep = tmp_path / ("a folder with a long name " * 6).strip()  # no Unix address is as long
+    deep.mkdir(mode=0o700)
+    address = f"chdb://{deep}"
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, address], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    with owner, owner.stdout:
+        assert owner.stdout.readline() == "ready\n"
+        store = open_store_for_reading(address)
+        assert isinstance(store, RemoteStore)
+        assert store.query("SELECT count() FROM attribution").rows == [(0,)]
+        with pytest.raises(StoreError, match=f"in use by process {owner.pid}"):
+            open_store(address)
+        owner.send_signal(signal.SIGKILL)
+        owner.wait()
+        with pytest.raises(StoreError, match=r"went away|does not answer"):
+            store.query("SELECT 1")
+        store.close()
+    assert (deep / SOCKET).exists()
+    # in a process of its own: this one may have another engine open
+    reading = (
+        "import sys; from wattribute.sinks.query_server import open_store_for_reading as o;"
+        "s = o(sys.argv[1]); print(type(s).__name__, s.query('SELECT count() FROM attribution').rows);"
+        "s.close()"
+    )
+    after = subprocess.run(
+        [sys.executable, "-c", reading, address], capture_output=True, text=True, check=True
+    )
+    assert after.stdout == "Reader [(0,)]\n"
+    assert not (deep / SOCKET).exists()

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wattribute.errors import StoreError, UsageError
+from wattribute.sinks import migrate as migrations
+from wattribute.sinks.clickhouse import ClickHouseSink
+from wattribute.sinks.migrate import migrate
+from wattribute.sinks.schema import IDENTITY, SUMS
+from wattribute.sinks.store import PASSWORD, PASSWORD_FILE, open_store
+
+SCHEMA = "SELECT name, create_table_query FROM system.tables WHERE database = currentDatabase() ORDER BY name"
+
+
+@pytest.mark.parametrize(
+    ("url", "line"),
+    [
+        ("clickhouse://me:secret@host/db", PASSWORD),
+        ("postgres://host/db", "neither"),
+        ("chdb://relative/path", "names no folder"),
+        ("chdb:///", "names no folder"),
+        ("clickhouse:///db", "neither"),
+    ],
+)
+def test_urls_that_are_refused(url: str, line: str) -> None:
+    with pytest.raises(UsageError, match=line) as refused:
+        open_store(url)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_server_that_does_not_answer_is_one_line() -> None:
+    with pytest.raises(
+        StoreError, match=r"cannot open the store clickhouse://me@127\.0\.0\.1:1/db: "
+    ) as refused:
+        open_store("clickhouse://me@127.0.0.1:1/db")
+    assert "\n" not in str(refused.value)
+
+
+def test_the_password_s_file_must_be_its_owner_s_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "password"
+    monkeypatch.setenv(PASSWORD_FILE, str(path))
+    with pytest.raises(UsageError, match="cannot be read"):
+        open_store("clickhouse://me@127.0.0.1:1/db")
+    path.write_text("secret\n")
+    path.chmod(0o644)
+    with pytest.raises(UsageError, match="chmod 600"):
+        open_store("clickhouse://me@127.0.0.1:1/db")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot use the folder"):
+        open_store(f"chdb://{tmp_path}/file/store")
+    with pytest.raises(StoreError, match="there is no store in"):
+        open_store(f"chdb://{tmp_path}/none", create=False)
+
+
+def test_the_folder_is_its_owner_s_alone_and_held_by_one_process(sink: ClickHouseSink, folder: Path) -> None:
+    assert stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0
+    asking = f"from wattribute.sinks.store import open_store; open_store({sink.store.url!r})"
+    other = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, check=False)
+    assert other.returncode != 0
+    assert f"is in use by process {os.getpid()} " in other.stderr.splitlines()[-1]
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("do not touch")
+    tmp_path.chmod(0o755)
+    with pytest.raises(StoreError, match="holds other files"):
+        open_store(f"chdb://{tmp_path}")
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_values_are_parameters(sink: ClickHouseSink) -> None:
+    evil = "' OR 1=1; DROP TABLE attribution -- \\ \n é"
+    assert sink.store.query("SELECT {x:String}", {"x": evil}).rows == [(evil,)]
+
+
+def test_an_error_leaves_nothing_behind_for_the_next_query(sink: ClickHouseSink) -> None:
+    """chDB 26.9 gave the rows of a failed query to the next one on the same handle."""
+    reader = sink.store.reader()
+    with pytest.raises(StoreError, match="max rows"):
+        reader.query("SELECT number FROM numbers(2000000)")
+    with pytest.raises(StoreError):
+        reader.query("SELECT * FROM nowhere")
+    assert reader.query("SELECT hostName() != ''").rows == [(1,)]
+    reader.close()
+
+
+def test_an_empty_answer_has_its_columns(sink: ClickHouseSink) -> None:
+    answer = sink.store.query("SELECT host, pid AS p FROM attribution WHERE host = {h:String}", {"h": "x"})
+    assert (answer.columns, answer.rows) == (["host", "p"], [])
+
+
+def test_migrating_again_changes_nothing(sink: ClickHouseSink) -> None:
+    before = sink.store.query(SCHEMA).rows
+    assert migrate(sink.store) == []
+    assert sink.store.query(SCHEMA).rows == before
+    assert sink.store.query("SELECT number, name FROM migration").rows == [(1, "0001_tables.sql")]
+
+
+def test_a_plan_does_nothing(url: str) -> None:
+    store = open_store(url)
+    assert migrate(store, plan=True) == ["0001_tables.sql"]
+    assert store.query(SCHEMA).rows == []
+    store.close()
+
+
+@pytest.mark.parametrize("killed_at", [1, 4, 9])
+def test_a_migration_that_was_killed_is_run_again(
+    url: str, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    store = open_store(url)
+    run, count = store.command, 0
+
+    def killed(sql: str, params: Any = None) -> None:
+        nonlocal count
+        count += 1
+        if count > killed_at:
+            raise KeyboardInterrupt
+        run(sql, params)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(store, "command", killed)
+        migrate(store)
+    assert migrate(store) == ["0001_tables.sql"]
+    assert migrate(store) == []
+    assert store.query("SELECT count() FROM attribution_day FINAL").rows == [(0,)]
+    store.close()
+
+
+def test_a_store_of_a_newer_program_is_refused(sink: ClickHouseSink) -> None:
+    sink.store.command("INSERT INTO migration (number, name, checksum) VALUES (7, '0007_later.sql', '')")
+    with pytest.raises(StoreError, match="is at version 7, this program knows 1: update"):
+        migrate(sink.store)
+
+
+def test_a_store_of_other_files_is_refused(sink: ClickHouseSink) -> None:
+    sink.store.command("INSERT INTO migration (number, name, checksum) VALUES (1, '0001_tables.sql', 'x')")
+    with pytest.raises(StoreError, match=r"another 0001_tables\.sql"):
+        migrate(sink.store)
+
+
+def test_rollups_and_cost_keep_every_identity(sink: ClickHouseSink) -> None:
+    assert migrations.migrate(sink.store) == []
+    fine = sink.store.column_types("attribution")
+    for table in ("attribution_minute", "attribution_hour", "attribution_day"):
+        coarse = sink.store.column_types(table)
+        for name in (*IDENTITY, *SUMS, "host", "gpu", "gpu_instance", "account", "flags", "version"):
+            assert coarse[name] == fine[name], (table, name)
+    span = "policy = 'equal', since = '2000-01-01', until = '2100-01-01'"
+    assert set(IDENTITY) < set(sink.store.query(f"SELECT * FROM cost({span})").columns)

@@ -1,0 +1,246 @@
+"""The attribution of DESIGN.md section 5, in plain Python with fractions: slow and obvious.
+
+It knows nothing of messages, marks or versions: it is told all that was ever read, and says what each
+window's rows must be. Parts are exact fractions; the kernels' integers may differ by less than one unit
+for each piece that a row sums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import pairwise
+from statistics import median_low
+
+SECOND_NS = 1_000_000_000
+POLICIES = ("equal", "memory", "active")
+
+
+@dataclass
+class Sample:
+    t: int
+    energy_mj: int | None
+    power_mw: int | None
+
+
+@dataclass
+class Seen:
+    t: int
+    period_ns: int
+    sm_percent: float | None
+    memory_bytes: int | None
+
+
+@dataclass
+class History:
+    """All that was read of one device."""
+
+    samples: list[Sample]
+    processes: dict[str, list[Seen]]
+    exits: dict[str, int] = field(default_factory=dict)
+    gaps: list[tuple[int, int]] = field(default_factory=list)
+    idle_mw: int = 77_700
+    now: int = 0
+
+
+@dataclass
+class Share:
+    active_uj: Fraction = Fraction(0)
+    active_ns: Fraction = Fraction(0)
+    idle_uj: dict[str, Fraction] = field(default_factory=lambda: dict.fromkeys(POLICIES, Fraction(0)))
+    time_ns: dict[str, Fraction] = field(default_factory=lambda: dict.fromkeys(POLICIES, Fraction(0)))
+
+
+@dataclass
+class Window:
+    energy_uj: int
+    covered_ns: int
+    pieces: int
+    shares: dict[str, Share]
+
+
+def missing(samples: list[Sample]) -> list[tuple[int, int]]:
+    """Intervals longer than 1 s and than 5 median periods, of up to 16 intervals that end with it."""
+    times = [sample.t for sample in samples]
+    found = []
+    for i in range(1, len(times)):
+        recent = [times[k] - times[k - 1] for k in range(max(1, i - 15), i + 1)]
+        length = times[i] - times[i - 1]
+        if length > SECOND_NS and length > 5 * median_low(recent):
+            found.append((times[i - 1], times[i]))
+    return found
+
+
+def energy_at(history: History, t: int) -> int:
+    """Cumulative µJ at t, from the counter between its own changes; falls are bridged with power."""
+    known = [sample for sample in history.samples if sample.energy_mj is not None]
+    if not known:
+        return power_energy_at(history, t)
+    knots = [known[0]]
+    for sample in known[1:]:
+        if sample.energy_mj != knots[-1].energy_mj:
+            knots.append(sample)
+    total = 0
+    for before, after in pairwise(knots):
+        assert before.energy_mj is not None and after.energy_mj is not None
+        gain = (after.energy_mj - before.energy_mj) * 1000
+        if gain < 0:
+            between = [s for s in history.samples if before.t <= s.t <= after.t and s.power_mw is not None]
+            gain = sum(trapezoid(a, b) for a, b in pairwise(between))
+        if t < after.t:
+            return total + gain * max(t - before.t, 0) // (after.t - before.t)
+        total += gain
+    return total + power_energy_after(history, known[-1], t)
+
+
+def power_energy_after(history: History, last: Sample, t: int) -> int:
+    """Power integrated from the counter's last reading on, for as long as there is none."""
+    total = 0
+    before = Sample(last.t, None, last.power_mw or 0)
+    for after in history.samples:
+        if after.t <= last.t or after.power_mw is None:
+            continue
+        gain = trapezoid(before, after)
+        if t < after.t:
+            return total + gain * max(t - before.t, 0) // (after.t - before.t)
+        total += gain
+        before = after
+    return total
+
+
+def power_energy_at(history: History, t: int) -> int:
+    gaps = missing(history.samples) + history.gaps
+    known = [sample for sample in history.samples if sample.power_mw is not None]
+    total = 0
+    for before, after in pairwise(known):
+        in_gap = any(start < after.t and end > before.t for start, end in gaps)
+        gain = 0 if in_gap else trapezoid(before, after)
+        if t < after.t:
+            return total + gain * max(t - before.t, 0) // (after.t - before.t)
+        total += gain
+    return total
+
+
+def trapezoid(a: Sample, b: Sample) -> int:
+    assert a.power_mw is not None and b.power_mw is not None
+    return (a.power_mw + b.power_mw) * (b.t - a.t) // 2_000_000
+
+
+def holds(history: History, name: str) -> list[tuple[int, int]]:
+    """When a process holds the device: from its first record - period to its exit, or to its last record if
+    none follows for 3 periods."""
+    spans: list[tuple[int, int]] = []
+    records = history.processes[name]
+    for i, record in enumerate(records):
+        begin = record.t - record.period_ns
+        if i > 0 and record.t - records[i - 1].t <= 3 * records[i - 1].period_ns:
+            begin = records[i - 1].t
+        spans.append((begin, record.t))
+    last = records[-1]
+    end = history.exits.get(name, 1 << 62)
+    if min(history.now, end) <= last.t + 3 * last.period_ns:
+        spans.append((last.t, 1 << 62))
+    merged: list[tuple[int, int]] = []
+    for begin, stop in spans:
+        if begin >= end:
+            continue
+        if merged and begin <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(min(stop, end), merged[-1][1]))
+        else:
+            merged.append((begin, min(stop, end)))
+    return merged
+
+
+def uses(records: list[Seen]) -> list[tuple[int, int, float]]:
+    """SM percent over (from, to], clipped where the record before has spoken."""
+    found: list[tuple[int, int, float]] = []
+    for record in records:
+        if record.sm_percent is not None:
+            begin = max(record.t - record.period_ns, found[-1][1] if found else 0)
+            found.append((begin, record.t, record.sm_percent))
+    return found
+
+
+def memory_at(records: list[Seen], end: int) -> int:
+    """What the first record at or after the end knows, else the last that knew."""
+    following = [record for record in records if record.t >= end]
+    if following and following[0].memory_bytes is not None:
+        return following[0].memory_bytes
+    before = [record.memory_bytes for record in records if record.t < end and record.memory_bytes is not None]
+    return before[-1] if before else 0
+
+
+def window(history: History, begin: int, end: int) -> Window:
+    """What the rows of [begin, end) must be."""
+    first, last = history.samples[0].t, history.samples[-1].t
+    gaps = missing(history.samples) + history.gaps
+    held = {name: holds(history, name) for name in history.processes}
+    used = {name: uses(records) for name, records in history.processes.items()}
+    edges = {begin, end, first, last} | {t for gap in gaps for t in gap}
+    edges |= {t for spans in held.values() for span in spans for t in span}
+    edges |= {t for spans in used.values() for span in spans for t in span[:2]}
+    for name, end_ns in history.exits.items():
+        records = history.processes[name]
+        if records[0].t - records[0].period_ns < end and records[-1].t + 3 * records[-1].period_ns > begin:
+            edges.add(end_ns)
+    cuts = sorted(t for t in edges if begin <= t <= end)
+    names = [*history.processes, "unheld", "residual"]
+    result = Window(0, 0, 0, {name: Share() for name in names})
+    for a, b in pairwise(cuts):
+        if a < first or b > last:
+            continue
+        energy = energy_at(history, b) - energy_at(history, a)
+        result.energy_uj += energy
+        result.covered_ns += b - a
+        result.pieces += 1
+        if any(start < b and stop > a for start, stop in gaps):
+            give(result.shares["residual"], energy, 0, b - a)
+            continue
+        present = [name for name, spans in held.items() if any(s <= a and e >= b for s, e in spans)]
+        sm = {name: next((p for s, e, p in used[name] if s <= a and e >= b), 0.0) for name in present}
+        if not present:
+            give(result.shares["unheld"], 0, energy, b - a)
+        elif len(present) == 1:
+            idle = min(energy, history.idle_mw * (b - a) // 1_000_000)
+            share = result.shares[present[0]]
+            give(share, energy - idle, idle, b - a)
+            share.active_ns += min(Fraction(sm[present[0]]) * (b - a) / 100, Fraction(b - a))
+        else:
+            memory = {name: memory_at(history.processes[name], b) for name in present}
+            divide(result, present, sm, memory, energy, b - a, history.idle_mw)
+    return result
+
+
+def give(share: Share, active: int, idle: int, length: int) -> None:
+    share.active_uj += active
+    for policy in POLICIES:
+        share.idle_uj[policy] += idle
+        share.time_ns[policy] += length
+
+
+def divide(
+    result: Window, present: list[str], sm: dict[str, float], memory: dict[str, int], energy: int,
+    length: int, idle_mw: int,
+) -> None:  # fmt: skip
+    """A piece with several holders: active by SM time, idle energy and time by policy."""
+    idle = min(energy, idle_mw * length // 1_000_000)
+    work = {name: Fraction(sm[name]) * length / 100 for name in present}
+    total = sum(work.values(), Fraction(0))
+    if total > length:
+        work = {name: value * length / total for name, value in work.items()}
+    for name in present:
+        result.shares[name].active_ns += work[name]
+        if total:
+            result.shares[name].active_uj += (
+                (energy - idle) * Fraction(sm[name]) / sum(map(Fraction, sm.values()))
+            )
+        for policy in POLICIES:
+            weights: dict[str, Fraction] = {}
+            if policy != "equal":
+                weights = {k: Fraction(v) for k, v in (memory if policy == "memory" else sm).items()}
+            whole = sum(weights.values(), Fraction(0))
+            part = weights[name] / whole if whole else Fraction(1, len(present))
+            result.shares[name].idle_uj[policy] += idle * part
+            result.shares[name].time_ns[policy] += work[name] + (length - sum(work.values())) * part
+    if not total:
+        result.shares["residual"].active_uj += energy - idle

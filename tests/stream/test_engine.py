@@ -1,0 +1,399 @@
+"""The stream's engine: right by the reference, conserving, and a function of the messages alone."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.stream import host as made_host
+from tests.stream import reference
+from wattribute.records import Device, Gpu, Process, Workload
+from wattribute.stream.engine import Engine
+from wattribute.wire import MAGIC, PREFIX
+
+SECOND_NS = made_host.SECOND_NS
+POLICIES = reference.POLICIES
+
+
+def name_of(row: Any) -> str:
+    return f"p{row['pid'] - 100}" if row["account"] == "process" else str(row["account"])
+
+
+def check_conserved(rows: Any) -> None:
+    for found in made_host.windows(rows).values():
+        for policy in POLICIES:
+            energy = sum(row["active_energy_uj"] + row[f"idle_energy_{policy}_uj"] for row in found)
+            assert energy == found[0]["device_energy_uj"]
+            assert sum(row[f"gpu_time_{policy}_ns"] for row in found) == found[0]["covered_ns"]
+        for row in found:
+            assert row["device_energy_uj"] == found[0]["device_energy_uj"]
+            assert all(row[name] >= 0 for name in row if name.endswith(("_uj", "_ns")))
+
+
+cases = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 1 << 30),
+        "seconds": st.integers(3, 24),
+        "processes": st.integers(0, 5),
+        "counter": st.booleans(),
+        "resets": st.booleans(),
+        "holes": st.booleans(),
+        "absent": st.booleans(),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases)
+def test_rows_are_what_the_reference_says(case: dict[str, Any]) -> None:
+    made = made_host.make(**case)
+    rows = made_host.table(made_host.stream(Engine("test"), made_host.messages(made.flushes), [7]))
+    check_conserved(rows)
+    found = made_host.windows(rows)
+    first = made.history.samples[0].t // SECOND_NS * SECOND_NS
+    for begin in range(first, made.history.samples[-1].t, SECOND_NS):
+        expected = reference.window(made.history, begin, begin + SECOND_NS)
+        actual = {name_of(row): row for row in found.get(begin, [])}
+        if not expected.covered_ns:
+            assert not actual
+            continue
+        row = next(iter(actual.values()))
+        assert row["device_energy_uj"] == expected.energy_uj
+        assert row["covered_ns"] == expected.covered_ns
+        for name, share in expected.shares.items():
+            got = actual.get(name, {})
+            slack = expected.pieces + 1
+            assert abs(got.get("active_energy_uj", 0) - share.active_uj) <= slack
+            assert abs(got.get("active_time_ns", 0) - share.active_ns) <= slack
+            for policy in POLICIES:
+                assert abs(got.get(f"idle_energy_{policy}_uj", 0) - share.idle_uj[policy]) <= slack
+                assert abs(got.get(f"gpu_time_{policy}_ns", 0) - share.time_ns[policy]) <= 2 * slack
+
+
+@settings(max_examples=40, deadline=None)
+@given(case=cases, sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4))
+def test_how_messages_are_cut_into_batches_changes_nothing(case: dict[str, Any], sizes: list[int]) -> None:
+    sent = made_host.messages(made_host.make(**case).flushes)
+    whole = made_host.table(made_host.stream(Engine("test"), sent, [len(sent)], end=False))
+    assert made_host.table(made_host.stream(Engine("test"), sent, sizes, end=False)) == whole
+
+
+@settings(max_examples=40, deadline=None)
+@given(case=cases, shuffle=st.integers(0, 1 << 30))
+def test_late_and_repeated_messages_come_to_the_same_energy(case: dict[str, Any], shuffle: int) -> None:
+    """Flushes out of order by up to 3 s, and some twice: the same rows but for their versions."""
+    made = made_host.make(**{**case, "resets": False})
+    rng = random.Random(shuffle)
+    order = sorted(range(1, len(made.flushes)), key=lambda i: i + rng.uniform(0, 3))
+    order += rng.sample(order, len(order) // 3)
+    shuffled = [made.flushes[0], *(made.flushes[i] for i in order)]
+    straight = made_host.table(made_host.stream(Engine("test"), made_host.messages(made.flushes), [5]))
+    engine = Engine("test")
+    rows = made_host.table(made_host.stream(engine, made_host.messages(shuffled), [3]))
+    check_conserved(rows)
+    assert engine.tables.dropped == 0
+
+    def unversioned(table: Any) -> Any:
+        return {key: {k: v for k, v in row.items() if k != "version"} for key, row in table.items()}
+
+    assert unversioned(rows) == unversioned(straight)
+
+
+@settings(max_examples=25, deadline=None)
+@given(case=cases)
+def test_the_first_half_gives_what_the_whole_gives(case: dict[str, Any]) -> None:
+    flushes = made_host.make(**{**case, "seconds": 40}).flushes
+    whole = made_host.table(made_host.stream(Engine("test"), made_host.messages(flushes), [6]))
+    half = made_host.table(made_host.stream(Engine("test"), made_host.messages(flushes[:25]), [6]))
+    settled = (made_host.START_NS + 10 * SECOND_NS) // 1_000_000
+    assert {k: r for k, r in half.items() if r["window_start"] < settled} == {
+        k: r for k, r in whole.items() if r["window_start"] < settled
+    }
+
+
+def test_what_cannot_be_used_is_a_dead_letter_and_costs_its_neighbours_nothing() -> None:
+    made = made_host.make(seed=5, seconds=12, processes=2)
+    straight = made_host.table(made_host.stream(Engine("test"), made_host.messages(made.flushes), [4]))
+    sent = made_host.messages(made.flushes)
+    bad = [
+        b"",
+        b"{",
+        b"WSB1",
+        b'{"schema":9}',
+        b"\xff\xfe",
+        sent[3][1][:-8],
+        sent[3][1][:40],
+        b"[1]",
+        b"WSB1" + b"\0" * 60,
+    ]
+    mixed = [sent[0][1]]
+    for i, (_, value) in enumerate(sent[1:]):
+        mixed += [bad[i % len(bad)], value]
+    engine = Engine("test")
+    rows = made_host.table(made_host.stream(engine, list(enumerate(mixed)), [5]))
+    plain = [{k: v for k, v in row.items() if k != "version"} for row in rows.values()]
+    assert plain == [{k: v for k, v in row.items() if k != "version"} for row in straight.values()]
+    assert engine.tables.dropped == len(sent) - 1
+    assert all(row["reason"] for row in engine.tables.take()["dead"])
+
+
+def test_a_time_far_ahead_needs_a_second_reading_to_be_believed() -> None:
+    day_ns = 86_400 * SECOND_NS
+    readings = [
+        Device(t=made_host.START_NS + i * SECOND_NS // 10, gpu="g", energy_mj=1000 * i) for i in range(300)
+    ]
+    wild = Device(t=made_host.START_NS + 900 * day_ns, gpu="g", energy_mj=15_000)
+    engine = Engine("test")
+    straight = made_host.table(made_host.stream(Engine("test"), made_host.messages([readings]), [1]))
+    rows = made_host.table(
+        made_host.stream(engine, made_host.messages([readings[:150], [wild], readings[150:]]), [1])
+    )
+    assert engine.tables.dropped == 1
+    assert {k: r["device_energy_uj"] for k, r in rows.items()} == {
+        k: r["device_energy_uj"] for k, r in straight.items()
+    }
+    # A pause of two days is believed at the second reading, and all of it is covered, as a gap.
+    later = [
+        Device(t=made_host.START_NS + 2 * day_ns + i * SECOND_NS // 10, gpu="g", energy_mj=10**9 + 1000 * i)
+        for i in range(100)
+    ]
+    engine = Engine("test")
+    rows = made_host.table(made_host.stream(engine, made_host.messages([readings, later]), [1]))
+    check_conserved(rows)
+    assert engine.tables.dropped == 1
+    assert sum(row["gpu_time_equal_ns"] for row in rows.values()) == later[-1].t - readings[0].t
+    total = sum(row["active_energy_uj"] + row["idle_energy_equal_uj"] for row in rows.values())
+    assert total == ((later[-1].energy_mj or 0) - 0) * 1000
+
+
+def test_what_comes_an_hour_late_is_counted_and_listed_as_a_gap() -> None:
+    readings = [
+        Device(t=made_host.START_NS + i * SECOND_NS, gpu="g", energy_mj=1000 * i) for i in range(4000)
+    ]
+    late = readings.pop(100)
+    engine = Engine("test")
+    rows = made_host.table(made_host.stream(engine, made_host.messages([readings, [late]]), [1]))
+    check_conserved(rows)
+    tables = engine.tables.take()
+    assert engine.tables.dropped == 1
+    assert [(row["gap_start"], row["host"]) for row in tables["gap"]] == [(late.t, "host-1")]
+
+
+def test_identity_that_comes_late_is_applied_to_the_windows_before() -> None:
+    def device(i: int) -> Device:
+        return Device(t=made_host.START_NS + i * SECOND_NS // 2, gpu="g", energy_mj=50_000 * i)
+
+    def process(i: int) -> Process:
+        return Process(
+            t=made_host.START_NS + i * SECOND_NS // 2, gpu="g", pid=9, start_ns=7, period_ns=SECOND_NS // 2
+        )
+
+    flushes: list[list[Any]] = [[device(i), process(i)] for i in range(60)]
+    flushes.append([Workload(t=made_host.START_NS + 29 * SECOND_NS, pid=9, start_ns=7, model="m", run="r1")])
+    renamed_ns = made_host.START_NS + 40 * SECOND_NS
+    flushes += [[device(i), process(i)] for i in range(60, 80)]
+    flushes.append([Workload(t=renamed_ns, pid=9, start_ns=7, model="m2")])
+    flushes += [[device(i), process(i)] for i in range(80, 120)]
+    rows = made_host.table(made_host.stream(Engine("test"), made_host.messages(flushes), [1]))
+    held = [row for row in rows.values() if row["account"] == "process"]
+    assert {row["model"] for row in held if row["window_start"] * 1_000_000 < renamed_ns} == {"m"}
+    assert {row["model"] for row in held if row["window_start"] * 1_000_000 >= renamed_ns} == {"m2"}
+    assert {row["run"] for row in held} == {"r1"}
+
+
+@settings(max_examples=20, deadline=None)
+@given(case=cases, at=st.integers(5, 60))
+def test_a_restart_writes_what_an_undisturbed_run_writes(case: dict[str, Any], at: int) -> None:
+    """State rebuilt from the messages before, quietly, then on: the same rows and versions."""
+    sent = made_host.messages(made_host.make(**{**case, "seconds": 30}).flushes)
+    at = min(at, len(sent) - 1)
+    whole = made_host.table(made_host.stream(Engine("test"), sent, [4]))
+    before = made_host.stream(Engine("test"), sent[:at], [3], end=False)
+    restarted = Engine("test")
+    restarted.take([offset for offset, _ in sent[:at]], [value for _, value in sent[:at]], quiet=True)
+    after = made_host.stream(restarted, sent[at:], [4])
+    assert made_host.table([*before, *after]) == whole
+
+
+def test_hours_of_messages_keep_only_the_past_that_is_needed() -> None:
+    """3 h at 2 Hz: the series let go of what is older than the horizon, and rows stay what they are."""
+    flushes = [
+        [
+            *(
+                Device(
+                    t=made_host.START_NS + (2 * m + i) * SECOND_NS // 2,
+                    gpu="g",
+                    energy_mj=(2 * m + i) * 40_000,
+                )
+                for i in range(120)
+            ),
+            *(
+                Process(
+                    t=made_host.START_NS + (2 * m + i) * SECOND_NS // 2,
+                    gpu="g",
+                    pid=9,
+                    start_ns=7,
+                    period_ns=5 * SECOND_NS,
+                    sm_percent=50,
+                )
+                for i in range(0, 120, 10)
+            ),
+        ]
+        for m in range(0, 60 * 180, 60)
+    ]
+    engine = Engine("test")
+    written = made_host.stream(engine, made_host.messages(flushes), [3])
+    rows = made_host.table(written)
+    check_conserved(rows)
+    assert len(rows) == 3 * 3600
+    assert {row["active_energy_uj"] + row["idle_energy_equal_uj"] for row in rows.values()} <= {
+        80_000_000,
+        40_000_000,
+    }
+    assert engine.series.devices.t_ns.shape[1] < 3 * 7200
+    assert engine.look_back_offset > 0
+
+
+@pytest.mark.parametrize("source", ["power_mw", "power_average_mw"])
+def test_without_a_counter_power_is_integrated(source: str) -> None:
+    readings = [
+        Device(t=made_host.START_NS + i * SECOND_NS // 10, gpu="g", **{source: 300_000}) for i in range(101)
+    ]
+    rows = made_host.table(made_host.stream(Engine("test"), made_host.messages([readings]), [1]))
+    assert {row["device_energy_uj"] for row in rows.values()} == {300_000_000}
+    assert {row["energy_source"] for row in rows.values()} == {
+        "instant" if source == "power_mw" else "average"
+    }
+
+
+def test_final_windows_are_restated_only_when_asked_to() -> None:
+    made = made_host.make(seed=11, seconds=40, processes=1)
+    late = [
+        Process(
+            t=made_host.START_NS + 5 * SECOND_NS, gpu=made_host.GPU, pid=900, start_ns=7, period_ns=SECOND_NS
+        )
+    ]
+    sent = made_host.messages([*made.flushes, late])
+    engine = Engine("test")
+    before = made_host.stream(engine, sent[:-1], [1], end=False)
+    assert engine.settled_offset == len(sent) - 1
+    engine.take([sent[-1][0]], [sent[-1][1]])
+    waiting = engine.rows(restate=False)
+    final_ms = (made_host.START_NS + 29 * SECOND_NS) // 1_000_000
+
+    def final(rows: Any) -> Any:
+        return {key: row for key, row in rows.items() if row["window_start"] < final_ms}
+
+    assert final(made_host.table([*before, *waiting])) == final(made_host.table(before))
+    assert engine.settled_offset == sent[-1][0]
+    restated = made_host.table([*before, *waiting, *engine.rows()])
+    assert engine.settled_offset == len(sent)
+    check_conserved(restated)
+    assert 900 in {row["pid"] for row in restated.values()}
+    assert restated == made_host.table(made_host.stream(Engine("test"), sent, [len(sent)], end=False))
+
+
+def test_readings_of_a_whole_module_say_so() -> None:
+    readings = [
+        Gpu(t=made_host.START_NS, gpu="g", name="NVIDIA GH200 480GB", scope="module"),
+        *(Device(t=made_host.START_NS + i * SECOND_NS // 10, gpu="g", energy_mj=1000 * i) for i in range(30)),
+    ]
+    rows = made_host.table(made_host.stream(Engine("test"), made_host.messages([readings]), [1]))
+    assert {(row["energy_source"], row["gpu_model"]) for row in rows.values()} == {
+        ("module", "NVIDIA GH200 480GB")
+    }
+
+
+@settings(max_examples=20, deadline=None)
+@given(case=cases, size=st.integers(1, 9))
+def test_provisional_rows_may_wait_and_change_nothing_in_the_end(case: dict[str, Any], size: int) -> None:
+    sent = made_host.messages(made_host.make(**{**case, "seconds": 30}).flushes)
+    whole = made_host.table(made_host.stream(Engine("test"), sent, [len(sent)], end=False))
+    engine = Engine("test")
+    written = []
+    for at in range(0, len(sent), size):
+        batch = sent[at : at + size]
+        engine.take([offset for offset, _ in batch], [value for _, value in batch])
+        written += engine.rows(provisional=False)
+    assert not any(row["flags"] & 1 for row in made_host.table(written).values())
+    assert made_host.table([*written, *engine.rows()]) == whole
+
+
+def test_power_speaks_where_the_counter_is_not_read() -> None:
+    """10 s of power alone, 10 s of both, 10 s of power alone again: 300 W, and the rows say from what."""
+
+    def reading(i: int) -> Device:
+        both = 100 <= i <= 200
+        t = made_host.START_NS + i * SECOND_NS // 10
+        return Device(t=t, gpu="g", energy_mj=30_000 * i if both else None, power_mw=300_000)
+
+    rows = made_host.table(
+        made_host.stream(Engine("test"), made_host.messages([[reading(i)] for i in range(301)]), [1])
+    )
+    check_conserved(rows)
+    assert [row["device_energy_uj"] for row in rows.values()] == [300_000_000] * 30
+    assert [row["energy_source"] for row in sorted(rows.values(), key=lambda row: row["window_start"])] == (
+        ["instant"] * 10 + ["counter"] * 10 + ["instant"] * 10
+    )
+
+
+def test_hostile_messages_are_dead_letters_too() -> None:
+    """What a parser may trip over: types, depth, numbers, sizes."""
+    import orjson
+
+    made = made_host.messages(made_host.make(seed=1, seconds=3, processes=1).flushes)
+    deep = b"[" * 900 + b"]" * 900
+    head = {"schema": 1, "host": "h", "boot_id": "b", "gpus": ["g"], "device": [], "process": []}
+    headers = [
+        {**head, "processes": [[0.0, -1, 5, 5]]},
+        {**head, "processes": [[0, 1 << 15, 5, 5]]},
+        {**head, "processes": [[True, -1, 5, 5]]},
+        {**head, "gpus": ["g"] * 30_000, "processes": []},
+        {**head, "device": ["t", 7], "processes": []},
+    ]
+    hostile = [b'{"schema":' + deep + b"}", b'{"schema":1,"host":' + deep + b"}"]
+    for header in headers:
+        text = orjson.dumps(header)
+        text = text.ljust(len(text) + 7 & ~7)
+        hostile.append(PREFIX.pack(MAGIC, len(text), 1, 1, 0, 0) + text)
+    gaps = [{"kind": "gap", "t": 9, "from_ns": 9 + i, "to_ns": 10 + i} for i in range(5000)]
+    record = {"schema": 1, "host": "host-1", "boot_id": "boot-1", "epoch": 1, "seq": 1, "records": gaps}
+    engine = Engine("test")
+    values = [made[0][1], made[1][1], *hostile, orjson.dumps(record), *(value for _, value in made[2:])]
+    rows = made_host.table(made_host.stream(engine, list(enumerate(values)), [1]))
+    check_conserved(rows)
+    assert engine.tables.dropped == len(hostile)
+    assert len(made_host.windows(rows)) == 3
+
+
+@pytest.mark.parametrize(
+    ("straight", "late"),
+    [
+        ([(0, 1000), (1, 2000), (2, 3000), (4, 50), (5, 60), (6, 90)], (3, 20)),
+        ([(0, 1000), (1, 2000), (3, 50), (4, 60), (5, 90)], (2, 3000)),
+    ],
+)
+def test_a_late_reading_beside_a_reset_finds_its_side(
+    straight: list[tuple[int, int]], late: tuple[int, int]
+) -> None:
+    def device(second: int, energy_mj: int) -> list[Any]:
+        t = made_host.START_NS + second * SECOND_NS
+        return [Device(t=t, gpu="g", energy_mj=energy_mj, power_mw=1000)]
+
+    def rows(readings: list[tuple[int, int]]) -> Any:
+        sent = made_host.messages([device(*reading) for reading in readings])
+        return made_host.table(made_host.stream(Engine("test"), sent, [1]))
+
+    came_late = rows([*straight, late])
+    check_conserved(came_late)
+    came_in_time = rows(sorted([*straight, late]))
+    assert {k: r["device_energy_uj"] for k, r in came_late.items()} == {
+        k: r["device_energy_uj"] for k, r in came_in_time.items()
+    }
+    assert {k: r["segment"] for k, r in came_late.items()} == {
+        k: r["segment"] for k, r in came_in_time.items()
+    }

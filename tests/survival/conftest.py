@@ -1,0 +1,58 @@
+"""Traces that several of these tests replay."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.survival.processes import ran
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+class Recorded(NamedTuple):
+    """A trace of a simulated host, and the true energies behind it."""
+
+    trace: Path
+    truth: Path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _chdb() -> None:
+    try:
+        import chdb  # noqa: F401
+    except ImportError:
+        missing("chdb is not installed")
+
+
+@pytest.fixture(scope="session")
+def churn(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    """Ten minutes of three GPUs on which processes begin and end all the time."""
+    return recorded(tmp_path_factory.mktemp("churn"), "churn", "10m")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(churn: Recorded, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store into which the churn was replayed."""
+    store = f"chdb://{tmp_path_factory.mktemp('undisturbed')}/store"
+    ran("replay", churn.trace, "--store", store)
+    return store
+
+
+def recorded(folder: Path, scenario: str | Path, duration: str) -> Recorded:
+    """A trace of a simulated host, recorded faster than it runs."""
+    name = Path(scenario).stem
+    made = Recorded(folder / f"{name}.ndjson", folder / f"{name}.json")
+    simulated = ("--simulate", "--scenario", scenario, "--virtual-time", "--duration", duration)
+    ran("record", made.trace, *simulated, "--start", "2026-06-01", "--fast-hz", "20", "--truth", made.truth)
+    return made
+
+
+def missing(what: str) -> None:
+    """Skip the test for want of something, but not where everything has to be there."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(what)
+    pytest.skip(what)

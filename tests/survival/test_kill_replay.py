@@ -1,0 +1,37 @@
+"""A replay that is killed at any moment of its work, begun again and completed."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+from tests.survival.conftest import Recorded
+from tests.survival.processes import assert_sound, is_killed, ran, rows_of, started
+
+KILLS = 20
+
+
+def test_a_replay_killed_at_20_moments_leaves_what_an_undisturbed_one_leaves(
+    churn: Recorded, undisturbed: str, tmp_path: Path
+) -> None:
+    begun_s = time.monotonic()
+    ran("replay", churn.trace, "--store", f"chdb://{tmp_path}/timed")
+    whole_s = time.monotonic() - begun_s
+    store = f"chdb://{tmp_path}/store"
+    rng = random.Random(20)
+    # A moment of each twentieth of a whole run: opening the store, compiled code, decoding, writes, rollups.
+    moments = [whole_s * (part + rng.random()) / KILLS for part in range(KILLS)]
+    rng.shuffle(moments)
+    killed = 0
+    while killed < KILLS:  # a run that has become faster may end before its moment: then again, a bit sooner
+        if is_killed(started("replay", churn.trace, "--store", store), moments[killed]):
+            killed += 1
+        else:
+            moments[killed] *= 0.9
+    ran("replay", churn.trace, "--store", store)
+    assert_sound(store)
+    left, due = rows_of(store), rows_of(undisturbed)
+    for table, rows in due.items():
+        assert left[table] == rows, table
+    assert all(due[table] for table in ("attribution", "attribution_hour", "unit", "run_event"))

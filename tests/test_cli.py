@@ -1,0 +1,324 @@
+"""The command: its help, its options, how it ends, and what it prints."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from wattribute import cli
+from wattribute.commands.cost import cost_grid, unit_grid
+from wattribute.commands.output import Format, write_rows
+from wattribute.commands.since import parse_duration_s, parse_span, parse_time
+from wattribute.errors import UsageError
+
+NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
+COMMANDS = (
+    "up collect stream record replay top cost query explain price doctor check-config migrate".split()  # noqa: SIM905
+)
+
+
+@pytest.fixture(autouse=True)
+def _empty_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No configuration file, and no user's store."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+    for name in [name for name in os.environ if name.startswith("WATTRIBUTE_")]:
+        monkeypatch.delenv(name)
+
+
+def ended(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a command line."""
+    status = cli.run(arguments)
+    return status, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, "price add", "price list", "price import"])
+def test_every_command_says_what_it_does_in_a_line(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    status, out, err = ended(capsys, *name.split(), "--help")
+    assert (status, err) == (0, "")
+    assert f"Usage: wattribute {name}" in out
+    if " " not in name:
+        assert "For example" in out
+
+
+def test_help_is_quick_and_loads_neither_engine_nor_store() -> None:
+    code = (
+        "import sys; from wattribute.cli import run; status = run(['--help']);"
+        " heavy = {'numba', 'numpy', 'pyarrow', 'chdb', 'clickhouse_connect', 'confluent_kafka', 'pynvml'};"
+        " print(sorted(heavy & set(sys.modules)), status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[] 0"
+
+
+def test_collecting_needs_no_array_library(tmp_path: Path) -> None:
+    code = (
+        "import sys; from wattribute.cli import run;"
+        " status = run(['collect', '--simulate', '--duration', '1', '--bus', sys.argv[1]]);"
+        " heavy = {'numba', 'numpy', 'pyarrow', 'chdb', 'clickhouse_connect'};"
+        " print(sorted(heavy & set(sys.modules)), status)"
+    )
+    bus = f"local://{tmp_path}/bus"
+    done = subprocess.run([sys.executable, "-c", code, bus], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[] 0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "what"),
+    [
+        ("bogus", 2, "No such command 'bogus'"),
+        ("cost --fromat json", 2, "No such option: --fromat"),
+        ("replay", 2, "Missing argument"),
+        ("replay none.ndjson", 2, "there is no file none.ndjson"),
+        ("up --store x", 2, "store 'x' is neither chdb:///"),
+        ("up --bus http://x", 2, "bus 'http://x' is neither kafka://"),
+        ("up --simulate --scenario nope", 2, "no bundled scenario 'nope'"),
+        ("up --scenario demo", 2, "need --simulate"),
+        ("up --simulate --duration soon", 2, "'soon' is not a duration"),
+        ("up --replay x --simulate", 2, "goes without --simulate"),
+        ("collect --simulate --fast-hz 1000", 2, "it must be 1 to 100"),
+        ("collect --simulate --bus local:///proc/nowhere", 1, "local log /proc/nowhere"),
+        ("record /nowhere/x.ndjson --simulate --duration 1", 1, "cannot write /nowhere/x.ndjson"),
+        ("record x.ndjson --simulate --virtual-time", 2, "needs --duration"),
+        ("record x.ndjson --simulate --start now", 2, "needs --virtual-time"),
+        ("cost --since tomorrow", 2, "'tomorrow' is not a time"),
+        ("cost --since 1h --until 2h", 2, "is empty"),
+        ("cost --store chdb:///nowhere/store", 1, "there is no store in /nowhere/store"),
+        ("cost --store clickhouse://127.0.0.1:1/x", 1, "cannot open the store clickhouse://127.0.0.1:1/x"),
+        ("explain --policy fair", 2, "unknown policy 'fair'"),
+        ("explain --window 2026-06-01 --since 1h", 2, "--window goes without"),
+        ("price add --gpu x --per-gpu-hour -1", 2, "it must be 0 or more"),
+        ("price import none.csv", 2, "cannot read the prices in none.csv"),
+        ("check-config --config none.toml", 2, "none.toml cannot be read"),
+        ("check-config --store chdb://x", 2, "store 'chdb://x' is neither"),
+        ("migrate --plan", 1, "there is no store"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: str, status: int, what: str
+) -> None:
+    got, out, err = ended(capsys, *arguments.split())
+    assert got == status
+    assert what in err
+    assert err.startswith("wattribute: ")
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+def test_a_bug_is_one_line_unless_debug_is_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("the\nreason")
+
+    monkeypatch.setattr("wattribute.commands.check_config.load_settings", broken)
+    status, _, err = ended(capsys, "check-config")
+    assert (status, err) == (
+        1,
+        "wattribute: this is a bug in wattribute: ZeroDivisionError: the reason; --debug shows where\n",
+    )
+    status, _, err = ended(capsys, "check-config", "--debug")
+    assert status == 1
+    assert "Traceback" in err
+
+
+def test_an_interrupt_ends_with_130_and_a_missing_extra_says_which(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def missing(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'chdb'", name="chdb")
+
+    monkeypatch.setattr("wattribute.commands.check_config.load_settings", interrupted)
+    assert ended(capsys, "check-config") == (130, "", "wattribute: interrupted\n")
+    monkeypatch.setattr("wattribute.commands.check_config.load_settings", missing)
+    assert (
+        ended(capsys, "check-config")[2]
+        == "wattribute: this needs chdb: pip install 'wattribute[embedded]'\n"
+    )
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    command = f"{sys.executable} -m wattribute check-config --format json | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def test_without_a_gpu_up_says_so_and_offers_a_simulated_one() -> None:
+    environ = os.environ | {"LD_LIBRARY_PATH": "/nowhere"}
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("there is a GPU here")
+    done = subprocess.run(
+        [sys.executable, "-m", "wattribute", "up"], capture_output=True, text=True, env=environ, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "no GPU to read on this machine" in done.stderr
+    assert "--simulate" in done.stderr
+
+
+def test_fresh_empties_nothing_that_is_not_ours(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    store = tmp_path / "home"
+    (store / "data").mkdir(parents=True)
+    (store / "thesis.tex").write_text("mine")
+    status, _, err = ended(capsys, "up", "--simulate", "--fresh", "--store", f"chdb://{store}")
+    assert status == 2
+    assert "thesis.tex in it is not of wattribute" in err
+    assert (store / "thesis.tex").read_text() == "mine"
+    assert (store / "data").is_dir()
+
+
+def test_check_config_shows_values_and_their_origin(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATTRIBUTE_KAFKA_PASSWORD", "hunter2")
+    status, out, _ = ended(capsys, "check-config", "--host", "node-7", "--format", "json")
+    rows = {row["key"]: row for row in json.loads(out)}
+    assert status == 0
+    assert (rows["host"]["value"], rows["host"]["from"]) == ("node-7", "option --host")
+    assert "hunter2" not in out
+
+
+def test_recording_in_virtual_time_takes_seconds_and_is_the_same_twice(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    begin = time.process_time()
+    for name in ("one", "two"):
+        arguments = (
+            f"record {name}.ndjson --simulate --virtual-time --duration 60 --start 2026-06-01 --seed 5"
+        )
+        status, _, err = ended(capsys, *arguments.split(), "--truth", f"{name}.json")
+        assert status == 0
+        assert "SIMULATED" in err
+    assert time.process_time() - begin < 60
+    assert (tmp_path / "one.ndjson").read_bytes() == (tmp_path / "two.ndjson").read_bytes()
+    truth = json.loads((tmp_path / "one.json").read_text())
+    assert truth == json.loads((tmp_path / "two.json").read_text())
+    assert sum(gpu["total_uj"] for gpu in truth["gpus"]) > 60 * 4 * 50e6  # four GPUs at no less than 50 W
+    assert cli.run(["record", "one.ndjson", "--simulate", "--duration", "1"]) == 1  # it is there already
+
+
+def test_price_list_shows_the_bundled_book_with_its_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = ended(capsys, "price", "list", "--format", "json")
+    rows = json.loads(out)
+    assert status == 0
+    assert {row["origin"] for row in rows} == {"bundled"}
+    assert all(row["source"] and row["price_per_gpu_hour"] > 0 for row in rows)
+    _, out, _ = ended(capsys, "price", "list", "--format", "csv")
+    assert len(list(csv.DictReader(io.StringIO(out)))) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("2026-06-01", datetime(2026, 6, 1, tzinfo=UTC)),
+        ("2026-06-01T08:00+02:00", datetime(2026, 6, 1, 6, tzinfo=UTC)),
+        ("now", NOW),
+        ("yesterday", datetime(2026, 6, 14, tzinfo=UTC)),
+        ("90m", NOW - timedelta(minutes=90)),
+        ("2w", NOW - timedelta(days=14)),
+    ],
+)
+def test_times_are_read_as_people_write_them(text: str, at: datetime) -> None:
+    assert parse_time(text, NOW) == at
+
+
+@pytest.mark.parametrize("text", ["", "12", "1y", "2026-13-01", "-5m", "0001-01-01T00:00+14:00x"])
+def test_a_text_that_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is not a time"):
+        parse_time(text, NOW)
+
+
+def test_durations_and_spans() -> None:
+    assert [parse_duration_s(text) for text in ("30", "1.5s", "10m", "250ms")] == [30, 1.5, 600, 0.25]
+    for text in ("0", "-1", "inf", "1e9", "300y", ""):
+        with pytest.raises(UsageError, match="is not a duration"):
+            parse_duration_s(text)
+    assert parse_span(None, None) == (None, None)
+
+
+def test_json_is_one_array_of_objects_without_nan(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"a": float("nan"), "b": 1 << 70, "c": NOW, "d": "µ'\"", "e": {"k": [1.5, float("inf")]}, "f": None}
+    ]
+    write_rows(rows, Format.json)
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row == {
+        "a": None, "b": 1 << 70, "c": "2026-06-15T12:00:00Z", "d": "µ'\"", "e": {"k": [1.5, None]}, "f": None,
+    }  # fmt: skip
+    write_rows([], Format.json, ["a"])
+    assert capsys.readouterr().out == "[]\n"
+    write_rows([], Format.csv, ["a", "b"])
+    assert capsys.readouterr().out == "a,b\n"
+
+
+def test_a_piped_table_is_plain_aligned_and_harmless(capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows([{"model": "evil\x1b]0;x\x07[red]", "n": 5}, {"model": "b", "n": 1234567}], Format.table)
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "[red]" in out
+    lines = out.splitlines()
+    assert [len(line) for line in lines] == [len(lines[0])] * 3
+
+
+def cost_row(account: str, active_j: float, idle_j: float, usd: float | None, **by: str) -> dict[str, object]:
+    return {
+        "model": "", **by, "account": account, "active_energy_j": active_j, "idle_energy_j": idle_j,
+        "energy_j": active_j + idle_j, "gpu_hours": 1 / 3, "active_cost_usd": usd,
+        "idle_cost_usd": None if usd is None else usd / 3, "cost_usd": None if usd is None else usd * 4 / 3,
+    }  # fmt: skip
+
+
+def figures(line: list[str]) -> list[float]:
+    return [float(cell.replace(",", "")) for cell in line[2:]]
+
+
+def test_the_parts_on_a_cost_table_add_up_to_its_total_down_and_across() -> None:
+    rows = [
+        cost_row("process", 1000 / 3, 100 / 3, 0.1, model="a"),
+        cost_row("process", 1000 / 7, 100 / 7, 0.1 / 3, model="b"),
+        cost_row("unheld", 0.0, 800 / 3, 0.1 / 7),
+        cost_row("residual", 10 / 3, 0.0, 0.0),
+    ]
+    grid = cost_grid(rows, ["model"], "equal", [])
+    *parts, total = [figures(list(line)) for line in grid.rows]
+    assert [line[1] for line in grid.rows] == ["process", "process", "unheld", "residual", "total"]
+    for column in range(7):
+        assert sum(part[column] for part in parts) == pytest.approx(total[column], abs=1e-9)
+    for line in [*parts, total]:
+        assert line[0] + line[1] == pytest.approx(line[2], abs=1e-9)
+        assert line[4] + line[5] == pytest.approx(line[6], abs=1e-9)
+    assert total[2] == pytest.approx(1000 / 3 + 100 / 3 + 1000 / 7 + 100 / 7 + 800 / 3 + 10 / 3, abs=0.05)
+    assert "policy equal" in grid.notes[0]
+
+
+def test_what_has_no_price_is_unpriced_never_nothing() -> None:
+    rows = [cost_row("process", 1.0, 1.0, 3.0, model="a"), cost_row("unheld", 0.0, 1.0, None)]
+    grid = cost_grid(rows, ["model"], "equal", [])
+    assert [line[-1] for line in grid.rows] == ["4.000", "unpriced", "4.000 + unpriced"]
+    grid = cost_grid(rows[1:], ["model"], "equal", [])
+    assert [line[-1] for line in grid.rows] == ["unpriced", "unpriced"]
+
+
+def test_a_unit_table_holds_what_made_units() -> None:
+    made = cost_row("process", 1.0, 1.0, 3.0, model="a")
+    made |= {
+        "quantity": 2000.0,
+        "cost_usd_per_unit": 0.002,
+        "cost_usd_per_million": 2000.0,
+        "j_per_unit": 0.001,
+    }
+    grid = unit_grid([made, cost_row("unheld", 0.0, 1.0, 1.0) | {"quantity": None}], ["model"], "requests")
+    assert [list(line) for line in grid.rows] == [["a", "2,000", "4.000", "2,000", "0.001000"]]
+    assert unit_grid([], ["model"], "requests").notes == ["no requests were counted in this span"]

@@ -1,0 +1,340 @@
+"""The whole path, by the command and in processes of their own: readings to what a model cost."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wattribute.bus import TOPICS
+
+GOLDEN = Path(__file__).parent / "data" / "golden"
+EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
+POLICIES = ("equal", "memory", "active")
+ALL_ROWS = "SELECT * FROM attribution FINAL ORDER BY ALL"
+
+pytestmark = pytest.mark.usefixtures("_chdb")
+
+
+@pytest.fixture(scope="session")
+def _chdb() -> None:
+    try:
+        import chdb  # noqa: F401
+    except ImportError:
+        if os.environ.get("CI") == "true":
+            pytest.fail("chdb is not installed")
+        pytest.skip("chdb is not installed")
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("WATTRIBUTE_")}
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "wattribute", *map(str, arguments)]
+
+
+def ran(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command(*arguments), capture_output=True, text=True, env=environment(), timeout=240, check=False
+    )
+    assert done.returncode == status, done.stderr
+    return done
+
+
+def asked(store: str, sql: str) -> list[dict[str, Any]]:
+    rows = json.loads(ran("query", sql, "--store", store, "--format", "json").stdout)
+    assert isinstance(rows, list)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store with the golden trace and the price that its figures were made with."""
+    store = f"chdb://{tmp_path_factory.mktemp('golden')}/store"
+    done = ran("replay", GOLDEN / "exclusive.ndjson", "--store", store)
+    assert "348 lines, 301 samples" in done.stderr
+    price = EXPECTED["price_per_gpu_hour_usd"]
+    ran("price", "add", "--gpu", "NVIDIA H200", "--per-gpu-hour", str(price), "--store", store)
+    return store
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_golden_trace_comes_out_exactly_by_query(golden: str, policy: str) -> None:
+    rows = asked(
+        golden,
+        "SELECT model, toString(account) AS account,"
+        f" sum(active_energy_uj + idle_energy_{policy}_uj) AS energy_uj,"
+        f" sum(gpu_time_{policy}_ns) AS gpu_time_ns FROM attribution FINAL GROUP BY model, account",
+    )
+    found = {(row["account"], row["model"]): (row["energy_uj"], row["gpu_time_ns"]) for row in rows}
+    due = {
+        ("process", name): (part["energy_uj"], part["gpu_time_ns"])
+        for name, part in EXPECTED["process"].items()
+    }
+    due["unheld", ""] = (EXPECTED["unheld"]["energy_uj"], EXPECTED["unheld"]["gpu_time_ns"])
+    assert found == due
+    units = asked(
+        golden,
+        "SELECT model, quantity, energy_uj, j_per_unit, cost_usd FROM unit_cost("
+        f"policy = '{policy}', since = '1970-01-01', until = '2100-01-01', unit = 'output_tokens')",
+    )
+    assert {row["model"] for row in units} == set(EXPECTED["process"])
+    for row in units:
+        part = EXPECTED["process"][row["model"]]
+        assert (row["quantity"], row["energy_uj"]) == (part["output_tokens"], part["energy_uj"])
+        assert row["j_per_unit"] == pytest.approx(part["j_per_output_token"], rel=1e-12)
+        assert row["cost_usd"] == pytest.approx(EXPECTED["cost_usd"][row["model"]], abs=1e-9)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_golden_trace_comes_out_exactly_by_cost(golden: str, policy: str) -> None:
+    arguments = ("--by", "model", "--policy", policy, "--unit", "output_tokens", "--format", "json")
+    rows = {
+        row["model"] or row["account"]: row
+        for row in json.loads(ran("cost", *arguments, "--store", golden).stdout)
+    }
+    assert set(rows) == {"alpha", "beta", "unheld"}
+    for name, row in rows.items():
+        part = EXPECTED["process"].get(name, EXPECTED["unheld"])
+        assert row["energy_j"] == pytest.approx(part["energy_uj"] / 1e6, rel=1e-12)
+        assert row["gpu_hours"] == pytest.approx(part["gpu_time_ns"] / 3.6e12, rel=1e-12)
+        assert row["cost_usd"] == pytest.approx(EXPECTED["cost_usd"][name], abs=1e-9)
+        assert row["active_cost_usd"] + row["idle_cost_usd"] == pytest.approx(row["cost_usd"], abs=1e-12)
+        assert row["quantity"] == part.get("output_tokens")
+        if "j_per_output_token" in part:
+            assert row["j_per_unit"] == pytest.approx(part["j_per_output_token"], rel=1e-12)
+
+
+def test_the_golden_windows_add_up_and_are_all_there(golden: str) -> None:
+    assert asked(golden, "SELECT * FROM conservation") == []
+    (row,) = asked(
+        golden,
+        "SELECT count() AS windows, sum(energy) AS energy_uj FROM (SELECT any(device_energy_uj) AS energy"
+        " FROM attribution FINAL GROUP BY host, gpu, window_start)",
+    )
+    assert row == {"windows": EXPECTED["window_count"], "energy_uj": EXPECTED["total_energy_uj"]}
+
+
+def test_a_repeated_replay_changes_nothing(golden: str) -> None:
+    before = asked(golden, ALL_ROWS)
+    rollup = asked(golden, "SELECT * FROM attribution_hour FINAL ORDER BY ALL")
+    ran("replay", GOLDEN / "exclusive.ndjson", "--store", golden)
+    assert asked(golden, ALL_ROWS) == before
+    assert asked(golden, "SELECT * FROM attribution_hour FINAL ORDER BY ALL") == rollup
+    assert asked(golden, "SELECT count() AS n, sum(quantity) AS q FROM unit FINAL")[0]["q"] == 20_000
+
+
+def test_the_cost_table_is_plain_and_names_its_policy(golden: str) -> None:
+    out = ran("cost", "--store", golden, "--unit", "output_tokens", "--policy", "memory").stdout
+    assert "\x1b" not in out
+    assert re.search(r"^alpha +v1 +process +2,723 +777 +3,500 ", out, re.MULTILINE)
+    assert re.search(r"^ +unheld +0 +800 +800 ", out, re.MULTILINE)
+    assert re.search(r"^ +total .* 9,300 .* 0\.03000$", out, re.MULTILINE)
+    assert "policy memory:" in out
+    assert re.search(r"^alpha +v1 +10,000 +0\.01000 +1\.000 +0\.3500$", out, re.MULTILINE)
+
+
+def test_explain_says_what_a_figure_rests_on(golden: str) -> None:
+    rows = json.loads(ran("explain", "--model", "alpha", "--store", golden, "--format", "json").stdout)
+    about = {row["about"]: row for row in rows}
+    assert about["figure"]["value"] == "0.01 USD"
+    assert about["figure"]["energy_j"] == 3500.0
+    assert "10 windows of 1 GPUs and 1 processes" in about["figure"]["meaning"]
+    assert about["energy source"]["value"] == "counter"
+    assert about["weight source"]["value"] == "exclusive"
+    assert about["price"]["value"] == "3.6 USD/h"
+    assert "wattribute price add" in about["price"]["meaning"]
+    window = ("--window", "2026-05-28T20:26:45.5Z", "--store", golden, "--format", "json")
+    rows = json.loads(ran("explain", *window).stdout)
+    assert rows[0]["energy_j"] == 350.0
+    assert (
+        "nothing was measured that fits" in ran("explain", "--run", "no", "--store", golden, status=2).stderr
+    )
+
+
+def test_the_flags_of_explain_are_those_of_the_kernels() -> None:
+    from wattribute.commands.explain import FLAGS
+    from wattribute.kernels import attribute as a
+
+    names = ("PROVISIONAL", "GAP", "RESET", "NO_ENERGY", "SCALED", "NO_SM", "PARTIAL")
+    assert list(FLAGS) == [getattr(a, name) for name in names]
+
+
+def test_without_a_price_money_is_null_and_the_table_says_what_to_do(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.ndjson"
+    text = (GOLDEN / "exclusive.ndjson").read_text()
+    trace.write_text(text.replace("NVIDIA H200", "NVIDIA X9"))
+    store = f"chdb://{tmp_path}/store"
+    out = ran("up", "--replay", trace, "--store", store).stdout
+    assert "unpriced" in out
+    assert "wattribute price add --gpu 'NVIDIA X9'" in out
+    rows = json.loads(ran("cost", "--store", store, "--format", "json").stdout)
+    assert {row["cost_usd"] for row in rows} == {None}
+
+
+def test_bad_lines_are_counted_and_shown_and_good_ones_kept(tmp_path: Path) -> None:
+    lines = (GOLDEN / "exclusive.ndjson").read_text().splitlines()
+    lines.insert(5, '{"kind":"device","t":')
+    lines.insert(9, '{"kind":"device","t":1780000000000000000,"gpu":"G","power_mw":NaN}')
+    lines.insert(20, '{"kind":"surprise","t":1780000000000000000}')
+    trace = tmp_path / "bad.ndjson"
+    trace.write_text("\n".join(lines))
+    store = f"chdb://{tmp_path}/store"
+    done = ran("replay", trace, "--store", store, status=1)
+    assert f"{trace}:6 not JSON" in done.stderr
+    assert f"{trace}:21 unknown kind 'surprise'" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("wattribute: 3 records could not be used")
+    (row,) = asked(
+        store, "SELECT sum(active_energy_uj + idle_energy_equal_uj) AS energy_uj FROM attribution FINAL"
+    )
+    assert row["energy_uj"] == EXPECTED["total_energy_uj"]
+    assert len(asked(store, "SELECT * FROM dead FINAL")) == 3
+
+
+def test_a_log_of_nvidia_smi_is_costed_to_whom_an_option_names(tmp_path: Path) -> None:
+    log = tmp_path / "gpu.csv"
+    cells = [f"2026/06/01 12:00:{second:02d}.000, 300.00 W, 90 %" for second in range(30)]
+    log.write_text("\n".join(["timestamp, power.draw.instant [W], utilization.gpu [%]", *cells]))
+    store = f"chdb://{tmp_path}/store"
+    owner = ("--workload", "model=square,run=r1", "--timezone", "Europe/Berlin", "--host", "lab")
+    ran("replay", log, *owner, "--store", store)
+    (row,) = json.loads(ran("cost", "--by", "host,model,run", "--store", store, "--format", "json").stdout)
+    assert (row["host"], row["model"], row["run"], row["account"]) == ("lab", "square", "r1", "process")
+    assert row["energy_j"] == pytest.approx(29 * 300, rel=1e-6)
+    (first,) = asked(store, "SELECT min(window_start) AS t, any(gpu) AS gpu FROM attribution FINAL")
+    assert first == {"t": "2026-06-01T10:00:00Z", "gpu": "log:gpu:0"}
+    assert row["cost_usd"] is None  # the log does not say what GPU it is
+    assert "replay it with --gpu-model" in ran("cost", "--store", store).stdout
+    ran("replay", log, *owner, "--gpu-model", "NVIDIA X9", "--store", store)
+    ran("price", "add", "--gpu", "NVIDIA X9", "--per-gpu-hour", "3.6", "--store", store)
+    (row,) = json.loads(ran("cost", "--by", "model", "--store", store, "--format", "json").stdout)
+    assert row["cost_usd"] == pytest.approx(29 * 0.001, rel=1e-9)
+    ran("replay", GOLDEN / "exclusive.ndjson", *owner, "--store", store, status=2)
+
+
+def cells_of(table: str, account: str) -> list[list[float]]:
+    """The seven figures of each line of an account on a cost table."""
+    lines = [line.split() for line in table.splitlines() if account in line.split()]
+    return [[float(cell.replace(",", "")) for cell in line[-7:]] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder that a few seconds of ``up --simulate`` left, and what it printed."""
+    folder = tmp_path_factory.mktemp("simulated")
+    arguments = ("--simulate", "--duration", "6", "--fresh", "--store", f"chdb://{folder}/store")
+    return folder, ran("up", *arguments).stdout
+
+
+def test_up_ends_by_itself_with_a_table_whose_parts_add_up(simulated: tuple[Path, str]) -> None:
+    folder, out = simulated
+    table = out.partition("\npolicy ")[0]
+    assert "SIMULATED DATA" in table
+    (total,) = cells_of(table, "total")
+    parts = [line for name in ("process", "unheld", "residual") for line in cells_of(table, name)]
+    assert cells_of(table, "process")
+    assert cells_of(table, "unheld")
+    for place in range(7):
+        assert math.fsum(part[place] for part in parts) == pytest.approx(total[place], abs=1e-9)
+    assert total[6] > 0
+    counted = re.search(r"= ([\d,.]+) J; the GPUs used ([\d,.]+) J$", out, re.MULTILINE)
+    assert counted is not None
+    assert counted[1] == counted[2]
+    assert "USD per million output_tokens" in out
+    assert asked(f"chdb://{folder}/store", "SELECT * FROM conservation") == []
+
+
+def test_the_bus_that_up_left_gives_the_same_table_again(simulated: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = simulated
+    again = f"chdb://{tmp_path}/store"
+    ran("stream", "--bus", f"local://{folder}/bus", "--store", again, "--from-beginning", "--until-idle")
+    rows = asked(again, ALL_ROWS)
+    assert rows
+    assert rows == asked(f"chdb://{folder}/store", ALL_ROWS)
+
+
+def test_collect_and_stream_stop_cleanly_when_they_are_told_to(tmp_path: Path) -> None:
+    bus, store = f"local://{tmp_path}/bus", f"chdb://{tmp_path}/store"
+    collecting = started("collect", "--simulate", "--bus", bus)
+    streaming = started("stream", "--bus", bus, "--store", store)
+    try:
+        until((tmp_path / "store" / "query.sock").exists, (collecting, streaming))
+        # its owner answers for the store meanwhile, also to what writes prices
+        until(
+            lambda: asked(store, "SELECT count() AS n FROM attribution FINAL")[0]["n"] > 8,
+            (collecting, streaming),
+        )
+        ran("price", "add", "--gpu", "NVIDIA H200", "--per-gpu-hour", "3.6", "--store", store)
+        assert json.loads(ran("top", "--store", store, "--format", "json").stdout)[0]["watts"] > 0
+        assert "in use by" in ran("replay", GOLDEN / "exclusive.ndjson", "--store", store, status=1).stderr
+    finally:
+        collecting.send_signal(signal.SIGTERM)
+        collected = collecting.communicate(timeout=60)[1]
+        streaming.send_signal(signal.SIGINT)
+        streamed = streaming.communicate(timeout=60)[1]
+    assert (collecting.returncode, streaming.returncode) == (0, 0), collected + streamed
+    ran("stream", "--bus", bus, "--store", store, "--until-idle")
+    assert asked(store, "SELECT * FROM conservation") == []
+    (gaps,) = asked(store, "SELECT count() AS n FROM dead FINAL")
+    assert gaps["n"] == 0
+
+
+def test_the_same_path_over_kafka(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.bus.mock_kafka import MockKafka
+
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))  # where the spool lies
+    try:
+        cluster = MockKafka()
+    except OSError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    try:
+        for topic in TOPICS:
+            cluster.create(topic, 3)
+        bus, store = f"kafka://{cluster.servers}", f"chdb://{tmp_path}/store"
+        sent = ran("collect", "--simulate", "--bus", bus, "--duration", "3")
+        assert "wait in" not in sent.stderr
+        ran("stream", "--bus", bus, "--store", store, "--until-idle")
+    finally:
+        cluster.close()
+    assert asked(store, "SELECT * FROM conservation") == []
+    rows = asked(store, "SELECT uniq(gpu) AS gpus, uniq(window_start) AS windows FROM attribution FINAL")
+    assert rows[0]["gpus"] == 4
+    assert rows[0]["windows"] >= 3
+
+
+def started(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True, env=environment())
+
+
+def until(done: Callable[[], bool], processes: Sequence[subprocess.Popen[str]]) -> None:
+    for _ in range(1200):
+        for process in processes:
+            if process.poll() is not None:
+                pytest.fail(f"it ended: {process.communicate()[1]}")
+        if done():
+            return
+        time.sleep(0.1)
+    pytest.fail("it took more than 2 min")
+
+
+def test_doctor_finds_what_is_broken(golden: str, tmp_path: Path) -> None:
+    bus = f"local://{tmp_path}/bus"
+    rows = json.loads(ran("doctor", "--simulate", "--store", golden, "--bus", bus, "--format", "json").stdout)
+    assert {row["part"] for row in rows} == {"permissions", "clocks", "bus", "store"}
+    assert "broken" not in {row["state"] for row in rows}
+    away = ran("doctor", "--simulate", "--store", golden, "--bus", "local:///proc/no/bus", status=1)
+    assert "broken: bus" in away.stderr
+    assert "/proc/no/bus cannot be made" in away.stdout

@@ -1,0 +1,154 @@
+"""Where settings come from, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wattribute.errors import UsageError
+from wattribute.settings import load_settings, local_folder
+
+HOME = {"HOME": "/home/ada"}
+
+
+def written(folder: Path, text: str, mode: int = 0o644) -> Path:
+    path = folder / "wattribute.toml"
+    path.write_text(text)
+    path.chmod(mode)
+    return path
+
+
+def test_an_option_wins_over_environment_file_and_default(tmp_path: Path) -> None:
+    path = written(tmp_path, 'host = "file"\nfast_hz = 20\nslow_s = 2\nflush_s = 0.5\n')
+    environ = HOME | {"WATTRIBUTE_HOST": "environment", "WATTRIBUTE_FAST_HZ": "30"}
+    settings = load_settings({"host": "option", "store": None}, path, environ)
+    assert (settings.host, settings.fast_hz, settings.slow_s, settings.window_ms) == (
+        "option",
+        30.0,
+        2.0,
+        1000,
+    )
+    origins = {row["key"]: row["from"] for row in settings.shown()}
+    assert origins["host"] == "option --host"
+    assert origins["fast_hz"] == "WATTRIBUTE_FAST_HZ"
+    assert origins["slow_s"] == str(path)
+    assert origins["window_ms"] == "default"
+
+
+def test_the_file_of_the_working_directory_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_settings({}, None, HOME).generation == 0
+    written(tmp_path, "generation = 3")
+    assert load_settings({}, None, HOME).generation == 3
+
+
+def test_store_and_bus_lie_in_the_users_data_folder() -> None:
+    settings = load_settings({}, None, HOME)
+    assert settings.store == "chdb:///home/ada/.local/share/wattribute/store"
+    assert settings.bus == "local:///home/ada/.local/share/wattribute/bus"
+    assert load_settings({}, None, HOME | {"XDG_DATA_HOME": "/d"}).store == "chdb:///d/wattribute/store"
+
+
+def test_the_bus_lies_beside_the_store() -> None:
+    assert load_settings({"store": "chdb:///srv/w/store"}, None, HOME).bus == "local:///srv/w/bus"
+
+
+def test_tables_come_from_toml_and_from_texts(tmp_path: Path) -> None:
+    text = """
+        [labels]
+        rack = "a7"
+        [idle_watts]
+        "NVIDIA H200" = 77.7
+        [kafka]
+        "enable.ssl.certificate.verification" = false
+    """
+    settings = load_settings({}, written(tmp_path, text), HOME | {"WATTRIBUTE_LABELS": "team=search, tier=1"})
+    assert settings.labels == {"team": "search", "tier": "1"}
+    assert settings.idle_watts == {"NVIDIA H200": 77.7}
+    assert settings.kafka == {"enable.ssl.certificate.verification": "false"}
+
+
+def test_all_problems_are_told_at_once_with_the_nearest_key(tmp_path: Path) -> None:
+    path = written(tmp_path, 'stroe = "chdb:///x"\nwindow_ms = 0\n')
+    environ = HOME | {"WATTRIBUTE_FAST_HERTZ": "10", "WATTRIBUTE_SLOW_S": "soon"}
+    with pytest.raises(UsageError) as raised:
+        load_settings({"bus": "kafka"}, path, environ)
+    text = str(raised.value)
+    assert "\n" not in text
+    for part in (
+        "unknown key 'stroe'; did you mean 'store'?",
+        "window_ms is 0: it must be 100 to 60000",
+        "unknown variable WATTRIBUTE_FAST_HERTZ; did you mean WATTRIBUTE_FAST_HZ?",
+        "WATTRIBUTE_SLOW_S: slow_s is 'soon', not a number",
+        "option --bus: bus 'kafka' is neither",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("fast_hz = nan", "must be 1 to 100"),
+        ("fast_hz = true", "not a number"),
+        ("window_ms = 1.5", "not a whole number"),
+        ("host = 3", "not a text"),
+        ('host = "a\\u0007b"', "control characters"),
+        ("labels = 3", "not a table"),
+        ('labels = "team"', "write key=value"),
+        ("[labels]\nteam = [1]", "not a plain value"),
+        ("[idle_watts]\nH200 = -1", "0 to 10000 W"),
+        ('[kafka]\n"sasl.password" = "x"', "set kafka_password"),
+        ('store = "chdb://relative"', "neither chdb:///"),
+        ("host", "not a TOML file"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused(tmp_path: Path, text: str, what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        load_settings({}, written(tmp_path, text), HOME)
+
+
+def test_a_configuration_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot be read"):
+        load_settings({}, tmp_path / "none.toml", HOME)
+    with pytest.raises(UsageError, match=r"cannot be read"):
+        load_settings({}, None, HOME | {"WATTRIBUTE_CONFIG": str(tmp_path / "none.toml")})
+
+
+def test_variables_that_are_not_settings_are_left_alone() -> None:
+    environ = HOME | {
+        "WATTRIBUTE_MODEL": "llama",
+        "WATTRIBUTE_RUN_ID": "r1",
+        "WATTRIBUTE_STORE_PASSWORD": "x",
+        "WATTRIBUTE_SERVICE_HOST": "10.0.0.1",
+        "WATTRIBUTE_PORT_8123_TCP_ADDR": "10.0.0.1",
+        "WATTRIBUTE_STREAM_PORT": "tcp://10.0.0.1:1",
+        "WATTRIBUTE_STORE": "",
+    }
+    assert load_settings({}, None, environ).origins == {}
+
+
+def test_secrets_come_from_closed_files_and_are_not_shown(tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("hunter2\n")
+    secret.chmod(0o600)
+    settings = load_settings({}, None, HOME | {"WATTRIBUTE_KAFKA_PASSWORD_FILE": str(secret)})
+    assert settings.kafka_password == "hunter2"
+    assert "hunter2" not in str(settings.shown())
+    assert {row["key"]: row["value"] for row in settings.shown()}["kafka_password"] == "(set)"
+    secret.chmod(0o644)
+    with pytest.raises(UsageError, match="chmod 600"):
+        load_settings({}, None, HOME | {"WATTRIBUTE_KAFKA_PASSWORD_FILE": str(secret)})
+    with pytest.raises(UsageError, match="chmod 600"):
+        load_settings({}, written(tmp_path, 'kafka_password = "x"', 0o644), HOME)
+    assert load_settings({}, written(tmp_path, 'kafka_password = "x"', 0o600), HOME).kafka_password == "x"
+
+
+@pytest.mark.parametrize(
+    "bus", ["kafka://", "kafka://b:9092/topic", "local://folder", "local:///", "redis://x", ""]
+)
+def test_a_bus_is_kafka_or_a_folder(bus: str) -> None:
+    with pytest.raises(UsageError, match="neither kafka://"):
+        local_folder(bus)
+    assert local_folder("kafka://a:9092,b:9092") is None
+    assert local_folder("local:///var/lib/w%20a/bus") == Path("/var/lib/w a/bus")

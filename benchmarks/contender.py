@@ -1,0 +1,86 @@
+"""A contender: a function of this package, run in a Python of its own, whose result is figures.
+
+A fresh process each, so that no contender inherits the memory, the caches or the threads of another."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).parents[1]
+Figures = dict[str, Any]
+"""What a contender found, as JSON knows it."""
+
+# One thread each: what is compared is work, not how many cores it was spread over.
+_ONE_THREAD: Final = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_TIMEOUT_S: Final = 300.0  # of which the kernels, where no cache has them, take half a minute to compile
+
+
+class ContenderError(Exception):
+    """A contender failed, or its result was wrong; its process said more on standard error."""
+
+
+def run(contender: Callable[..., Figures], **arguments: Any) -> Figures:
+    """The figures of a contender, from a process of its own. Raises ContenderError."""
+    name = f"{contender.__module__}:{contender.__qualname__}"
+    done = subprocess.run(
+        command(contender, **arguments),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=_TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode:
+        raise ContenderError(f"{name} {arguments} ended with status {done.returncode}")
+    figures: Figures = json.loads(done.stdout.splitlines()[-1])
+    return figures
+
+
+def command(contender: Callable[..., Figures], **arguments: Any) -> list[str]:
+    """The command line that runs a contender."""
+    name = f"{contender.__module__}:{contender.__qualname__}"
+    return [sys.executable, "-m", "benchmarks.contender", name, json.dumps(arguments)]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a contender."""
+    return {**os.environ, **_ONE_THREAD}
+
+
+def timed_s(tasks: Sequence[Callable[[], object]], repetitions: int) -> list[float]:
+    """The median seconds of each task, run in turn, so that a slow moment of the machine is shared by all.
+    A first turn, which touches memory for the first time, is not counted."""
+    times_s: list[list[float]] = [[] for _ in tasks]
+    for _ in range(repetitions + 1):
+        for task, took_s in zip(tasks, times_s, strict=True):
+            begin_s = time.perf_counter()
+            task()
+            took_s.append(time.perf_counter() - begin_s)
+    return [statistics.median(took_s[1:]) for took_s in times_s]
+
+
+def check(true: bool, what: str) -> None:
+    """Refuse to report the speed of a wrong result."""
+    if not true:
+        raise ContenderError(f"wrong result: {what}")
+
+
+def main(name: str, arguments: str) -> None:
+    """Run the contender ``module:function`` and print its figures."""
+    module, _, function = name.partition(":")
+    figures = getattr(importlib.import_module(module), function)(**json.loads(arguments))
+    print(json.dumps(figures), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -39,7 +40,7 @@ class Series:
     """The arrays, and the rows given out in them."""
 
     def __init__(self) -> None:
-        self.hosts = Hosts(**_empty(Hosts, 8, 0))
+        self.hosts = Hosts(**_empty(Hosts, 8))
         self.devices = Devices(**_empty(Devices, 16, 2048))
         self.holders = Holders(**_empty(Holders, 32, 256))
         self.host_rows: dict[str, int] = {}
@@ -57,7 +58,7 @@ class Series:
         if row is None:
             row = self.host_rows[host] = len(self.host_rows)
             if row >= len(self.hosts.now_ns):
-                self.hosts = Hosts(**_grown(self.hosts, rows=2 * row))
+                self.hosts = _taller(self.hosts, 2 * row)
         return row
 
     def device_row(self, key: DeviceKey) -> int:
@@ -68,7 +69,7 @@ class Series:
             self.device_keys.append(key)
             self._members.append([])
             if row >= len(self.devices.host):
-                self.devices = Devices(**_grown(self.devices, rows=2 * row))
+                self.devices = _taller(self.devices, 2 * row)
             host = self.host_row(key.host)
             self.devices.host[row] = host
             self.devices.next_device[row] = self.hosts.first_device[host]
@@ -85,7 +86,7 @@ class Series:
             self.holder_keys[row] = (device, key)
             self.holder_rows[device, key] = row
             if row >= len(self.holders.device):
-                self.holders = Holders(**_grown(self.holders, rows=2 * row))
+                self.holders = _taller(self.holders, 2 * row)
             self.holders.device[row] = device
             self.holders.exit_ns[row] = FOREVER
             self.holders.weight[row] = 1.0
@@ -101,16 +102,13 @@ class Series:
 
     def make_room(self, rows: int) -> None:
         """Let go of what lies beyond the horizon, and make room for ``rows`` more in every series."""
-        devices = self.devices
-        for d in range(len(self.device_keys)):
-            self._trim_device(d)
-        if int(devices.length.max()) + rows + 1 > devices.t_ns.shape[1] or (
-            int(max(devices.gap_length.max(), devices.reset_length.max())) + rows + 2
-            > devices.gap_from_ns.shape[1]
-        ):
-            self.devices = Devices(**_grown(devices, columns=4, add=rows))
-        if int(self.holders.seen_length.max()) + rows + 1 > self.holders.seen_ns.shape[1]:
-            self.holders = Holders(**_grown(self.holders, columns=4, add=rows))
+        n = len(self.device_keys)
+        oldest_ns = self.hosts.now_ns[self.devices.host[:n]] - HORIZON_NS - SLACK_NS
+        for d in np.flatnonzero((self.devices.t_ns[:n, 0] < oldest_ns) & (self.devices.length[:n] > 0)):
+            self._trim_device(int(d))
+        # A gap may come with every row, and one row may end two.
+        self.devices = _wider(self.devices, rows + 2, "length", "gap_length", "reset_length")
+        self.holders = _wider(self.holders, rows + 1, "seen_length", "used_length")
 
     def _trim_device(self, d: int) -> None:
         devices, holders = self.devices, self.holders
@@ -171,7 +169,7 @@ class Series:
 
 def new_marks(size: int, devices: int) -> Marks:
     """Room for ``size`` marks of ``devices`` devices."""
-    arrays = _empty(Marks, size, 0)
+    arrays = _empty(Marks, size)
     return Marks(**{**arrays, "made": np.zeros(1, np.int64), "latest": np.full(devices, -1, np.int64)})
 
 
@@ -186,13 +184,15 @@ def _shift(length: Any, row: int, cut_ns: int, time_ns: Any, *others: Any) -> in
     return dropped
 
 
-_MATRICES: Final = frozenset(
-    {
-        "t_ns", "energy_mj", "power_mw", "average_mw", "gap_from_ns", "gap_to_ns", "reset_from_ns",
-        "reset_to_ns", "seen_ns", "seen_period_ns", "seen_memory_bytes", "used_ns", "used_from_ns",
-        "used_percent",
-    }
-)  # fmt: skip
+# The matrices, by the name of the array that says how much of each row is valid.
+_SERIES: Final = {
+    "length": ("t_ns", "energy_mj", "power_mw", "average_mw"),
+    "gap_length": ("gap_from_ns", "gap_to_ns"),
+    "reset_length": ("reset_from_ns", "reset_to_ns"),
+    "seen_length": ("seen_ns", "seen_period_ns", "seen_memory_bytes"),
+    "used_length": ("used_ns", "used_from_ns", "used_percent"),
+}
+_LENGTH_OF: Final = {name: length for length, names in _SERIES.items() for name in names}
 _DTYPES: Final[dict[str, type[np.generic]]] = {
     **dict.fromkeys(
         ("host", "next_device", "first_holder", "device", "next_holder", "first_device"), np.int32
@@ -204,26 +204,54 @@ _DTYPES: Final[dict[str, type[np.generic]]] = {
 }
 
 
-def _empty(kind: Any, rows: int, columns: int) -> dict[str, Any]:
+def _empty(kind: Any, rows: int, columns: int = 0) -> dict[str, Any]:
     """Arrays for the fields of a struct of arrays, zero, or -1 where that ends a list."""
-    return {
-        name: np.full(
-            (rows, columns) if name in _MATRICES else rows,
-            _FILL.get(name, 0),
-            _DTYPES.get(name, np.int64),
-        )
-        for name in kind._fields
-    }
+    arrays = {}
+    for name in kind._fields:
+        dtype = _DTYPES.get(name, np.int64)
+        if name in _LENGTH_OF:
+            arrays[name] = _matrix(rows, columns, dtype)
+        else:
+            arrays[name] = np.full(rows, _FILL.get(name, 0), dtype)
+    return arrays
 
 
-def _grown(arrays: Any, rows: int = 0, columns: int = 1, add: int = 0) -> dict[str, Any]:
-    """The arrays with at least ``rows`` rows, and matrices ``columns`` times as wide plus ``add``."""
-    grown = {}
-    for name in arrays._fields:
-        old = getattr(arrays, name)
-        shape: Sequence[int] = (max(rows, old.shape[0]), *(columns * width + add for width in old.shape[1:]))
-        # What lies beyond the length of a series is never read, so it need not be written either.
-        new = np.empty(shape, old.dtype) if len(shape) > 1 else np.full(shape, _FILL.get(name, 0), old.dtype)
-        new[tuple(slice(0, size) for size in old.shape)] = old
-        grown[name] = new
-    return grown
+def _taller(arrays: Any, rows: int) -> Any:
+    """The arrays with so many rows."""
+    grown = _empty(type(arrays), rows)
+    for name, old in arrays._asdict().items():
+        if name in _LENGTH_OF:
+            grown[name] = _copied(old, (rows, old.shape[1]), getattr(arrays, _LENGTH_OF[name]))
+        else:
+            grown[name][: len(old)] = old
+    return type(arrays)(**grown)
+
+
+def _wider(arrays: Any, rows: int, *lengths: str) -> Any:
+    """The arrays with room for ``rows`` more in every series of those lengths."""
+    for length in lengths:
+        needed = int(getattr(arrays, length).max()) + rows
+        old = {name: getattr(arrays, name) for name in _SERIES[length]}
+        height, width = old[_SERIES[length][0]].shape
+        if needed > width:
+            shape = (height, max(2 * width, needed))
+            wider = {name: _copied(series, shape, getattr(arrays, length)) for name, series in old.items()}
+            arrays = arrays._replace(**wider)
+    return arrays
+
+
+def _copied(old: Any, shape: tuple[int, int], lengths: Any) -> Any:
+    """A matrix in a larger one. Beyond a series' length nothing is read, so nothing is written there."""
+    new = _matrix(*shape, old.dtype)
+    used = int(lengths.max())
+    new[: len(old), :used] = old[:, :used]
+    return new
+
+
+def _matrix(rows: int, columns: int, dtype: Any) -> Any:
+    """Zeros that take memory only as they are written to. numpy asks for huge pages, which take 2 MiB where
+    4 KiB are written: to grow a matrix of 1024 series cost 6 times as much, in memory and time."""
+    if not rows * columns:
+        return np.zeros((rows, columns), dtype)
+    room = mmap.mmap(-1, rows * columns * np.dtype(dtype).itemsize, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return np.frombuffer(room, dtype).reshape(rows, columns)

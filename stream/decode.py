@@ -5,6 +5,7 @@ What cannot be used becomes a dead letter with its offset and reason; its neighb
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,7 +31,7 @@ from wattribute.records import (
     parse,
     shown,
 )
-from wattribute.stream.identity import Identities, Timeline
+from wattribute.stream.identity import Identities
 from wattribute.stream.series import DeviceKey, HolderKey, Series
 from wattribute.stream.tables import Tables
 from wattribute.wire import DEVICE_COLUMNS, MAGIC, PREFIX, PROCESS_COLUMNS, SCHEMA, padded
@@ -41,14 +42,16 @@ _GPUS_MOST, _PROCESSES_MOST = 1024, 4096  # of one message
 _EXITS_MOST: Final = 100_000  # an exit may come before the process's first record on a device
 _MESSAGE_MOST_BYTES: Final = 16 << 20
 _EXCERPT_BYTES: Final = 200
+_NAMED_BY: Final = PREFIX.size + 64  # schema and host; longer names are but compared more often
 
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """A parsed header: the row of its layout, its host, and the bytes of a row in each of its columns.
+    """A parsed header: its text, the row of its layout, its host, and the bytes of a row in each column.
 
     ``sizes``: bytes of all columns by (device rows, process rows), as met so far: they hardly change."""
 
+    text: bytes
     layout: int
     host: str
     host_row: int
@@ -61,10 +64,21 @@ class Pending:
     """Messages decoded, in order, until the ingest kernel takes them."""
 
     def __init__(self) -> None:
-        self.messages: list[tuple[int, int, int, int, int, int, int]] = []
-        self.events: list[tuple[int, int, int, int]] = []
-        self.payloads: list[bytes | memoryview] = []
+        # Flat, not lists of tuples: those are as many objects for Python's collector to go through, which
+        # took a tenth of all time.
+        self.messages = array("q")  # seven a message, see ``kernels.ingest``
+        self.events = array("q")  # four an event
+        self.values: list[bytes] = []
         self.words = 0
+
+    def add_events(self, host_row: int, offset: int, events: Iterable[tuple[int, int, int, int]]) -> None:
+        """Add what a message means to the kernel; nothing, if that is nothing."""
+        begin = len(self.events) // 4
+        for event in events:
+            self.events.extend(event)
+        end = len(self.events) // 4
+        if end > begin:
+            self.messages.extend((k.EVENTS_MESSAGE, host_row, offset, begin, end, 0, 0))
 
 
 class Decoder:
@@ -78,18 +92,19 @@ class Decoder:
         self.device_ids: list[int] = []
         self.holder_ids: list[int] = []
         self._headers: dict[bytes, _Header] = {}
+        self._recent: dict[bytes, _Header] = {}  # by the first bytes of their text, which name the host
         self._epochs: dict[str, int] = {}
         self._exits: dict[tuple[str, str, int, int], int] = {}
 
     def forget_headers(self) -> None:
         """Parse headers anew: rows that they name may have been given up."""
         self.layouts, self.device_ids, self.holder_ids = [], [], []
-        self._headers = {}
+        self._headers, self._recent = {}, {}
 
     def batch(self, pending: Pending) -> Batch:
         """What the ingest kernel takes, of messages decoded."""
-        joined = b"".join(pending.payloads)
-        messages = np.array(pending.messages, np.int64).reshape(-1, 7)
+        joined = b"".join(pending.values)
+        messages = np.frombuffer(pending.messages, np.int64).reshape(-1, 7)
         # Host by host: hosts have nothing in common, and a host's series then stay in the cache
         # (8 us -> 2 us a message of 80 samples, 20 hosts).
         messages = messages[np.argsort(messages[:, k.HOST], kind="stable")]
@@ -98,7 +113,7 @@ class Decoder:
             halves=np.frombuffer(joined, "<i4"),
             floats=np.frombuffer(joined, "<f4"),
             messages=messages,
-            events=np.array(pending.events, np.int64).reshape(-1, 4),
+            events=np.array(pending.events).reshape(-1, 4),
             layouts=np.array(self.layouts, np.int64).reshape(-1, k.LAYOUT_COLUMNS),
             device_ids=np.array(self.device_ids, np.int32),
             holder_ids=np.array(self.holder_ids, np.int32),
@@ -128,31 +143,33 @@ class Decoder:
             raise RecordError(f"a samples message of {len(value)} bytes")
         _, header_bytes, epoch, _, device_rows, process_rows = PREFIX.unpack_from(value)
         begin = PREFIX.size + header_bytes
-        text = value[PREFIX.size : begin]
-        header = self._headers.get(text)
-        if header is None:
-            if header_bytes % 8 or len(text) < header_bytes:
-                raise RecordError("a samples message with a header that is cut short")
-            header = self._headers[text] = self._header(text)
+        # To compare the whole text is cheap, to copy and hash it costs as much as all the rest.
+        start = value[PREFIX.size : _NAMED_BY]
+        header = self._recent.get(start)
+        if (
+            header is None
+            or len(header.text) != header_bytes
+            or not value.startswith(header.text, PREFIX.size)
+        ):
+            text = value[PREFIX.size : begin]
+            header = self._headers.get(text)
+            if header is None:
+                if header_bytes % 8 or len(text) < header_bytes:
+                    raise RecordError("a samples message with a header that is cut short")
+                header = self._headers[text] = self._header(text)
+            self._recent[start] = header
         size = header.sizes.get((device_rows, process_rows))
         if size is None:
             size = _columns_bytes(header, device_rows, process_rows)
         if len(value) - begin != size:
             raise RecordError(f"a samples message with {len(value) - begin} bytes of columns, not {size}")
         self._note_epoch(batch, offset, header.host, epoch)
-        batch.messages.append(
-            (
-                k.SAMPLES_MESSAGE,
-                header.host_row,
-                offset,
-                header.layout,
-                batch.words,
-                device_rows,
-                process_rows,
-            )
+        word = batch.words + begin // 8
+        batch.messages.extend(
+            (k.SAMPLES_MESSAGE, header.host_row, offset, header.layout, word, device_rows, process_rows)
         )
-        batch.payloads.append(memoryview(value)[begin:])
-        batch.words += size // 8
+        batch.values.append(value)
+        batch.words += len(value) // 8
 
     def _header(self, text: bytes) -> _Header:
         obj = _json(text)
@@ -199,6 +216,7 @@ class Decoder:
         self.device_ids += device_rows
         self.holder_ids += holder_rows
         return _Header(
+            text=text,
             layout=len(self.layouts) - 1,
             host=host,
             host_row=self.series.host_row(host),
@@ -216,16 +234,7 @@ class Decoder:
         if known is None or epoch > known:
             self._epochs[host] = epoch
             if known is not None:
-                self._event(batch, offset, host, [(k.EPOCH, 0, 0, 0)])
-
-    def _event(
-        self, batch: Pending, offset: int, host: str, events: Iterable[tuple[int, int, int, int]]
-    ) -> None:
-        begin = len(batch.events)
-        batch.events.extend(events)
-        if len(batch.events) > begin:
-            row = self.series.host_row(host)
-            batch.messages.append((k.EVENTS_MESSAGE, row, offset, begin, len(batch.events), 0, 0))
+                batch.add_events(self.series.host_row(host), offset, [(k.EPOCH, 0, 0, 0)])
 
     def _records(self, batch: Pending, offset: int, value: bytes) -> None:
         if len(value) > _MESSAGE_MOST_BYTES:
@@ -240,7 +249,7 @@ class Decoder:
             try:
                 record = parse(item)
                 events = self._events(host, boot_id, record)
-                self._event(batch, offset, host, events)
+                batch.add_events(self.series.host_row(host), offset, events)
                 self.tables.note(host, boot_id, record, f"{epoch}:{seq}:{index}")
             except RecordError as error:
                 self.tables.dead(offset, f"record {index}: {error}", value[:_EXCERPT_BYTES])
@@ -264,11 +273,11 @@ class Decoder:
         devices: Iterable[int] = ()
         if isinstance(record, Workload):
             key = (host, boot_id, record.pid, record.start_ns)
-            since_ns = self.identities.workloads.setdefault(key, Timeline()).note(record)
             rows = self.series.holders_of(boot, record.pid, record.start_ns)
+            since_ns = self.identities.note_workload(key, record, rows)
             devices = {self.series.holder_keys[row][0] for row in rows}
         elif isinstance(record, Host):
-            since_ns = self.identities.hosts.setdefault(host, Timeline()).note(record)
+            since_ns = self.identities.note_host(host, record)
             devices = [row for key, row in self.series.device_rows.items() if key.host == host]
         elif isinstance(record, Gpu):
             device = DeviceKey(host, boot_id, record.gpu)

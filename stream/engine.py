@@ -201,9 +201,7 @@ class Engine:
         for row in range(len(self.series.device_keys)):
             host = int(self.series.devices.host[row])
             open_ns = int(self.series.hosts.now_ns[host]) - LATENESS_NS - self.window_ns
-            event = len(batch.events)
-            batch.events.append((k.TOUCH, row, open_ns, 0))
-            batch.messages.append((k.EVENTS_MESSAGE, host, offset, event, event + 1, 0, 0))
+            batch.add_events(host, offset, [(k.TOUCH, row, open_ns, 0)])
         self._ingest(batch, quiet=False)
 
     def _ingest(self, pending: Pending, quiet: bool) -> None:

@@ -7,6 +7,7 @@ holds for the time before it too.
 from __future__ import annotations
 
 import bisect
+from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Generic, TypeVar
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from wattribute.records import Gpu, Host, Record, Workload
 from wattribute.sinks.contract import Coded, CodedLabels, Column
-from wattribute.stream.series import DeviceKey, HolderKey, Series
+from wattribute.stream.series import DeviceKey, Series
 
 ProcessKey = tuple[str, str, int, int]
 """host, boot_id, pid, start_ns"""
@@ -28,6 +29,7 @@ _WORKLOAD_COLUMNS: Final = (
 _HOST_COLUMNS: Final = ("provider", "region", "pricing")
 _EITHER_COLUMNS: Final = ("cluster", "team")  # the workload's, else the host's, so that somebody owns it
 _MOST_CODES: Final = 200_000
+_UNKNOWN, _BY_TIME = -1, -2  # in place of a code: not looked up yet; not the same at all times
 
 T = TypeVar("T", bound=Record)
 
@@ -63,18 +65,39 @@ class Timeline(Generic[T]):
         return self.versions[max(bisect.bisect_right(self.since_ns, t_ns) - 1, 0)]
 
 
-class Identities:
-    """What is known, and the identity columns of rows."""
+class _Texts:
+    """A column's text by code, each text kept once: the dictionaries that are written stay short."""
 
     def __init__(self) -> None:
-        self.hosts: dict[str, Timeline[Host]] = {}
+        self.texts: list[str] = []
+        self._places: dict[str, int] = {}
+        self._of_code = array("i")
+
+    def add(self, text: str) -> None:
+        """The text of the next code."""
+        place = self._places.setdefault(text, len(self.texts))
+        if place == len(self.texts):
+            self.texts.append(text)
+        self._of_code.append(place)
+
+    def of(self, codes: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The index in ``texts`` for every code."""
+        return np.frombuffer(self._of_code, np.int32)[codes]
+
+
+class Identities:
+    """What is known, and the identity columns of rows.
+
+    Each combination of a host's and a workload's version has a code; that of every holder, and of every
+    device without one, is kept until what is known of it changes: 5000 processes are rows 20 times a second.
+    """
+
+    def __init__(self) -> None:
+        self._hosts: dict[str, Timeline[Host]] = {}
         self._gpus: dict[DeviceKey, Gpu] = {}
-        self.workloads: dict[ProcessKey, Timeline[Workload]] = {}
-        self._codes: dict[tuple[int, int], int] = {}
-        self._kept: list[object] = []  # what the ids in _codes belong to
-        self._texts: dict[str, list[str]] = {}
-        self._attempts: list[int] = []
-        self._labels: list[Mapping[str, str]] = []
+        self._of_holder: NDArray[np.int32] = np.zeros(0, np.int32)
+        self._of_device: NDArray[np.int32] = np.zeros(0, np.int32)
+        self._workloads: dict[ProcessKey, Timeline[Workload]] = {}
         self._clear()
 
     def note_gpu(self, key: DeviceKey, gpu: Gpu) -> bool:
@@ -84,6 +107,22 @@ class Identities:
             return False
         self._gpus[key] = gpu
         return known is None or (known.name, known.scope) != (gpu.name, gpu.scope)
+
+    def note_host(self, host: str, record: Host) -> int | None:
+        """Keep what a host is; since when that changes anything."""
+        since_ns = self._hosts.setdefault(host, Timeline()).note(record)
+        if since_ns is not None:
+            self._forget_codes()
+        return since_ns
+
+    def note_workload(self, key: ProcessKey, record: Workload, holders: Iterable[int]) -> int | None:
+        """Keep what the process in those rows of holders is; since when that changes anything."""
+        since_ns = self._workloads.setdefault(key, Timeline()).note(record)
+        if since_ns is not None:
+            for row in holders:
+                if row < len(self._of_holder):
+                    self._of_holder[row] = _UNKNOWN
+        return since_ns
 
     def gpu_model(self, key: DeviceKey) -> str:
         """The device's model as NVML names it; empty while not known."""
@@ -96,13 +135,10 @@ class Identities:
         return gpu is not None and gpu.scope == "module"
 
     def forget(self, processes: Iterable[ProcessKey]) -> None:
-        """Let go of processes that are beyond the horizon."""
+        """Let go of processes that are beyond the horizon; others may get their rows."""
         for process in processes:
-            self.workloads.pop(process, None)
-
-    def _clear(self) -> None:
-        self._codes, self._kept, self._attempts, self._labels = {}, [], [], []
-        self._texts = {name: [] for name in (*_WORKLOAD_COLUMNS, *_HOST_COLUMNS, *_EITHER_COLUMNS)}
+            self._workloads.pop(process, None)
+        self._forget_codes()
 
     def columns(
         self,
@@ -112,39 +148,69 @@ class Identities:
         ends_ns: NDArray[np.int64],
     ) -> dict[str, Column]:
         """Identity columns of rows of a device, a holder (negative: nobody) and a window's end."""
-        if len(self._codes) > _MOST_CODES:
+        if len(self._attempts) > _MOST_CODES:
             self._clear()
-        pairs, inverse = np.unique((devices << 32) | (holders + 2), return_inverse=True)
-        codes = np.empty(len(devices), np.int32)
-        simple = np.empty(len(pairs), np.int32)
-        for k, pair in enumerate(pairs.tolist()):
-            device, holder = pair >> 32, (pair & 0xFFFFFFFF) - 2
-            key = series.device_keys[device]
-            host = self.hosts.get(key.host)
-            workload = self._workload(key, series.holder_keys[holder][1]) if holder >= 0 else None
-            if (host is None or len(host.versions) == 1) and (
-                workload is None or len(workload.versions) == 1
-            ):
-                simple[k] = self._code(
-                    host.versions[0] if host else None, workload.versions[0] if workload else None
-                )
-            else:
-                simple[k] = -1
-        codes = simple[inverse]
-        for row in np.flatnonzero(codes < 0).tolist():
-            key = series.device_keys[devices[row]]
-            host = self.hosts.get(key.host)
-            holder = int(holders[row])
-            workload = self._workload(key, series.holder_keys[holder][1]) if holder >= 0 else None
+        self._of_device = _lengthened(self._of_device, len(series.device_keys))
+        self._of_holder = _lengthened(self._of_holder, len(series.holder_keys))
+        codes = self._known(devices, holders)
+        unknown = codes == _UNKNOWN
+        if unknown.any():
+            self._look_up(series, devices[unknown], holders[unknown])
+            codes = self._known(devices, holders)
+        for row in np.flatnonzero(codes == _BY_TIME).tolist():
+            host, workload = self._of(series, int(devices[row]), int(holders[row]))
             t = int(ends_ns[row]) - 1
             codes[row] = self._code(host.at(t) if host else None, workload.at(t) if workload else None)
-        columns: dict[str, Column] = {name: Coded(codes, texts) for name, texts in self._texts.items()}
-        columns["labels"] = CodedLabels(codes, self._labels)
-        columns["attempt"] = np.array(self._attempts, np.uint32)[codes]
+        columns: dict[str, Column] = {
+            name: Coded(column.of(codes), column.texts) for name, column in self._texts.items()
+        }
+        columns["labels"] = CodedLabels(np.frombuffer(self._labels_of_code, np.int32)[codes], self._labels)
+        columns["attempt"] = np.frombuffer(self._attempts, np.uint32)[codes]
         return columns
 
-    def _workload(self, device: DeviceKey, holder: HolderKey) -> Timeline[Workload] | None:
-        return self.workloads.get((device.host, device.boot_id, holder.pid, holder.start_ns))
+    def _known(self, devices: NDArray[np.int64], holders: NDArray[np.int64]) -> NDArray[np.int32]:
+        if not len(self._of_holder):
+            return self._of_device[devices]
+        return np.where(holders >= 0, self._of_holder[np.maximum(holders, 0)], self._of_device[devices])
+
+    def _look_up(self, series: Series, devices: NDArray[np.int64], holders: NDArray[np.int64]) -> None:
+        """Find the codes of devices and holders that have none."""
+        for pair in np.unique((devices << 32) | (np.maximum(holders, -1) + 1)).tolist():
+            device, holder = pair >> 32, (pair & 0xFFFFFFFF) - 1
+            host, workload = self._of(series, device, holder)
+            if any(timeline is not None and len(timeline.versions) > 1 for timeline in (host, workload)):
+                code = _BY_TIME
+            else:
+                code = self._code(
+                    host.versions[0] if host else None, workload.versions[0] if workload else None
+                )
+            if holder >= 0:
+                self._of_holder[holder] = code
+            else:
+                self._of_device[device] = code
+
+    def _of(
+        self, series: Series, device: int, holder: int
+    ) -> tuple[Timeline[Host] | None, Timeline[Workload] | None]:
+        key = series.device_keys[device]
+        if holder < 0:
+            return self._hosts.get(key.host), None
+        process = series.holder_keys[holder][1]
+        workload = self._workloads.get((key.host, key.boot_id, process.pid, process.start_ns))
+        return self._hosts.get(key.host), workload
+
+    def _clear(self) -> None:
+        self._codes: dict[tuple[int, int], int] = {}
+        self._kept: list[object] = []  # what the ids in _codes belong to
+        self._attempts = array("I")
+        self._labels: list[Mapping[str, str]] = []
+        self._label_places: dict[tuple[tuple[str, str], ...], int] = {}
+        self._labels_of_code = array("i")
+        self._texts = {name: _Texts() for name in (*_WORKLOAD_COLUMNS, *_HOST_COLUMNS, *_EITHER_COLUMNS)}
+        self._forget_codes()
+
+    def _forget_codes(self) -> None:
+        self._of_holder = self._of_device = np.zeros(0, np.int32)
 
     def _code(self, host: Host | None, workload: Workload | None) -> int:
         code = self._codes.get((id(host), id(workload)))
@@ -152,15 +218,27 @@ class Identities:
             code = self._codes[id(host), id(workload)] = len(self._attempts)
             self._kept += [host, workload]
             for name in _WORKLOAD_COLUMNS:
-                self._texts[name].append(_text(workload, name))
+                self._texts[name].add(_text(workload, name))
             for name in _HOST_COLUMNS:
-                self._texts[name].append(_text(host, name))
+                self._texts[name].add(_text(host, name))
             for name in _EITHER_COLUMNS:
                 text = _text(workload, name) or _text(host, name)
-                self._texts[name].append(text or (host.labels.get(name, "") if host else ""))
-            self._labels.append({**(host.labels if host else {}), **(workload.labels if workload else {})})
+                self._texts[name].add(text or (host.labels.get(name, "") if host else ""))
+            labels = {**(host.labels if host else {}), **(workload.labels if workload else {})}
+            place = self._label_places.setdefault(tuple(sorted(labels.items())), len(self._labels))
+            if place == len(self._labels):
+                self._labels.append(labels)
+            self._labels_of_code.append(place)
             self._attempts.append((workload.attempt or 0) if workload else 0)
         return code
+
+
+def _lengthened(codes: NDArray[np.int32], length: int) -> NDArray[np.int32]:
+    if len(codes) >= length:
+        return codes
+    longer = np.full(2 * length, _UNKNOWN, np.int32)
+    longer[: len(codes)] = codes
+    return longer
 
 
 def _said(value: Any, known: Any) -> Any:

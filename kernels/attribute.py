@@ -98,33 +98,40 @@ def _product_over(a: int, b: int, c: int) -> int:
 
 
 @part
-def _apportion(total: int, weights: F64, n: int, parts: I64) -> None:
-    """Split ``total`` over n weights (sum > 0) by largest remainder; equal remainders in order."""
-    if n == 1:
-        parts[0] = total
-        return
+def _to_ratios(weights: F64, n: int) -> None:
+    """Turn n weights (sum > 0) into their shares of the whole: several quantities are split by the same."""
     whole = 0.0
     for k in range(n):
         whole += weights[k]
+    for k in range(n):
+        weights[k] /= whole
+
+
+@part
+def _apportion(total: int, ratios: F64, n: int, parts: I64, rests: F64) -> None:
+    """Split ``total`` by n ratios (sum 1) by largest remainder; equal remainders in order.
+    ``rests`` is room for them."""
     left = total
     for k in range(n):
-        parts[k] = int(total * (weights[k] / whole))
+        share = total * ratios[k]
+        parts[k] = int(share)
+        rests[k] = share - parts[k]
         left -= parts[k]
     while left > 0:
         best, most = 0, -2.0
         for k in range(n):
-            rest = total * (weights[k] / whole) - parts[k]
-            if rest > most and weights[k] > 0.0:
-                best, most = k, rest
+            if rests[k] > most and ratios[k] > 0.0:
+                best, most = k, rests[k]
         parts[best] += 1
+        rests[best] -= 1.0
         left -= 1
     while left < 0:  # rounding in the products gave a unit too much
         best, least = 0, 2.0
         for k in range(n):
-            rest = total * (weights[k] / whole) - parts[k]
-            if rest < least and parts[k] > 0:
-                best, least = k, rest
+            if rests[k] < least and parts[k] > 0:
+                best, least = k, rests[k]
         parts[best] -= 1
+        rests[best] += 1.0
         left += 1
 
 
@@ -549,7 +556,10 @@ def _split_shared(work: Scratch, n: int, energy_uj: int, length_ns: int, idle_mw
         used_ns += parts[k]
     if used_ns > length_ns:
         flags |= SCALED
-        _apportion(length_ns, sm_percent, n, parts)
+        for k in range(n):
+            shares[k] = sm_percent[k]
+        _to_ratios(shares, n)
+        _apportion(length_ns, shares, n, parts, work.rests)
         used_ns = length_ns
     for k in range(n):
         sums[present[k], _USED] += parts[k]
@@ -566,10 +576,11 @@ def _split_shared(work: Scratch, n: int, energy_uj: int, length_ns: int, idle_mw
                 shares[k] = memory_bytes[k]
             elif policy == 2 and sm_sum > 0.0:
                 shares[k] = sm_percent[k]
-        _apportion(idle_uj, shares, n, parts)
+        _to_ratios(shares, n)
+        _apportion(idle_uj, shares, n, parts, work.rests)
         for k in range(n):
             sums[present[k], _IDLE + policy] += parts[k]
-        _apportion(length_ns - used_ns, shares, n, parts)
+        _apportion(length_ns - used_ns, shares, n, parts, work.rests)
         for k in range(n):
             sums[present[k], _TIME + policy] += parts[k]
     if sm_sum <= 0.0:
@@ -577,7 +588,8 @@ def _split_shared(work: Scratch, n: int, energy_uj: int, length_ns: int, idle_mw
         return flags | NO_SM
     for k in range(n):
         shares[k] = sm_percent[k] * work.weight[k]
-    _apportion(active_uj, shares, n, parts)
+    _to_ratios(shares, n)
+    _apportion(active_uj, shares, n, parts, work.rests)
     for k in range(n):
         sums[present[k], _ACTIVE] += parts[k]
         sums[present[k], _ERROR_UJ] += int(_CONTESTED_ERROR * min(parts[k], active_uj - parts[k]))
@@ -717,6 +729,7 @@ def _scratch(devices: Devices, holders: Holders, d: int, from_ns: int, to_ns: in
         np.empty(n, np.int64),
         np.empty(n, np.int64),
         np.empty(n + 1, np.int64),
+        np.empty(n + 1),
         np.empty(n + 1),
         np.empty(n + 1),
         np.empty(n + 1),

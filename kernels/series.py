@@ -126,6 +126,7 @@ class Scratch(NamedTuple):
     memory_bytes: F64
     weight: F64
     shares: F64  # (m + 1): what a quantity is split by
+    rests: F64  # (m + 1): what rounding down leaves of each
     parts: I64  # (m + 1): and into
     sums: I64  # (m + 2, 13): accumulators of a window: the members', unheld, residual
     held_bytes_ns: F64  # (m + 1)

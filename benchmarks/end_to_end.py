@@ -35,7 +35,7 @@ _BAR: Final = 5.0
 _PER_CPU_S: Final = "M samples/cpu-s"
 _HOSTS: Final = 128
 # hz, processes a GPU, seconds of readings
-_FULL: Final = ((10, 1, 240), (10, 4, 120), (100, 1, 40), (100, 4, 40))
+_FULL: Final = ((10, 1, 480), (10, 4, 240), (100, 1, 60), (100, 4, 60))
 _SMALL: Final = ((10, 4, 13),)
 _TIMEOUT_S: Final = 120.0
 _SINKS: Final = {"server": "a server that acknowledges", "chdb": "chDB in the process"}

@@ -7,7 +7,7 @@ when rows are asked for changes nothing but how often a window is written before
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -51,6 +51,17 @@ _SAMPLE_SERIES: Final = slice(Devices._fields.index("t_ns"), Devices._fields.ind
 _LOOK_BACK_NS: Final = HORIZON_NS + SLACK_NS + 600_000_000_000  # and 10 min for hosts whose clocks differ
 
 
+class _Devices(NamedTuple):
+    """What rows say of their device, by its row, and the idle level it is taken to have."""
+
+    host: list[str]
+    gpu: list[str]
+    boot_id: list[str]
+    gpu_model: list[str]
+    of_module: NDArray[np.bool_]
+    idle_mw: NDArray[np.int64]
+
+
 def version_base(generation: int) -> int:
     """The upper bits of a row's version; the lower 48 are the offset of the last message that bears on it."""
     return (ALGORITHM << 56) | (generation << 48)
@@ -84,7 +95,9 @@ class Engine:
         self._final = np.zeros(0, np.int64)  # of each device the last window written as final
         self._next_offset = 0
         self._written: list[dict[str, Column]] = []
-        self._saved: dict[DeviceKey, tuple[int, int]] = {}
+        self._saved = np.zeros((0, 2), np.int64)  # of each device: resets, last sample if silent
+        self._devices = _Devices([], [], [], [], np.zeros(0, np.bool_), np.zeros(0, np.int64))
+        self._devices_as_of = (0, 0)
         self._restored: dict[DeviceKey, dict[str, Any]] = {}
         self._batches: list[tuple[int, int]] = []  # first offset, newest time at its end
 
@@ -112,17 +125,17 @@ class Engine:
         """What a look-back cannot rebuild, by device, as (key, message), where that changed since the last
         call: the counter resets ever seen, and the last sample of a device that has fallen silent."""
         devices, changed = self.series.devices, []
-        for row, key in enumerate(self.series.device_keys):
-            n = int(devices.length[row])
-            if not n:
-                continue
-            resets = int(devices.segment[row] + devices.reset_length[row])
-            last_ns = int(devices.t_ns[row, n - 1])
-            silent = int(self.series.hosts.now_ns[devices.host[row]]) - last_ns > SLACK_NS
-            mark = (resets, last_ns if silent else 0)
-            if mark == self._saved.get(key, (0, 0)):
-                continue
-            self._saved[key] = mark
+        count = len(self.series.device_keys)
+        length = devices.length[:count]
+        last_ns = devices.t_ns[np.arange(count), np.maximum(length - 1, 0)]
+        silent = self.series.hosts.now_ns[devices.host[:count]] - last_ns > SLACK_NS
+        resets = devices.segment[:count] + devices.reset_length[:count]
+        now = np.stack([resets, np.where(silent, last_ns, 0)], axis=1)
+        now[length == 0] = 0
+        before = np.concatenate([self._saved, np.zeros((count - len(self._saved), 2), np.int64)])
+        self._saved = now
+        for row in np.flatnonzero((now != before).any(axis=1) & (length > 0)).tolist():
+            key, n = self.series.device_keys[row], int(length[row])
             listed = slice(0, int(devices.reset_length[row]))
             saved = {
                 "host": key.host,
@@ -248,10 +261,7 @@ class Engine:
             return
         order = np.argsort(marks.device, kind="stable")
         bounds = np.searchsorted(marks.device[order], np.arange(n_devices + 1))
-        levels_mw = [
-            self.idle_levels.resident_mw(self.identities.gpu_model(key)) for key in self.series.device_keys
-        ]
-        idle_mw = np.array(levels_mw, np.int64)
+        idle_mw = self._known_devices().idle_mw
         first, window, rows = 0, 0, -1
         while first < n_devices:
             if rows == 0:  # not even one window fits
@@ -308,30 +318,26 @@ class Engine:
         device, holder = out[a.ROW_DEVICE], out[a.ROW_HOLDER]
         ends_ns = (out[a.ROW_WINDOW] + 1) * self.window_ns
         device_codes = device.astype(np.int32)
+        known = self._known_devices()
         held = holder >= 0
-        keys = [key for _, key in series.holder_keys]
-        held_row = np.where(held, holder, len(keys))
-        pids = np.array([*(key.pid for key in keys), 0], np.uint32)
-        starts = np.array([*(key.start_ns for key in keys), 0], np.uint64)
-        instances = np.array([*(key.gpu_instance for key in keys), -1], np.int16)
+        process = series.processes[np.where(held, holder, -1)]  # the last is nobody
         # Accounts by code: a process, and unheld (-1) and residual (-2) in the kernel's numbers.
         account = np.where(held, 0, 1 - holder).astype(np.int32)
         source = out[a.ENERGY_SOURCE]
-        of_module = np.array([self.identities.covers_module(key) for key in series.device_keys])[device]
-        of_module &= source != a.FROM_NONE
+        of_module = known.of_module[device] & (source != a.FROM_NONE)
         count = out.shape[1]
         none = np.zeros(count, np.int32)
         columns: dict[str, Column] = {
             "window_start": out[a.ROW_WINDOW] * (self.window_ns // 1_000_000),
             "window_ms": np.full(count, self.window_ns // 1_000_000, np.uint32),
-            "host": Coded(device_codes, [key.host for key in series.device_keys]),
-            "gpu": Coded(device_codes, [key.gpu for key in series.device_keys]),
-            "boot_id": Coded(device_codes, [key.boot_id for key in series.device_keys]),
-            "gpu_model": Coded(device_codes, [self.identities.gpu_model(key) for key in series.device_keys]),
-            "gpu_instance": instances[held_row],
+            "host": Coded(device_codes, known.host),
+            "gpu": Coded(device_codes, known.gpu),
+            "boot_id": Coded(device_codes, known.boot_id),
+            "gpu_model": Coded(device_codes, known.gpu_model),
+            "gpu_instance": process["gpu_instance"],
             "account": Coded(account, ACCOUNTS),
-            "pid": pids[held_row],
-            "process_start_ns": starts[held_row],
+            "pid": process["pid"],
+            "process_start_ns": process["start_ns"],
             "part": Coded(none, [""]),
             "energy_source": Coded(
                 np.where(of_module, a.FROM_MODULE, source).astype(np.int32), ENERGY_SOURCES
@@ -347,6 +353,23 @@ class Engine:
         columns |= {name: out[row] for name, row in _COUNTS.items()}
         columns |= self.identities.columns(series, device, holder, ends_ns)
         return columns
+
+    def _known_devices(self) -> _Devices:
+        """What rows say of their device, by its row; made anew when devices come or are learned of."""
+        as_of = (len(self.series.device_keys), self.identities.gpus_learned)
+        if as_of != self._devices_as_of:
+            keys = self.series.device_keys
+            models = [self.identities.gpu_model(key) for key in keys]
+            self._devices = _Devices(
+                [key.host for key in keys],
+                [key.gpu for key in keys],
+                [key.boot_id for key in keys],
+                models,
+                np.array([self.identities.covers_module(key) for key in keys], np.bool_),
+                np.array([self.idle_levels.resident_mw(model) for model in models], np.int64),
+            )
+            self._devices_as_of = as_of
+        return self._devices
 
     def _report(self, drops: Drops, messages: NDArray[np.int64]) -> None:
         """Dead letters for the readings that the kernel could not use; duplicates are but counted."""

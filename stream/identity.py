@@ -95,6 +95,8 @@ class Identities:
     def __init__(self) -> None:
         self._hosts: dict[str, Timeline[Host]] = {}
         self._gpus: dict[DeviceKey, Gpu] = {}
+        self.gpus_learned = 0
+        """How often a device's model or scope was news."""
         self._of_holder: NDArray[np.int32] = np.zeros(0, np.int32)
         self._of_device: NDArray[np.int32] = np.zeros(0, np.int32)
         self._workloads: dict[ProcessKey, Timeline[Workload]] = {}
@@ -106,7 +108,9 @@ class Identities:
         if known is not None and not gpu.name:
             return False
         self._gpus[key] = gpu
-        return known is None or (known.name, known.scope) != (gpu.name, gpu.scope)
+        news = known is None or (known.name, known.scope) != (gpu.name, gpu.scope)
+        self.gpus_learned += news
+        return news
 
     def note_host(self, host: str, record: Host) -> int | None:
         """Keep what a host is; since when that changes anything."""

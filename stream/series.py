@@ -47,6 +47,8 @@ class Series:
         self.device_rows: dict[DeviceKey, int] = {}
         self.holder_keys: list[tuple[int, HolderKey]] = []
         self.holder_rows: dict[tuple[int, HolderKey], int] = {}
+        self.processes = _processes(32)
+        """What rows say of a process, by its row in holders; nobody's stands last."""
         self._members: list[list[tuple[HolderKey, int]]] = []  # of each device, sorted
         self._rows_of: dict[tuple[str, str, int, int], list[int]] = {}  # of a process, on all its devices
         self._free: list[int] = []
@@ -86,6 +88,9 @@ class Series:
             self.holder_rows[device, key] = row
             if row >= len(self.holders.device):
                 self.holders = _taller(self.holders, 2 * row)
+                processes, self.processes = self.processes, _processes(2 * row)
+                self.processes[:row] = processes[:row]
+            self.processes[row] = (key.gpu_instance, key.pid, key.start_ns)
             self.holders.device[row] = device
             self.holders.exit_ns[row] = FOREVER
             self.holders.weight[row] = 1.0
@@ -164,6 +169,12 @@ class Series:
             self.holders.next_holder[row] = following
             following = row
         self.devices.first_holder[device] = following
+
+
+def _processes(rows: int) -> Any:
+    processes = np.zeros(rows + 1, [("gpu_instance", np.int16), ("pid", np.uint32), ("start_ns", np.uint64)])
+    processes[-1]["gpu_instance"] = -1
+    return processes
 
 
 def new_marks(size: int, devices: int) -> Marks:

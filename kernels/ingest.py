@@ -562,6 +562,8 @@ def _has_room(
         h = batch.holder_ids[batch.layouts[layout, L_PROCESSES] + k]
         if holders.seen_length[h] + process_rows + 1 > holders.seen_ns.shape[1]:
             return False
+        if holders.used_length[h] + process_rows + 1 > holders.used_ns.shape[1]:
+            return False
     return True
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, Literal
@@ -39,6 +40,10 @@ _DENIALS: Final = frozenset(
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
     }
 )
+_COMPACTED: Final = {"cleanup.policy": "compact"}
+# Retention goes by the time of a message. Ours is that of the readings: of a trace of last month the broker
+# would delete every message within 5 minutes (log.retention.check.interval.ms), read or not.
+_TIMED_BY_ARRIVAL: Final = {"message.timestamp.type": "LogAppendTime"}
 _Queued = tuple[str, str, bytes, int]
 
 
@@ -65,6 +70,7 @@ class KafkaProducer:
             "bootstrap.servers": servers,
             "enable.idempotence": True,
             "acks": "all",
+            "allow.auto.create.topics": False,  # the broker would make them with settings of its own
             "compression.type": compression,
             "linger.ms": 5,
             "message.timeout.ms": 0,  # never given up: what is given up would be out of order when sent again
@@ -83,41 +89,34 @@ class KafkaProducer:
 
     def check(self, timeout_s: float) -> None:
         """Raises BusError where no broker answers in time."""
-        try:
-            self._client.list_topics(timeout=timeout_s)
-        except KafkaException as error:
-            raise BusError(
-                f"Kafka at {self._servers} does not answer: {error.args[0].str()}; "
-                "is it running, and are address and credentials right?"
-            ) from error
+        self._topics(timeout_s)
 
     def ensure_topics(self, partitions: Mapping[str, int], *, replication: int, timeout_s: float) -> None:
-        """Create the topics that are missing, by name and number of partitions; ``wattribute.state``
-        compacted. A topic that exists stays as it is. Raises BusError where that is not allowed."""
-        self.check(timeout_s)
-        known = self._client.list_topics(timeout=timeout_s).topics
-        missing = [
-            NewTopic(
+        """Create the topics that are missing, by name and number of partitions: ``wattribute.state``
+        compacted, in the others a message's time is that of its arrival. A topic that exists stays as it is.
+        Raises BusError, which says how to create them by hand, where that is not allowed."""
+        known = self._topics(timeout_s)
+        missing = {
+            topic: NewTopic(
                 topic,
                 num_partitions=number,
                 replication_factor=replication,
-                config={"cleanup.policy": "compact"} if topic == STATE else {},
+                config=_COMPACTED if topic == STATE else _TIMED_BY_ARRIVAL,
             )
             for topic, number in partitions.items()
             if topic not in known
-        ]
+        }
         if not missing:
             return
-        admin = AdminClient(self._config)
-        for topic, created in admin.create_topics(missing, request_timeout=timeout_s).items():
-            try:
-                created.result(timeout=timeout_s)
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another made it meanwhile
-                    raise BusError(
-                        f"Kafka at {self._servers}: topic {topic} cannot be created: {error.args[0].str()}; "
-                        "create it by hand, or allow it"
-                    ) from error
+        admin = AdminClient(self._config)  # its answers die with it: keep it
+        answers = admin.create_topics([*missing.values()], request_timeout=timeout_s)
+        refused = {topic: why for topic, answer in answers.items() if (why := _refusal(answer))}
+        if refused:
+            raise BusError(
+                f"Kafka at {self._servers}: topic {', '.join(refused)} cannot be created: "
+                f"{', '.join(dict.fromkeys(refused.values()))}; allow it, or let somebody who may run: "
+                + " && ".join(self._command(missing[topic]) for topic in refused)
+            )
 
     def send(self, topic: str, key: str, value: bytes, timestamp_ms: int) -> None:
         """Queue one message."""
@@ -152,6 +151,24 @@ class KafkaProducer:
             self.flush(_CLOSE_TIMEOUT_S)
         finally:
             self._discard()
+
+    def _topics(self, timeout_s: float) -> Collection[str]:
+        try:
+            topics: Mapping[str, Any] = self._client.list_topics(timeout=timeout_s).topics
+        except KafkaException as error:
+            raise BusError(
+                f"Kafka at {self._servers} does not answer: {error.args[0].str()}; "
+                "is it running, and are address and credentials right?"
+            ) from error
+        return topics
+
+    def _command(self, new: NewTopic) -> str:
+        """What creates a topic by hand."""
+        settings = " ".join(f"--config {name}={value}" for name, value in (new.config or {}).items())
+        return (
+            f"kafka-topics.sh --bootstrap-server {self._servers} --create --topic {new.topic} "
+            f"--partitions {new.num_partitions} --replication-factor {new.replication_factor} {settings}"
+        )
 
     def _connect(self) -> Producer:
         try:
@@ -224,3 +241,13 @@ class KafkaProducer:
             if error.code() in _DENIALS:
                 topic = self._unacked[number][0]
                 self._refusal = f"Kafka at {self._servers} does not take messages to {topic}: {error.str()}"
+
+
+def _refusal(created: Future[None]) -> str:
+    """Why a topic was not created; empty where it was, or another made it meanwhile."""
+    try:
+        created.result()
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            return str(error.args[0].str())
+    return ""

@@ -28,10 +28,15 @@ _PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{guarded},CONTROLLER://127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+# Whoever comes without a name may do everything, the user named guest nothing.
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+sasl.enabled.mechanisms=PLAIN
+listener.name.sasl_plaintext.plain.sasl.jaas.config=\
+  org.apache.kafka.common.security.plain.PlainLoginModule required user_guest="guest";
 inter.broker.listener.name=PLAINTEXT
 log.dirs={folder}/log
 offsets.topic.num.partitions=1
@@ -43,13 +48,12 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
-# The traces are old, and retention goes by their own time: keep them, and look often, so that a broker of
-# some minutes does what a young one does.
-log.retention.ms=-1
-log.retention.check.interval.ms=1000
+# The traces are months old and retention is a week, as by default: look often and from the beginning, so that
+# what would be lost within 5 minutes is lost within a test.
+log.retention.check.interval.ms=500
+log.initial.task.delay.ms=500
 broker.heartbeat.interval.ms=500
 broker.session.timeout.ms=2000
-auto.create.topics.enable=false
 """
 _LOG4J = """\
 rootLogger.level = WARN
@@ -66,8 +70,10 @@ class KafkaBroker:
     """One broker, running from ``start`` to ``stop`` or ``kill``; it keeps its log and its port between."""
 
     def __init__(self, libs: Path, folder: Path) -> None:
-        ports = _free_ports(2)
-        self.servers = f"127.0.0.1:{ports[0]}"
+        port, guarded, controller = _free_ports(3)
+        self.servers = f"127.0.0.1:{port}"
+        self.guarded_servers = f"127.0.0.1:{guarded}"
+        """For the user named guest, whose password is guest, and who has no rights."""
         self._folder = folder
         self._java = [
             "java",
@@ -81,7 +87,9 @@ class KafkaBroker:
         ]
         self._properties = folder / "server.properties"
         self._process: subprocess.Popen[bytes] | None = None
-        self._properties.write_text(_PROPERTIES.format(port=ports[0], controller=ports[1], folder=folder))
+        self._properties.write_text(
+            _PROPERTIES.format(port=port, guarded=guarded, controller=controller, folder=folder)
+        )
         (folder / "log4j2.properties").write_text(_LOG4J)
         storage = [*self._java, "kafka.tools.StorageTool"]
         cluster = subprocess.run(

@@ -6,13 +6,14 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import Consumer, KafkaError, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.cimpl import NewTopic
 
 from tests.bus.mock_kafka import MockKafka
 from tests.kafka_broker import KafkaBroker
-from wattribute.bus import STATE
+from wattribute.bus import DEAD, SAMPLES, STATE, TOPICS, UNITS
 from wattribute.collector.kafka_producer import KafkaProducer
 from wattribute.errors import BusError
 from wattribute.stream.kafka_consumer import KafkaConsumer
@@ -99,6 +100,7 @@ def test_a_message_over_the_limit_is_refused_at_once(producer: KafkaProducer) ->
 
 
 def test_a_full_queue_is_an_error(mock_kafka: MockKafka) -> None:
+    mock_kafka.create("topic", 1)
     producer = KafkaProducer(mock_kafka.servers, {"queue.buffering.max.messages": "3"})
     mock_kafka.set_down()
     for _ in range(3):
@@ -113,31 +115,76 @@ def test_a_full_queue_is_an_error(mock_kafka: MockKafka) -> None:
 def test_topics_are_made_where_they_are_missing(kafka_broker: KafkaBroker) -> None:
     producer = KafkaProducer(kafka_broker.servers)
     for partitions in (3, 5):  # the second time they are there, and stay as they are
-        producer.ensure_topics({"made": partitions, STATE: partitions}, replication=1, timeout_s=PATIENCE_S)
+        producer.ensure_topics(dict.fromkeys(TOPICS, partitions), replication=1, timeout_s=PATIENCE_S)
     with pytest.raises(BusError, match=r"topic too-much cannot be created: .*replication factor"):
         producer.ensure_topics({"too-much": 1}, replication=3, timeout_s=PATIENCE_S)
     admin = AdminClient({"bootstrap.servers": kafka_broker.servers})
-    assert {topic: len(admin.list_topics().topics[topic].partitions) for topic in ("made", STATE)} == {
-        "made": 3,
-        STATE: 3,
+    found = admin.list_topics().topics
+    assert {topic: len(found[topic].partitions) for topic in TOPICS} == dict.fromkeys(TOPICS, 3)
+    described = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in TOPICS])
+    settings = {place.name: answer.result(timeout=PATIENCE_S) for place, answer in described.items()}
+    assert {
+        topic: (config["cleanup.policy"].value, config["message.timestamp.type"].value)
+        for topic, config in settings.items()
+    } == {
+        **dict.fromkeys((SAMPLES, UNITS, DEAD), ("delete", "LogAppendTime")),
+        STATE: ("compact", "CreateTime"),
     }
-    policies = [
-        described.result(timeout=PATIENCE_S)["cleanup.policy"].value
-        for topic in ("made", STATE)
-        for described in admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, topic)]).values()
-    ]
-    assert policies == ["delete", "compact"]
+    producer.close()
+
+
+def test_who_may_not_make_topics_is_told_how_somebody_else_does(kafka_broker: KafkaBroker) -> None:
+    guest = {"sasl.username": "guest", "sasl.password": "guest", "sasl.mechanism": "PLAIN"}
+    producer = KafkaProducer(kafka_broker.guarded_servers, guest | {"security.protocol": "SASL_PLAINTEXT"})
+    with pytest.raises(BusError) as caught:
+        producer.ensure_topics({"mine": 3, STATE: 1}, replication=2, timeout_s=PATIENCE_S)
+    said = str(caught.value)
+    assert f"topic mine, {STATE} cannot be created: " in said
+    create = f"kafka-topics.sh --bootstrap-server {kafka_broker.guarded_servers} --create --topic"
+    assert f"{create} mine --partitions 3 --replication-factor 2 --config message.timestamp.type=Log" in said
+    assert said.endswith(
+        f"{create} {STATE} --partitions 1 --replication-factor 2 --config cleanup.policy=compact"
+    )
+    assert "\n" not in said
+    producer.close()
+
+
+def test_what_was_read_long_ago_outlives_the_retention(kafka_broker: KafkaBroker) -> None:
+    admin = AdminClient({"bootstrap.servers": kafka_broker.servers})
+    admin.create_topics([NewTopic("made-by-the-broker", 1, 1)])["made-by-the-broker"].result(PATIENCE_S)
+    producer = KafkaProducer(kafka_broker.servers)
+    producer.ensure_topics({"made-by-us": 1}, replication=1, timeout_s=PATIENCE_S)
+    consumer = Consumer({"bootstrap.servers": kafka_broker.servers, "group.id": "watcher"})
+
+    def first_offset(topic: str) -> int:
+        first, _ = consumer.get_watermark_offsets(TopicPartition(topic, 0), timeout=PATIENCE_S, cached=False)
+        return int(first)
+
+    deadline_s = time.monotonic() + PATIENCE_S
+    for sent in (1, 2):  # the second time, the broker has been through all its topics since the first
+        producer.send("made-by-us", "host", b"%d" % sent, T_MS)
+        producer.send("made-by-the-broker", "host", b"%d" % sent, T_MS)
+        assert producer.flush(PATIENCE_S) == 0
+        while first_offset("made-by-the-broker") < sent:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+    assert first_offset("made-by-us") == 0
+    assert everything(kafka_broker.servers, "made-by-us") == [b"1", b"2"]
+    consumer.close()
     producer.close()
 
 
 def test_a_topic_that_is_not_there_is_an_error_until_it_is(kafka_broker: KafkaBroker) -> None:
+    # The broker would make it by itself, as most do, with settings that are not ours.
     producer = KafkaProducer(kafka_broker.servers, {"topic.metadata.propagation.max.ms": "0"})
     producer.send("made-later", "host", b"patient", T_MS)
     with pytest.raises(BusError, match="does not take messages to made-later"):
         producer.flush(PATIENCE_S)
-    producer.ensure_topics({"made-later": 1}, replication=1, timeout_s=PATIENCE_S)
+    producer.ensure_topics({"made-later": 2}, replication=1, timeout_s=PATIENCE_S)
     assert producer.flush(PATIENCE_S) == 0
     assert everything(kafka_broker.servers, "made-later") == [b"patient"]
+    admin = AdminClient({"bootstrap.servers": kafka_broker.servers})
+    assert len(admin.list_topics().topics["made-later"].partitions) == 2
     producer.close()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -36,7 +36,7 @@ def open_sending_end(settings: Settings) -> tuple[Producer, LocalLog]:
     log = _local_log(Path(settings.spool), settings)
     producer = _kafka_producer(settings)
     try:
-        _ensure_topics(producer, settings, _SPOOLING_S)
+        _ensure_topics(producer, settings, (SAMPLES, UNITS), _SPOOLING_S)
     except BusError as error:
         note(f"{error} Meanwhile samples are kept in {settings.spool}")
     return SpoolingProducer(log, producer), log
@@ -61,7 +61,7 @@ def receiving_end(
 
     producer = _kafka_producer(settings)
     try:
-        _ensure_topics(producer, settings)
+        _ensure_topics(producer, settings, TOPICS, _BROKER_S)
         consumer = KafkaConsumer(
             _servers(settings),
             settings.kafka_group,
@@ -140,10 +140,12 @@ def _kafka_producer(settings: Settings) -> KafkaProducer:
     return KafkaProducer(_servers(settings), _config(settings))
 
 
-def _ensure_topics(producer: KafkaProducer, settings: Settings, timeout_s: float = _BROKER_S) -> None:
+def _ensure_topics(
+    producer: KafkaProducer, settings: Settings, topics: Sequence[str], timeout_s: float
+) -> None:
     # Samples are what needs sharing out. A group shares by partition number, whatever a topic holds: with as
     # many partitions of units, of two streams one got all units and the other all samples.
-    partitions = dict.fromkeys(TOPICS, 1) | {SAMPLES: settings.kafka_partitions}
+    partitions = dict.fromkeys(topics, 1) | {SAMPLES: settings.kafka_partitions}
     producer.ensure_topics(partitions, replication=settings.kafka_replication, timeout_s=timeout_s)
 
 

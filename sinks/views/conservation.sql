@@ -1,8 +1,10 @@
 -- Windows in which the parts are not the whole, under any policy. There must be none.
+-- By boot: a host that starts anew within one window has two devices in it, each with a counter of its own.
 CREATE OR REPLACE VIEW conservation AS
 SELECT
     host,
     gpu,
+    boot_id,
     window_start,
     device_energy_uj,
     device_energy_max_uj,
@@ -19,6 +21,7 @@ FROM
     SELECT
         host,
         gpu,
+        boot_id,
         window_start,
         min(w.device_energy_uj) AS device_energy_uj,
         max(w.device_energy_uj) AS device_energy_max_uj,
@@ -31,7 +34,7 @@ FROM
         sum(w.gpu_time_memory_ns) AS gpu_time_memory_sum_ns,
         sum(w.gpu_time_active_ns) AS gpu_time_active_sum_ns
     FROM attribution AS w FINAL
-    GROUP BY host, gpu, window_start
+    GROUP BY host, gpu, boot_id, window_start
 )
 WHERE device_energy_max_uj != device_energy_uj
     OR energy_equal_uj != device_energy_uj

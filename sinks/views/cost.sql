@@ -106,32 +106,7 @@ FROM
         arrayCount(edge -> edge <= window_start, edges) AS segment
     FROM attribution FINAL
     WHERE window_start >= since_at AND window_start < until_at AND wrong_policy = 0
-    GROUP BY
-        host,
-        gpu,
-        gpu_instance,
-        account,
-        gpu_model,
-        part,
-        cluster,
-        container,
-        pod,
-        namespace,
-        job,
-        user,
-        team,
-        application,
-        workload,
-        phase,
-        model,
-        model_version,
-        run,
-        attempt,
-        provider,
-        region,
-        pricing,
-        labels,
-        segment
+    GROUP BY ALL
 ) AS used
 LEFT JOIN
 (

@@ -294,3 +294,17 @@ def test_conservation_finds_a_planted_error(
     sink.write_attribution(as_columns([wrong | {column: wrong[column] + 1}]))
     found = sink.store.query("SELECT window_start FROM conservation").rows
     assert found == [(datetime.fromtimestamp(start_ms / 1000 + 1, UTC),)]
+
+
+def test_conservation_tells_two_boots_within_one_window_apart(
+    sink: ClickHouseSink, as_columns: AsColumns
+) -> None:
+    whole = {"device_energy_uj": 4_000_000, "covered_ns": T_NS // 2}
+    before, after = ({**UNHELD, **whole, "boot_id": boot} for boot in ("before", "after"))
+    sink.write_attribution(as_columns([before, after]))
+    assert sink.store.query("SELECT * FROM conservation").rows == []
+
+    # Of one boot nothing is given out any more: taken together, 4 J would be the whole of "4 J".
+    lost = dict.fromkeys((name for name in UNHELD if name.endswith(("_uj", "_ns"))), 0)
+    sink.write_attribution(as_columns([after | lost | {"version": 2}]))
+    assert sink.store.query("SELECT boot_id FROM conservation").rows == [("after",)]

@@ -7,20 +7,16 @@ import math
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.survival.processes import POLICIES, completed, ran, started, wait_until
 from wattribute.bus import TOPICS
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
-POLICIES = ("equal", "memory", "active")
 ALL_ROWS = "SELECT * FROM attribution FINAL ORDER BY ALL"
 
 pytestmark = pytest.mark.usefixtures("_chdb")
@@ -34,22 +30,6 @@ def _chdb() -> None:
         if os.environ.get("CI") == "true":
             pytest.fail("chdb is not installed")
         pytest.skip("chdb is not installed")
-
-
-def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("WATTRIBUTE_")}
-
-
-def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "wattribute", *map(str, arguments)]
-
-
-def ran(*arguments: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, env=environment(), timeout=240, check=False
-    )
-    assert done.returncode == status, done.stderr
-    return done
 
 
 def asked(store: str, sql: str) -> list[dict[str, Any]]:
@@ -269,21 +249,23 @@ def test_collect_and_stream_stop_cleanly_when_they_are_told_to(tmp_path: Path) -
     collecting = started("collect", "--simulate", "--bus", bus)
     streaming = started("stream", "--bus", bus, "--store", store)
     try:
-        until((tmp_path / "store" / "query.sock").exists, (collecting, streaming))
+        wait_until((tmp_path / "store" / "query.sock").exists, collecting, streaming)
         # its owner answers for the store meanwhile, also to what writes prices
-        until(
+        wait_until(
             lambda: asked(store, "SELECT count() AS n FROM attribution FINAL")[0]["n"] > 8,
-            (collecting, streaming),
+            collecting,
+            streaming,
         )
         ran("price", "add", "--gpu", "NVIDIA H200", "--per-gpu-hour", "3.6", "--store", store)
         assert json.loads(ran("top", "--store", store, "--format", "json").stdout)[0]["watts"] > 0
         assert "in use by" in ran("replay", GOLDEN / "exclusive.ndjson", "--store", store, status=1).stderr
-    finally:
         collecting.send_signal(signal.SIGTERM)
-        collected = collecting.communicate(timeout=60)[1]
+        completed(collecting)
         streaming.send_signal(signal.SIGINT)
-        streamed = streaming.communicate(timeout=60)[1]
-    assert (collecting.returncode, streaming.returncode) == (0, 0), collected + streamed
+        completed(streaming)
+    finally:
+        collecting.kill()
+        streaming.kill()
     ran("stream", "--bus", bus, "--store", store, "--until-idle")
     assert asked(store, "SELECT * FROM conservation") == []
     (gaps,) = asked(store, "SELECT count() AS n FROM dead FINAL")
@@ -313,21 +295,6 @@ def test_the_same_path_over_kafka(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     rows = asked(store, "SELECT uniq(gpu) AS gpus, uniq(window_start) AS windows FROM attribution FINAL")
     assert rows[0]["gpus"] == 4
     assert rows[0]["windows"] >= 3
-
-
-def started(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True, env=environment())
-
-
-def until(done: Callable[[], bool], processes: Sequence[subprocess.Popen[str]]) -> None:
-    for _ in range(1200):
-        for process in processes:
-            if process.poll() is not None:
-                pytest.fail(f"it ended: {process.communicate()[1]}")
-        if done():
-            return
-        time.sleep(0.1)
-    pytest.fail("it took more than 2 min")
 
 
 def test_doctor_finds_what_is_broken(golden: str, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,49 +32,58 @@ sys.stdout.buffer.write(orjson.dumps(answers))
 Row = dict[str, Any]
 
 
-def started(*arguments: str | Path, **settings: str) -> subprocess.Popen[bytes]:
+def started(*arguments: str | Path, **settings: str) -> subprocess.Popen[str]:
     """A command that has begun to run; ``settings`` are those it has no options for."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("WATTRIBUTE_")}
-    environ |= {f"WATTRIBUTE_{name.upper()}": value for name, value in settings.items()}
     return subprocess.Popen(
-        [sys.executable, "-m", "wattribute", *map(str, arguments)],
+        _command(arguments),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env=environ,
+        text=True,
+        env=_environment(settings),
     )
 
 
-def completed(process: subprocess.Popen[bytes]) -> str:
+def completed(process: subprocess.Popen[str]) -> str:
     """What a command that has to succeed said until its end."""
     try:
         _, said = process.communicate(timeout=_PATIENCE_S)
     finally:
         process.kill()
-    assert process.returncode == 0, said.decode()
-    return said.decode()
+    assert process.returncode == 0, said
+    return said
 
 
-def ran(*arguments: str | Path, **settings: str) -> str:
-    """Run a command that has to succeed; what it said."""
-    return completed(started(*arguments, **settings))
+def ran(*arguments: str | Path, status: int = 0, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that has to end with ``status``; what it said."""
+    done = subprocess.run(
+        _command(arguments),
+        capture_output=True,
+        text=True,
+        env=_environment(settings),
+        timeout=_PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    return done
 
 
-def is_killed(process: subprocess.Popen[bytes], after_s: float) -> bool:
+def is_killed(process: subprocess.Popen[str], after_s: float) -> bool:
     """Kill a command after a while; False where it had ended, successfully, by then."""
     try:
         process.wait(after_s)
     except subprocess.TimeoutExpired:
         process.kill()
     _, said = process.communicate(timeout=_PATIENCE_S)
-    assert process.returncode in (0, -signal.SIGKILL), said.decode()
+    assert process.returncode in (0, -signal.SIGKILL), said
     return process.returncode != 0
 
 
-def wait_until(holds: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    """Wait until something holds while a command goes on."""
+def wait_until(holds: Callable[[], bool], *processes: subprocess.Popen[str]) -> None:
+    """Wait until something holds while commands go on."""
     deadline_s = time.monotonic() + _PATIENCE_S
     while not holds():
-        assert process.poll() is None, completed(process)
+        for process in processes:
+            assert process.poll() is None, completed(process)
         assert time.monotonic() < deadline_s, "it takes too long"
         time.sleep(0.02)
 
@@ -110,3 +119,12 @@ def assert_sound(store: str) -> None:
     assert behind == []
     assert rows[0]["n"] > 0
     assert all(level == sums[0] for level in sums)
+
+
+def _command(arguments: Sequence[str | Path]) -> list[str]:
+    return [sys.executable, "-m", "wattribute", *map(str, arguments)]
+
+
+def _environment(settings: Mapping[str, str]) -> dict[str, str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("WATTRIBUTE_")}
+    return environ | {f"WATTRIBUTE_{name.upper()}": value for name, value in settings.items()}

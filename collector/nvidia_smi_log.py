@@ -1,4 +1,4 @@
-"""The log of ``nvidia-smi --query-gpu=timestamp,… --format=csv`` as trace records (DESIGN.md 4.1)."""
+"""The log of ``nvidia-smi --query-gpu=timestamp,… --format=csv`` as trace records (docs/trace.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trace file (DESIGN.md 4.1): NDJSON, one record a line, plain, gzip or zstd.
+"""The trace file (docs/trace.md): NDJSON, one record a line, plain, gzip or zstd.
 
 ``TraceWriter`` writes one, ``read_trace`` reads one; ``raw_lines`` is the bounded way to read any text file
 of lines, whoever wrote it.

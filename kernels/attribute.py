@@ -1,4 +1,4 @@
-"""Attribution (DESIGN.md 5): the energy and time of each window, to whoever caused them.
+"""Attribution (docs/attribution.md): the energy and time of each window, to whoever caused them.
 
 For each device, over the windows marked:
 

@@ -1,4 +1,4 @@
-"""What things cost: the rows of ``wattribute cost`` (DESIGN.md 4.4)."""
+"""What things cost: the rows of ``wattribute cost`` (docs/store.md)."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import orjson
 from wattribute.errors import RecordError
 from wattribute.records import Exit, Gap, Gpu, Host, Instance, Quality, Record, Run, Unit, Workload
 
-# Where several sources count the same outcome, the greatest authority counts (DESIGN.md 4.3).
+# Where several sources count the same outcome, the greatest authority counts (docs/store.md, unit).
 _AUTHORITY: Final = {"engine": 4, "span": 3, "client": 2, "gateway": 1}
 _MINUTE_NS: Final = 60_000_000_000
 

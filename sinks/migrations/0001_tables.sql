@@ -3,7 +3,7 @@
 -- Gorilla is larger on noisy figures.
 -- A statement ends with a semicolon at the end of a line. Every statement may be repeated.
 
--- What each process, and nobody, cost in one window of one GPU: see DESIGN.md 4.3.
+-- What each process, and nobody, cost in one window of one GPU: see docs/store.md.
 -- The month is a function of window_start, which is in the key: FINAL never misses a row's other versions.
 CREATE TABLE IF NOT EXISTS attribution
 (

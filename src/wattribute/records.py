@@ -1,4 +1,4 @@
-"""The records of the trace (DESIGN.md 4.1): what a host reads, one object a fact.
+"""The records of the trace (docs/trace.md): what a host reads, one object a fact.
 
 A record is a frozen dataclass. ``parse`` makes one from a JSON object and refuses what cannot be used,
 ``as_json`` turns one back. Times are integer nanoseconds of Unix time; ``None`` means absent, which is

@@ -1,4 +1,4 @@
-"""The attribution of DESIGN.md section 5, in plain Python with fractions: slow and obvious.
+"""The attribution of docs/attribution.md, in plain Python with fractions: slow and obvious.
 
 It knows nothing of messages, marks or versions: it is told all that was ever read, and says what each
 window's rows must be. Parts are exact fractions; the kernels' integers may differ by less than one unit

@@ -60,6 +60,8 @@ def _measure(folder: Path, span_s: float) -> Figures:
             time.sleep(_START_S)
             begin_ns, begin_s = _cpu_ns(process.pid), time.monotonic()
             time.sleep(span_s)
+            if process.poll() is not None:
+                check(False, f"collect has ended: {process.communicate()[1].decode()}")
             cpu_ns, took_s = _cpu_ns(process.pid) - begin_ns, time.monotonic() - begin_s
             resident_mib, peak_mib = _memory_mib(process.pid, "VmRSS"), _memory_mib(process.pid, "VmHWM")
             _, said = process.communicate(timeout=30.0)

@@ -17,6 +17,7 @@ NOT_FOUND: Final = 6
 INSUFFICIENT_SIZE: Final = 7
 DRIVER_NOT_LOADED: Final = 9
 LIBRARY_NOT_FOUND: Final = 12
+FUNCTION_NOT_FOUND: Final = 13
 LIB_RM_VERSION_MISMATCH: Final = 18
 UNKNOWN: Final = 999
 
@@ -59,17 +60,25 @@ class DeviceCalls:
         self._count = count
         self._absent: set[str] = set()
 
-    def __call__(self, name: str, *args: Any, handle: Any = None, empty: Any = None) -> Any:
+    def __call__(
+        self,
+        name: str,
+        *args: Any,
+        handle: Any = None,
+        empty: Any = None,
+        function: Callable[..., Any] | None = None,
+    ) -> Any:
         """The answer of the call ``name``; None where the device has no such call, or it failed (counted).
 
-        Where ``empty`` is given it is the answer to NOT_FOUND. Raises GpuError where the device is out.
+        Where ``empty`` is given it is the answer to NOT_FOUND; ``function`` takes the place of the binding's.
+        Raises GpuError where the device is out.
         """
         # A stale handle would fail as INVALID_ARGUMENT and make its calls look absent.
         if not self._current():
             raise self.out(name, UNINITIALIZED, "NVML was started anew")
         if name in self._absent:
             return None
-        function = getattr(self.binding, name, None)
+        function = function or getattr(self.binding, name, None)
         if function is None:  # a binding without it is the same as a driver without it
             self._absent.add(name)
             return None

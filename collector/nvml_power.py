@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from wattribute.collector.nvml_calls import DeviceCalls
+from wattribute.collector.nvml_fields import FieldValue, FieldValues
 
-_VALUE_OF_TYPE: Final = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")  # nvmlValueType_t
 _POWER: Final = frozenset({"power_mw", "power_average_mw"})
 _ASKED: Final = {
     name: f"nvmlDeviceGetFieldValues({name})" for name in ("energy_mj", "power_mw", "power_average_mw")
@@ -33,6 +33,7 @@ class PowerReader:
         self._call = call
         self._fields: dict[str, tuple[int, int]] = {}
         self.scope = self._probe_fields()
+        self._ask = FieldValues(call.binding, list(self._fields.values()))
         self._usage_is_average = _POWER.isdisjoint(self._fields) and self._probe_usage()
 
     def read(self) -> Power:
@@ -40,7 +41,7 @@ class PowerReader:
         found: dict[str, int | None] = {}
         if self._fields:
             # One call: what one driver call feeds is fetched once (nvml.h 10216), so they are of one moment.
-            values = self._call("nvmlDeviceGetFieldValues", list(self._fields.values()))
+            values = self._call("nvmlDeviceGetFieldValues", function=self._ask)
             if values is not None:
                 found = {
                     name: self._field(name, value) for name, value in zip(self._fields, values, strict=True)
@@ -85,22 +86,22 @@ class PowerReader:
             "power_mw": (binding.NVML_FI_DEV_POWER_INSTANT, scope),
             "power_average_mw": (binding.NVML_FI_DEV_POWER_AVERAGE, scope),  # not on Turing
         }
-        values = self._call("nvmlDeviceGetFieldValues", list(fields.values()))
+        ask = FieldValues(binding, list(fields.values()))
+        values = self._call("nvmlDeviceGetFieldValues", function=ask)
         if values is None:
             return {}
         answers = {name: self._field(name, value) for name, value in zip(fields, values, strict=True)}
         return {name: field for name, field in fields.items() if answers[name] is not None}
 
-    def _field(self, name: str, value: Any) -> int | None:
-        """A field's value: each carries its own return code, and a type that says which member holds it."""
+    def _field(self, name: str, value: FieldValue) -> int | None:
         call = _ASKED[name]
-        if not self._call.answered(call, value.nvmlReturn, "by this field's own return code"):
+        if not self._call.answered(call, value.code, "by this field's own return code"):
             return None
-        if not 0 <= value.valueType < len(_VALUE_OF_TYPE):
+        number = value.number
+        if number is None or not 0 <= number <= (_ENERGY_MAX_MJ if name == "energy_mj" else _POWER_MAX_MW):
             self._call.implausible(call)
             return None
-        number = int(getattr(value.value, _VALUE_OF_TYPE[value.valueType]))
-        return self._sane(call, number, _ENERGY_MAX_MJ if name == "energy_mj" else _POWER_MAX_MW)
+        return int(number)
 
     def _sane(self, call: str, value: int | None, most: int) -> int | None:
         if value is None or 0 <= value <= most:

@@ -1,11 +1,12 @@
 """The sampler: reads all GPUs of the host at their times and hands on records.
 
 Two lanes. The fast one is this thread: it reads power and energy of every device at each tick. One thread for
-all, because a thread for each of 8 GPUs would pay 8 timer loops, and an empty one takes 0.18 % of a core at
-10 Hz where the whole budget is 1 %. The slow lane is one thread per device, woken once a second (8 wake-ups a
-second cost as much as one such loop): its process lists take 4.5 ms each, or seconds on a device that is
-being lost, and nothing else waits for it. The devices take turns over the period, since NVML's calls wait for
-one another in the driver.
+all, because a thread for each of 8 GPUs would pay 8 timer loops, and an empty one takes 0.08 % of a core at
+10 Hz where the whole budget is 1 %. The slow lane is a second thread, which once a second reads memory, clock
+and processes: a list of these takes 4.5 ms, or seconds on a device that is being lost, and no tick waits for
+it. It reads the devices in a row, because it is the beginning that costs: the first reading after a pause
+finds cold caches and takes 240 µs, the next one 80. A device that is still being read when its next reading
+is due holds up the others: it keeps that thread, they get another, and it has one to itself from then on.
 
 A device that fails, or answers slowly, leaves the fast lane at once, so it delays the others a single time;
 the slow lane tries it until it answers as it should. A call that never returns would stop the fast lane:
@@ -25,14 +26,14 @@ from wattribute.collector.health import Health
 from wattribute.collector.nvml import GpuReader, Nvml, SlowReading
 from wattribute.collector.nvml_calls import GpuError
 from wattribute.collector.residency import REPEAT_NS, Processes, Residency
-from wattribute.collector.workers import Submit, inline_worker, thread_worker
+from wattribute.collector.workers import Worker, inline_worker, thread_worker
 from wattribute.errors import UsageError
 from wattribute.records import Device, Gap, Host, Instance, Record
 
 __all__ = ["Clock", "Health", "HostClock", "Processes", "Sampler", "inline_worker", "thread_worker"]
 
 _S: Final = 1_000_000_000
-_STEP_NS: Final = 500_000_000  # DESIGN.md 4.1: a greater step of the wall clock is a new epoch
+_STEP_NS: Final = 500_000_000  # docs/bus.md, Messages: a greater step of the wall clock is a new epoch
 # The start of a CUDA context holds the driver's lock for some 100 ms and slows all devices: that is no fault.
 _SLOW_ANSWER_NS: Final = 250_000_000
 _RETRY_NS: Final = _S  # first try to bring a device back; the wait doubles each time
@@ -44,10 +45,11 @@ class _Lane:
     """A device on its way through fast and slow readings."""
 
     gpu: GpuReader
-    submit: Submit
+    worker: Worker
     due_ns: int  # the next task of the slow lane: a reading, or while it is out a try to bring it back
     read_ns: int
-    busy: bool = False
+    busy: bool = False  # a task is on its way
+    begun: bool = False  # and not only waits for those before it
     out: str = ""  # why it is out; empty while it is read
     wait_ns: int = _RETRY_NS
     fresh: bool = False
@@ -82,7 +84,7 @@ class Sampler:
         slow_s: float = 1.0,
         flush_s: float = 1.0,
         outcomes: Callable[[int], Sequence[Record]] | None = None,
-        start_worker: Callable[[], Submit] = thread_worker,
+        start_worker: Callable[[], Worker] = thread_worker,
     ) -> None:
         if not 1 <= fast_hz <= 100:
             raise UsageError(f"a sampling rate of {fast_hz:g} Hz: choose 1 to 100")
@@ -108,19 +110,16 @@ class Sampler:
         begin = self._now()
         self.epoch = begin
         end = self._clock.now_ns() + round(duration_s * _S) if duration_s is not None else None
-        gpus = self._nvml.gpus
-        turn_ns = self._slow_ns // len(gpus)
-        self._lanes = [
-            _Lane(gpu, self._start_worker(), begin + turn_ns * turn, begin) for turn, gpu in enumerate(gpus)
-        ]
+        self._workers = [self._start_worker()]
+        self._lanes = [_Lane(gpu, self._workers[0], begin, begin) for gpu in self._nvml.gpus]
         self._deadline, self._flush_due, self._repeat_due = begin, begin + self._flush_ns, begin
         try:
             while not stop.is_set() and (end is None or self._deadline - self._stepped_ns < end):
                 self._clock.sleep_until_ns(self._deadline - self._stepped_ns)
                 self._tick()
         finally:
-            for lane in self._lanes:
-                lane.submit(None)
+            for worker in self._workers:
+                worker.submit(None)
         self._take_answers()
         now = self._now()
         for lane in self._lanes:
@@ -141,33 +140,35 @@ class Sampler:
         if now >= self._repeat_due:
             self._repeat(now)
         self._take_answers()
+        before = self._now()
         for lane in self._lanes:
             if not lane.out:
-                self._read(lane)
-        for lane in self._lanes:
-            if now >= lane.due_ns:
-                self._dispatch(lane, now)
+                before = self._read(lane, before)
         if now >= self._flush_due:
             self._take_answers()  # so that none is left over from before a step of the clock
             self._flush(now)
             self._flush_due += ((now - self._flush_due) // self._flush_ns + 1) * self._flush_ns
             self._follow_wall_clock()
+            now = self._now()
+        for lane in self._lanes:  # last: the slow lane is not to wake while this thread is at work
+            if now >= lane.due_ns:
+                self._dispatch(lane, now)
         # Deadlines are absolute, so lateness does not add up; those that have passed are skipped and counted.
         missed = max(0, self._now() - self._deadline) // self._tick_ns
         health.missed_ticks += missed
         self._deadline += (missed + 1) * self._tick_ns
 
-    def _read(self, lane: _Lane) -> None:
-        before = self._now()
+    def _read(self, lane: _Lane, before: int) -> int:
+        """A fast reading, begun at ``before``; the time after it."""
         try:
-            device = lane.gpu.read_fast(self._now)
+            self._keep(lane, lane.gpu.read_fast(self._now))
         except GpuError as error:
             self._bench(lane, str(error))
-            return
-        self._keep(lane, device)
-        took_ns = self._now() - before
-        if took_ns > _SLOW_ANSWER_NS:
-            self._bench(lane, f"GPU {lane.gpu.uuid} answered after {took_ns // 1_000_000} ms")
+            return self._now()
+        after = self._now()
+        if after - before > _SLOW_ANSWER_NS:
+            self._bench(lane, f"GPU {lane.gpu.uuid} answered after {(after - before) // 1_000_000} ms")
+        return after
 
     def _keep(self, lane: _Lane, device: Device) -> None:
         if lane.slow is not None:
@@ -196,8 +197,12 @@ class Sampler:
         lane.due_ns += ((now - lane.due_ns) // self._slow_ns + 1) * self._slow_ns
         if lane.busy:
             self.health.slow_skipped += 1
+            if lane.begun and lane.worker is self._workers[0]:
+                lane.worker.leave()
+                lane.worker = self._start_worker()
+                self._workers.append(lane.worker)
             return
-        lane.busy = True
+        lane.busy, lane.begun = True, False
         fresh, lane.fresh = lane.fresh, False
         epoch = self.epoch
 
@@ -212,12 +217,13 @@ class Sampler:
         task: Callable[[], SlowReading | _Back] = bring_back if lane.out else read
 
         def answer() -> None:
+            lane.begun = True
             try:
                 self._answers.put((lane, epoch, task()))
             except Exception as error:  # raised again in the sampler's own thread
                 self._answers.put((lane, epoch, error))
 
-        lane.submit(answer)
+        lane.worker.submit(answer)
 
     def _take_answers(self) -> None:
         while not self._answers.empty():

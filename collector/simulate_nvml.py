@@ -8,7 +8,7 @@ raises FUNCTION_NOT_FOUND, as an old driver does; nothing here ever reaches a re
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, Final, Protocol
 
 from wattribute.collector.simulate_gpu import STEP_MS, SimulatedGpu, UtilizationSample
@@ -40,6 +40,8 @@ class SimulatedNvml:
         self._pynvml = pynvml
         self._devices = devices
         self._initialised = 0
+        # The library beneath, by its one function that the collector calls past the binding.
+        self.nvmlLib = SimpleNamespace(nvmlDeviceGetFieldValues=self._fill_all)
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._pynvml, name)
@@ -196,6 +198,15 @@ class SimulatedNvml:
 
     def _unix_us(self, t_ms: int) -> int:
         return self._devices.start_ns // 1_000 + t_ms * 1_000
+
+    def _fill_all(self, handle: object, _count: int, values: Any) -> int:
+        try:
+            gpu = self._gpu(handle)
+        except self._pynvml.NVMLError as error:
+            return int(error.value)
+        for value in values:
+            self._fill(gpu, value)
+        return 0
 
     def _fill(self, gpu: SimulatedGpu, value: Any) -> None:
         nvml, readings = self._pynvml, gpu.readings

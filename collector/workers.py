@@ -5,28 +5,55 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
-Submit = Callable[[Callable[[], None] | None], None]
-"""Runs one task after the other, elsewhere; None ends it."""
+Task = Callable[[], None]
 
 
-def thread_worker() -> Submit:
-    """A thread for the tasks of one device. A daemon: hanging in the driver, it does not hold up the end."""
-    tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+class Worker(Protocol):
+    """Does one task after the other."""
 
-    def work() -> None:
-        while (task := tasks.get()) is not None:
+    def submit(self, task: Task | None) -> None:
+        """Queue a task; None ends the worker."""
+
+    def leave(self) -> None:
+        """Go on with the next task elsewhere: the one at hand hangs, and keeps the place where it is."""
+
+
+class _Thread:
+    """A daemon thread: hanging in the driver, it does not hold up the end."""
+
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+        self._threads = 0
+        self.leave()
+
+    def submit(self, task: Task | None) -> None:
+        self._tasks.put(task)
+
+    def leave(self) -> None:
+        self._threads += 1
+        threading.Thread(target=self._work, args=(self._threads,), name="slow-lane", daemon=True).start()
+
+    def _work(self, number: int) -> None:
+        while number == self._threads and (task := self._tasks.get()) is not None:
             task()
 
-    threading.Thread(target=work, name="slow-lane", daemon=True).start()
-    return tasks.put
 
-
-def inline_worker() -> Submit:
-    """No thread: a slow reading is done when it is due. For a simulated clock, which waits for no thread."""
-
-    def submit(task: Callable[[], None] | None) -> None:
+class _Inline:
+    def submit(self, task: Task | None) -> None:
         if task is not None:
             task()
 
-    return submit
+    def leave(self) -> None:
+        raise RuntimeError("a task that is done at once cannot be left")
+
+
+def thread_worker() -> Worker:
+    """A thread of its own."""
+    return _Thread()
+
+
+def inline_worker() -> Worker:
+    """No thread: a slow reading is done when it is due. For a simulated clock, which waits for no thread."""
+    return _Inline()

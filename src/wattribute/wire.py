@@ -1,4 +1,4 @@
-"""How samples travel: little-endian columns behind a small header that names them (DESIGN.md 4.2).
+"""How samples travel: little-endian columns behind a small header that names them (docs/bus.md).
 
 A message is one of two things, told apart by its first byte:
 
@@ -18,8 +18,6 @@ need not parse it again (2 to 4 times cheaper a message, `benchmarks/`).
 from __future__ import annotations
 
 import struct
-import sys
-from array import array
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -32,7 +30,7 @@ SCHEMA: Final = 1
 MAGIC: Final = b"WSB1"
 PREFIX: Final = struct.Struct("<4sIqqII")
 
-# name -> array typecode: q and i are 8 and 4 byte integers, f a 4 byte float; 8-byte columns first.
+# name -> struct's code: q and i are 8 and 4 byte integers, f a 4 byte float; 8-byte columns first.
 DEVICE_COLUMNS: Final = {
     "t": "q",
     "energy_mj": "q",
@@ -110,19 +108,44 @@ class Encoder:
         )
 
     def _samples(self, devices: Sequence[Device], processes: Sequence[Process]) -> bytes:
-        gpus: dict[str, int] = {}
+        # A gpu's rows stand together, so that a reader takes them as one run.
+        runs: dict[str, list[Device]] = {}
+        for device in devices:
+            runs.setdefault(device.gpu, []).append(device)
+        gpus = {gpu: index for index, gpu in enumerate(runs)}
         holders: dict[tuple[int, int, int, int], int] = {}
-        # A gpu's rows stand together, so that a reader takes them as one run; sorted() keeps their order.
-        devices = sorted(devices, key=lambda record: gpus.setdefault(record.gpu, len(gpus)))
-        device_gpu = [gpus[record.gpu] for record in devices]
-        process_index = [
-            holders.setdefault(
-                (gpus.setdefault(r.gpu, len(gpus)), r.gpu_instance, r.pid, r.start_ns), len(holders)
+        # A row has the order of its layout. Written out: read by name, they took twice the time.
+        device_rows = [
+            (
+                r.t,
+                r.energy_mj,
+                r.memory_used_bytes,
+                gpu,
+                r.power_mw,
+                r.power_average_mw,
+                r.temperature_c,
+                r.sm_clock_mhz,
+                r.sm_percent,
+                r.memory_percent,
+            )
+            for gpu, run in enumerate(runs.values())
+            for r in run
+        ]
+        process_rows = [
+            (
+                r.t,
+                r.period_ns,
+                r.memory_used_bytes,
+                holders.setdefault(
+                    (gpus.setdefault(r.gpu, len(gpus)), r.gpu_instance, r.pid, r.start_ns), len(holders)
+                ),
+                r.sm_percent,
+                r.memory_percent,
             )
             for r in processes
         ]
-        device_names, device_bytes = _columns(DEVICE_COLUMNS, devices, "gpu", device_gpu)
-        process_names, process_bytes = _columns(PROCESS_COLUMNS, processes, "process", process_index)
+        device_names, device_bytes = _columns(DEVICE_COLUMNS, device_rows)
+        process_names, process_bytes = _columns(PROCESS_COLUMNS, process_rows)
         header = orjson.dumps(
             {
                 "schema": SCHEMA,
@@ -140,16 +163,20 @@ class Encoder:
 
 
 def _columns(
-    layout: dict[str, str], records: Sequence[Record], index_name: str, index: list[int]
+    layout: dict[str, str], rows: Sequence[tuple[float | None, ...]]
 ) -> tuple[list[str], list[bytes]]:
+    """Name and bytes of each column that holds anything."""
     names: list[str] = []
     columns: list[bytes] = []
-    for name, code in layout.items():
-        values = index if name == index_name else [getattr(record, name) for record in records]
-        if any(value is not None for value in values):
-            column = array(code, [ABSENT if value is None else value for value in values])
-            if sys.byteorder == "big":
-                column.byteswap()
-            names.append(name)
-            columns.append(column.tobytes().ljust(padded(len(column) * column.itemsize), b"\0"))
+    turned = zip(*rows, strict=True)
+    for (name, code), values in zip(layout.items(), turned, strict=bool(rows)):
+        packing = f"<{len(values)}{code}"
+        try:
+            column = struct.pack(packing, *values)
+        except struct.error:  # some are absent: to look for None before would take as long again
+            if values.count(None) == len(values):
+                continue
+            column = struct.pack(packing, *[ABSENT if value is None else value for value in values])
+        names.append(name)
+        columns.append(column.ljust(padded(len(column)), b"\0"))
     return names, columns

@@ -1,6 +1,6 @@
 """A host for the sampler's tests on which time passes only as they say: clock, processes, NVML's binding."""
 
-# ruff: noqa: N802 - the names are pynvml's
+# ruff: noqa: N802, N815 - the names are pynvml's
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, TypeVar
+
+import pynvml
 
 from wattribute.collector.nvml import Nvml
 from wattribute.collector.sampler import Sampler, inline_worker
@@ -79,6 +81,8 @@ class StandInNvml:
     NVML_POWER_SCOPE_GPU, NVML_POWER_SCOPE_MODULE = 0, 1
     NVML_TEMPERATURE_GPU, NVML_CLOCK_SM = 0, 1
 
+    c_nvmlFieldValue_t = pynvml.c_nvmlFieldValue_t
+
     class NVMLError(Exception):
         def __init__(self, value: int) -> None:
             super().__init__(f"error {value}")
@@ -87,6 +91,7 @@ class StandInNvml:
     def __init__(self, clock: VirtualClock, gpus: int) -> None:
         self.clock = clock
         self.count = gpus
+        self.nvmlLib = SimpleNamespace(nvmlDeviceGetFieldValues=self._fill)
         self.code: dict[int, int] = {}  # by device: fails with
         self.fast_ns: dict[int, int] = {}  # by device: how long a fast reading takes
         self.hang: dict[int, threading.Event] = {}  # by device: a process list that returns when it is set
@@ -123,14 +128,14 @@ class StandInNvml:
         self._answer(gpu)
         return "Stand-in"
 
-    def nvmlDeviceGetFieldValues(self, gpu: int, fields: Sequence[tuple[int, int]]) -> list[Any]:
-        self._answer(gpu)
+    def _fill(self, gpu: int, _count: int, values: Any) -> int:
+        if self.code.get(gpu):
+            return self.code[gpu]
         self.clock.t += self.fast_ns.get(gpu, 0)
         number = {83: self.clock.t // MS, 186: 300_000, 185: 290_000}
-        return [
-            SimpleNamespace(nvmlReturn=0, valueType=3, value=SimpleNamespace(ullVal=number[field]))
-            for field, _ in fields
-        ]
+        for value in values:
+            value.nvmlReturn, value.valueType, value.value.ullVal = 0, 3, number[value.fieldId]
+        return 0
 
     def nvmlDeviceGetUtilizationRates(self, gpu: int) -> Any:
         self._answer(gpu)
@@ -157,6 +162,24 @@ class StandInNvml:
         if not newer:
             raise self.NVMLError(6)
         return newer
+
+
+class LateWorker:
+    """Does its tasks when the test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], None]] = []
+
+    def submit(self, task: Callable[[], None] | None) -> None:
+        if task is not None:
+            self.waiting.append(task)
+
+    def leave(self) -> None:
+        raise AssertionError("no task was at hand")
+
+    def finish(self) -> None:
+        while self.waiting:
+            self.waiting.pop(0)()
 
 
 class Emitted:

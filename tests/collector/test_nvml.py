@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pynvml
 import pytest
 
 from tests.fake_nvml.library import AVERAGE, ENERGY, GPU_SCOPE, INSTANT, MODULE_SCOPE, FakeNvml
@@ -150,6 +151,25 @@ def test_a_value_is_read_as_its_type_says(fake: FakeNvml) -> None:
     assert fast(gpu).energy_mj == 77
     fake.set(0, energy_type=4)
     assert fast(gpu).energy_mj == 77
+
+
+def test_a_library_without_field_values_is_an_old_driver(
+    fake: FakeNvml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Nvml().close()
+    library = pynvml.nvmlLib
+
+    class Old:
+        def __getattr__(self, name: str) -> object:
+            if name == "nvmlDeviceGetFieldValues":
+                raise AttributeError(name)
+            return getattr(library, name)
+
+    monkeypatch.setattr(pynvml, "nvmlLib", Old())
+    nvml = Nvml()
+    for _ in range(2):
+        assert fast(nvml.gpus[0]).energy_mj == 1_000_000  # from the call of its own
+    assert nvml.errors == {("nvmlDeviceGetFieldValues", 13): 2}  # asked once of each device
 
 
 def test_garbage_readings_are_dropped_and_counted(fake: FakeNvml) -> None:

@@ -19,10 +19,12 @@ from wattribute.commands.ends import Worker
 from wattribute.commands.streaming import opened_stream
 from wattribute.settings import load_settings
 from wattribute.sinks.store import Store
+from wattribute.stream import loop as loop_module
 
 _BAR_MS: Final = 100.0
 _HZ, _PROCESSES = 10, 4
 _PAUSE_S: Final = (0.15, 0.35)  # uneven, so that no rhythm of the loop is met or missed each time
+_ROLLUP_S: Final = 5.0
 _POLL_S: Final = 0.001
 _TIMEOUT_S: Final = 30.0
 _QUESTION: Final = """SELECT uniqExact(gpu) FROM attribution
@@ -32,7 +34,9 @@ _QUESTION: Final = """SELECT uniqExact(gpu) FROM attribution
 def through_one_process(windows: int) -> Figures:
     """A host of 8 GPUs, local log, stream and chDB in one process, put together as in `wattribute up`.
 
-    A message each 0.15 to 0.35 s, of one second of samples. The time of the query is part of the time."""
+    A message each 0.15 to 0.35 s, of one second of samples. The time of the query is part of the time. The
+    rollups are refreshed twelve times as often as in earnest, so that some refreshes fall into the run."""
+    loop_module.ROLLUP_S = _ROLLUP_S  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings({"bus": f"local://{folder}/bus", "store": f"chdb://{folder}/store"})
         delays_s: list[float] = []
@@ -51,6 +55,7 @@ def through_one_process(windows: int) -> Figures:
     return {
         "ms median": statistics.median(delays_s) * 1e3,
         "ms 95th percentile": statistics.quantiles(delays_s, n=20)[-1] * 1e3,
+        "ms at most": max(delays_s) * 1e3,
     }
 
 

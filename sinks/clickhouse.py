@@ -18,7 +18,8 @@ from wattribute.sinks.store import Store
 class ClickHouseSink:
     """Writes to an open store and keeps its rollups. It closes the store when it is closed.
 
-    Opening migrates the store. One sink at a time writes the rows of a host, from one thread at a time.
+    Opening migrates the store. One sink at a time writes the rows of a host, from one thread at a time;
+    another thread may refresh the rollups meanwhile.
     """
 
     def __init__(self, store: Store) -> None:
@@ -31,8 +32,8 @@ class ClickHouseSink:
         enums Coded, ``labels`` CodedLabels. The buckets that they touch are noted first."""
         types = self.store.column_types("attribution")
         stream = column_stream(columns, types)
-        self.rollups.note(_minutes(columns))
-        self.store.insert_arrow("attribution", list(types), stream)
+        with self.rollups.writing(_minutes(columns)):
+            self.store.insert_arrow("attribution", list(types), stream)
 
     def write_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store rows of one of the small tables. Missing columns take their default."""
@@ -44,6 +45,7 @@ class ClickHouseSink:
 
     def close(self) -> None:
         """Let go of the store."""
+        self.rollups.close()
         self.store.close()
 
 

@@ -8,17 +8,27 @@ gone is written as deleted.
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, TypeAlias
 
+from wattribute.sinks.folder import folder_of
 from wattribute.sinks.schema import IDENTITY, SUMS
 from wattribute.sinks.store import Store
 
 Bucket: TypeAlias = tuple[str, str, int]
 """host, gpu and the minute, in seconds of Unix time."""
+Note: TypeAlias = tuple[str, str, int, str, int]
+"""A bucket, who noted it, and the place among the notes of that writer."""
 
+# A writer that lives notes a bucket again where its note is older than this. One that has not deleted its
+# note for twice as long is gone, and others may. A write takes less than what lies between (the store gives
+# up after 120 s of silence).
+_NOTE_S: Final = 300
+_GONE_S: Final = 600
 _CHUNK: Final = 5_000  # buckets recomputed at once: 300 000 windows of 1 s, times their rows
 _LEVELS: Final = (
     ("attribution", "window_start", "attribution_minute", "toStartOfMinute", 60),
@@ -33,67 +43,77 @@ _NOTED: Final = """(host, gpu, {floor}({column})) IN (
 
 
 class Rollups:
-    """Which buckets are behind, and how to bring them up. Notes of writers that are gone are taken over."""
+    """Which buckets are behind, and how to bring them up.
+
+    ``writing`` and ``refresh`` may run in two threads. Notes of writers that are gone are taken over.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._beside: Store | None = None  # where sums are made; opened by the first refresh
         self._writer = uuid.uuid4().hex
-        self._noted: dict[Bucket, list[tuple[str, int]]] = {}
+        self._noted: dict[Bucket, int] = {}  # by us since the last refresh began, and when
+        self._due: set[Note] = set()  # what a refresh has to bring up, and then to delete
+        self._changing = threading.Lock()
+        # A folder of chDB has one writer: whoever left a note there is gone.
+        self._gone_s = 0 if folder_of(store.url) else _GONE_S
         self.buckets_past_retention = 0
         """Late buckets that were left as they are, because rows of theirs may have been removed by now."""
-        found = store.query(
-            "SELECT host, gpu, toUnixTimestamp(bucket_start), writer, version FROM dirty_bucket FINAL"
-        )
-        for host, gpu, start, writer, version in found.rows:
-            self._noted.setdefault((host, gpu, start), []).append((writer, version))
 
-    def note(self, buckets: set[Bucket]) -> None:
-        """Note, durably, that rows of these buckets are about to be written."""
-        new = sorted(bucket for bucket in buckets if not self._mine(bucket))
-        if not new:
-            return
-        version = time.time_ns()
-        self._write({bucket: [(self._writer, version)] for bucket in new}, deleted=0)
-        for bucket in new:
-            self._noted.setdefault(bucket, []).append((self._writer, version))
+    @contextmanager
+    def writing(self, buckets: set[Bucket]) -> Iterator[None]:
+        """Note, durably, that rows of these buckets are about to be written; they are, when this ends."""
+        with self._changing:  # a refresh that took the notes before the rows are there would miss the rows
+            now_ns = time.monotonic_ns()
+            late_ns = now_ns - _NOTE_S * 1_000_000_000
+            new = [bucket for bucket in sorted(buckets) if self._noted.get(bucket, late_ns) <= late_ns]
+            if new:
+                self._write(self._store, [(*bucket, self._writer, now_ns) for bucket in new], deleted=0)
+                self._noted |= dict.fromkeys(new, now_ns)
+            yield
 
     def refresh(self) -> None:
-        """Bring up every noted bucket, then forget the notes. Where it fails, the notes stay."""
-        if not self._noted:
+        """Bring up every bucket that is noted by now, then delete the notes. Where it fails, the next refresh
+        does it again: a note that may be gone already is not relied on any more."""
+        store = self._beside = self._beside or self._store.beside()
+        self._due |= self._left(store)
+        with self._changing:
+            self._due |= {(*bucket, self._writer, noted_ns) for bucket, noted_ns in self._noted.items()}
+            self._noted = {}
+        if not self._due:
             return
-        due = self._retained(sorted(self._noted, key=lambda bucket: bucket[2]))
+        starts = self._retained(store, sorted(start for _, _, start in {note[:3] for note in self._due}))
         for source, time_column, target, floor, seconds in _LEVELS:
             sql = _recompute(source, time_column, target, floor)
-            for first, last in _spans([bucket[2] // seconds * seconds for bucket in due]):
-                self._store.command(sql, {"since": first, "until": last + seconds})
-        self._write(self._noted, deleted=1)
-        self._noted = {}
+            for first, last in _spans([start // seconds * seconds for start in starts]):
+                store.command(sql, {"since": first, "until": last + seconds})
+        self._write(store, sorted(self._due), deleted=1)
+        self._due = set()
 
-    def _mine(self, bucket: Bucket) -> bool:
-        return any(writer == self._writer for writer, _ in self._noted.get(bucket, ()))
+    def close(self) -> None:
+        """Let go of the handle; where a refresh runs on it, it is waited for."""
+        if self._beside is not None:
+            self._beside.close()
 
-    def _write(self, notes: dict[Bucket, list[tuple[str, int]]], deleted: int) -> None:
-        rows = [
-            {
-                "bucket_start": start,
-                "host": host,
-                "gpu": gpu,
-                "writer": writer,
-                "version": version,
-                "deleted": deleted,
-            }
-            for (host, gpu, start), marks in notes.items()
-            for writer, version in marks
-        ]
-        self._store.insert_rows("dirty_bucket", rows)
+    def _left(self, store: Store) -> set[Note]:
+        """The notes of writers that are gone."""
+        sql = """SELECT host, gpu, toUnixTimestamp(bucket_start), writer, version FROM dirty_bucket FINAL
+            WHERE writer != {writer:String} AND noted_at <= now() - toIntervalSecond({gone:UInt32})"""
+        rows = store.query(sql, {"writer": self._writer, "gone": self._gone_s}).rows
+        return {(host, gpu, start, writer, version) for host, gpu, start, writer, version in rows}
 
-    def _retained(self, buckets: list[Bucket]) -> list[Bucket]:
-        days = retention_days(self._store)
+    def _write(self, store: Store, notes: Sequence[Note], deleted: int) -> None:
+        names = ("host", "gpu", "bucket_start", "writer", "version")
+        rows = [dict(zip(names, note, strict=True)) | {"deleted": deleted} for note in notes]
+        store.insert_rows("dirty_bucket", rows)
+
+    def _retained(self, store: Store, starts: list[int]) -> list[int]:
+        days = retention_days(store)
         if not days:
-            return buckets
+            return starts
         oldest = time.time() - days * 86_400
-        kept = [bucket for bucket in buckets if bucket[2] >= oldest]
-        self.buckets_past_retention += len(buckets) - len(kept)
+        kept = [start for start in starts if start >= oldest]
+        self.buckets_past_retention += len(starts) - len(kept)
         return kept
 
 

@@ -7,7 +7,6 @@ Both speak the same SQL through clickhouse-connect. A chDB folder belongs to one
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from wattribute.errors import StoreError, UsageError
 from wattribute.sinks.arrow import row_stream
 from wattribute.sinks.folder import folder_of, hold
+from wattribute.sinks.refusal import ANSWER_S, CONNECT_S, store_error
 
 PASSWORD: Final = "WATTRIBUTE_STORE_PASSWORD"  # noqa: S105 - the name of the variable
 PASSWORD_FILE: Final = "WATTRIBUTE_STORE_PASSWORD_FILE"  # noqa: S105
@@ -81,7 +81,7 @@ class Readable(Protocol):
 
 
 class Store:
-    """An open store. Every failure is a StoreError with one line."""
+    """An open store. Every failure is a StoreError with one line; one that may pass is a StoreAwayError."""
 
     def __init__(
         self, url: str, connect: Callable[[Mapping[str, Any]], Any], settings: Mapping[str, Any]
@@ -91,6 +91,7 @@ class Store:
         self._settings = settings
         self._lock: int | None = None
         self._one_at_a_time = threading.Lock()
+        self._closed = False
         self._types: dict[str, dict[str, str]] = {}
         self._client = self._connected()
 
@@ -141,8 +142,13 @@ class Store:
         """The same store on a handle of its own that can only read, within limits of time and size."""
         return Store(self.url, self._connect, _READING)
 
+    def beside(self) -> Store:
+        """The same store on a handle of its own, to write to it from another thread meanwhile."""
+        return Store(self.url, self._connect, self._settings)
+
     def close(self) -> None:
         """Let go of the store, and of its folder."""
+        self._closed = True
         try:
             self._client.close()
         finally:
@@ -167,18 +173,18 @@ class Store:
         try:
             return self._connect(self._settings)
         except (ClickHouseError, OSError, ImportError) as error:
-            raise StoreError(f"cannot open the store {self.url}: {_first_line(error)}") from error
+            raise store_error(f"cannot open the store {self.url}", error) from error
 
     def _attempt(self, call: Callable[[Any], Any]) -> Any:
         with self._one_at_a_time:
             try:
                 return call(self._client)
             except (ClickHouseError, OSError) as error:
-                if self.url.startswith("chdb:"):
+                if self.url.startswith("chdb:") and not self._closed:
                     # chDB 26.9 hands what a failed query had produced to the next one on the same handle
                     stale, self._client = self._client, self._connected()
                     stale.close()
-                raise StoreError(f"the store {self.url} refused: {_first_line(error)}") from error
+                raise store_error(f"the store {self.url} refused", error) from error
 
 
 def open_store(url: str, create: bool = True) -> Store:
@@ -207,6 +213,8 @@ def open_store(url: str, create: bool = True) -> Store:
             settings=dict(settings),
             autogenerate_session_id=False,  # queries of several threads may then overlap
             query_retries=0,  # the stream repeats a write itself, and knows that it does
+            connect_timeout=CONNECT_S,
+            send_receive_timeout=ANSWER_S,
             client_name="wattribute",
         )
 
@@ -262,11 +270,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     return value
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    network = re.search(r"\[Errno -?\d+\] ([^\"')]+)", text)
-    if network:  # urllib3 wraps it in five lines of its own
-        return f"{network[1]}: does ClickHouse listen there, on its HTTP port?"
-    return text.splitlines()[0].removeprefix("Code: ")[:500]

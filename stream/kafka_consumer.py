@@ -11,7 +11,7 @@ from typing import Any, Final
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from wattribute.bus import Fetched, OnAssign, OnRevoke, Partition, Position, Skip
-from wattribute.errors import BusError, UsageError
+from wattribute.errors import BusAwayError, BusError, UsageError
 
 _LOG: Final = logging.getLogger(__name__)
 _REQUEST_TIMEOUT_S: Final = 10.0
@@ -84,6 +84,7 @@ class KafkaConsumer:
         self._looked: dict[Partition, int] = {}
         self._look_again_s = time.monotonic() + _STALL_S
         self._closing = False
+        self._paused = False
         try:
             self._client = Consumer(self._config)
         except KafkaException as error:
@@ -100,6 +101,10 @@ class KafkaConsumer:
     def poll(self, max_messages: int, timeout_s: float) -> Sequence[Fetched]:
         """What there is, at most ``max_messages``; see ``wattribute.bus.Consumer``."""
         deadline_s = time.monotonic() + timeout_s
+        if max_messages <= 0:
+            self._pause(deadline_s)
+            return []
+        self._resume()
         while True:
             self._restart_stalled()
             left_s = max(0.0, deadline_s - time.monotonic())
@@ -218,6 +223,25 @@ class KafkaConsumer:
                 fetched.append(Fetched(partition, offsets, values))
         return fetched
 
+    def _pause(self, deadline_s: float) -> None:
+        """Read nothing until then. Who does not poll for 300 s loses its partitions."""
+        if not self._paused:
+            self._paused = True
+            self._client.pause([_place(partition) for partition in self._next])
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            message = self._client.poll(left_s)
+            if message is not None and message.error() is not None:
+                self._on_error(message)  # a message that comes nevertheless will come again
+
+    def _resume(self) -> None:
+        if not self._paused:
+            return
+        self._paused = False
+        self._looked.clear()
+        self._client.resume([_place(partition) for partition in self._next])
+        for partition, due in self._next.items():
+            self.seek(partition, due)
+
     def _restart_stalled(self) -> None:
         # In a rebalance librdkafka pauses the partitions that we keep, and once in a while leaves them so for
         # good (seen with 2.16; its issue 5591). Nothing tells, but that the broker has what does not come.
@@ -260,6 +284,8 @@ class KafkaConsumer:
                 start = position.next_offset if position else self._range(partition)[0]
             place.offset = self._next[partition] = start
         client.incremental_assign(places)
+        if self._paused:
+            client.pause(places)
 
     def _revoked(self, client: Consumer, places: list[TopicPartition]) -> None:
         partitions = [Partition(place.topic, place.partition) for place in places]
@@ -293,8 +319,10 @@ class KafkaConsumer:
         try:
             yield
         except KafkaException as error:
-            raise BusError(
-                f"Kafka at {self._servers} {what}: {_reason(error).str()}; "
+            reason = _reason(error)
+            kind = BusError if reason.code() in _HOPELESS or reason.fatal() else BusAwayError
+            raise kind(
+                f"Kafka at {self._servers} {what}: {reason.str()}; "
                 "is it running, and are address and credentials right?"
             ) from error
 

@@ -3,34 +3,43 @@
 Offsets are committed after the store has acknowledged. A restart reads an hour back from the committed
 offset to rebuild its state, and writes what came after it; rows are a function of the messages, so what
 was written already is written again, the same.
+
+While the store or the bus is away the loop waits: it keeps its place in the group, reads nothing, and does
+the step that failed again until it works.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, TypeVar
 
 import orjson
 
 from wattribute.bus import DEAD, SAMPLES, STATE, Consumer, Fetched, Partition, Position, Producer
-from wattribute.errors import BusError
+from wattribute.errors import BusAwayError, StoreAwayError
 from wattribute.sinks.contract import Sink
 from wattribute.stream.engine import Engine
-from wattribute.stream.write import write_results
+from wattribute.stream.outage import Outage
+from wattribute.stream.write import Unwritten
 
+# The finest sum is that of a minute: every 5 s each was made twelve times, and no query of ours reads them.
+ROLLUP_S: Final = 60.0
+_LOG: Final = logging.getLogger(__name__)
 _POLL_MESSAGES: Final = 5000
 _POLL_S: Final = 0.1
 _COMMIT_S: Final = 1.0
 _FLUSH_S: Final = 30.0
-_ROLLUP_S: Final = 5.0
 # Small writes cost 3 to 50 ms each: so many a second at most, and still within 100 ms of the message.
 _WRITE_S: Final = 0.05
 # So many messages at once are a backlog: windows that the next will make final are not worth writing before.
 _BEHIND_MESSAGES: Final = 500
 _RESTATE_S: Final = 60.0  # windows that were final already are written again at most this often
+_Done = TypeVar("_Done")
 
 
 @dataclass(slots=True)
@@ -40,6 +49,7 @@ class Assigned:
     engine: Engine
     written_before: int
     next_offset: int
+    unwritten: Unwritten = field(default_factory=Unwritten)
 
 
 @dataclass(slots=True)
@@ -49,6 +59,24 @@ class Counts:
     messages: int = 0
     rows: int = 0
     skipped_messages: int = 0
+
+
+class Rollup(threading.Thread):
+    """One refresh of the rollups, beside the writing: it takes 0.15 s for one host, seconds for many,
+    and a message may come at any time."""
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__(name="rollup", daemon=True)
+        self.error: Exception | None = None
+        self._sink = sink
+        self.start()
+
+    def run(self) -> None:
+        """Refresh them."""
+        try:
+            self._sink.refresh_rollups()
+        except Exception as error:  # it is the loop's to judge
+            self.error = error
 
 
 class StreamLoop:
@@ -63,9 +91,12 @@ class StreamLoop:
         self._producer = producer
         self._sink = sink
         self._make_engine = make_engine
-        self._committed_s = self._rolled_s = self._wrote_s = self._restated_s = time.monotonic()
+        self._committed_s = self._wrote_s = self._restated_s = time.monotonic()
+        self._rolled_s = -ROLLUP_S  # the sums of the first rows are made at once
+        self._rollup: Rollup | None = None
         self._positions: dict[Partition, Position] = {}
         self._changed = False
+        self._away = False
 
     def on_assign(self, partition: Partition) -> int | None:
         """Begin a partition: the offset to read from, so far back that its state can be rebuilt."""
@@ -81,9 +112,14 @@ class StreamLoop:
         return int(orjson.loads(position.note or "{}").get("look_back", position.next_offset))
 
     def on_revoke(self, partitions: Sequence[Partition]) -> None:
-        """Write and commit what has been read of the partitions, and let go of them."""
-        self._write(restate=True)
-        self._commit()
+        """Write and commit what has been read of the partitions, and let go of them. Where that cannot be
+        done now, whoever gets them begins where we committed last, and writes the same."""
+        try:
+            if not self._away:
+                self._write(restate=True)
+                self._commit()
+        except (BusAwayError, StoreAwayError) as error:
+            _LOG.warning("partitions pass to another stream, which writes what we could not: %s", error)
         for partition in partitions:
             self.assigned.pop(partition, None)
             self._positions.pop(partition, None)
@@ -91,29 +127,78 @@ class StreamLoop:
     def run(self, stop: threading.Event, until_idle: bool = False) -> None:
         """Run until ``stop`` is set or, ``until_idle``, until all that the bus holds is in the store.
 
-        Raises BusError and StoreError; what was not committed is done again at the next start."""
+        Raises BusError and StoreError: those that do not pass, and what it waits for when ``stop`` is set.
+        What was not committed is done again at the next start."""
         try:
             while not stop.is_set():
                 fetched = self._consumer.poll(_POLL_MESSAGES, _POLL_S)
                 for part in fetched:
                     self._take(part)
                 self._note_skips()
-                now_s = time.monotonic()
-                if self._changed and (now_s - self._wrote_s >= _WRITE_S or not fetched):
-                    behind = sum(len(part.offsets) for part in fetched) >= _BEHIND_MESSAGES
-                    self._write(provisional=not behind)
-                if now_s - self._committed_s >= _COMMIT_S:
-                    self._commit()
-                if now_s - self._rolled_s >= _ROLLUP_S:
-                    self._sink.refresh_rollups()
-                    self._rolled_s = now_s
-                if until_idle and not fetched and self._at_end():
+                self._patiently(stop, partial(self._keep_up, sum(len(part.offsets) for part in fetched)))
+                if until_idle and not fetched and self._patiently(stop, self._at_end):
                     break
+            self._patiently(stop, self._finish)
         finally:
             stop.set()
+
+    def _patiently(self, stop: threading.Event, step: Callable[[], _Done]) -> _Done:
+        """Do a step; while the store or the bus is away, wait and do it again."""
+        outage: Outage | None = None
+        while True:
+            try:
+                done = step()
+            except (BusAwayError, StoreAwayError) as error:
+                if not stop.is_set():
+                    outage = outage or Outage()
+                    self._stay(stop, outage.failed(error))
+                if stop.is_set():
+                    raise type(error)(f"the next start writes what this one could not: {error}") from error
+            else:
+                if outage is not None:
+                    outage.ended()
+                return done
+
+    def _stay(self, stop: threading.Event, pause_s: float) -> None:
+        """Read nothing for a while, and keep our place in the group."""
+        until_s = time.monotonic() + pause_s
+        self._away = True
+        try:
+            while not stop.is_set() and (left_s := until_s - time.monotonic()) > 0:
+                self._consumer.poll(0, min(left_s, _POLL_S))
+        finally:
+            self._away = False
+
+    def _keep_up(self, messages: int) -> None:
+        """Write, commit and roll up what is due, after so many messages."""
+        now_s = time.monotonic()
+        if self._changed and (now_s - self._wrote_s >= _WRITE_S or not messages):
+            self._write(provisional=messages < _BEHIND_MESSAGES)
+        if now_s - self._committed_s >= _COMMIT_S:
+            self._commit()
+        self._roll_up(now_s)
+
+    def _finish(self) -> None:
         self._write(restate=True)
         self._commit()
+        if self._rollup is not None:
+            self._rollup.join()
+            self._rollup = None  # where it failed, its work is left to this one
         self._sink.refresh_rollups()
+
+    def _roll_up(self, now_s: float) -> None:
+        """Once a minute, beside the rest. It may wait: which sums are behind is noted in the store."""
+        if self._rollup is not None:
+            if self._rollup.is_alive():
+                return
+            error, self._rollup = self._rollup.error, None
+            if isinstance(error, StoreAwayError):
+                _LOG.warning("the sums of minutes, hours and days wait: %s", error)
+            elif error is not None:
+                raise error
+        if self.counts.rows and now_s - self._rolled_s >= ROLLUP_S:
+            self._rolled_s = now_s
+            self._rollup = Rollup(self._sink)
 
     def _take(self, fetched: Fetched) -> None:
         assigned = self.assigned[fetched.partition]
@@ -145,18 +230,18 @@ class StreamLoop:
         now_s = time.monotonic()
         if restate or now_s - self._restated_s >= _RESTATE_S:
             restate, self._restated_s = True, now_s
+        self._changed = True  # until all of it is in the store
         for assigned in self.assigned.values():
             for key, letter in assigned.engine.tables.dead_letters():
                 self._producer.send(DEAD, key, letter, int(time.time() * 1000))
-            self.counts.rows += write_results(
-                assigned.engine, self._sink, restate=restate, provisional=provisional
-            )
+            assigned.unwritten.take(assigned.engine, restate=restate, provisional=provisional)
+            for count in assigned.unwritten.write(self._sink):
+                self.counts.rows += count
         self._changed = not provisional
         self._wrote_s = time.monotonic()
 
     def _commit(self) -> None:
         """After the store has all that was read: the state that a look-back cannot rebuild, then offsets."""
-        self._committed_s = time.monotonic()
         if self._changed:
             self._write(provisional=False)
         positions = {}
@@ -167,12 +252,14 @@ class StreamLoop:
             note = orjson.dumps({"look_back": assigned.engine.look_back_offset}).decode()
             settled = min(assigned.engine.settled_offset, assigned.next_offset)
             positions[partition] = Position(max(settled, assigned.written_before), note)
-        if positions == self._positions:
-            return
-        if self._producer.flush(_FLUSH_S):
-            raise BusError(f"the bus did not take the stream's state within {_FLUSH_S:g} s; is it reachable?")
-        self._consumer.commit(positions)
-        self._positions = positions
+        if positions != self._positions:
+            if self._producer.flush(_FLUSH_S):
+                raise BusAwayError(
+                    f"the bus did not take the stream's state within {_FLUSH_S:g} s; is it reachable?"
+                )
+            self._consumer.commit(positions)
+            self._positions = positions
+        self._committed_s = time.monotonic()
 
     def _at_end(self) -> bool:
         return bool(self.assigned) and all(  # Kafka takes seconds to assign the first

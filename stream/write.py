@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
-from wattribute.sinks.contract import Sink
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from wattribute.sinks.contract import Coded, CodedLabels, Column, Sink
 from wattribute.stream.engine import Engine
 
 
-def write_results(
-    engine: Engine, sink: Sink, ended: bool = False, restate: bool = True, provisional: bool = True
-) -> int:
-    """Write all that changed, attribution first; the number of attribution rows. Raises StoreError.
+class Unwritten:
+    """What an engine has handed out and no sink has acknowledged. An engine hands out a row once, so what a
+    write that failed did not get through stays here."""
 
-    The options are those of ``Engine.rows``."""
-    count = 0
-    for columns in engine.rows(ended, restate, provisional):
-        sink.write_attribution(columns)
-        count += len(columns["window_start"]) if hasattr(columns["window_start"], "__len__") else 0
-    for table, rows in engine.tables.take().items():
-        sink.write_rows(table, rows)
-    return count
+    def __init__(self) -> None:
+        self._attribution: deque[Mapping[str, Column]] = deque()
+        self._tables: deque[tuple[str, Sequence[Mapping[str, Any]]]] = deque()
+
+    def take(
+        self, engine: Engine, ended: bool = False, restate: bool = True, provisional: bool = True
+    ) -> None:
+        """Take all that changed. The options are those of ``Engine.rows``."""
+        self._attribution += engine.rows(ended, restate, provisional)
+        self._tables += engine.tables.take().items()
+
+    def write(self, sink: Sink) -> Iterator[int]:
+        """Write it, attribution first; the number of attribution rows of each write. Raises StoreError."""
+        while self._attribution:
+            sink.write_attribution(self._attribution[0])
+            yield _length(self._attribution.popleft())
+        while self._tables:
+            sink.write_rows(*self._tables[0])
+            self._tables.popleft()
+
+
+def write_results(engine: Engine, sink: Sink, ended: bool = False) -> int:
+    """Write all that changed; the number of attribution rows. Raises StoreError."""
+    unwritten = Unwritten()
+    unwritten.take(engine, ended)
+    return sum(unwritten.write(sink))
+
+
+def _length(columns: Mapping[str, Column]) -> int:
+    column = columns["window_start"]
+    return len(column.codes if isinstance(column, Coded | CodedLabels) else column)

@@ -70,7 +70,8 @@ class Consumer(Protocol):
 
     def poll(self, max_messages: int, timeout_s: float) -> Sequence[Fetched]:
         """What there is, at most ``max_messages``; empty after ``timeout_s``. Returns as soon as anything
-        is there. Calls ``on_assign`` and ``on_revoke`` from within. Raises BusError."""
+        is there. With ``max_messages`` 0 it reads nothing for so long, and keeps its place in the group.
+        Calls ``on_assign`` and ``on_revoke`` from within. Raises BusError."""
 
     def committed(self, partition: Partition) -> Position | None:
         """The group's committed position of a partition, None if it has none."""

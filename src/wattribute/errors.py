@@ -3,7 +3,9 @@
     WattributeError          one clear line: what is wrong, where, what to do; the command exits with status 1
     ├── UsageError           a wrong option, setting or argument: exit status 2
     ├── BusError             Kafka or the local log cannot be used
+    │   └── BusAwayError     … for now: the same may succeed later
     └── StoreError           ClickHouse or chDB cannot be used
+        └── StoreAwayError   … for now: the same may succeed later
     RecordError              a line, message or field that cannot be used; it goes to the dead letters
 
 Anything else that reaches the user is a bug.
@@ -22,8 +24,17 @@ class BusError(WattributeError):
     """The bus (Kafka or the local log) cannot be reached, read or written."""
 
 
+class BusAwayError(BusError):
+    """The bus cannot be used for now. Who is patient may do the same again."""
+
+
 class StoreError(WattributeError):
     """The store (ClickHouse or chDB) cannot be reached, read or written."""
+
+
+class StoreAwayError(StoreError):
+    """The store cannot be used for now: the network, a restart, too much at once. Whether what failed was
+    done is not known. Who is patient may do the same again."""
 
 
 class RecordError(ValueError):

@@ -212,8 +212,8 @@ def members(broker: KafkaBroker, group: str) -> int:
     """How many members of a group have been given partitions."""
     admin = AdminClient({"bootstrap.servers": broker.servers})
     try:
-        described = admin.describe_consumer_groups([group])[group].result(timeout=10)
-    except KafkaException:  # the group is only being made
+        described = admin.describe_consumer_groups([group], request_timeout=10)[group].result()
+    except KafkaException:  # the group is only being made, or its coordinator
         return 0
     return sum(bool(member.assignment.topic_partitions) for member in described.members)
 

@@ -14,7 +14,7 @@ import os, signal, sys
 import numpy as np
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Coded, CodedLabels
-from wattribute.sinks.store import open_store
+from wattribute.sinks.store import Store, open_store
 
 url, kill_before = sys.argv[1], int(sys.argv[2])
 store = open_store(url)
@@ -46,7 +46,7 @@ def counted(step):
     return run
 
 # what a write and a refresh do to the store: note, rows, minutes, hours, days, notes deleted
-store.insert_arrow, store.command = counted(store.insert_arrow), counted(store.command)
+Store.insert_arrow, Store.command = counted(Store.insert_arrow), counted(Store.command)
 sink.write_attribution(columns)
 sink.refresh_rollups()
 """

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from wattribute.bus import STATE
-from wattribute.errors import BusError, UsageError
+from wattribute.errors import BusAwayError, BusError, UsageError
 
 _LOG: Final = logging.getLogger(__name__)
 _CLOSE_TIMEOUT_S: Final = 5.0
@@ -51,7 +51,7 @@ class KafkaProducer:
     """A ``Producer`` on Kafka: idempotent, ``acks=all``, order kept per key.
 
     A message is kept here until it is acknowledged, however long Kafka is away and whatever becomes of the
-    client within; ``send`` raises BusError when the queue is full. A message that the broker refuses for good
+    client within; ``send`` raises BusAwayError when the queue is full. A message that the broker refuses for good
     is counted in ``failed``, and the next ``flush`` raises BusError for it. To be made after any fork, and
     used by one thread at a time. ``config``: settings of librdkafka that win over ours.
     """
@@ -212,7 +212,7 @@ class KafkaProducer:
         try:
             self._client.produce(topic, value, key.encode(), timestamp=timestamp_ms, on_delivery=report)
         except BufferError:
-            raise BusError(
+            raise BusAwayError(
                 f"Kafka at {self._servers} takes nothing more: {len(self._unacked) - 1} messages wait to be "
                 "acknowledged; is it reachable and has it room?"
             ) from None

@@ -233,7 +233,7 @@ def balance_note(store: Readable, rows: Rows, since: datetime | None = None) -> 
     begin = {"since": _moment(since)}
     (device_uj,) = store.query(
         "SELECT sum(energy) FROM (SELECT any(device_energy_uj) AS energy FROM attribution FINAL"
-        " WHERE window_start >= {since:DateTime64(3, 'UTC')} GROUP BY host, gpu, window_start)",
+        " WHERE window_start >= {since:DateTime64(3, 'UTC')} GROUP BY host, boot_id, gpu, window_start)",
         begin,
     ).rows[0]
     (wrong,) = store.query(

@@ -50,7 +50,7 @@ _WEIGHT_SOURCES: Final = {
     "utilization": "split by the SM time of each process, 1 s figures of the driver",
     "gpm": "split by the activity of MIG instances",
     "memory": "split by memory held: no SM time",
-    "equal": "split evenly: no SM time",
+    "equal": "no SM time: a share of the idle level alone",
     "none": "not split: nobody held it, or it cannot be split",
 }
 _COLUMNS: Final = ("about", "value", "rows", "energy_j", "gpu_hours", "meaning")
@@ -150,7 +150,7 @@ def explain_rows(
 
 
 def _figure(store: Readable, chosen: str, params: Mapping[str, Any], policy: str) -> list[dict[str, Any]]:
-    more = "uniqExact(host, gpu, window_start), uniqExact(host, gpu), min(window_start), max(window_start),"
+    more = "uniqExact(host, boot_id, gpu, window_start), uniqExact(host, gpu), min(window_start), max(window_start),"
     more += " uniqExact(host, boot_id, pid, process_start_ns), sum(error_uj) / 1e6, sum(error_ns) / 3.6e12"
     ((windows, gpus, first, last, processes, error_j, error_hours, *sums),) = _attribution(
         store, more, chosen, "", params, policy

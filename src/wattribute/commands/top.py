@@ -72,7 +72,7 @@ INNER JOIN
     FROM
     (
         SELECT host, gpu, window_start, any(covered_ns) AS covered
-        FROM latest GROUP BY host, gpu, window_start
+        FROM latest GROUP BY host, boot_id, gpu, window_start
     )
     GROUP BY host, gpu
 ) AS spans USING (host, gpu)

@@ -51,9 +51,9 @@ class KafkaProducer:
     """A ``Producer`` on Kafka: idempotent, ``acks=all``, order kept per key.
 
     A message is kept here until it is acknowledged, however long Kafka is away and whatever becomes of the
-    client within; ``send`` raises BusAwayError when the queue is full. A message that the broker refuses for good
-    is counted in ``failed``, and the next ``flush`` raises BusError for it. To be made after any fork, and
-    used by one thread at a time. ``config``: settings of librdkafka that win over ours.
+    client within; ``send`` raises BusAwayError when the queue is full. A message that the broker refuses for
+    good is counted in ``failed``, and the next ``flush`` raises BusError for it. To be made after any
+    fork, and used by one thread at a time. ``config``: settings of librdkafka that win over ours.
     """
 
     def __init__(

@@ -150,8 +150,9 @@ def explain_rows(
 
 
 def _figure(store: Readable, chosen: str, params: Mapping[str, Any], policy: str) -> list[dict[str, Any]]:
-    more = "uniqExact(host, boot_id, gpu, window_start), uniqExact(host, gpu), min(window_start), max(window_start),"
-    more += " uniqExact(host, boot_id, pid, process_start_ns), sum(error_uj) / 1e6, sum(error_ns) / 3.6e12"
+    more = "uniqExact(host, boot_id, gpu, window_start), uniqExact(host, gpu),"
+    more += " min(window_start), max(window_start), uniqExact(host, boot_id, pid, process_start_ns),"
+    more += " sum(error_uj) / 1e6, sum(error_ns) / 3.6e12"
     ((windows, gpus, first, last, processes, error_j, error_hours, *sums),) = _attribution(
         store, more, chosen, "", params, policy
     )

@@ -554,7 +554,7 @@ def _has_room(
         d = batch.device_ids[batch.layouts[layout, L_GPUS] + k]
         if devices.length[d] + device_rows + 1 > devices.t_ns.shape[1]:
             return False
-        if devices.gap_length[d] + device_rows + 2 > devices.gap_from_ns.shape[1]:
+        if devices.gap_length[d] + 2 * device_rows + 2 > devices.gap_from_ns.shape[1]:
             return False
         if devices.reset_length[d] + device_rows > devices.reset_from_ns.shape[1]:
             return False

@@ -198,9 +198,10 @@ class Decoder:
             process = parse({"kind": "process", "t": 1, "gpu": obj["gpus"][item[0]], **names})
             if isinstance(process, Process):
                 key = HolderKey(process.gpu_instance, process.pid, process.start_ns)
+                known = (device_rows[item[0]], key) in self.series.holder_rows
                 row = self.series.holder_row(device_rows[item[0]], key)
                 exit_ns = self._exits.get((host, boot_id, process.pid, process.start_ns))
-                if exit_ns is not None:
+                if exit_ns is not None and not known:  # who is known hears of it by an event, in its turn
                     self.series.holders.exit_ns[row] = exit_ns
                 holder_rows.append(row)
         layout = [len(self.device_ids), len(device_rows), len(self.holder_ids), len(holder_rows)]

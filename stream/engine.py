@@ -201,8 +201,8 @@ class Engine:
         windows that were final already wait for a call with it; without ``provisional``, those that are
         not final yet."""
         self._attribute(ended, restate, provisional)
-        gone = self.series.forget()
-        if gone:
+        rows_given_up, gone = self.series.forget()
+        if rows_given_up:
             self.decoder.forget_headers()
             self.identities.forget(gone)
         written, self._written = self._written, []

@@ -110,8 +110,8 @@ class Series:
         oldest_ns = self.hosts.now_ns[self.devices.host[:n]] - HORIZON_NS - SLACK_NS
         for d in np.flatnonzero((self.devices.t_ns[:n, 0] < oldest_ns) & (self.devices.length[:n] > 0)):
             self._trim_device(int(d))
-        # A gap may come with every row, and one row may end two.
-        self.devices = _wider(self.devices, rows + 2, "length", "gap_length", "reset_length")
+        # A late row may make two gaps of an interval that was none: the median has fallen since.
+        self.devices = _wider(self.devices, 2 * rows + 2, "length", "gap_length", "reset_length")
         self.holders = _wider(self.holders, rows + 1, "seen_length", "used_length")
 
     def _trim_device(self, d: int) -> None:
@@ -139,14 +139,17 @@ class Series:
                 holders.used_length, h, before_ns, holders.used_ns, holders.used_from_ns, holders.used_percent
             )
 
-    def forget(self) -> list[tuple[str, str, int, int]]:
-        """Give up the rows of processes of which nothing is left; the processes (host, boot, pid, start).
-        Only between batches: rows that a message about to be taken in names must not move."""
+    def forget(self) -> tuple[int, list[tuple[str, str, int, int]]]:
+        """Give up the rows of processes of which nothing is left on a device: how many rows, and the
+        processes (host, boot, pid, start) of which nothing is left on any. One of which nothing has been
+        taken in yet is still to come. Only between batches: rows that a message about to be taken in names
+        must not move."""
         gone = [
             (row, device, key)
             for (device, key), row in self.holder_rows.items()
             if self.holders.seen_length[row] == 0
         ]
+        processes = []
         for row, device, key in gone:
             self._members[device].remove((key, row))
             del self.holder_rows[device, key]
@@ -155,9 +158,11 @@ class Series:
             self._rows_of[process].remove(row)
             if not self._rows_of[process]:
                 del self._rows_of[process]
+                if self.holders.reach_to_ns[row]:
+                    processes.append(process)
             self.holders.used_length[row] = self.holders.silent[row] = 0
             self._link(device)
-        return [self._process(device, key) for _, device, key in gone]
+        return len(gone), processes
 
     def _process(self, device: int, key: HolderKey) -> tuple[str, str, int, int]:
         own = self.device_keys[device]

@@ -5,24 +5,17 @@ from __future__ import annotations
 import pynvml
 import pytest
 
+from tests.collector.readings import (
+    GIB,
+    NOT_SUPPORTED,
+    UNKNOWN,
+    T,
+    fast,
+)
 from tests.fake_nvml.library import AVERAGE, ENERGY, GPU_SCOPE, INSTANT, MODULE_SCOPE, FakeNvml
-from wattribute.collector.nvml import GpuReader, Nvml
+from wattribute.collector.nvml import Nvml
 from wattribute.collector.nvml_calls import IMPLAUSIBLE
 from wattribute.records import Device, Gpu
-
-NOT_SUPPORTED, NO_PERMISSION, TIMEOUT, LOST, UNKNOWN = 3, 4, 10, 15, 999
-S = 1_000_000_000
-T = 1_790_000_000 * S  # some time in Unix ns
-US = T // 1000
-GIB = 1 << 30
-
-
-def now() -> int:
-    return T
-
-
-def fast(gpu: GpuReader) -> Device:
-    return gpu.read_fast(now)
 
 
 def test_devices_are_known_by_uuid(fake: FakeNvml) -> None:

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from tests.collector.readings import GIB, NO_PERMISSION, NOT_SUPPORTED, US, S, T
 from tests.fake_nvml.library import GRAPHICS, MPS, FakeNvml
 from wattribute.collector.nvml import GpuReader, Nvml, SlowReading
 from wattribute.collector.nvml_calls import IMPLAUSIBLE
 from wattribute.collector.nvml_processes import Resident, Sample
 from wattribute.records import Instance
-
-NOT_SUPPORTED, NO_PERMISSION = 3, 4
-S = 1_000_000_000
-T = 1_790_000_000 * S  # some time in Unix ns
-US = T // 1000
-GIB = 1 << 30
 
 
 def slow(gpu: GpuReader, t: int = T) -> SlowReading:

@@ -10,25 +10,18 @@ from typing import Any
 
 import pytest
 
+from tests.collector.readings import (
+    LOST,
+    NO_PERMISSION,
+    NOT_SUPPORTED,
+    TIMEOUT,
+    UNKNOWN,
+    fast,
+)
 from tests.fake_nvml.library import AVERAGE, GPU_SCOPE, FakeNvml, built
-from wattribute.collector.nvml import GpuReader, Nvml
+from wattribute.collector.nvml import Nvml
 from wattribute.collector.nvml_calls import GpuError
 from wattribute.errors import WattributeError
-from wattribute.records import Device
-
-NOT_SUPPORTED, NO_PERMISSION, TIMEOUT, LOST, UNKNOWN = 3, 4, 10, 15, 999
-S = 1_000_000_000
-T = 1_790_000_000 * S  # some time in Unix ns
-US = T // 1000
-GIB = 1 << 30
-
-
-def now() -> int:
-    return T
-
-
-def fast(gpu: GpuReader) -> Device:
-    return gpu.read_fast(now)
 
 
 def test_a_lost_gpu_comes_back_and_is_probed_anew(fake: FakeNvml) -> None:

@@ -48,22 +48,18 @@ def column_stream(columns: Mapping[str, Column], types: Mapping[str, str]) -> me
         raise StoreError(f"rows to store: {error}") from error
 
 
-def row_stream(
-    names: Sequence[str], rows: Sequence[Mapping[str, Any]], types: Mapping[str, str]
-) -> memoryview:
-    """Rows as an Arrow stream of the columns ``names``. A time is a datetime, or an integer in the unit of
-    its column (seconds, ms or ns). Raises StoreError for a value that does not fit its column."""
+def value_stream(columns: Mapping[str, Sequence[Any]], types: Mapping[str, str]) -> memoryview:
+    """Columns of plain values as an Arrow stream. A time is a datetime, or an integer in the unit of its
+    column (seconds, ms or ns). Raises StoreError for a value that does not fit its column."""
     arrays = []
-    for name in names:
-        values = [row[name] for row in rows]
+    for name, values in columns.items():
         kind = _type(types[name])
-        if kind == _LABELS:
-            values = [sorted(value.items()) for value in values]
+        plain = [sorted(value.items()) for value in values] if kind == _LABELS else values
         try:
-            arrays.append(pa.array(values, type=kind))
+            arrays.append(pa.array(plain, type=kind))
         except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
             raise StoreError(f"column {name}: {error}") from error
-    return _stream(pa.record_batch(arrays, names=list(names)))
+    return _stream(pa.record_batch(arrays, names=list(columns)))
 
 
 class _Indices:

@@ -49,8 +49,8 @@ class ClickHouseSink:
         self.store.close()
 
 
-def _minutes(columns: Mapping[str, Column]) -> set[Bucket]:
-    """The (host, gpu, minute) of the rows. Neighbours mostly share theirs: only changes are looked at."""
+def _minutes(columns: Mapping[str, Column]) -> list[Bucket]:
+    """Each (host, gpu, minute) of the rows. Neighbours mostly share theirs: only changes are looked at."""
     host, gpu, start = columns["host"], columns["gpu"], columns["window_start"]
     if not (isinstance(host, Coded) and isinstance(gpu, Coded) and isinstance(start, np.ndarray)):
         raise StoreError("host and gpu of attribution rows must be coded, window_start an array of ms")
@@ -60,7 +60,7 @@ def _minutes(columns: Mapping[str, Column]) -> set[Bucket]:
     changed = np.ones(len(key), dtype=bool)
     np.not_equal(key[1:], key[:-1], out=changed[1:])
     places = np.unique(key[changed]).tolist()
-    return {
+    return [
         (host.values[place % hosts], gpu.values[place // hosts % gpus], place // hosts // gpus * 60)
         for place in places
-    }
+    ]

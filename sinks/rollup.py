@@ -61,12 +61,12 @@ class Rollups:
         """Late buckets that were left as they are, because rows of theirs may have been removed by now."""
 
     @contextmanager
-    def writing(self, buckets: set[Bucket]) -> Iterator[None]:
+    def writing(self, buckets: Sequence[Bucket]) -> Iterator[None]:
         """Note, durably, that rows of these buckets are about to be written; they are, when this ends."""
         with self._changing:  # a refresh that took the notes before the rows are there would miss the rows
             now_ns = time.monotonic_ns()
             late_ns = now_ns - _NOTE_S * 1_000_000_000
-            new = [bucket for bucket in sorted(buckets) if self._noted.get(bucket, late_ns) <= late_ns]
+            new = [bucket for bucket in buckets if self._noted.get(bucket, late_ns) <= late_ns]
             if new:
                 self._write(self._store, [(*bucket, self._writer, now_ns) for bucket in new], deleted=0)
                 self._noted |= dict.fromkeys(new, now_ns)
@@ -87,7 +87,7 @@ class Rollups:
             sql = _recompute(source, time_column, target, floor)
             for first, last in _spans([start // seconds * seconds for start in starts]):
                 store.command(sql, {"since": first, "until": last + seconds})
-        self._write(store, sorted(self._due), deleted=1)
+        self._write(store, list(self._due), deleted=1)
         self._due = set()
 
     def close(self) -> None:
@@ -104,8 +104,8 @@ class Rollups:
 
     def _write(self, store: Store, notes: Sequence[Note], deleted: int) -> None:
         names = ("host", "gpu", "bucket_start", "writer", "version")
-        rows = [dict(zip(names, note, strict=True)) | {"deleted": deleted} for note in notes]
-        store.insert_rows("dirty_bucket", rows)
+        columns = dict(zip(names, zip(*notes, strict=True), strict=True))
+        store.insert_values("dirty_bucket", columns | {"deleted": (deleted,) * len(notes)})
 
     def _retained(self, store: Store, starts: list[int]) -> list[int]:
         days = retention_days(store)

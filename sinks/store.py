@@ -20,7 +20,7 @@ import clickhouse_connect
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from wattribute.errors import StoreError, UsageError
-from wattribute.sinks.arrow import row_stream
+from wattribute.sinks.arrow import value_stream
 from wattribute.sinks.folder import folder_of, hold
 from wattribute.sinks.refusal import ANSWER_S, CONNECT_S, store_error
 
@@ -123,7 +123,11 @@ class Store:
             unknown = sorted(set(names) - types.keys())
             if unknown:
                 raise StoreError(f"table {table} has no column {', '.join(unknown)}")
-            self.insert_arrow(table, names, row_stream(names, group, types))
+            self.insert_values(table, {name: [row[name] for row in group] for name in names})
+
+    def insert_values(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Insert columns of plain values, of equal length; those left out take their default."""
+        self.insert_arrow(table, list(columns), value_stream(columns, self.column_types(table)))
 
     def column_types(self, table: str) -> dict[str, str]:
         """The columns of a table in order, with their ClickHouse types."""

@@ -24,6 +24,7 @@ from wattribute.bus import DEAD, SAMPLES, STATE, Consumer, Fetched, Partition, P
 from wattribute.errors import BusAwayError, StoreAwayError
 from wattribute.sinks.contract import Sink
 from wattribute.stream.engine import Engine
+from wattribute.stream.memory import keep_memory
 from wattribute.stream.outage import Outage
 from wattribute.stream.write import Unwritten
 
@@ -101,6 +102,7 @@ class StreamLoop:
     def on_assign(self, partition: Partition) -> int | None:
         """Begin a partition: the offset to read from, so far back that its state can be rebuilt."""
         engine = self._make_engine(f"{partition.topic}/{partition.number}")
+        engine.alone_from(self._consumer.end_offset(partition), time.time_ns())
         position = self._consumer.committed(partition)
         if position is None:
             self.assigned[partition] = Assigned(engine, 0, 0)
@@ -129,6 +131,7 @@ class StreamLoop:
 
         Raises BusError and StoreError: those that do not pass, and what it waits for when ``stop`` is set.
         What was not committed is done again at the next start."""
+        keep_memory()
         try:
             while not stop.is_set():
                 fetched = self._consumer.poll(_POLL_MESSAGES, _POLL_S)

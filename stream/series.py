@@ -14,7 +14,10 @@ from wattribute.kernels.series import FOREVER, HORIZON_NS, Devices, Holders, Hos
 SLACK_NS: Final = 120_000_000_000
 """Kept beyond the horizon: two rounds of the identities that a collector repeats every 60 s."""
 _KEPT_SAMPLES: Final = 32  # of a device that has fallen silent: the period is a median of 16 intervals
-_FILL: Final = dict.fromkeys(("next_device", "first_holder", "next_holder", "first_device", "counter_mj"), -1)
+_FILL: Final = {
+    **dict.fromkeys(("next_device", "first_holder", "next_holder", "first_device", "counter_mj"), -1),
+    **dict.fromkeys(("unheld_from", "residual_from"), FOREVER),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +223,7 @@ _DTYPES: Final[dict[str, type[np.generic]]] = {
 
 
 def _empty(kind: Any, rows: int, columns: int = 0) -> dict[str, Any]:
-    """Arrays for the fields of a struct of arrays, zero, or -1 where that ends a list."""
+    """Arrays for the fields of a struct of arrays, zero, or what stands for nothing there."""
     arrays = {}
     for name in kind._fields:
         dtype = _DTYPES.get(name, np.int64)
@@ -245,7 +248,9 @@ def _taller(arrays: Any, rows: int) -> Any:
 def _wider(arrays: Any, rows: int, *lengths: str) -> Any:
     """The arrays with room for ``rows`` more in every series of those lengths."""
     for length in lengths:
-        needed = int(getattr(arrays, length).max()) + rows
+        # A quarter more than is full now: room for a few rows would be none again a few messages later, and
+        # each time all series are moved (3 us a message of 80 samples, when it was so).
+        needed = int(getattr(arrays, length).max()) * 5 // 4 + rows
         old = {name: getattr(arrays, name) for name in _SERIES[length]}
         height, width = old[_SERIES[length][0]].shape
         if needed > width:

@@ -42,7 +42,8 @@ class Sink(Protocol):
         """Store rows of one of the small tables. Missing columns take their default."""
 
     def refresh_rollups(self) -> None:
-        """Recompute the minute, hour and day buckets touched since the last call."""
+        """Recompute the minute, hour and day buckets touched since the last call. May run in another thread
+        beside a write."""
 
     def close(self) -> None:
         """Let go of the store."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -45,12 +46,15 @@ _Done = TypeVar("_Done")
 
 @dataclass(slots=True)
 class Assigned:
-    """A partition that is ours: its engine, and the offset before which all has been written."""
+    """A partition that is ours: its engine, and the offset before which all has been written.
+
+    An engine gives out each row and each message once, so what did not get through is kept here."""
 
     engine: Engine
     written_before: int
     next_offset: int
     unwritten: Unwritten = field(default_factory=Unwritten)
+    unsent: deque[tuple[str, str, bytes]] = field(default_factory=deque)  # topic, key, message
 
 
 @dataclass(slots=True)
@@ -235,13 +239,18 @@ class StreamLoop:
             restate, self._restated_s = True, now_s
         self._changed = True  # until all of it is in the store
         for assigned in self.assigned.values():
-            for key, letter in assigned.engine.tables.dead_letters():
-                self._producer.send(DEAD, key, letter, int(time.time() * 1000))
+            assigned.unsent += ((DEAD, *letter) for letter in assigned.engine.tables.dead_letters())
             assigned.unwritten.take(assigned.engine, restate=restate, provisional=provisional)
+            self._send(assigned)
             for count in assigned.unwritten.write(self._sink):
                 self.counts.rows += count
         self._changed = not provisional
         self._wrote_s = time.monotonic()
+
+    def _send(self, assigned: Assigned) -> None:
+        while assigned.unsent:
+            self._producer.send(*assigned.unsent[0], int(time.time() * 1000))
+            assigned.unsent.popleft()
 
     def _commit(self) -> None:
         """After the store has all that was read: the state that a look-back cannot rebuild, then offsets."""
@@ -250,8 +259,8 @@ class StreamLoop:
         positions = {}
         for partition, assigned in self.assigned.items():
             if partition.topic == SAMPLES:
-                for key, value in assigned.engine.state():
-                    self._producer.send(STATE, key, value, int(time.time() * 1000))
+                assigned.unsent += ((STATE, *saved) for saved in assigned.engine.state())
+                self._send(assigned)
             note = orjson.dumps({"look_back": assigned.engine.look_back_offset}).decode()
             settled = min(assigned.engine.settled_offset, assigned.next_offset)
             positions[partition] = Position(max(settled, assigned.written_before), note)

@@ -15,11 +15,11 @@ import pytest
 
 from tests.clickhouse_shim import ClickHouseShim, Fault
 from tests.survival.processes import TABLES, ran, started
-from tests.survival.test_restarts import HostileHost, Sent, sent_to
-from wattribute.bus import SAMPLES, UNITS
+from tests.survival.test_restarts import HostileHost, Memory, Sent, sent_to
+from wattribute.bus import DEAD, SAMPLES, STATE, UNITS
 from wattribute.collector.local_consumer import LocalConsumer
 from wattribute.collector.local_log import LocalLog
-from wattribute.errors import StoreAwayError, StoreError
+from wattribute.errors import BusAwayError, StoreAwayError, StoreError
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.store import open_store
 from wattribute.stream import loop as stream_loop
@@ -173,6 +173,36 @@ def test_a_stream_that_waits_ends_at_once_when_told_to(
     found = tables_of(store)
     for table, rows in undisturbed.items():
         assert found[table] == rows, table
+
+
+class OftenFull(LocalLog):
+    """Every other message of the stream finds the queue full."""
+
+    full = False
+
+    def send(self, topic: str, key: str, value: bytes, timestamp_ms: int) -> None:
+        self.full = not self.full and topic in (DEAD, STATE)
+        if self.full:
+            raise BusAwayError("the queue is full")
+        super().send(topic, key, value, timestamp_ms)
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_queue_that_is_full_gets_every_message_of_the_stream_once(
+    messages: Sequence[Sent], tmp_path: Path
+) -> None:
+    def sent(log: LocalLog) -> dict[str, list[tuple[str, bytes]]]:
+        with closing(log):
+            sent_to(log, messages)
+            consumer = LocalConsumer(log, (SAMPLES, UNITS), lambda partition: loop.on_assign(partition))  # noqa: PLW0108
+            loop = StreamLoop(consumer, log, Memory(), Engine)
+            loop.run(threading.Event(), until_idle=True)
+            return {topic: sorted(consumer.read_all(topic)) for topic in (DEAD, STATE)}
+
+    undisturbed = sent(LocalLog(tmp_path / "undisturbed"))
+    assert undisturbed[DEAD]
+    assert undisturbed[STATE]
+    assert sent(OftenFull(tmp_path / "full")) == undisturbed
 
 
 def streamed(

@@ -14,8 +14,7 @@ from wattribute.wire import PREFIX, Encoder
 
 SEED: Final = 42
 SECOND_NS: Final = 1_000_000_000
-# A whole minute, and in the future: as in a fleet that runs, nobody can have written anything of it before.
-START_NS: Final = 4_000_000_020 * SECOND_NS
+START_NS: Final = 1_780_000_000 * SECOND_NS  # a whole second, and minute
 GPUS_PER_HOST: Final = 8
 RECORD_AT_NS: Final = 950_000_000  # into each second: when the slow lane looked at the processes
 _JITTER_NS: Final = 1_000_000

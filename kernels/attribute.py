@@ -717,21 +717,6 @@ def _write_row(out: I64, row: int, holder: int, sums: I64, m: int, memory_bytes:
     out[DELETED, row] = 0 if due else 1
 
 
-@part
-def _write_rest(
-    out: I64, row: int, account: int, sums: I64, m: int, source: int, d: int, window: int, clean_from: I64
-) -> int:
-    """Write unheld or residual, of which mostly nothing is due; the row after it.
-
-    As deleted only where it may have been written before: not in windows from ``clean_from[d]`` on. Written
-    in every window, these two were two of three rows in the store, and half of its writer's work."""
-    _write_row(out, row, account, sums, m, 0, source)
-    if out[DELETED, row]:
-        return row + 1 if window < clean_from[d] else row
-    clean_from[d] = max(clean_from[d], window + 1)
-    return row + 1
-
-
 @allocating_part
 def _scratch(devices: Devices, holders: Holders, d: int, from_ns: int, to_ns: int, windows: int) -> Scratch:
     """Room for windows of device d within [from, to), and the processes that may hold it there."""
@@ -833,12 +818,12 @@ def _attribute_windows(
                 memory_bytes = int(work.held_bytes_ns[m] / max(work.sums[m, _HELD], 1))
                 _write_row(out, row, work.members[m], work.sums, m, memory_bytes, source)
                 row += 1
-        window = windows[k]
-        row = _write_rest(out, row, UNHELD, work.sums, n, source, d, window, devices.unheld_from)
-        row = _write_rest(out, row, RESIDUAL, work.sums, n + 1, source, d, window, devices.residual_from)
+        _write_row(out, row, UNHELD, work.sums, n, 0, source)
+        _write_row(out, row + 1, RESIDUAL, work.sums, n + 1, 0, source)
+        row += 2
         for r in range(begin, row):  # a slice would cost as much as all of the loop
             out[ROW_DEVICE, r] = d
-            out[ROW_WINDOW, r] = window
+            out[ROW_WINDOW, r] = windows[k]
             out[ROW_OFFSET, r] = offsets[k]
             out[DEVICE_ENERGY, r] = energy_uj
             out[COVERED, r] = covered_ns

@@ -60,8 +60,6 @@ class Devices(NamedTuple):
     reset_length: I64
     reset_from_ns: I64  # (devices, resets): last knot before, first sample after
     reset_to_ns: I64
-    unheld_from: I64  # of the windows from this one on, no row of unheld was ever written
-    residual_from: I64  # nor, from this one on, of residual
 
 
 class Holders(NamedTuple):
@@ -153,7 +151,7 @@ DEVICES = types.NamedTuple(
     (
         *(_i32, _i32, _i32, _i64, _i64, _i64, _u8, _u8, _i64),
         *(_i64_2, _i64_2, _i32_2, _i32_2),
-        *(_i64, _i64_2, _i64_2, _i64, _i64, _i64_2, _i64_2, _i64, _i64),
+        *(_i64, _i64_2, _i64_2, _i64, _i64, _i64_2, _i64_2),
     ),
     Devices,
 )

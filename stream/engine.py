@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from wattribute.kernels import attribute as a
 from wattribute.kernels import ingest as k
 from wattribute.kernels.series import (
-    FOREVER,
     HAS_AVERAGE,
     HAS_COUNTER,
     HAS_INSTANT,
@@ -44,8 +43,6 @@ WEIGHT_SOURCES: Final = ("", "exclusive", "accounting", "utilization", "gpm", "m
 _MARKS: Final = 1 << 16
 _ROWS: Final = 1 << 15
 _DROPS_LISTED: Final = 4096
-# A partition passes from stream to stream within Kafka's 45 s of session, and hosts' clocks differ a little.
-_ALONE_SLACK_NS: Final = 60_000_000_000
 _NO_MARKS: Final[tuple[I32, I64, I64, I64]] = (
     np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
 )  # fmt: skip
@@ -102,7 +99,6 @@ class Engine:
         self._devices = _Devices([], [], [], [], np.zeros(0, np.bool_), np.zeros(0, np.int64))
         self._devices_as_of = (0, 0)
         self._restored: dict[DeviceKey, dict[str, Any]] = {}
-        self._alone_from = (FOREVER, FOREVER)  # offset, time
         self._batches: list[tuple[int, int]] = []  # first offset, newest time at its end
 
     def take(self, offsets: Sequence[int], values: Sequence[bytes], quiet: bool = False) -> None:
@@ -124,12 +120,6 @@ class Engine:
         self._batches[-1] = (self._batches[-1][0], now_ns)
         while len(self._batches) > 1 and self._batches[0][1] < now_ns - _LOOK_BACK_NS:
             del self._batches[0]
-
-    def alone_from(self, offset: int, time_ns: int) -> None:
-        """Nobody else writes what comes of messages from ``offset`` on and of readings after ``time_ns``.
-
-        Without that, accounts to which nothing is due are written as deleted: they may stand in the store."""
-        self._alone_from = (offset, time_ns)
 
     def state(self) -> list[tuple[str, bytes]]:
         """What a look-back cannot rebuild, by device, as (key, message), where that changed since the last
@@ -210,7 +200,6 @@ class Engine:
         ``ended``: no more messages will come; the windows still open are final. Without ``restate``,
         windows that were final already wait for a call with it; without ``provisional``, those that are
         not final yet."""
-        self._note_alone()
         self._attribute(ended, restate, provisional)
         rows_given_up, gone = self.series.forget()
         if rows_given_up:
@@ -218,15 +207,6 @@ class Engine:
             self.identities.forget(gone)
         written, self._written = self._written, []
         return written
-
-    def _note_alone(self) -> None:
-        offset, time_ns = self._alone_from
-        devices = self.series.devices
-        rows = np.flatnonzero(devices.unheld_from[: len(self.series.device_keys)] == FOREVER)
-        if len(rows) and self._next_offset > offset:
-            now_ns = np.maximum(self.series.hosts.now_ns[devices.host[rows]], time_ns)
-            window = (now_ns + _ALONE_SLACK_NS) // self.window_ns + 1
-            devices.unheld_from[rows] = devices.residual_from[rows] = window
 
     def end(self, offset: int) -> None:
         """Mark all windows that are not final: the input ended at ``offset``."""

@@ -106,7 +106,6 @@ class StreamLoop:
     def on_assign(self, partition: Partition) -> int | None:
         """Begin a partition: the offset to read from, so far back that its state can be rebuilt."""
         engine = self._make_engine(f"{partition.topic}/{partition.number}")
-        engine.alone_from(self._consumer.end_offset(partition), time.time_ns())
         position = self._consumer.committed(partition)
         if position is None:
             self.assigned[partition] = Assigned(engine, 0, 0)

@@ -6,13 +6,12 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.stream import host as made_host
 from tests.stream import reference
 from wattribute.records import Device, Gpu, Process, Workload
-from wattribute.sinks.contract import Coded
 from wattribute.stream.engine import Engine
 from wattribute.wire import MAGIC, PREFIX
 
@@ -81,64 +80,6 @@ def test_how_messages_are_cut_into_batches_changes_nothing(case: dict[str, Any],
     sent = made_host.messages(made_host.make(**case).flushes)
     whole = made_host.table(made_host.stream(Engine("test"), sent, [len(sent)], end=False))
     assert made_host.table(made_host.stream(Engine("test"), sent, sizes, end=False)) == whole
-
-
-@pytest.fixture
-def no_slack(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever is alone with a partition is so at once: the cases last less than the minute it takes."""
-    monkeypatch.setattr("wattribute.stream.engine._ALONE_SLACK_NS", 0)
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    case=cases,
-    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
-    shuffle=st.integers(0, 1 << 30),
-    at=st.integers(0, 30),
-)
-def test_an_account_to_which_nothing_is_due_needs_a_row_only_where_one_may_stand(
-    case: dict[str, Any], sizes: list[int], shuffle: int, at: int, no_slack: None
-) -> None:
-    """With messages out of order, processes that come and go, and a restart that finds rows of before."""
-    flushes = made_host.make(**{**case, "seconds": 30}).flushes
-    rng = random.Random(shuffle)
-    order = sorted(range(1, len(flushes)), key=lambda i: i + rng.uniform(0, 3))
-    sent = made_host.messages([flushes[0], *(flushes[i] for i in order)])
-    whole = made_host.table(made_host.stream(Engine("test"), sent, [5]))
-    first = Engine("test")
-    first.alone_from(0, 0)
-    before = made_host.stream(first, sent[:at], sizes, end=False) if at else []
-    second = Engine("test")
-    second.alone_from(at, 0)
-    second.take([offset for offset, _ in sent[:at]], [value for _, value in sent[:at]], quiet=True)
-    assert made_host.table([*before, *made_host.stream(second, sent[at:], sizes)]) == whole
-
-
-def test_of_a_busy_device_no_row_says_that_nothing_is_due(no_slack: None) -> None:
-    readings = [
-        [
-            *(
-                Device(
-                    t=made_host.START_NS + (10 * s + i) * SECOND_NS // 10, gpu="g", energy_mj=(10 * s + i) * 9
-                )
-                for i in range(10)
-            ),
-            Process(t=made_host.START_NS + s * SECOND_NS, gpu="g", pid=9, start_ns=7, period_ns=SECOND_NS),
-        ]
-        for s in range(30)
-    ]
-    sent = made_host.messages(readings)
-
-    def accounts(engine: Engine) -> list[str]:
-        written = (rows["account"] for rows in made_host.stream(engine, sent, [1]))
-        coded = [column for column in written if isinstance(column, Coded)]
-        return [column.values[code] for column in coded for code in column.codes]
-
-    alone = Engine("test")
-    alone.alone_from(0, 0)
-    assert set(accounts(Engine("test"))) == {"process", "unheld", "residual"}
-    first_windows = 2 * 2  # the clock stands at the first message, or the second
-    assert sum(account != "process" for account in accounts(alone)) <= first_windows
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,4 +1,4 @@
-"""What things cost: the rows of ``wattribute cost`` (docs/store.md)."""
+"""What things cost: the rows of ``wattribute cost`` and ``wattribute runs`` (docs/store.md)."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def cost_rows(
     process of theirs was seen. Raises UsageError for a column or policy that there is not, StoreError.
     """
     by = [name for name in dict.fromkeys(by) if name != "account"]
-    _check(by, policy, unit)
-    params = {"policy": policy, "since": _text(since, _SINCE), "until": _text(until, _UNTIL)}
+    _check(by, unit)
+    params = _params(policy, since, until)
     expressions = []
     for place, name in enumerate(by):
         if name.startswith(_LABEL):
@@ -58,6 +58,30 @@ def cost_rows(
     columns += ["active_cost_usd", "idle_cost_usd", "cost_usd"]
     priced = [dict(zip(columns, row, strict=True)) for row in rows]
     return priced if unit is None else _with_units(store, priced, by, unit, params)
+
+
+def run_rows(store: Readable, since: Time, until: Time, policy: str) -> list[dict[str, Any]]:
+    """What each run cost in [since, until), the dearest first.
+
+    Each row has run, model, model_version, team, attempts, outcome, energy_j, gpu_hours, cost_usd,
+    cost_usd_per_hour, wasted_usd, wasted_most_usd, position, target_position, cost_usd_per_step, j_per_step,
+    projected_cost_usd, projected_end (docs/store.md, run_cost). None is what is not known. Raises UsageError
+    for a policy that there is not, StoreError.
+    """
+    return store.query(
+        "SELECT run, model, model_version, team, attempts, outcome, energy_uj / 1e6 AS energy_j,"
+        " gpu_time_ns / 3.6e12 AS gpu_hours, cost_usd, cost_usd_per_hour, wasted_usd, wasted_most_usd,"
+        " position, target_position, cost_usd_per_step, j_per_step, projected_cost_usd, projected_end"
+        " FROM run_cost(policy = {policy:String}, since = {since:String}, until = {until:String})"
+        " ORDER BY cost_usd DESC NULLS LAST, energy_j DESC, run",
+        _params(policy, since, until),
+    ).dicts()
+
+
+def _params(policy: str, since: Time, until: Time) -> dict[str, str]:
+    if policy not in POLICIES:
+        raise UsageError(f"unknown policy {policy!r}: it is one of {', '.join(POLICIES)}")
+    return {"policy": policy, "since": _text(since, _SINCE), "until": _text(until, _UNTIL)}
 
 
 def _with_units(
@@ -95,9 +119,7 @@ def _quotients(row: dict[str, Any], quantity: float | None) -> dict[str, Any]:
     )
 
 
-def _check(by: Sequence[str], policy: str, unit: str | None) -> None:
-    if policy not in POLICIES:
-        raise UsageError(f"unknown policy {policy!r}: it is one of {', '.join(POLICIES)}")
+def _check(by: Sequence[str], unit: str | None) -> None:
     for name in by:
         if name not in _BY and not (name.startswith(_LABEL) and name != _LABEL):
             near = difflib.get_close_matches(name, _BY, 1)

@@ -244,6 +244,54 @@ def test_the_bus_that_up_left_gives_the_same_table_again(simulated: tuple[Path, 
     assert rows == asked(f"chdb://{folder}/store", ALL_ROWS)
 
 
+@pytest.fixture(scope="module")
+def minute(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store with 50 simulated seconds: a run that failed and was resumed, and another on its way."""
+    folder = tmp_path_factory.mktemp("minute")
+    store = f"chdb://{folder}/store"
+    trace = folder / "minute.ndjson"
+    ran("record", trace, "--simulate", "--virtual-time", "--duration", "50s")
+    ran("replay", trace, "--store", store)
+    return store
+
+
+def test_runs_say_what_was_in_vain_and_where_it_ends(minute: str) -> None:
+    """Of the scenario: from 1 s on, two steps a second, a checkpoint every 4 s; it fails at 12 s, and goes on
+    from 15 s to 28 s."""
+    first, second = json.loads(ran("runs", "--store", minute, "--format", "json").stdout)
+    assert (first["attempts"], first["outcome"]) == (2, "finished")
+    assert (first["position"], first["target_position"]) == (16 + 26, 42)
+    assert first["projected_cost_usd"] is None
+    assert first["cost_usd_per_step"] == pytest.approx(first["cost_usd"] / 42)
+    assert (second["attempts"], second["outcome"]) == (2, "running")
+    assert (second["position"], second["target_position"]) == (16 + 8, 42)
+    assert second["cost_usd"] < second["projected_cost_usd"] < 1.1 * first["cost_usd"]
+    (spent,) = asked(
+        minute,
+        "SELECT sum(time_ns) AS all_ns, sumIf(time_ns, at >= 8 AND attempt = 0) AS lost_ns,"
+        " sumIf(time_ns, at = 14) AS retry_ns FROM (SELECT attempt, gpu_time_equal_ns AS time_ns,"
+        " dateDiff('second', min(started) OVER (), window_start) AS at FROM attribution FINAL"
+        f" INNER JOIN attempt USING (run, attempt) WHERE run = '{first['run']}')",
+    )
+    # eight seconds were kept; half of the second from the 14th on passes before the first new step
+    wasted_ns = spent["lost_ns"] + spent["retry_ns"] / 2
+    assert first["wasted_usd"] == first["wasted_most_usd"]
+    assert first["wasted_usd"] / first["cost_usd"] == pytest.approx(wasted_ns / spent["all_ns"])
+    costs = json.loads(ran("cost", "--by", "run", "--store", minute, "--format", "json").stdout)
+    assert {row["run"]: row["cost_usd"] for row in costs if row["run"]} == pytest.approx(
+        {row["run"]: row["cost_usd"] for row in (first, second)}
+    )
+
+
+def test_runs_as_a_table(minute: str, golden: str) -> None:
+    header, first, second, policy = ran("runs", "--store", minute).stdout.splitlines()
+    assert header.split()[:3] == ["run", "model", "version"]
+    assert " 42 of 42 " in first
+    assert " 24 of 42 " in second
+    assert policy.startswith("policy equal: ")
+    assert "no run was seen in this span" in ran("runs", "--store", golden).stdout
+
+
 def test_collect_and_stream_stop_cleanly_when_they_are_told_to(tmp_path: Path) -> None:
     bus, store = f"local://{tmp_path}/bus", f"chdb://{tmp_path}/store"
     collecting = started("collect", "--simulate", "--bus", bus)

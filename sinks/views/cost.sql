@@ -108,23 +108,4 @@ FROM
     WHERE window_start >= since_at AND window_start < until_at AND wrong_policy = 0
     GROUP BY ALL
 ) AS used
-LEFT JOIN
-(
-    SELECT
-        gpu_model,
-        groupArray((
-            origin,
-            4 * (provider != '') + 2 * (region != '') + (category != ''),
-            recorded_at,
-            price_id,
-            assumeNotNull(coalesce(effective_price, contracted_price, list_price)),
-            currency,
-            valid_from,
-            valid_to,
-            provider,
-            region,
-            category)) AS prices
-    FROM price FINAL
-    WHERE coalesce(effective_price, contracted_price, list_price) IS NOT NULL
-    GROUP BY gpu_model
-) AS book ON used.gpu_model = book.gpu_model
+LEFT JOIN price_book AS book ON used.gpu_model = book.gpu_model

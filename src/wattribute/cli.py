@@ -28,6 +28,7 @@ from wattribute.commands.price import price
 from wattribute.commands.query import query
 from wattribute.commands.record import record
 from wattribute.commands.replay import replay
+from wattribute.commands.runs import runs
 from wattribute.commands.stream import stream
 from wattribute.commands.top import top
 from wattribute.commands.up import up
@@ -98,6 +99,7 @@ _add(
     "wattribute cost --by team,run --since 2026-06-01 --until 2026-07-01 --policy memory",
     "wattribute cost --by model,model_version --unit output_tokens --format json",
 )
+_add(_ASK, runs, "wattribute runs --since 7d", "wattribute runs --policy memory --format json")
 _add(
     _ASK,
     query,

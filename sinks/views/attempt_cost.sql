@@ -1,0 +1,110 @@
+-- What each attempt of a run cost in [since, until), and how much of that was in vain, under an idle policy:
+--     SELECT … FROM attempt_cost(policy = 'equal', since = …, until = …)
+-- Wasted is what was lost after the progress that the next attempt resumed from, the retry up to its first new step,
+-- and what was reserved and not used; between wasted_usd and wasted_most_usd where the resume point is not known.
+-- It is part of cost_usd. A window that an edge cuts counts by its part beyond the edge.
+CREATE OR REPLACE VIEW attempt_cost AS
+WITH
+    (
+        SELECT throwIf(
+            {policy:String} NOT IN ('equal', 'memory', 'active'),
+            'unknown policy: it is one of equal, memory, active')
+    ) AS wrong_policy,
+    parseDateTime64BestEffort({since:String}, 3, 'UTC') AS since_at,
+    parseDateTime64BestEffort({until:String}, 3, 'UTC') AS until_at,
+    (
+        SELECT arraySort(groupUniqArray(edge))
+        FROM (SELECT arrayJoin([valid_from, valid_to]) AS edge FROM price FINAL)
+        WHERE edge > since_at AND edge < until_at
+    ) AS edges
+SELECT
+    run,
+    attempt,
+    any(priced.model) AS model,
+    any(priced.model_version) AS model_version,
+    any(priced.team) AS team,
+    min(priced.first_at) AS used_from,
+    max(priced.last_at) AS used_until,
+    sum(priced.energy) AS energy_uj,
+    sum(priced.gpu_time) AS gpu_time_ns,
+    if(countIf(price IS NULL) = 0, sum(price * priced.gpu_time) / 3.6e12, NULL) AS cost_usd,
+    if(countIf(price IS NULL) = 0, sum(price * priced.wasted) / 3.6e12, NULL) AS wasted_usd,
+    if(countIf(price IS NULL) = 0, sum(price * priced.wasted_most) / 3.6e12, NULL) AS wasted_most_usd
+FROM
+(
+    SELECT
+        used.*,
+        arrayMax(arrayFilter(
+            p -> p.7 <= used.priced_at AND p.8 > used.priced_at AND (p.9 = '' OR p.9 = used.provider)
+                AND (p.10 = '' OR p.10 = used.region) AND (p.11 = '' OR p.11 = used.pricing),
+            book.prices)) AS best,
+        if(best.6 = 'USD', best.5, NULL) AS price
+    FROM
+    (
+        SELECT
+            run,
+            attempt,
+            gpu_model,
+            provider,
+            region,
+            pricing,
+            if(segment = 0, since_at, toDateTime64(edges[segment], 3, 'UTC')) AS priced_at,
+            any(w.model) AS model,
+            any(w.model_version) AS model_version,
+            any(w.team) AS team,
+            min(w.begin_at) AS first_at,
+            max(w.begin_at + toIntervalMillisecond(w.window_ms)) AS last_at,
+            sum(w.energy_uj) AS energy,
+            sum(w.time_ns) AS gpu_time,
+            sum(w.time_ns * least(1, w.lost_ratio + w.retry_ratio)) AS wasted,
+            sum(w.time_ns * least(1, w.lost_most_ratio + w.retry_ratio)) AS wasted_most
+        FROM
+        (
+            SELECT
+                run,
+                attempt,
+                gpu_model,
+                provider,
+                region,
+                pricing,
+                model,
+                model_version,
+                team,
+                window_start AS begin_at,
+                window_ms,
+                toFloat64(toUnixTimestamp64Milli(window_start)) AS begin_ms,
+                begin_ms + window_ms AS end_ms,
+                active_energy_uj + multiIf(
+                    {policy:String} = 'equal', idle_energy_equal_uj,
+                    {policy:String} = 'memory', idle_energy_memory_uj,
+                    idle_energy_active_uj) AS energy_uj,
+                multiIf(
+                    {policy:String} = 'equal', gpu_time_equal_ns,
+                    {policy:String} = 'memory', gpu_time_memory_ns,
+                    gpu_time_active_ns) AS time_ns,
+                arrayCount(edge -> edge <= window_start, edges) AS segment,
+                least(1, greatest(0, end_ms - ifNull(lost_ms, end_ms)) / window_ms) AS lost_ratio,
+                least(1, greatest(0, end_ms - ifNull(lost_most_ms, end_ms)) / window_ms) AS lost_most_ratio,
+                multiIf(
+                    account = 'reserved', 1,
+                    is_retry, least(1, greatest(0, ifNull(working_ms, end_ms) - begin_ms) / window_ms),
+                    0) AS retry_ratio
+            FROM attribution FINAL
+            LEFT JOIN
+            (
+                SELECT
+                    run,
+                    attempt,
+                    is_retry,
+                    toUnixTimestamp64Nano(lost_from) / 1e6 AS lost_ms,
+                    toUnixTimestamp64Nano(lost_from_earliest) / 1e6 AS lost_most_ms,
+                    toUnixTimestamp64Nano(working_from) / 1e6 AS working_ms
+                FROM attempt_progress
+            ) AS progress USING (run, attempt)
+            WHERE run != '' AND window_start >= since_at AND window_start < until_at AND wrong_policy = 0
+        ) AS w
+        GROUP BY run, attempt, gpu_model, provider, region, pricing, segment
+    ) AS used
+    LEFT JOIN price_book AS book ON used.gpu_model = book.gpu_model
+) AS priced
+GROUP BY run, attempt

@@ -1,0 +1,206 @@
+"""What a run cost, what of it was in vain and where it will end: figures worked out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from wattribute.errors import UsageError
+from wattribute.sinks.clickhouse import ClickHouseSink
+from wattribute.sinks.contract import Column
+from wattribute.sinks.costs import run_rows
+from wattribute.sinks.prices import Price, add_prices
+
+AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
+
+SECOND_NS = 10**9
+USD_PER_S = 1e-3  # at 3.6 USD per GPU-hour
+
+
+def used(start_ms: int, from_s: int, to_s: int, **more: Any) -> list[dict[str, Any]]:
+    """A window a second of a process that has the GPU alone: 100 J and 1 s each."""
+    row = {"pid": 1, "run": "r", "model": "m", "model_version": "v1", "active_energy_uj": 100_000_000}
+    row |= {f"gpu_time_{policy}_ns": SECOND_NS for policy in ("equal", "memory", "active")}
+    row |= {"active_time_ns": SECOND_NS} | more
+    return [row | {"window_start": start_ms + 1000 * second} for second in range(from_s, to_s)]
+
+
+def event(start_ms: int, second: float, name: str, attempt: int, step: int | None) -> dict[str, Any]:
+    t = start_ms * 1_000_000 + int(second * SECOND_NS)
+    return {"run": "r", "attempt": attempt, "t": t, "event": name, "step": step, "steps": 40}
+
+
+def steps(start_ms: int, second: int, attempt: int, quantity: float, **more: Any) -> dict[str, Any]:
+    """So many steps in the second before."""
+    t = start_ms * 1_000_000 + second * SECOND_NS
+    row = {"t": t, "period_ns": SECOND_NS, "run": "r", "attempt": attempt, "unit": "steps", "authority": 4}
+    return row | {"quantity": quantity, "event_id": f"{attempt} {second}"} | more
+
+
+@pytest.fixture
+def priced(sink: ClickHouseSink) -> ClickHouseSink:
+    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=3.6)])
+    return sink
+
+
+def test_a_run_that_failed_and_goes_on(priced: ClickHouseSink, as_columns: AsColumns, start_ms: int) -> None:
+    """Ten seconds to a failure at step 9, of which a checkpoint kept six steps; ten seconds of pause; then
+    ten seconds, of which two and a half pass before the seventh step, two a second from then."""
+    first, second = used(start_ms, 0, 10, attempt=0), used(start_ms, 20, 30, attempt=1)
+    priced.write_attribution(as_columns([*first, *second]))
+    events = [
+        event(start_ms, 0, "start", 0, 0),
+        event(start_ms, 3, "checkpoint", 0, 3),
+        event(start_ms, 6, "checkpoint", 0, 6),
+        event(start_ms, 10, "fail", 0, 9),
+        event(start_ms, 20, "start", 1, 6),
+    ]
+    priced.write_rows("run_event", events)
+    done = [steps(start_ms, 23, 1, 2.0), *(steps(start_ms, second, 1, 2.0) for second in range(24, 31))]
+    priced.write_rows("unit", done)
+    # the first of two steps in (22, 23] ends at 22.5
+    wasted_s = (10 - 6) + 2.5
+
+    (row,) = run_rows(priced.store, None, None, "equal")
+
+    assert (row["run"], row["model"], row["model_version"]) == ("r", "m", "v1")
+    assert (row["attempts"], row["outcome"]) == (2, "running")
+    assert row["energy_j"] == 2000
+    assert row["gpu_hours"] == pytest.approx(20 / 3600)
+    assert row["cost_usd"] == pytest.approx(20 * USD_PER_S)
+    assert row["cost_usd_per_hour"] == pytest.approx(20 * USD_PER_S * 3600 / 30)
+    assert row["wasted_usd"] == row["wasted_most_usd"] == pytest.approx(wasted_s * USD_PER_S)
+    assert (row["position"], row["target_position"]) == (6 + 16, 40)
+    assert row["cost_usd_per_step"] == pytest.approx(20 * USD_PER_S / 22)
+    assert row["j_per_step"] == pytest.approx(2000 / 22)
+    per_step_s = (10 - 2.5) / 16
+    assert row["projected_cost_usd"] == pytest.approx((20 + 18 * per_step_s) * USD_PER_S)
+    end = datetime.fromtimestamp(start_ms / 1000 + 30, UTC) + timedelta(seconds=18 * per_step_s)
+    assert abs(row["projected_end"] - end) < timedelta(milliseconds=2)
+
+
+def test_where_nobody_says_what_was_resumed_from_the_waste_is_a_span(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    first, second = used(start_ms, 0, 10, attempt=0), used(start_ms, 20, 30, attempt=1)
+    priced.write_attribution(as_columns([*first, *second]))
+    events = [
+        event(start_ms, 0, "start", 0, 0),
+        event(start_ms, 6, "checkpoint", 0, 6),
+        event(start_ms, 10, "fail", 0, 9),
+        event(start_ms, 20, "start", 1, None),
+        event(start_ms, 21, "checkpoint", 1, 1),
+    ]
+    priced.write_rows("run_event", events)
+
+    (row,) = run_rows(priced.store, None, None, "equal")
+
+    assert row["wasted_usd"] == pytest.approx((4 + 1) * USD_PER_S)
+    assert row["wasted_most_usd"] == pytest.approx((10 + 1) * USD_PER_S)
+
+
+def test_a_retry_without_a_step_yet_and_what_is_reserved_are_in_vain(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    rows = [
+        *used(start_ms, 0, 10, attempt=0),
+        *used(start_ms, 10, 13, attempt=0, account="reserved", pid=0, active_energy_uj=0),
+        *used(start_ms, 13, 15, attempt=1),
+    ]
+    priced.write_attribution(as_columns(rows))
+    events = [
+        event(start_ms, 0, "start", 0, 0),
+        event(start_ms, 10, "checkpoint", 0, 10),
+        event(start_ms, 13, "start", 1, 10),
+    ]
+    priced.write_rows("run_event", events)
+
+    (row,) = run_rows(priced.store, None, None, "equal")
+
+    assert row["wasted_usd"] == pytest.approx((3 + 2) * USD_PER_S)
+    assert row["cost_usd"] == pytest.approx(15 * USD_PER_S)
+    assert row["projected_cost_usd"] is None  # nobody knows what a step costs after the retry
+
+
+@pytest.mark.parametrize("end", ["finish", "fail"])
+def test_one_attempt(priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, end: str) -> None:
+    priced.write_attribution(as_columns(used(start_ms, 0, 10)))
+    priced.write_rows(
+        "run_event",
+        [
+            event(start_ms, 0, "start", 0, 0),
+            event(start_ms, 8, "checkpoint", 0, 32),
+            event(start_ms, 10, end, 0, 40),
+        ],
+    )
+
+    (row,) = run_rows(priced.store, None, None, "equal")
+
+    # of one that failed and that nobody has resumed, at least what came after its last progress is lost
+    wasted_s = {"finish": (0, 0), "fail": (2, 10)}[end]
+    assert (row["wasted_usd"], row["wasted_most_usd"]) == pytest.approx([s * USD_PER_S for s in wasted_s])
+    assert row["position"] == 40
+    assert row["projected_cost_usd"] is None
+
+
+def test_a_run_of_which_nothing_is_told_has_its_cost(
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    rows = [*used(start_ms, 0, 10, gpu_model="NVIDIA Nothing"), *used(start_ms, 0, 4, run="", pid=2)]
+    sink.write_attribution(as_columns(rows))
+
+    (row,) = run_rows(sink.store, None, None, "equal")
+
+    assert row["outcome"] == ""
+    assert row["energy_j"] == 1000
+    for name in (
+        "cost_usd",
+        "wasted_usd",
+        "wasted_most_usd",
+        "position",
+        "cost_usd_per_step",
+        "projected_end",
+    ):
+        assert row[name] is None, name
+
+
+def test_several_sources_of_steps_count_once(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    priced.write_attribution(as_columns(used(start_ms, 0, 10)))
+    priced.write_rows("run_event", [event(start_ms, 0, "start", 0, 0)])
+    counted = [
+        steps(start_ms, 5, 0, 10.0),
+        steps(start_ms, 5, 0, 9.0, authority=2, event_id="other", source="client"),
+    ]
+    priced.write_rows("unit", counted)
+
+    (row,) = run_rows(priced.store, None, None, "equal")
+
+    assert row["position"] == 10
+
+
+def test_a_price_that_changes_within_a_run(
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    change = datetime.fromtimestamp(start_ms / 1000 + 60, UTC)
+    add_prices(
+        sink.store,
+        [
+            Price(gpu_model="NVIDIA H200", price=3.6, valid_to=change),
+            Price(gpu_model="NVIDIA H200", price=7.2, valid_from=change),
+        ],
+    )
+    sink.write_attribution(as_columns(used(start_ms, 50, 70)))
+
+    (row,) = run_rows(sink.store, None, None, "equal")
+
+    assert row["cost_usd"] == pytest.approx((10 + 2 * 10) * USD_PER_S)
+
+
+def test_a_policy_that_there_is_not(sink: ClickHouseSink) -> None:
+    with pytest.raises(UsageError, match="unknown policy 'evenly'"):
+        run_rows(sink.store, None, None, "evenly")

@@ -26,7 +26,7 @@ ORDER BY number
 # In an order in which those that ask others come after them.
 _VIEWS: Final = (
     *("conservation", "attempt", "price_book", "cost", "counted_unit", "unit_cost"),
-    *("attempt_progress", "attempt_cost", "run_cost"),
+    *("attempt_progress", "attempt_cost", "run_cost", "model_cost"),
 )
 
 

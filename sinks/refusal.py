@@ -53,4 +53,6 @@ def _first_line(error: BaseException) -> str:
     for wrapped, plain in _PLAINLY.items():
         if wrapped in text:
             return plain
-    return re.sub(r" \(for url [^)]*\)$", "", text.splitlines()[0]).removeprefix("Code: ")[:500]
+    line = re.sub(r" \(for url [^)]*\)$", "", text.splitlines()[0]).removeprefix("Code: ")[:500]
+    lacks = re.search(r"Unknown table (function|expression)", line)
+    return f"{line}; if an older wattribute made it, run 'wattribute migrate'" if lacks else line

@@ -30,7 +30,7 @@ SECONDS: Final = re.compile(r"in [\d.]+ s$", re.MULTILINE)
 SPAN: Final = "since = '2026-05-28', until = '2026-05-29'"
 VIEWS: Final = {
     "cost": f"cost(policy = 'equal', {SPAN})",
-    **{name: f"{name}(policy = 'equal', {SPAN})" for name in ("attempt_cost", "run_cost")},
+    **{name: f"{name}(policy = 'equal', {SPAN})" for name in ("attempt_cost", "run_cost", "model_cost")},
     "unit_cost": f"unit_cost(policy = 'equal', {SPAN}, unit = 'output_tokens')",
     "counted_unit": f"counted_unit(unit = 'output_tokens', {SPAN})",
 }

@@ -283,6 +283,34 @@ def test_runs_say_what_was_in_vain_and_where_it_ends(minute: str) -> None:
     )
 
 
+def test_models_say_what_a_token_costs_beside_how_good_it_is(minute: str) -> None:
+    rows = json.loads(ran("models", "--store", minute, "--format", "json").stdout)
+    by_name = {(row["model"], row["model_version"]): row for row in rows}
+    assert by_name.keys() == {
+        *(("support-chat", version) for version in ("v1", "v2", "v3")),
+        *(("code-review", version) for version in ("v1", "v2")),
+    }
+    trained = by_name.pop(("support-chat", "v3"))
+    runs = json.loads(ran("runs", "--store", minute, "--format", "json").stdout)
+    assert trained["training_cost_usd"] == pytest.approx(sum(run["cost_usd"] for run in runs))
+    assert (trained["cost_usd"], trained["output_tokens"]) == (0, None)
+    units = asked(
+        minute,
+        "SELECT model, model_version, cost_usd_per_million, j_per_unit FROM unit_cost(policy = 'equal',"
+        " since = '1970-01-01', until = '2100-01-01', unit = 'output_tokens') WHERE quantity > 0",
+    )
+    assert len(units) == len(by_name)
+    for unit in units:
+        row = by_name[unit["model"], unit["model_version"]]
+        assert row["cost_usd_per_million_output_tokens"] == pytest.approx(unit["cost_usd_per_million"])
+        assert row["j_per_output_token"] == pytest.approx(unit["j_per_unit"])
+        assert row["training_cost_usd"] == 0
+    assert by_name["support-chat", "v1"]["quality"] == {"resolved_ratio on support-2026-09": 0.71}
+    table = ran("models", "--store", minute).stdout
+    assert "resolved_ratio on support-2026-09 0.71" in table
+    assert "policy equal: " in table
+
+
 def test_runs_as_a_table(minute: str, golden: str) -> None:
     header, first, second, policy = ran("runs", "--store", minute).stdout.splitlines()
     assert header.split()[:3] == ["run", "model", "version"]

@@ -24,6 +24,7 @@ from wattribute.commands.cost import cost
 from wattribute.commands.doctor import doctor
 from wattribute.commands.explain import explain
 from wattribute.commands.migrate import migrate
+from wattribute.commands.models import models
 from wattribute.commands.price import price
 from wattribute.commands.query import query
 from wattribute.commands.record import record
@@ -99,6 +100,7 @@ _add(
     "wattribute cost --by team,run --since 2026-06-01 --until 2026-07-01 --policy memory",
     "wattribute cost --by model,model_version --unit output_tokens --format json",
 )
+_add(_ASK, models, "wattribute models --since 24h", "wattribute models --policy active --format csv")
 _add(_ASK, runs, "wattribute runs --since 7d", "wattribute runs --policy memory --format json")
 _add(
     _ASK,

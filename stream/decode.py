@@ -230,9 +230,10 @@ class Decoder:
         return self.series.device_row(DeviceKey(host, boot_id, gpu))
 
     def _note_epoch(self, batch: Pending, offset: int, host: str, epoch: int) -> None:
-        """A collector that started anew leaves a gap; messages of an older epoch are merely late."""
+        """A collector that started anew leaves a gap; messages of an older epoch are merely late, and those
+        of epoch 0 are of no collector."""
         known = self._epochs.get(host)
-        if known is None or epoch > known:
+        if epoch and (known is None or epoch > known):
             self._epochs[host] = epoch
             if known is not None:
                 batch.add_events(self.series.host_row(host), offset, [(k.EPOCH, 0, 0, 0)])

@@ -22,7 +22,9 @@ from wattribute.errors import UsageError
 
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
 COMMANDS = (
-    "up collect stream record replay top cost query explain price doctor check-config migrate".split()  # noqa: SIM905
+    *("up", "collect", "stream", "record", "replay", "emit"),
+    *("top", "cost", "models", "runs", "query", "explain"),
+    *("price", "doctor", "check-config", "migrate"),
 )
 
 
@@ -41,7 +43,9 @@ def ended(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
     return status, *capsys.readouterr()
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "price add", "price list", "price import"])
+@pytest.mark.parametrize(
+    "name", [*COMMANDS, "emit unit", "emit quality", "emit run", "price add", "price list", "price import"]
+)
 def test_every_command_says_what_it_does_in_a_line(capsys: pytest.CaptureFixture[str], name: str) -> None:
     status, out, err = ended(capsys, *name.split(), "--help")
     assert (status, err) == (0, "")

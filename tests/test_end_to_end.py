@@ -364,6 +364,7 @@ def test_the_same_path_over_kafka(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         bus, store = f"kafka://{cluster.servers}", f"chdb://{tmp_path}/store"
         sent = ran("collect", "--simulate", "--bus", bus, "--duration", "3")
         assert "wait in" not in sent.stderr
+        ran("emit", "unit", "images", "8", "--model", "painter", "--bus", bus)
         ran("stream", "--bus", bus, "--store", store, "--until-idle")
     finally:
         cluster.close()
@@ -371,6 +372,8 @@ def test_the_same_path_over_kafka(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     rows = asked(store, "SELECT uniq(gpu) AS gpus, uniq(window_start) AS windows FROM attribution FINAL")
     assert rows[0]["gpus"] == 4
     assert rows[0]["windows"] >= 3
+    counted = "SELECT model, sum(quantity) AS quantity FROM unit FINAL WHERE unit = 'images' GROUP BY model"
+    assert asked(store, counted) == [{"model": "painter", "quantity": 8}]
 
 
 def test_doctor_finds_what_is_broken(golden: str, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from wattribute.commands.check_config import check_config
 from wattribute.commands.collect import collect
 from wattribute.commands.cost import cost
 from wattribute.commands.doctor import doctor
+from wattribute.commands.emit import emit
 from wattribute.commands.explain import explain
 from wattribute.commands.migrate import migrate
 from wattribute.commands.models import models
@@ -92,6 +93,7 @@ _add(
     "wattribute replay nvidia-smi.csv --workload model=llama,run=r1 --timezone Europe/Berlin",
     "cat part1.zst part2.zst | wattribute replay -",
 )
+app.add_typer(emit, name="emit", rich_help_panel=_RUN)
 _add(_ASK, top, "wattribute top", "wattribute top --format json")
 _add(
     _ASK,

@@ -42,6 +42,20 @@ def open_sending_end(settings: Settings) -> tuple[Producer, LocalLog]:
     return SpoolingProducer(log, producer), log
 
 
+def open_producer(settings: Settings) -> Producer:
+    """Where to send a few messages to: the bus itself, without a spool. Raises BusError, UsageError."""
+    folder = local_folder(settings.bus)
+    if folder is not None:
+        return _local_log(folder, settings)
+    producer = _kafka_producer(settings)
+    try:
+        _ensure_topics(producer, settings, (SAMPLES, UNITS), _BROKER_S)
+    except BaseException:
+        producer.close()
+        raise
+    return producer
+
+
 @contextmanager
 def receiving_end(
     settings: Settings, on_assign: OnAssign, on_revoke: OnRevoke

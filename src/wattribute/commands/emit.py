@@ -1,0 +1,167 @@
+"""``wattribute emit``: what came out, how good it is, how far a run is, told by whoever knows it."""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from wattribute.commands.ends import open_producer
+from wattribute.commands.options import BusOption, ConfigOption, HostOption
+from wattribute.commands.since import parse_duration_s, parse_time
+from wattribute.errors import BusError, RecordError, UsageError
+from wattribute.records import parse
+from wattribute.settings import load_settings
+from wattribute.wire import Encoder
+
+emit = typer.Typer(
+    help="Tell what came out (units), how good it is (quality), how far a run is.",
+    no_args_is_help=True,
+    epilog="[bold]For example[/bold]\n\n  wattribute emit unit images 64 --model sdxl --model-version v3"
+    "\n\n  wattribute emit run checkpoint --run sft-7 --step 1200 --steps 5000",
+)
+_WHOSE: Final = "Whose it is"
+# A number below that of every collector: it stands beside the host's readings and is no restart of theirs.
+_EPOCH: Final = 0
+_FLUSH_S: Final = 10.0
+
+ModelOption = Annotated[
+    str, typer.Option("--model", envvar="WATTRIBUTE_MODEL", rich_help_panel=_WHOSE, show_default=False)
+]
+VersionOption = Annotated[
+    str,
+    typer.Option(
+        "--model-version", envvar="WATTRIBUTE_MODEL_VERSION", rich_help_panel=_WHOSE, show_default=False
+    ),
+]
+RunOption = Annotated[
+    str,
+    typer.Option(
+        "--run", envvar=["WATTRIBUTE_RUN", "WATTRIBUTE_RUN_ID"], rich_help_panel=_WHOSE, show_default=False
+    ),
+]
+AttemptOption = Annotated[
+    int,
+    typer.Option(
+        "--attempt",
+        envvar=["SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"],
+        help="Which start of the run, from 0.",
+        rich_help_panel=_WHOSE,
+    ),
+]
+PhaseOption = Annotated[
+    str,
+    typer.Option(
+        "--phase", envvar="WATTRIBUTE_PHASE", help="inference, training, …", rich_help_panel=_WHOSE,
+        show_default=False,
+    ),
+]  # fmt: skip
+AtOption = Annotated[
+    str | None, typer.Option("--at", metavar="TIME", help="When it happened.", show_default="now")
+]
+
+
+@emit.command()
+def unit(
+    name: Annotated[str, typer.Argument(metavar="UNIT", help="output_tokens, requests, steps, images, …")],
+    quantity: Annotated[float, typer.Argument(metavar="QUANTITY", help="How many came out.")],
+    period: Annotated[
+        str | None, typer.Option("--period", metavar="10s|5m", help="Over how long, until then.")
+    ] = None,
+    model: ModelOption = "",
+    model_version: VersionOption = "",
+    run: RunOption = "",
+    attempt: AttemptOption = 0,
+    phase: PhaseOption = "",
+    source: Annotated[
+        str,
+        typer.Option(
+            "--source", help="Who counted; of engine, span, client, gateway and others the first counts."
+        ),
+    ] = "emit",
+    event_id: Annotated[
+        str | None,
+        typer.Option("--event-id", help="Names it: told again, it counts once.", show_default="a new one"),
+    ] = None,
+    at: AtOption = None,
+    host: HostOption = None,
+    bus: BusOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """So many of a unit came out: what the cost of one is reckoned by."""
+    if not model and not run:
+        raise UsageError("say whose it is: --model or --run, or WATTRIBUTE_MODEL or WATTRIBUTE_RUN")
+    told: dict[str, Any] = {"unit": name, "quantity": quantity, "phase": phase, "source": source}
+    if period is not None:
+        told["period_ns"] = round(parse_duration_s(period) * 1e9)
+    told |= {"event_id": event_id or uuid.uuid4().hex, "attempt": attempt if run else None}
+    told |= {"model": model, "model_version": model_version, "run": run}
+    _send({"kind": "unit", **told}, at, host, bus, config)
+
+
+@emit.command()
+def quality(
+    metric: Annotated[str, typer.Argument(metavar="METRIC", help="mmlu, resolved_ratio, …")],
+    value: Annotated[float, typer.Argument(metavar="VALUE")],
+    model: ModelOption = "",
+    model_version: VersionOption = "",
+    run: RunOption = "",
+    samples: Annotated[int | None, typer.Option("--samples", help="On how many samples.")] = None,
+    dataset: Annotated[str, typer.Option("--dataset", help="On which.", show_default=False)] = "",
+    lower_is_better: Annotated[bool, typer.Option("--lower-is-better", help="As of a loss.")] = False,
+    at: AtOption = None,
+    host: HostOption = None,
+    bus: BusOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """How good a model version is, as an evaluation found it."""
+    if not model and not run:
+        raise UsageError("say of what: --model or --run, or WATTRIBUTE_MODEL or WATTRIBUTE_RUN")
+    told: dict[str, Any] = {"metric": metric, "value": value, "higher_is_better": not lower_is_better}
+    told |= {"sample_count": samples, "dataset": dataset, "source": "emit"}
+    told |= {"model": model, "model_version": model_version, "run": run}
+    _send({"kind": "quality", **told}, at, host, bus, config)
+
+
+@emit.command()
+def run(
+    event: Annotated[str, typer.Argument(metavar="start|checkpoint|finish|fail")],
+    name: RunOption = "",
+    attempt: AttemptOption = 0,
+    step: Annotated[
+        int | None,
+        typer.Option("--step", help="How far it is; of a start, what it resumes from."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="How far it goes.")] = None,
+    at: AtOption = None,
+    host: HostOption = None,
+    bus: BusOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """How far a training run is: what 'wattribute runs' reckons waste and the end by."""
+    if not name:
+        raise UsageError("say which: --run or WATTRIBUTE_RUN")
+    told = {"run": name, "attempt": attempt, "event": event, "step": step, "steps": steps}
+    _send({"kind": "run", **told}, at, host, bus, config)
+
+
+def _send(
+    told: dict[str, Any], at: str | None, host: str | None, bus: str | None, config: Path | None
+) -> None:
+    settings = load_settings({"bus": bus, "host": host}, config)
+    moment = parse_time(at) or datetime.now(UTC)
+    t_ms = round(moment.timestamp() * 1000)
+    try:
+        record = parse({**told, "t": t_ms * 1_000_000})
+    except RecordError as error:
+        raise UsageError(str(error)) from error
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    with closing(open_producer(settings)) as producer:
+        for topic, key, value in Encoder(settings.host, boot_id, _EPOCH).encode([record]):
+            producer.send(topic, key, value, t_ms)
+        if producer.flush(_FLUSH_S):
+            raise BusError(f"the bus {settings.bus} did not take it within {_FLUSH_S:g} s; say it again")

@@ -175,11 +175,17 @@ def test_bad_lines_are_counted_and_shown_and_good_ones_kept(tmp_path: Path) -> N
     assert f"{trace}:6 not JSON" in done.stderr
     assert f"{trace}:21 unknown kind 'surprise'" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("wattribute: 3 records could not be used")
+    assert "more" not in done.stderr
     (row,) = asked(
         store, "SELECT sum(active_energy_uj + idle_energy_equal_uj) AS energy_uj FROM attribution FINAL"
     )
     assert row["energy_uj"] == EXPECTED["total_energy_uj"]
     assert len(asked(store, "SELECT * FROM dead FINAL")) == 3
+
+    trace.write_text("\n".join(lines + ["{"] * 7))
+    more = ran("replay", trace, "--store", f"chdb://{tmp_path}/more", status=1).stderr.splitlines()
+    assert more[-2] == "… and 5 more"
+    assert more[-1].startswith("wattribute: 10 records could not be used")
 
 
 def test_a_log_of_nvidia_smi_is_costed_to_whom_an_option_names(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ SELECT
     is_retry,
     if(is_followed OR outcome = 'failed', if(next_position IS NULL, noted_at, kept_at), NULL) AS lost_from,
     if(is_followed OR outcome = 'failed', if(next_position IS NULL, started, kept_at), NULL) AS lost_from_earliest,
+    greatest(events.told_until, if(counted_steps > 0, counted_until, events.told_until)) AS told_until,
     least(arrayMin(new_at), if(counted_steps > 0, counted_from, never)) AS first_new_at,
     if(is_retry AND first_new_at < never, first_new_at, NULL) AS working_from
 FROM
@@ -43,6 +44,7 @@ FROM
             argMinIf(step, t, event = 'start') AS resumed_position,
             toFloat64(ifNull(max(step), 0)) AS told_position,
             max(steps) AS target_position,
+            max(t) AS told_until,
             groupArrayIf((t, assumeNotNull(step)), step IS NOT NULL) AS told,
             groupArrayIf((t, assumeNotNull(step)), step IS NOT NULL AND event != 'fail') AS noted
         FROM run_event FINAL
@@ -52,7 +54,12 @@ FROM
 ) AS events
 LEFT JOIN
 (
-    SELECT run, attempt, argMax(of_source, authority) AS counted_steps, argMax(from_at, authority) AS counted_from
+    SELECT
+        run,
+        attempt,
+        argMax(of_source, authority) AS counted_steps,
+        argMax(from_at, authority) AS counted_from,
+        argMax(until_at, authority) AS counted_until
     FROM
     (
         SELECT
@@ -60,6 +67,7 @@ LEFT JOIN
             attempt,
             authority,
             sum(quantity) AS of_source,
+            max(t) AS until_at,
             -- the first of q steps in a period ends after one q-th of it
             min(fromUnixTimestamp64Nano(
                 toUnixTimestamp64Nano(t) - toInt64(period_ns * (1 - 1 / greatest(quantity, 1))), 'UTC')) AS from_at

@@ -204,3 +204,57 @@ def test_a_price_that_changes_within_a_run(
 def test_a_policy_that_there_is_not(sink: ClickHouseSink) -> None:
     with pytest.raises(UsageError, match="unknown policy 'evenly'"):
         run_rows(sink.store, None, None, "evenly")
+
+
+@pytest.mark.parametrize(("since_s", "until_s", "spent_s"), [(2, 60, 8), (0, 9, 9)])
+def test_a_span_that_cuts_a_run_gives_its_cost_there_and_no_cost_of_a_step(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, since_s: int, until_s: int, spent_s: int
+) -> None:
+    """The steps are of the whole run, the money of the span: one by the other would be neither."""
+    priced.write_attribution(as_columns(used(start_ms, 0, 10)))
+    priced.write_rows("run_event", [event(start_ms, 0, "start", 0, 0)])
+    priced.write_rows("unit", [steps(start_ms, 10, 0, 20.0)])
+    since, until = (datetime.fromtimestamp(start_ms / 1000 + s, UTC) for s in (since_s, until_s))
+
+    (row,) = run_rows(priced.store, since, until, "equal")
+
+    assert row["cost_usd"] == pytest.approx(spent_s * USD_PER_S)
+    assert (row["position"], row["cost_usd_per_step"], row["j_per_step"]) == (20, None, None)
+    assert (row["projected_cost_usd"], row["projected_end"]) == (None, None)
+    (whole,) = run_rows(priced.store, None, None, "equal")
+    assert whole["cost_usd_per_step"] == pytest.approx(10 * USD_PER_S / 20)
+
+
+def test_what_is_partly_unpriced_or_untold_is_not_summed(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """One attempt on a GPU without a price; then one of which no event came."""
+    rows = [
+        *used(start_ms, 0, 10, attempt=0),
+        *used(start_ms, 10, 20, attempt=1, gpu_model="NVIDIA Nothing"),
+        *used(start_ms, 20, 30, attempt=2),
+    ]
+    priced.write_attribution(as_columns(rows))
+    events = [event(start_ms, 0, "start", 0, 0), event(start_ms, 10, "start", 1, 8)]
+    priced.write_rows("run_event", [*events, event(start_ms, 20, "fail", 1, 9)])
+
+    (row,) = run_rows(priced.store, None, None, "equal")
+
+    assert (row["attempts"], row["outcome"], row["position"]) == (3, "failed", 9)
+    assert row["energy_j"] == 3000
+    for name in ("cost_usd", "wasted_usd", "wasted_most_usd", "cost_usd_per_step", "projected_cost_usd"):
+        assert row[name] is None, name
+
+
+def test_an_end_that_is_ages_away_is_a_time_all_the_same(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    priced.write_attribution(as_columns(used(start_ms, 0, 10)))
+    far = event(start_ms, 0, "start", 0, 0) | {"steps": 1 << 62}
+    priced.write_rows("run_event", [far])
+    priced.write_rows("unit", [steps(start_ms, 10, 0, 1.0)])
+
+    (row,) = run_rows(priced.store, None, None, "equal")
+
+    assert row["projected_end"] > datetime(2100, 1, 1, tzinfo=UTC)
+    assert row["projected_cost_usd"] == pytest.approx((1 << 62) * 10 * USD_PER_S)

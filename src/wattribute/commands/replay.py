@@ -117,6 +117,8 @@ def replay_files(settings: Settings, inputs: Inputs) -> None:
         if dropped:
             for row in sink.first_dead:
                 note(f"{row['origin']}:{row['position']} {row['reason']}")
+            if sink.dead_count > _SHOWN_DEAD:
+                note(f"… and {sink.dead_count - _SHOWN_DEAD:,} more")
             raise WattributeError(
                 f"{dropped} records could not be used: they are in the table dead, with line and reason;"
                 " all others are stored"
@@ -195,6 +197,7 @@ def _noting_sink(settings: Settings) -> Iterator[Any]:
 
     class NotingSink(ClickHouseSink):
         row_count = 0
+        dead_count = 0
         first_dead: Sequence[Mapping[str, Any]] = ()
 
         def write_attribution(self, columns: Mapping[str, Any]) -> None:
@@ -204,6 +207,7 @@ def _noting_sink(settings: Settings) -> Iterator[Any]:
         def write_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
             super().write_rows(table, rows)
             if table == "dead":
+                self.dead_count += len(rows)
                 self.first_dead = [*self.first_dead, *rows][:_SHOWN_DEAD]
 
     opened = open_store(settings.store)

@@ -373,7 +373,9 @@ def _measure_counter(devices: Devices, d: int, start: int, n_cuts: int, work: Sc
         total_uj = energy_mj[d, k] * 1000 + fallen_uj
         if following < n and cut_ns > t_ns[d, k]:
             gain = (energy_mj[d, following] - energy_mj[d, k]) * 1000
-            if gain < 0:
+            if gain < 0 or (
+                reset < devices.reset_length[d] and devices.reset_to_ns[d, reset] <= t_ns[d, following]
+            ):
                 gain = _bridge_uj(t_ns, devices.power_mw, d, k, following)
             total_uj += _product_over(gain, cut_ns - t_ns[d, k], t_ns[d, following] - t_ns[d, k])
         work.energy_uj[c] = total_uj

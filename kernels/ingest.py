@@ -53,7 +53,7 @@ NARROW_SHIFT = 32  # a column's place is (narrow columns before) << 32 | (wide c
 
 EXIT, GAP, TOUCH, EPOCH = range(4)  # events: (kind, index, from_ns, to_ns)
 
-ACCEPTED, DUPLICATE, TOO_LATE, BACKWARDS, ABSURD, UNKNOWN, FAR_AHEAD = range(7)
+ACCEPTED, DUPLICATE, TOO_LATE, BACKWARDS, ABSURD, UNKNOWN, FAR_AHEAD, LEAP = range(8)
 REASONS = (
     "accepted",
     "duplicate",
@@ -62,6 +62,7 @@ REASONS = (
     "value out of range",
     "names a gpu or process that its header lacks",
     "time more than a day ahead of its host's clock, and no second reading near it",
+    "counter claims more than 10 kW can use, and no second reading near it",
 )
 
 _TIME_MAX_NS = 4_102_444_800_000_000_000
@@ -163,31 +164,72 @@ def _next_reading(energy_mj: I64, d: int, n: int, at: int) -> int:
 
 
 @part
+def _most_mj(span_ns: int) -> int:
+    """What the counter may gain in a time, at 10 kW: 1e7 mJ a second, and a second more, for it is refreshed
+    at its own pace."""
+    return (span_ns + _SECOND_NS) // 100
+
+
+@part
+def _is_near(devices: Devices, d: int, before: int, t: int, energy: int) -> bool:
+    """Whether a reading at ``t`` may be what the counter had come to since sample ``before``."""
+    gain = energy - devices.energy_mj[d, before]
+    return bool(0 <= gain <= _most_mj(t - devices.t_ns[d, before]))
+
+
+@part
+def _is_leap(devices: Devices, d: int, t: int, energy: int) -> bool:
+    """Whether a reading that is too high to be true is the first of its kind: one garbled reading would else
+    be energy that somebody pays for. A second near it means that the counter was set anew."""
+    gain = energy - devices.leap_mj[d]
+    if devices.leap_mj[d] >= 0 and 0 <= gain <= _most_mj(t - devices.leap_ns[d]):
+        return False
+    devices.leap_ns[d], devices.leap_mj[d] = t, energy
+    return True
+
+
+@part
 def _move_reset(devices: Devices, d: int, n: int, at: int) -> None:
     """Move the edge of a reset to the reading at index ``at``, if it stands between the two edges."""
     after = _next_reading(devices.energy_mj, d, n, at + 1)
     if after == n or devices.energy_mj[d, at] < 0:
         return
+    before = _reading_before(devices.energy_mj, d, at)
+    # Where the counter was set higher, a reading fits both sides by its value, and one of them by its time.
+    raised = before >= 0 and devices.energy_mj[d, before] <= devices.energy_mj[d, after]
+    continues = raised and _is_near(devices, d, before, devices.t_ns[d, at], devices.energy_mj[d, at])
     for i in range(devices.reset_length[d]):
         if devices.reset_to_ns[d, i] == devices.t_ns[d, after]:
-            if devices.energy_mj[d, at] <= devices.energy_mj[d, after]:
+            if devices.energy_mj[d, at] <= devices.energy_mj[d, after] and not continues:
                 devices.reset_to_ns[d, i] = devices.t_ns[d, at]
             else:
                 devices.reset_from_ns[d, i] = devices.t_ns[d, at]
 
 
 @part
-def _counter_fits(energy_mj: I64, d: int, n: int, at: int, value: int) -> bool:
-    """Whether a reading put before index ``at`` lies between its neighbours (or beside a reset there)."""
+def _reading_before(energy_mj: I64, d: int, at: int) -> int:
+    """The last sample before index ``at`` that has a reading of the counter; -1 if none has."""
     before = at - 1
     while before >= 0 and energy_mj[d, before] < 0:
         before -= 1
+    return before
+
+
+@part
+def _counter_fits(devices: Devices, d: int, n: int, at: int, t: int, value: int) -> bool:
+    """Whether a reading at ``t``, put before index ``at``, fits its neighbours, or one side of a reset."""
+    energy_mj, t_ns = devices.energy_mj, devices.t_ns
+    before = _reading_before(energy_mj, d, at)
     after = _next_reading(energy_mj, d, n, at)
     low = energy_mj[d, before] if before >= 0 else -1
     high = energy_mj[d, after] if after < n else _COUNTER_MAX_MJ
-    if low <= high:
-        return bool(low <= value <= high)
-    return bool(value >= low or value <= high)
+    if low > high:
+        return bool(value >= low or value <= high)
+    if not low <= value <= high:
+        return False
+    if before < 0 or _is_near(devices, d, before, t, value):
+        return True
+    return after < n and bool(high - value <= _most_mj(t_ns[d, after] - t))
 
 
 @part
@@ -204,7 +246,7 @@ def _insert_sample(
         at -= 1
     if at < n and devices.t_ns[d, at] == t:
         return DUPLICATE, 0
-    if energy >= 0 and not _counter_fits(devices.energy_mj, d, n, at, energy):
+    if energy >= 0 and not _counter_fits(devices, d, n, at, t, energy):
         return BACKWARDS, 0
     for k in range(n, at, -1):
         devices.t_ns[d, k] = devices.t_ns[d, k - 1]
@@ -338,6 +380,10 @@ def _take_samples(
         if n > 0 and t - newest > _ANEW_NS:
             n = devices.gap_length[d] = devices.reset_length[d] = 0
             counter = -1
+        leapt = counter >= 0 and energy - counter > _most_mj(t - knot)
+        if leapt and _is_leap(devices, d, t, energy):
+            _drop(drops, message, i, t, LEAP)
+            continue
         if n == 0:
             devices.first_ns[d] = t
             from_ns = t
@@ -353,7 +399,7 @@ def _take_samples(
         n += 1
         newest = t
         if energy >= 0 and energy != counter:
-            if energy < counter:
+            if energy < counter or leapt:
                 _add_reset(devices, d, knot, t)
             if counter >= 0:
                 from_ns = min(from_ns, knot)

@@ -46,6 +46,8 @@ class Devices(NamedTuple):
     first_ns: I64  # first sample of the boot, 0 = none yet
     knot_ns: I64  # when the counter last changed
     counter_mj: I64  # its reading then; -1 = none yet
+    leap_ns: I64  # when it last claimed more than a device can use
+    leap_mj: I64  # and what; -1 = never: a second reading near it makes it true
     broken: U8  # 1: the time up to the next sample is a gap (a collector started anew)
     sources: U8  # bits: HAS_COUNTER, HAS_INSTANT, HAS_AVERAGE
     length: I64
@@ -149,7 +151,7 @@ _f64, _f32_2, _u8 = _array(types.float64, 1), _array(types.float32, 2), _array(t
 HOSTS = types.NamedTuple((_i64, _i64, _i32), Hosts)
 DEVICES = types.NamedTuple(
     (
-        *(_i32, _i32, _i32, _i64, _i64, _i64, _u8, _u8, _i64),
+        *(_i32, _i32, _i32, _i64, _i64, _i64, _i64, _i64, _u8, _u8, _i64),
         *(_i64_2, _i64_2, _i32_2, _i32_2),
         *(_i64, _i64_2, _i64_2, _i64, _i64, _i64_2, _i64_2),
     ),

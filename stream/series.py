@@ -14,7 +14,9 @@ from wattribute.kernels.series import FOREVER, HORIZON_NS, Devices, Holders, Hos
 SLACK_NS: Final = 120_000_000_000
 """Kept beyond the horizon: two rounds of the identities that a collector repeats every 60 s."""
 _KEPT_SAMPLES: Final = 32  # of a device that has fallen silent: the period is a median of 16 intervals
-_FILL: Final = dict.fromkeys(("next_device", "first_holder", "next_holder", "first_device", "counter_mj"), -1)
+_FILL: Final = dict.fromkeys(
+    ("next_device", "first_holder", "next_holder", "first_device", "counter_mj", "leap_mj"), -1
+)
 
 
 @dataclass(frozen=True, slots=True)

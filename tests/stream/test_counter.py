@@ -1,0 +1,137 @@
+"""A counter that says what cannot be: one garbled reading is nobody's energy."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.stream import host as made_host
+from wattribute.records import Device, Record
+from wattribute.stream.engine import Engine
+
+SECOND_NS = made_host.SECOND_NS
+WATTS = 300
+MJ_PER_S = 1000 * WATTS
+Rows = Mapping[tuple[Any, ...], Mapping[str, Any]]
+
+
+def reading(second: float, energy_mj: int | None) -> Device:
+    t = made_host.START_NS + round(second * SECOND_NS)
+    return Device(t=t, gpu="g", energy_mj=energy_mj, power_mw=1000 * WATTS)
+
+
+def steady(seconds: int, base_mj: int = 5_000_000) -> list[Device]:
+    """300 W, read ten times a second."""
+    return [reading(tick / 10, base_mj + tick * MJ_PER_S // 10) for tick in range(10 * seconds)]
+
+
+def rows_of(readings: list[Device]) -> tuple[Rows, Engine]:
+    engine = Engine("test", processes_known=False)
+    written = made_host.stream(engine, made_host.messages([[one] for one in readings]), [7])
+    return made_host.table(written), engine
+
+
+def device_uj(rows: Rows) -> list[int]:
+    """By window: nobody holds the device, so it has one row."""
+    return [row["device_energy_uj"] for _, row in sorted(rows.items(), key=lambda item: item[0][3])]
+
+
+@pytest.mark.parametrize("garbled_mj", [4 * 10**15, 5_000_000 + 40 * 10**6, (1 << 62) // 1000])
+def test_one_reading_that_is_too_high_is_dropped_and_counted(garbled_mj: int) -> None:
+    readings = steady(20)
+    readings[103] = replace(readings[103], energy_mj=garbled_mj)
+
+    rows, engine = rows_of(readings)
+
+    assert engine.tables.dropped == 1
+    (letter,) = engine.tables.take()["dead"]
+    assert "counter claims more than 10 kW can use" in letter["reason"]
+    without, _ = rows_of(readings[:103] + readings[104:])
+    assert device_uj(rows) == device_uj(without) == device_uj(rows_of(steady(20))[0])
+
+
+def test_a_counter_that_was_set_higher_begins_anew() -> None:
+    """By a driver that was loaded again, say. What it gained is what power says."""
+    readings = steady(10) + [
+        replace(one, t=one.t + 10 * SECOND_NS, energy_mj=10**14 + (one.energy_mj or 0)) for one in steady(10)
+    ]
+
+    rows, engine = rows_of(readings)
+
+    assert engine.tables.dropped == 1  # the first; the second made it true
+    assert device_uj(rows)[:19] == [WATTS * 1_000_000] * 19
+    segments = [row["segment"] for _, row in sorted(rows.items(), key=lambda item: item[0][3])]
+    assert segments == [0] * 10 + [1] * 10
+    assert [bool(row["flags"] & 4) for _, row in sorted(rows.items(), key=lambda item: item[0][3])] == (
+        [False] * 9 + [True] * 2 + [False] * 9
+    )
+
+
+@pytest.mark.parametrize("garbled_mj", [0, 17])
+def test_one_reading_that_is_too_low_costs_nothing_either(garbled_mj: int) -> None:
+    readings = steady(20, base_mj=10**12)
+    readings[103] = replace(readings[103], energy_mj=garbled_mj)
+
+    rows, _ = rows_of(readings)
+
+    assert device_uj(rows)[:19] == [WATTS * 1_000_000] * 19
+
+
+def test_a_device_that_was_away_for_hours_may_have_used_a_lot() -> None:
+    readings = steady(10)
+    later = [
+        replace(one, t=one.t + 7200 * SECOND_NS, energy_mj=(one.energy_mj or 0) + 7200 * MJ_PER_S)
+        for one in readings
+    ]
+
+    _, engine = rows_of(readings + later)
+
+    assert engine.tables.dropped == 0
+
+
+@pytest.mark.parametrize("late", [(3, 3500), (3, 3000)])
+def test_a_late_reading_before_a_counter_was_set_higher_finds_its_side(late: tuple[int, int]) -> None:
+    straight = [(0, 1000), (1, 2000), (2, 3000), (4, 10**12), (5, 10**12 + 50), (6, 10**12 + 90)]
+
+    came_late, _ = rows_of([reading(*one) for one in (*straight, late)])
+    came_in_time, _ = rows_of([reading(*one) for one in sorted((*straight, late))])
+
+    assert device_uj(came_late) == device_uj(came_in_time)
+    assert max(device_uj(came_late)) <= WATTS * 1_000_000
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 1 << 30), often=st.floats(0.0, 0.1), sizes=st.lists(st.integers(1, 9), min_size=1))
+def test_whatever_the_counter_says_no_window_has_more_than_10_kw(
+    seed: int, often: float, sizes: list[int]
+) -> None:
+    """And none less than nothing; how the messages are cut changes nothing."""
+    rng = random.Random(seed)
+    made = made_host.make(seed, seconds=20, processes=2)
+    garbled: list[list[Record]] = []
+    for flush in made.flushes:
+        changed: list[Record] = []
+        for record in flush:
+            if isinstance(record, Device) and rng.random() < often:
+                record = replace(record, energy_mj=rng.choice([0, 10**9, 10**15, rng.randrange(10**16)]))  # noqa: PLW2901
+            changed.append(record)
+        garbled.append(changed)
+    rng.shuffle(garbled[8:11])
+    sent = made_host.messages(garbled)
+
+    rows = made_host.table(made_host.stream(Engine("test"), sent, sizes))
+
+    for found in made_host.windows(rows).values():
+        whole_uj = found[0]["device_energy_uj"]
+        assert (
+            0 <= whole_uj <= 11_000 * 1_000_000 * 2
+        )  # at 10 kW, and the second that the counter may be late
+        assert sum(row["active_energy_uj"] + row["idle_energy_equal_uj"] for row in found) == whole_uj
+        assert all(row[name] >= 0 for row in found for name in row if name.endswith("_uj"))
+    assert made_host.table(made_host.stream(Engine("test"), sent, [len(sent)])) == rows

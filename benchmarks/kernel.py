@@ -128,7 +128,7 @@ def rows(small: bool) -> list[Row]:
 
 def _check_conserved(made: Readings, out: I64) -> None:
     """Every window has its rows, the parts are the whole, and the whole telescopes to the counter."""
-    each = made.processes + 2
+    each = made.processes
     check(out.shape[1] == made.windows * each, f"{out.shape[1]} rows of {made.windows} windows")
     parts = out.reshape(a.ROW_COLUMNS, made.devices, made.seconds, each)
     for idle in (a.IDLE_EQUAL, a.IDLE_MEMORY, a.IDLE_ACTIVE):

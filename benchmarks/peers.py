@@ -37,8 +37,8 @@ def by_kernel(hz: int, processes: int, devices: int, seconds: int, repetitions: 
     made = readings(devices, hz, seconds, processes)
     ready = attribution(made)
     (took_s,) = timed_s([ready.call], repetitions)
-    rows = ready.out[:, : ready.call()].reshape(a.ROW_COLUMNS, devices, seconds, processes + 2)
-    return _figures(made, rows[_RESULT, :, :, :processes], took_s)
+    rows = ready.out[:, : ready.call()].reshape(a.ROW_COLUMNS, devices, seconds, processes)
+    return _figures(made, rows[_RESULT], took_s)
 
 
 def by_numpy(hz: int, processes: int, devices: int, seconds: int, repetitions: int) -> Figures:

@@ -38,10 +38,13 @@ from wattribute.kernels.series import (
 ROW_DEVICE, ROW_HOLDER, ROW_WINDOW, ROW_OFFSET = range(4)
 DEVICE_ENERGY, COVERED, ACTIVE_ENERGY, IDLE_EQUAL, IDLE_MEMORY, IDLE_ACTIVE = range(4, 10)
 ACTIVE_TIME, TIME_EQUAL, TIME_MEMORY, TIME_ACTIVE, MEMORY, ERROR_ENERGY, ERROR_TIME = range(10, 17)
-ENERGY_SOURCE, WEIGHT_SOURCE, FLAGS, SEGMENT, DELETED = range(17, 22)
-ROW_COLUMNS = 22
+ENERGY_SOURCE, WEIGHT_SOURCE, FLAGS, SEGMENT, DELETED, NOTHING_DUE = range(17, 23)
+ROW_COLUMNS = 23
 
 UNHELD, RESIDUAL = -1, -2  # in ROW_HOLDER
+# NOTHING_DUE stands on the last row of a window: the accounts whose row is to be deleted. In most windows
+# that is both, and as rows they were two of three, and a third of all that a stream spent.
+NO_UNHELD, NO_RESIDUAL = 1, 2
 
 # energy_source and weight_source, in the order of the table's enums
 FROM_COUNTER, FROM_INSTANT, FROM_AVERAGE, FROM_MODULE, FROM_NONE = range(1, 6)
@@ -690,16 +693,24 @@ def _split_window(
 
 
 @part
+def _is_due(sums: I64, m: int) -> bool:
+    """Whether the accumulators ``sums[m]`` hold anything, under any policy."""
+    due = sums[m, _ACTIVE] > 0
+    for policy in range(_POLICIES):
+        due = due or sums[m, _IDLE + policy] > 0 or sums[m, _TIME + policy] > 0
+    return bool(due)
+
+
+@part
 def _write_row(out: I64, row: int, holder: int, sums: I64, m: int, memory_bytes: int, source: int) -> None:
     """One row of the result from the accumulators ``sums[m]``; deleted where nothing is due."""
+    due = _is_due(sums, m)
     out[ROW_HOLDER, row] = holder
     out[ACTIVE_ENERGY, row] = sums[m, _ACTIVE]
     out[ACTIVE_TIME, row] = sums[m, _USED]
-    due = sums[m, _ACTIVE] > 0
     for policy in range(_POLICIES):
         out[IDLE_EQUAL + policy, row] = sums[m, _IDLE + policy]
         out[TIME_EQUAL + policy, row] = sums[m, _TIME + policy]
-        due = due or sums[m, _IDLE + policy] > 0 or sums[m, _TIME + policy] > 0
     out[MEMORY, row] = memory_bytes
     energy_uj = sums[m, _ACTIVE] + sums[m, _IDLE]
     error_uj = sums[m, _ERROR_UJ]
@@ -820,10 +831,20 @@ def _attribute_windows(
                 memory_bytes = int(work.held_bytes_ns[m] / max(work.sums[m, _HELD], 1))
                 _write_row(out, row, work.members[m], work.sums, m, memory_bytes, source)
                 row += 1
-        _write_row(out, row, UNHELD, work.sums, n, 0, source)
-        _write_row(out, row + 1, RESIDUAL, work.sums, n + 1, 0, source)
-        row += 2
+        nothing_due = 0
+        if _is_due(work.sums, n):
+            _write_row(out, row, UNHELD, work.sums, n, 0, source)
+            row += 1
+        else:
+            nothing_due |= NO_UNHELD
+        if _is_due(work.sums, n + 1):
+            _write_row(out, row, RESIDUAL, work.sums, n + 1, 0, source)
+            row += 1
+        else:
+            nothing_due |= NO_RESIDUAL
+        # There is a last row: the covered time is due to somebody.
         for r in range(begin, row):  # a slice would cost as much as all of the loop
+            out[NOTHING_DUE, r] = nothing_due if r == row - 1 else 0
             out[ROW_DEVICE, r] = d
             out[ROW_WINDOW, r] = windows[k]
             out[ROW_OFFSET, r] = offsets[k]
@@ -889,7 +910,7 @@ def attribute(
     """Attribute the marked windows of devices ``first`` and on, of that one from ``first_window`` on;
     (rows written, the device and the window to go on with).
 
-    What does not fit ``out`` (22, rows) is left for another call. ``order`` (marks): the marks by device;
+    What does not fit ``out`` (23, rows) is left for another call. ``order`` (marks): the marks by device;
     those of device d are order[bounds[d]:bounds[d + 1]]. ``idle_mw`` (devices): power of a resident but
     idle device. Not ``processes_known``: nobody said who held
     the devices, so what nobody holds is residual. ``ended``: nothing more will come, so incomplete windows

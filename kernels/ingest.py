@@ -330,6 +330,36 @@ def _changed_since(devices: Devices, d: int, at: int) -> int:
 
 
 @part
+def _take_regular(
+    devices: Devices, d: int, batch: Batch, columns: tuple[int, int, int, int], rows: tuple[int, int]
+) -> int:
+    """Take rows of one device as long as each is what nearly all are: within a second after the one before it,
+    with a counter that went up. The first row not taken; how long the series is then is for the caller to say.
+
+    What ``_take_samples`` does with any row, without asking what is known already: a third of its time."""
+    t_at, energy_at, power_at, average_at = columns
+    words, halves = batch.words, batch.halves
+    n = devices.length[d]
+    newest, counter = devices.t_ns[d, n - 1], devices.counter_mj[d]
+    for i in range(rows[0], rows[1]):
+        t, energy = words[t_at + i], words[energy_at + i]
+        power = halves[power_at + i] if power_at >= 0 else -1
+        average = halves[average_at + i] if average_at >= 0 else -1
+        span_ns, gain = t - newest, energy - counter
+        if not (0 < span_ns <= _SECOND_NS and 0 < gain and 100 * gain <= span_ns + _SECOND_NS):
+            return i
+        if energy > _COUNTER_MAX_MJ or min(power, average) < -1 or max(power, average) > _POWER_MAX_MW:
+            return i
+        devices.t_ns[d, n] = t
+        devices.energy_mj[d, n] = energy
+        devices.power_mw[d, n] = power
+        devices.average_mw[d, n] = average
+        newest, counter = t, energy
+        n += 1
+    return rows[1]
+
+
+@part
 def _take_samples(
     hosts: Hosts,
     devices: Devices,
@@ -353,7 +383,17 @@ def _take_samples(
     knot = devices.knot_ns[d]
     from_ns = newest if counter >= 0 else _changed_since(devices, d, n)
     sources = devices.sources[d]
-    for i in range(rows[0], rows[1]):
+    first = rows[0]
+    # Where readings of power have come before, they are known to be read; where one has not, the loop below asks.
+    seen = HAS_COUNTER | (HAS_INSTANT if power_at >= 0 else 0) | (HAS_AVERAGE if average_at >= 0 else 0)
+    if n > 0 and counter >= 0 and energy_at >= 0 and not devices.broken[d] and sources & seen == seen:
+        first = _take_regular(devices, d, batch, columns, rows)
+        if first > rows[0]:
+            from_ns = min(from_ns, knot)
+            n += first - rows[0]
+            knot = newest = devices.t_ns[d, n - 1]
+            counter = devices.energy_mj[d, n - 1]
+    for i in range(first, rows[1]):
         t = words[t_at + i]
         energy = words[energy_at + i] if energy_at >= 0 else -1
         power = halves[power_at + i] if power_at >= 0 else -1

@@ -63,29 +63,32 @@ def value_stream(columns: Mapping[str, Sequence[Any]], types: Mapping[str, str])
 
 
 class _Indices:
-    """The codes of a batch in their smallest type; columns mostly share a few arrays of codes."""
+    """The codes of a batch as indices of the smallest type; columns mostly share a few arrays of codes."""
 
     def __init__(self) -> None:
-        self._narrow: dict[tuple[int, int], NDArray[Any]] = {}
+        self._made: dict[tuple[int, int], pa.Array] = {}
 
-    def of(self, name: str, codes: NDArray[np.int32], count: int) -> NDArray[Any]:
+    def of(self, name: str, codes: NDArray[np.int32], count: int) -> pa.Array:
         key = (id(codes), count)
-        if key not in self._narrow:
+        made = self._made.get(key)
+        if made is None:
             if len(codes) and not (codes.min() >= 0 and codes.max() < count):
                 raise StoreError(f"column {name} has a code outside its {count} values")
-            self._narrow[key] = codes.astype(_index_type(count), copy=False)
-        return self._narrow[key]
+            made = self._made[key] = pa.array(codes.astype(_index_type(count), copy=False))
+        return made
 
 
 def _array(name: str, column: Column, kind: str, indices: _Indices) -> pa.Array:
     if isinstance(column, CodedLabels):
         maps = pa.array([sorted(value.items()) for value in column.values], type=_LABELS)
-        return maps.take(pa.array(indices.of(name, column.codes, len(column.values))))
+        return maps.take(indices.of(name, column.codes, len(column.values)))
     if isinstance(column, Coded):
         return _dictionary(name, column, indices)
     target = pa.int8() if kind.startswith("Enum8") else _type(kind)
     try:
         array = pa.array(column)
+        if array.type == target:
+            return array
         return array.view(target) if pa.types.is_timestamp(target) else array.cast(target)
     except (pa.ArrowException, ValueError) as error:
         raise StoreError(f"column {name}: {error}") from error
@@ -97,10 +100,8 @@ def _dictionary(name: str, column: Coded, indices: _Indices) -> pa.Array:
     remap = [places.setdefault(value, len(places)) for value in column.values]
     codes = indices.of(name, column.codes, len(remap))
     if len(places) < len(remap):
-        codes = np.array(remap, dtype=_index_type(len(places))).take(codes)
-    return pa.DictionaryArray.from_arrays(
-        pa.array(codes), pa.array(list(places), type=pa.string()), safe=False
-    )
+        codes = pa.array(np.array(remap, dtype=_index_type(len(places)))).take(codes)
+    return pa.DictionaryArray.from_arrays(codes, pa.array(list(places), type=pa.string()), safe=False)
 
 
 def _index_type(count: int) -> type[np.unsignedinteger[Any]]:

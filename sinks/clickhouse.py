@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,6 +13,11 @@ from wattribute.sinks.contract import Coded, Column
 from wattribute.sinks.migrate import migrate
 from wattribute.sinks.rollup import Bucket, Rollups
 from wattribute.sinks.store import Store
+
+# What a row says of its window, and not of who holds it.
+_OF_WINDOW: Final = ("window_start", "window_ms", "host", "gpu", "gpu_model", "boot_id", "version")
+_NOT_DUE: Final = (3, 4)
+"""The account of each bit of ``nothing_due``: unheld, residual."""
 
 
 class ClickHouseSink:
@@ -28,12 +33,14 @@ class ClickHouseSink:
         self.rollups = Rollups(store)
 
     def write_attribution(self, columns: Mapping[str, Column]) -> None:
-        """Store rows of ``attribution``: every column of the table, ``window_start`` in integer ms, texts and
-        enums Coded, ``labels`` CodedLabels. The buckets that they touch are noted first."""
+        """Store rows of ``attribution``: every column of the table and ``nothing_due``, ``window_start`` in
+        integer ms, texts and enums Coded, ``labels`` CodedLabels. The buckets they touch are noted first."""
         types = self.store.column_types("attribution")
-        stream = column_stream(columns, types)
+        sent = {**types, "nothing_due": "UInt8"}
+        stream = column_stream(columns, sent)
+        structure = ", ".join(f"{name} {kind}" for name, kind in sent.items())
         with self.rollups.writing(_minutes(columns)):
-            self.store.insert_arrow("attribution", list(types), stream)
+            self.store.insert_select(_insert(types), structure, stream)
 
     def write_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store rows of one of the small tables. Missing columns take their default."""
@@ -47,6 +54,24 @@ class ClickHouseSink:
         """Let go of the store."""
         self.rollups.close()
         self.store.close()
+
+
+def _insert(types: Mapping[str, str]) -> str:
+    """The INSERT that also writes the deleted rows that ``nothing_due`` stands for.
+
+    They say no more than which window they are of, and most windows have two: they travel as bits."""
+    values = {name: f"if(gone = 0, {name}, defaultValueOfArgumentType({name}))" for name in types}
+    values |= {name: name for name in _OF_WINDOW}
+    values["account"] = f"if(gone = 0, account, CAST(gone AS {types['account']}))"
+    values["gpu_instance"] = "if(gone = 0, gpu_instance, -1)"
+    values["deleted"] = "if(gone = 0, deleted, 1)"
+    accounts = ", ".join(
+        f"if(bitTest(nothing_due, {bit}), [{account}], [])" for bit, account in enumerate(_NOT_DUE)
+    )
+    return (
+        f"INSERT INTO attribution ({', '.join(values)}) SELECT {', '.join(values.values())} FROM {{rows}}"  # noqa: S608
+        f" ARRAY JOIN arrayConcat([0], {accounts}) AS gone"
+    )
 
 
 def _minutes(columns: Mapping[str, Column]) -> list[Bucket]:

@@ -36,7 +36,9 @@ class Sink(Protocol):
 
     def write_attribution(self, columns: Mapping[str, Column]) -> None:
         """Store attribution rows: one equally long column for every name of the table ``attribution``
-        (``window_start`` in integer milliseconds). Also notes which rollup buckets they touch."""
+        (``window_start`` in integer milliseconds), and ``nothing_due``: its bits stand for rows of the same
+        window that are to be deleted, 1 of the account unheld, 2 residual. Also notes which rollup buckets
+        they touch."""
 
     def write_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store rows of one of the small tables. Missing columns take their default."""

@@ -7,6 +7,7 @@ Both speak the same SQL through clickhouse-connect. A chDB folder belongs to one
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import clickhouse_connect
+from clickhouse_connect.driver.binding import format_str
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from wattribute.errors import StoreError, UsageError
@@ -112,6 +114,24 @@ class Store:
                 table, column_names=list(columns), insert_block=stream, fmt="ArrowStream"
             )
         )
+
+    def insert_select(self, insert: str, structure: str, stream: memoryview) -> None:
+        """Run ``INSERT … SELECT … FROM {rows} …``, in which ``{rows}`` stands for an Arrow IPC stream with
+        columns of this structure (``name type, …``); durable when it returns."""
+
+        def on_server(client: Any) -> None:
+            # Before the rows, not in the URL: to encode one of 7 KB there took the client 4 ms.
+            sql = insert.format(rows=f"input({format_str(structure)})") + " FORMAT ArrowStream\n"
+            client.raw_insert(None, insert_block=b"".join((sql.encode(), stream)))
+
+        def in_process(client: Any) -> None:
+            with tempfile.NamedTemporaryFile() as file:  # chDB takes no rows beside a statement
+                file.write(stream)
+                file.flush()
+                sql = insert.format(rows="file({path:String}, ArrowStream, {structure:String})")
+                client.command(sql, parameters={"path": file.name, "structure": structure})
+
+        self._attempt(in_process if self.url.startswith("chdb:") else on_server)
 
     def insert_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert rows of a table by column name; what a row lacks takes its default."""

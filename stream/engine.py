@@ -312,7 +312,7 @@ class Engine:
         self._marks.latest[:] = -1
 
     def _columns(self, out: NDArray[np.int64]) -> dict[str, Column]:
-        """The table's columns of the kernel's rows (22, n)."""
+        """The table's columns of the kernel's rows (23, n)."""
         out = out.copy()
         series = self.series
         device, holder = out[a.ROW_DEVICE], out[a.ROW_HOLDER]
@@ -349,6 +349,7 @@ class Engine:
             "segment": out[a.SEGMENT].astype(np.uint32),
             "version": out[a.ROW_OFFSET].astype(np.uint64) | np.uint64(self.base),
             "deleted": out[a.DELETED].astype(np.uint8),
+            "nothing_due": out[a.NOTHING_DUE].astype(np.uint8),
         }
         columns |= {name: out[row] for name, row in _COUNTS.items()}
         columns |= self.identities.columns(series, device, holder, ends_ns)

@@ -165,8 +165,10 @@ class Identities:
             host, workload = self._of(series, int(devices[row]), int(holders[row]))
             t = int(ends_ns[row]) - 1
             codes[row] = self._code(host.at(t) if host else None, workload.at(t) if workload else None)
+        same = np.zeros(len(codes), np.int32)  # columns of one text share it: most say nothing
         columns: dict[str, Column] = {
-            name: Coded(column.of(codes), column.texts) for name, column in self._texts.items()
+            name: Coded(column.of(codes) if len(column.texts) > 1 else same, column.texts)
+            for name, column in self._texts.items()
         }
         columns["labels"] = CodedLabels(np.frombuffer(self._labels_of_code, np.int32)[codes], self._labels)
         columns["attempt"] = np.frombuffer(self._attempts, np.uint32)[codes]

@@ -86,9 +86,10 @@ class ClickHouseShim:
             with tempfile.NamedTemporaryFile() as file:
                 file.write(body)
                 file.flush()
-                self._asked(
-                    re.sub(r"FORMAT (\w+)\s*$", rf"FROM INFILE '{file.name}' FORMAT \1", sql), given, values
-                )
+                from_input = sql.replace("input(", f"file('{file.name}', ArrowStream, ")
+                from_file = re.sub(r"FORMAT (\w+)\s*$", rf"FROM INFILE '{file.name}' FORMAT \1", sql)
+                chosen = from_input.removesuffix(" FORMAT ArrowStream") if from_input != sql else from_file
+                self._asked(chosen, given, values)
         if "INTO attribution " in sql:
             self.rows += sum(batch.num_rows for batch in pa.ipc.open_stream(body))
         return b""
@@ -127,8 +128,9 @@ class _Front(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         given = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
         sql = given.pop("query", "")
-        if not sql:
-            sql, body = body.decode(), b""
+        if not sql:  # then it stands before the rows
+            statement, of_rows, body = body.partition(b" FORMAT ArrowStream\n")
+            sql = (statement + of_rows.rstrip()).decode()
         shim = self.server.shim
         fault = shim.fault(sql)
         try:

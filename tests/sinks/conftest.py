@@ -66,6 +66,7 @@ NUMBERS = {
     "segment": np.uint32,
     "version": np.uint64,
     "deleted": np.uint8,
+    "nothing_due": np.uint8,
 }
 DEFAULTS: dict[str, Any] = {
     **dict.fromkeys(TEXT, ""),

@@ -34,6 +34,7 @@ def column(name, kind, count):
 
 types = store.column_types("attribution")
 columns = {name: column(name, kind, 300) for name, kind in types.items()}
+columns["nothing_due"] = np.zeros(300, np.uint8)
 steps = 0
 
 def counted(step):
@@ -46,7 +47,8 @@ def counted(step):
     return run
 
 # what a write and a refresh do to the store: note, rows, minutes, hours, days, notes deleted
-Store.insert_arrow, Store.command = counted(Store.insert_arrow), counted(Store.command)
+for name in ("insert_arrow", "insert_select", "command"):
+    setattr(Store, name, counted(getattr(Store, name)))
 sink.write_attribution(columns)
 sink.refresh_rollups()
 """

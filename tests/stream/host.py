@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,13 +122,24 @@ def table(written: Iterable[Mapping[str, Column]]) -> dict[tuple[Any, ...], dict
     """What the store would show: of each key the row of the greatest version, unless deleted."""
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for columns in written:
-        names = list(columns)
-        for values in zip(*(_plain(columns[name]) for name in names), strict=True):
-            row = dict(zip(names, values, strict=True))
+        for row in rows_of(columns):
             key = tuple(row[name] for name in KEY)
             if key not in rows or rows[key]["version"] <= row["version"]:
                 rows[key] = row
     return {key: row for key, row in rows.items() if not row["deleted"]}
+
+
+def rows_of(columns: Mapping[str, Column]) -> Iterator[dict[str, Any]]:
+    """The rows that a sink makes of columns: those of accounts to which nothing is due are deleted."""
+    names = [name for name in columns if name != "nothing_due"]
+    gone = _plain(columns["nothing_due"])
+    for *values, bits in zip(*(_plain(columns[name]) for name in names), gone, strict=True):
+        row = dict(zip(names, values, strict=True))
+        yield row
+        nobody = {"gpu_instance": -1, "pid": 0, "process_start_ns": 0, "part": "", "deleted": 1}
+        for bit, account in ((1, "unheld"), (2, "residual")):
+            if bits & bit:
+                yield row | nobody | {"account": account}
 
 
 def _plain(column: Column) -> list[Any]:
@@ -145,4 +156,4 @@ def windows(rows: Mapping[tuple[Any, ...], Mapping[str, Any]]) -> dict[int, list
     return found
 
 
-__all__ = ["Gap", "Workload", "make", "messages", "stream", "table", "windows"]
+__all__ = ["Gap", "Workload", "make", "messages", "rows_of", "stream", "table", "windows"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.stream.host import KEY, START_NS, _plain
+from tests.stream.host import KEY, START_NS, rows_of
 from wattribute.bus import SAMPLES, UNITS, Partition, Position
 from wattribute.collector.local_consumer import LocalConsumer
 from wattribute.collector.local_log import LocalLog
@@ -49,8 +49,7 @@ class Memory:
 
     def write_attribution(self, columns: Mapping[str, Column]) -> None:
         self.step()
-        for values in zip(*(_plain(column) for column in columns.values()), strict=True):
-            row = dict(zip(columns, values, strict=True))
+        for row in rows_of(columns):
             key = tuple(row[name] for name in KEY)
             if key not in self.rows or self.rows[key]["version"] <= row["version"]:
                 self.rows[key] = row

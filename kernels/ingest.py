@@ -227,9 +227,11 @@ def _counter_fits(devices: Devices, d: int, n: int, at: int, t: int, value: int)
         return bool(value >= low or value <= high)
     if not low <= value <= high:
         return False
-    if before < 0 or _is_near(devices, d, before, t, value):
+    if before >= 0 and _is_near(devices, d, before, t, value):
         return True
-    return after < n and bool(high - value <= _most_mj(t_ns[d, after] - t))
+    if after == n:
+        return before < 0
+    return bool(high - value <= _most_mj(t_ns[d, after] - t))
 
 
 @part

@@ -10,14 +10,16 @@ import bisect
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from itertools import zip_longest
 from typing import Any, Final, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wattribute.kernels.series import HORIZON_NS
 from wattribute.records import Gpu, Host, Record, Workload
 from wattribute.sinks.contract import Coded, CodedLabels, Column
-from wattribute.stream.series import DeviceKey, Series
+from wattribute.stream.series import SLACK_NS, DeviceKey, Series
 
 ProcessKey = tuple[str, str, int, int]
 """host, boot_id, pid, start_ns"""
@@ -36,33 +38,58 @@ T = TypeVar("T", bound=Record)
 
 @dataclass(slots=True)
 class Timeline(Generic[T]):
-    """Versions of one thing, by the time from which each holds; the first holds for the time before too."""
+    """What records said of one thing, and what was so since when; the first holds for the time before too.
+
+    What each said is kept: one that comes late speaks up to the next that says otherwise, not to the next
+    that was news when it came."""
 
     since_ns: list[int] = field(default_factory=list)
     versions: list[T] = field(default_factory=list)
+    _said_ns: array[int] = field(default_factory=lambda: array("q"))
+    _said: list[T] = field(default_factory=list)
 
     def note(self, record: T) -> int | None:
         """Add what a record says to what was known at its time; since when that changes anything.
 
         What the record leaves empty stays as it was."""
-        at = bisect.bisect_right(self.since_ns, record.t)
-        if not self.versions:
-            self.since_ns.append(record.t)
-            self.versions.append(record)
-            return 0
-        known = self.versions[max(at - 1, 0)]
-        merged = replace(
-            record, **{f.name: _said(getattr(record, f.name), getattr(known, f.name)) for f in fields(record)}
-        )
-        if replace(merged, t=known.t) == known:
-            return None
-        self.since_ns.insert(at, record.t)
-        self.versions.insert(at, merged)
-        return record.t if at else 0
+        at = bisect.bisect_right(self._said_ns, record.t)
+        if at == 0 and self.versions:  # it says the rest for the time before, which was the first's
+            record = _merged(self.versions[0], record)
+        repeats = at > 0 and replace(record, t=self._said[at - 1].t) == self._said[at - 1]
+        self._said_ns.insert(at, record.t)
+        self._said.insert(at, self._said[at - 1] if repeats else record)
+        self._forget_repeats()
+        return None if repeats else self._renew()
 
     def at(self, t_ns: int) -> T:
         """The version in force at a time."""
         return self.versions[max(bisect.bisect_right(self.since_ns, t_ns) - 1, 0)]
+
+    def _renew(self) -> int | None:
+        """Make the versions anew of what was said; since when they are others, None if they are not."""
+        old, self.since_ns, self.versions = (self.since_ns, self.versions), [], []
+        for t, record in zip(self._said_ns, self._said, strict=True):
+            merged = _merged(self.versions[-1], record) if self.versions else record
+            if not self.versions or replace(merged, t=self.versions[-1].t) != self.versions[-1]:
+                self.since_ns.append(t)
+                self.versions.append(merged)
+        changed_ns: int | None = None
+        for place, (was, now) in enumerate(
+            zip_longest(zip(*old, strict=True), zip(self.since_ns, self.versions, strict=True))
+        ):
+            if was == now:
+                self.versions[place] = was[1]  # its code is known
+            elif changed_ns is None:
+                changed_ns = min(known[0] for known in (was, now) if known) if place else 0
+        return changed_ns
+
+    def _forget_repeats(self) -> None:
+        """Of repeats that nothing can come between any more only the first and the last are of use."""
+        said = self._said
+        old = bisect.bisect_left(self._said_ns, self._said_ns[-1] - HORIZON_NS - SLACK_NS)
+        while old >= 3 and said[old - 1] is said[old - 2] is said[old - 3]:
+            del self._said_ns[old - 2], said[old - 2]
+            old -= 1
 
 
 class _Texts:
@@ -245,6 +272,12 @@ def _lengthened(codes: NDArray[np.int32], length: int) -> NDArray[np.int32]:
     longer = np.full(2 * length, _UNKNOWN, np.int32)
     longer[: len(codes)] = codes
     return longer
+
+
+def _merged(known: T, record: T) -> T:
+    """What a record says, and the rest as it was known."""
+    names = (f.name for f in fields(record))
+    return replace(record, **{name: _said(getattr(record, name), getattr(known, name)) for name in names})
 
 
 def _said(value: Any, known: Any) -> Any:

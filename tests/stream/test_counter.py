@@ -106,6 +106,19 @@ def test_a_late_reading_before_a_counter_was_set_higher_finds_its_side(late: tup
     assert max(device_uj(came_late)) <= WATTS * 1_000_000
 
 
+def test_a_late_reading_before_the_first_is_believed_only_if_the_first_can_come_of_it() -> None:
+    """A device that is read without its counter; two garbled readings of it, the later one first."""
+    readings = [replace(one, energy_mj=None) for one in steady(20)]
+    readings[150] = replace(readings[150], energy_mj=26 * 10**14)
+    readings[100] = replace(readings[100], energy_mj=9 * 10**14)
+    readings.append(readings.pop(100))
+
+    rows, engine = rows_of(readings)
+
+    assert engine.tables.dropped == 1
+    assert max(device_uj(rows)) <= WATTS * 1_000_000
+
+
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 1 << 30), often=st.floats(0.0, 0.1), sizes=st.lists(st.integers(1, 9), min_size=1))
 def test_whatever_the_counter_says_no_window_has_more_than_10_kw(

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Final
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from wattribute.errors import RecordError
+from wattribute.kernels import headers as h
 from wattribute.kernels import ingest as k
 from wattribute.kernels.series import Batch
 from wattribute.records import (
@@ -31,33 +33,17 @@ from wattribute.records import (
     parse,
     shown,
 )
+from wattribute.stream.headers import Headers
 from wattribute.stream.identity import Identities
 from wattribute.stream.series import DeviceKey, HolderKey, Series
 from wattribute.stream.tables import Tables
-from wattribute.wire import DEVICE_COLUMNS, MAGIC, PREFIX, PROCESS_COLUMNS, SCHEMA, padded
+from wattribute.wire import DEVICE_COLUMNS, MAGIC, PREFIX, PROCESS_COLUMNS, SCHEMA
 
 _LAYOUTS_MOST: Final = 10_000
-_SIZES_MOST: Final = 1000
 _GPUS_MOST, _PROCESSES_MOST = 1024, 4096  # of one message
 _EXITS_MOST: Final = 100_000  # an exit may come before the process's first record on a device
 _MESSAGE_MOST_BYTES: Final = 16 << 20
 _EXCERPT_BYTES: Final = 200
-_NAMED_BY: Final = PREFIX.size + 64  # schema and host; longer names are but compared more often
-
-
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """A parsed header: its text, the row of its layout, its host, and the bytes of a row in each column.
-
-    ``sizes``: bytes of all columns by (device rows, process rows), as met so far: they hardly change."""
-
-    text: bytes
-    layout: int
-    host: str
-    host_row: int
-    device_widths: tuple[int, ...]
-    process_widths: tuple[int, ...]
-    sizes: dict[tuple[int, int], int]
 
 
 class Pending:
@@ -68,8 +54,7 @@ class Pending:
         # took a tenth of all time.
         self.messages = array("q")  # seven a message, see ``kernels.ingest``
         self.events = array("q")  # four an event
-        self.values: list[bytes] = []
-        self.words = 0
+        self.joined = b""  # the bytes of all samples messages
 
     def add_events(self, host_row: int, offset: int, events: Iterable[tuple[int, int, int, int]]) -> None:
         """Add what a message means to the kernel; nothing, if that is nothing."""
@@ -88,22 +73,16 @@ class Decoder:
         self.series = series
         self.identities = identities
         self.tables = tables
-        self.layouts: list[list[int]] = []
-        self.device_ids: list[int] = []
-        self.holder_ids: list[int] = []
-        self._headers: dict[bytes, _Header] = {}
-        self._recent: dict[bytes, _Header] = {}  # by the first bytes of their text, which name the host
-        self._epochs: dict[str, int] = {}
+        self._headers = Headers()
         self._exits: dict[tuple[str, str, int, int], int] = {}
 
     def forget_headers(self) -> None:
         """Parse headers anew: rows that they name may have been given up."""
-        self.layouts, self.device_ids, self.holder_ids = [], [], []
-        self._headers, self._recent = {}, {}
+        self._headers.forget()
 
     def batch(self, pending: Pending) -> Batch:
         """What the ingest kernel takes, of messages decoded."""
-        joined = b"".join(pending.values)
+        joined, headers = pending.joined, self._headers
         messages = np.frombuffer(pending.messages, np.int64).reshape(-1, 7)
         # Host by host: hosts have nothing in common, and a host's series then stay in the cache
         # (8 us -> 2 us a message of 80 samples, 20 hosts).
@@ -114,9 +93,9 @@ class Decoder:
             floats=np.frombuffer(joined, "<f4"),
             messages=messages,
             events=np.array(pending.events).reshape(-1, 4),
-            layouts=np.array(self.layouts, np.int64).reshape(-1, k.LAYOUT_COLUMNS),
-            device_ids=np.array(self.device_ids, np.int32),
-            holder_ids=np.array(self.holder_ids, np.int32),
+            layouts=np.array(headers.layouts, np.int64).reshape(-1, k.LAYOUT_COLUMNS),
+            device_ids=np.array(headers.device_ids, np.int32),
+            holder_ids=np.array(headers.holder_ids, np.int32),
         )
 
     def decode(self, offsets: Sequence[int], values: Sequence[bytes]) -> Pending:
@@ -124,11 +103,23 @@ class Decoder:
         if len(self._headers) > _LAYOUTS_MOST:
             self.forget_headers()
         batch = Pending()
-        for offset, value in zip(offsets, values, strict=True):
+        # Those whose columns can be told apart; what else claims to be samples is refused below.
+        of_samples = [_is_samples(value) for value in values]
+        samples = list(compress(values, of_samples))
+        batch.joined = b"".join(samples)
+        found, clear = self._headers.recognise(batch.joined, samples, list(compress(offsets, of_samples)))
+        if clear and len(samples) == len(values):
+            batch.messages.frombytes(found.tobytes())
+            return batch
+        rows, word = iter(found), 0
+        for offset, value, is_samples in zip(offsets, values, of_samples, strict=True):
             self.tables.offset = offset
             try:
-                if value[:4] == MAGIC:
-                    self._samples(batch, offset, value)
+                if is_samples:
+                    begin, word = word, word + len(value) // 8
+                    self._samples(batch, offset, value, next(rows), begin)
+                elif value[:4] == MAGIC:
+                    raise RecordError(f"a samples message of {len(value)} bytes")
                 else:
                     self._records(batch, offset, value)
             except RecordError as error:
@@ -138,40 +129,32 @@ class Decoder:
                 self.tables.dead(offset, f"cannot be read: {type(error).__name__}", value[:_EXCERPT_BYTES])
         return batch
 
-    def _samples(self, batch: Pending, offset: int, value: bytes) -> None:
-        if len(value) < PREFIX.size or len(value) > _MESSAGE_MOST_BYTES:
-            raise RecordError(f"a samples message of {len(value)} bytes")
+    def _samples(
+        self, batch: Pending, offset: int, value: bytes, found: NDArray[np.int64], word: int
+    ) -> None:
+        """Add a message, which begins at ``word`` of those joined, as it was recognised."""
         _, header_bytes, epoch, _, device_rows, process_rows = PREFIX.unpack_from(value)
         begin = PREFIX.size + header_bytes
-        # To compare the whole text is cheap, to copy and hash it costs as much as all the rest.
-        start = value[PREFIX.size : _NAMED_BY]
-        header = self._recent.get(start)
-        if (
-            header is None
-            or len(header.text) != header_bytes
-            or not value.startswith(header.text, PREFIX.size)
-        ):
-            text = value[PREFIX.size : begin]
-            header = self._headers.get(text)
-            if header is None:
-                if header_bytes % 8 or len(text) < header_bytes:
-                    raise RecordError("a samples message with a header that is cut short")
-                header = self._headers[text] = self._header(text)
-            self._recent[start] = header
-        size = header.sizes.get((device_rows, process_rows))
-        if size is None:
-            size = _columns_bytes(header, device_rows, process_rows)
-        if len(value) - begin != size:
-            raise RecordError(f"a samples message with {len(value) - begin} bytes of columns, not {size}")
-        self._note_epoch(batch, offset, header.host, epoch)
-        word = batch.words + begin // 8
-        batch.messages.extend(
-            (k.SAMPLES_MESSAGE, header.host_row, offset, header.layout, word, device_rows, process_rows)
-        )
-        batch.values.append(value)
-        batch.words += len(value) // 8
+        if found[k.KIND] == h.NEW_HEADER:
+            found = self._recognise(value, offset)
+            if found[k.KIND] == h.NEW_HEADER:  # by a message before this one neither
+                self._parse_header(value[PREFIX.size : begin])
+                found = self._recognise(value, offset)
+            found[k.WORD] += word
+        if found[k.KIND] == h.CUT:
+            raise RecordError("a samples message with a header that is cut short")
+        if found[k.KIND] == h.WRONG_SIZE:
+            size = f"{len(value) - begin} bytes of columns"
+            raise RecordError(f"a samples message with {size} for {device_rows} and {process_rows} rows")
+        self._note_epoch(batch, offset, int(found[k.HOST]), epoch)
+        batch.messages.extend((k.SAMPLES_MESSAGE, *found[k.HOST :].tolist()))
 
-    def _header(self, text: bytes) -> _Header:
+    def _recognise(self, value: bytes, offset: int) -> NDArray[np.int64]:
+        found, _ = self._headers.recognise(value, [value], [offset])
+        row: NDArray[np.int64] = found[0]
+        return row
+
+    def _parse_header(self, text: bytes) -> None:
         obj = _json(text)
         if not isinstance(obj.get("gpus"), list) or not isinstance(obj.get("processes"), list):
             raise RecordError("a samples header without gpus and processes")
@@ -204,39 +187,17 @@ class Decoder:
                 if exit_ns is not None and not known:  # who is known hears of it by an event, in its turn
                     self.series.holders.exit_ns[row] = exit_ns
                 holder_rows.append(row)
-        layout = [len(self.device_ids), len(device_rows), len(self.holder_ids), len(holder_rows)]
-        layout += _places(
-            device_names, DEVICE_COLUMNS, ("t", "energy_mj", "gpu", "power_mw", "power_average_mw")
-        )
-        layout += [sum(DEVICE_COLUMNS[name] == "q" for name in device_names)]
-        layout += [sum(DEVICE_COLUMNS[name] != "q" for name in device_names)]
-        layout += _places(
-            process_names, PROCESS_COLUMNS, ("t", "period_ns", "memory_used_bytes", "process", "sm_percent")
-        )
-        self.layouts.append(layout)
-        self.device_ids += device_rows
-        self.holder_ids += holder_rows
-        return _Header(
-            text=text,
-            layout=len(self.layouts) - 1,
-            host=host,
-            host_row=self.series.host_row(host),
-            device_widths=tuple(_width(DEVICE_COLUMNS[name]) for name in device_names),
-            process_widths=tuple(_width(PROCESS_COLUMNS[name]) for name in process_names),
-            sizes={},
+        self._headers.add(
+            text, self.series.host_row(host), device_rows, holder_rows, device_names, process_names
         )
 
     def _device(self, host: str, boot_id: str, gpu: str) -> int:
         return self.series.device_row(DeviceKey(host, boot_id, gpu))
 
-    def _note_epoch(self, batch: Pending, offset: int, host: str, epoch: int) -> None:
-        """A collector that started anew leaves a gap; messages of an older epoch are merely late, and those
-        of epoch 0 are of no collector."""
-        known = self._epochs.get(host)
-        if epoch and (known is None or epoch > known):
-            self._epochs[host] = epoch
-            if known is not None:
-                batch.add_events(self.series.host_row(host), offset, [(k.EPOCH, 0, 0, 0)])
+    def _note_epoch(self, batch: Pending, offset: int, host_row: int, epoch: int) -> None:
+        """A collector that started anew leaves a gap."""
+        if self._headers.note_epoch(host_row, epoch):
+            batch.add_events(host_row, offset, [(k.EPOCH, 0, 0, 0)])
 
     def _records(self, batch: Pending, offset: int, value: bytes) -> None:
         if len(value) > _MESSAGE_MOST_BYTES:
@@ -246,12 +207,13 @@ class Decoder:
         epoch, seq = obj.get("epoch"), obj.get("seq")
         if type(epoch) is not int or type(seq) is not int or not isinstance(obj.get("records"), list):
             raise RecordError("a message without epoch, seq and records")
-        self._note_epoch(batch, offset, host, epoch)
+        host_row = self.series.host_row(host)
+        self._note_epoch(batch, offset, host_row, epoch)
         for index, item in enumerate(obj["records"]):
             try:
                 record = parse(item)
                 events = self._events(host, boot_id, record)
-                batch.add_events(self.series.host_row(host), offset, events)
+                batch.add_events(host_row, offset, events)
                 self.tables.note(host, boot_id, record, f"{epoch}:{seq}:{index}")
             except RecordError as error:
                 self.tables.dead(offset, f"record {index}: {error}", value[:_EXCERPT_BYTES])
@@ -290,6 +252,10 @@ class Decoder:
         return [(k.TOUCH, row, since_ns, 0) for row in sorted(devices)] if since_ns is not None else []
 
 
+def _is_samples(value: bytes) -> bool:
+    return value[:4] == MAGIC and PREFIX.size <= len(value) <= _MESSAGE_MOST_BYTES and not len(value) % 8
+
+
 def _json(text: bytes) -> dict[str, Any]:
     try:
         obj = orjson.loads(text)
@@ -316,33 +282,3 @@ def _names(names: object, known: Mapping[str, str], needed: Sequence[str]) -> li
     if names and not set(needed) <= set(names):
         raise RecordError(f"a samples header without the columns {', '.join(needed)}")
     return names
-
-
-def _columns_bytes(header: _Header, device_rows: int, process_rows: int) -> int:
-    """Bytes of the columns of so many rows, which is remembered."""
-    if (device_rows and not header.device_widths) or (process_rows and not header.process_widths):
-        raise RecordError("a samples message with rows but no columns")
-    size = sum(padded(width * device_rows) for width in header.device_widths)
-    size += sum(padded(width * process_rows) for width in header.process_widths)
-    if len(header.sizes) >= _SIZES_MOST:
-        header.sizes.clear()
-    header.sizes[device_rows, process_rows] = size
-    return size
-
-
-def _width(code: str) -> int:
-    return 8 if code == "q" else 4
-
-
-def _places(names: Sequence[str], known: Mapping[str, str], wanted: Sequence[str]) -> list[int]:
-    """For each column wanted, the wide and narrow columns before it (see ``kernels.ingest``); -1 = absent."""
-    wide = [name for name in names if known[name] == "q"]
-    narrow = [name for name in names if known[name] != "q"]
-    return [
-        -1
-        if name not in names
-        else wide.index(name)
-        if name in wide
-        else (narrow.index(name) << k.NARROW_SHIFT) | len(wide)
-        for name in wanted
-    ]

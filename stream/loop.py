@@ -38,8 +38,10 @@ _COMMIT_S: Final = 1.0
 _FLUSH_S: Final = 30.0
 # Small writes cost 3 to 50 ms each: so many a second at most, and still within 100 ms of the message.
 _WRITE_S: Final = 0.05
-# So many messages at once are a backlog: windows that the next will make final are not worth writing before.
+# So many messages at once are a backlog: windows that the next will make final are not worth writing before,
+# and nobody waits for the others. What a write costs, whatever is in it, was a third of the consumer's time.
 _BEHIND_MESSAGES: Final = 500
+_BEHIND_WRITE_S: Final = 0.5
 _RESTATE_S: Final = 60.0  # windows that were final already are written again at most this often
 _Done = TypeVar("_Done")
 
@@ -178,8 +180,10 @@ class StreamLoop:
     def _keep_up(self, messages: int) -> None:
         """Write, commit and roll up what is due, after so many messages."""
         now_s = time.monotonic()
-        if self._changed and (now_s - self._wrote_s >= _WRITE_S or not messages):
-            self._write(provisional=messages < _BEHIND_MESSAGES)
+        behind = messages >= _BEHIND_MESSAGES
+        pause_s = _BEHIND_WRITE_S if behind else _WRITE_S
+        if self._changed and (now_s - self._wrote_s >= pause_s or not messages):
+            self._write(provisional=not behind)
         if now_s - self._committed_s >= _COMMIT_S:
             self._commit()
         self._roll_up(now_s)

@@ -358,8 +358,8 @@ def _measure_counter(devices: Devices, d: int, start: int, n_cuts: int, work: Sc
             work.energy_uj[c] = work.energy_uj[c - 1]
             continue
         ahead = i + int((work.cuts_ns[min(c + _AHEAD, n_cuts - 1)] - t_ns[d, i]) * pace)
-        prefetch(t_ns, d, ahead)
-        prefetch(energy_mj, d, ahead)
+        prefetch(t_ns, (d, ahead))
+        prefetch(energy_mj, (d, ahead))
         if cut_ns > t_ns[d, i]:
             i = _find(t_ns, d, n, i, cut_ns, pace)
         k = _knot_at(energy_mj, d, i)

@@ -19,9 +19,10 @@ from wattribute.kernels.ingest import (
 from wattribute.kernels.jit import kernel, part
 from wattribute.kernels.series import I32, I64, types
 
-# In KIND, where a message is not clear: it or its header is cut short, the header has not been parsed, its
-# columns are not as long as its rows take. One of another epoch is clear but for that.
-CUT, NEW_HEADER, WRONG_SIZE, OTHER_EPOCH = -1, -2, -3, -4
+# In KIND, where a message is not clear: it is none of samples, it or its header is cut short, the header has
+# not been parsed, its columns are not as long as its rows take. One of another epoch is clear but for that.
+OF_RECORDS, CUT, NEW_HEADER, WRONG_SIZE, OTHER_EPOCH = -1, -2, -3, -4, -5
+MAGIC = int.from_bytes(b"WSB1", "little")
 PREFIX_WORDS = 4
 NAMING_WORDS = 8  # the first words of a header: schema and host stand there
 # Columns of ``places``: where a header stands in ``text``, in words, its host and layout, and how many 8-byte
@@ -91,15 +92,16 @@ def note(known: Known, place: int) -> None:
 
 @kernel(types.int64(_words, _i64, _i64, KNOWN, _i64_2))
 def recognise(words: I64, lengths: I64, offsets: I64, known: Known, messages: I64) -> int:
-    """Fill the rows of ``messages`` (see ``kernels.ingest``) of samples messages that stand one after the
-    other in ``words``, each of so many words; how many are not clear. Their KIND says why."""
+    """Fill the rows of ``messages`` (see ``kernels.ingest``) of messages that stand one after the other in
+    ``words``, each of so many words; how many are not clear. Their KIND says why."""
     at = unclear = 0
     for m in range(lengths.shape[0]):
         begin, end = at + PREFIX_WORDS, at + lengths[m]
+        of_samples = end > at and words[at] & 0xFFFFFFFF == MAGIC
         header_bytes = (words[at] >> 32) & 0xFFFFFFFF if end >= begin else 0
         columns = begin + header_bytes // 8
-        kind = CUT
-        if header_bytes % 8 == 0 and begin < columns <= end:
+        kind = CUT if of_samples else OF_RECORDS
+        if of_samples and header_bytes % 8 == 0 and begin < columns <= end:
             kind = NEW_HEADER
             place, _ = _find(words, begin, columns - begin, known)
             if place >= 0:

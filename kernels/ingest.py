@@ -12,7 +12,7 @@ A window is marked by every message that may change one of its rows:
 - the host's clock passing the window's end (written, provisionally) and end + 10 s (final).
 """
 
-from wattribute.kernels.jit import kernel, part
+from wattribute.kernels.jit import kernel, part, prefetch
 from wattribute.kernels.series import (
     AVERAGE_SHIFT_NS,
     BATCH,
@@ -73,6 +73,8 @@ _FAR_NS = 86_400 * _SECOND_NS
 _ANEW_NS = 7 * _FAR_NS  # after such a pause a device is taken as another: a week is 600 000 windows
 _GAP_PERIODS = 5
 _MEDIAN_OF = 16  # intervals
+_LINE_WORDS = 8  # of the cache
+_ASK_FOR_WORDS = 1024  # of a message: more than that would drive out what was asked for first
 
 
 @part
@@ -748,6 +750,20 @@ def _take_process_rows(
             _mark(marks, holders.device[h], from_ns // window_ns, last, batch.messages[m, OFFSET])
 
 
+@part
+def _ask_for(batch: Batch, m: int) -> None:
+    """Begin to load the columns of device rows of message m, if there is one.
+
+    They were joined from messages all over memory, and the loop that takes them waited for each line."""
+    if m >= batch.messages.shape[0] or batch.messages[m, KIND] != SAMPLES_MESSAGE:
+        return
+    layout, rows = batch.messages[m, LAYOUT], batch.messages[m, DEVICE_ROWS]
+    words = batch.layouts[layout, L_WIDE] * rows + batch.layouts[layout, L_NARROW] * ((rows + 1) // 2)
+    first = batch.messages[m, WORD]
+    for word in range(first, first + min(words, _ASK_FOR_WORDS), _LINE_WORDS):
+        prefetch(batch.words, (word,))
+
+
 @kernel(types.int64(BATCH, types.int64, types.int64, HOSTS, DEVICES, HOLDERS, MARKS, DROPS))
 def ingest(
     batch: Batch,
@@ -764,6 +780,7 @@ def ingest(
     A message is taken whole or not at all. See the names of the columns of ``batch`` above."""
     messages = batch.messages
     for m in range(first, messages.shape[0]):
+        _ask_for(batch, m + 1)
         host, offset = messages[m, HOST], messages[m, OFFSET]
         device_rows, process_rows = messages[m, DEVICE_ROWS], messages[m, PROCESS_ROWS]
         room = device_rows + process_rows + 3 * marks.latest.shape[0] + holders.silent.shape[0]

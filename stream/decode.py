@@ -54,7 +54,7 @@ class Pending:
         # took a tenth of all time.
         self.messages = array("q")  # seven a message, see ``kernels.ingest``
         self.events = array("q")  # four an event
-        self.joined = b""  # the bytes of all samples messages
+        self.joined = b""  # the bytes of the messages that are made of words
 
     def add_events(self, host_row: int, offset: int, events: Iterable[tuple[int, int, int, int]]) -> None:
         """Add what a message means to the kernel; nothing, if that is nothing."""
@@ -103,23 +103,20 @@ class Decoder:
         if len(self._headers) > _LAYOUTS_MOST:
             self.forget_headers()
         batch = Pending()
-        # Those whose columns can be told apart; what else claims to be samples is refused below.
-        of_samples = [_is_samples(value) for value in values]
-        samples = list(compress(values, of_samples))
-        batch.joined = b"".join(samples)
-        found, clear = self._headers.recognise(batch.joined, samples, list(compress(offsets, of_samples)))
-        if clear and len(samples) == len(values):
+        sizes = np.fromiter(map(len, values), np.int64, len(values))
+        whole = (sizes % 8 == 0) & (sizes <= _MESSAGE_MOST_BYTES)
+        sizes[~whole] = 0
+        batch.joined = b"".join(values if whole.all() else compress(values, whole.tolist()))
+        found, clear = self._headers.recognise(batch.joined, sizes, offsets)
+        if clear:
             batch.messages.frombytes(found.tobytes())
             return batch
-        rows, word = iter(found), 0
-        for offset, value, is_samples in zip(offsets, values, of_samples, strict=True):
+        words = (np.cumsum(sizes) - sizes) // 8
+        for offset, value, row, word in zip(offsets, values, found, words.tolist(), strict=True):
             self.tables.offset = offset
             try:
-                if is_samples:
-                    begin, word = word, word + len(value) // 8
-                    self._samples(batch, offset, value, next(rows), begin)
-                elif value[:4] == MAGIC:
-                    raise RecordError(f"a samples message of {len(value)} bytes")
+                if value[:4] == MAGIC:
+                    self._samples(batch, offset, value, row, word)
                 else:
                     self._records(batch, offset, value)
             except RecordError as error:
@@ -133,6 +130,10 @@ class Decoder:
         self, batch: Pending, offset: int, value: bytes, found: NDArray[np.int64], word: int
     ) -> None:
         """Add a message, which begins at ``word`` of those joined, as it was recognised."""
+        if found[k.KIND] == h.OF_RECORDS:
+            raise RecordError(f"a samples message of {len(value)} bytes")
+        if found[k.KIND] == h.CUT:
+            raise RecordError("a samples message with a header that is cut short")
         _, header_bytes, epoch, _, device_rows, process_rows = PREFIX.unpack_from(value)
         begin = PREFIX.size + header_bytes
         if found[k.KIND] == h.NEW_HEADER:
@@ -141,8 +142,6 @@ class Decoder:
                 self._parse_header(value[PREFIX.size : begin])
                 found = self._recognise(value, offset)
             found[k.WORD] += word
-        if found[k.KIND] == h.CUT:
-            raise RecordError("a samples message with a header that is cut short")
         if found[k.KIND] == h.WRONG_SIZE:
             size = f"{len(value) - begin} bytes of columns"
             raise RecordError(f"a samples message with {size} for {device_rows} and {process_rows} rows")
@@ -150,7 +149,7 @@ class Decoder:
         batch.messages.extend((k.SAMPLES_MESSAGE, *found[k.HOST :].tolist()))
 
     def _recognise(self, value: bytes, offset: int) -> NDArray[np.int64]:
-        found, _ = self._headers.recognise(value, [value], [offset])
+        found, _ = self._headers.recognise(value, np.array([len(value)]), [offset])
         row: NDArray[np.int64] = found[0]
         return row
 
@@ -250,10 +249,6 @@ class Decoder:
         elif not isinstance(record, Instance | Run | Unit | Quality):
             raise RecordError(f"a {record.kind} record does not travel in this way")
         return [(k.TOUCH, row, since_ns, 0) for row in sorted(devices)] if since_ns is not None else []
-
-
-def _is_samples(value: bytes) -> bool:
-    return value[:4] == MAGIC and PREFIX.size <= len(value) <= _MESSAGE_MOST_BYTES and not len(value) % 8
 
 
 def _json(text: bytes) -> dict[str, Any]:

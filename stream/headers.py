@@ -62,14 +62,14 @@ class Headers:
         h.note(self._known(), place)
 
     def recognise(
-        self, joined: bytes, values: Sequence[bytes], offsets: Sequence[int]
+        self, joined: bytes, sizes: NDArray[np.int64], offsets: Sequence[int]
     ) -> tuple[NDArray[np.int64], bool]:
-        """Of samples messages, whose bytes stand one after the other in ``joined``, what ``k.ingest`` is to
-        be told (messages, 7), and whether all are clear; KIND says why not (``kernels.headers``)."""
-        found = np.empty((len(values), 7), np.int64)
-        lengths = np.fromiter(map(len, values), np.int64, len(values)) // 8
+        """Of messages, whose bytes stand one after the other in ``joined``, each of so many, a multiple of 8:
+        what ``k.ingest`` is to be told (messages, 7), and whether all are clear samples; else KIND says why
+        (``kernels.headers``)."""
+        found = np.empty((len(sizes), 7), np.int64)
         given = np.array(offsets, np.int64)
-        unclear = h.recognise(np.frombuffer(joined, "<i8"), lengths, given, self._known(), found)
+        unclear = h.recognise(np.frombuffer(joined, "<i8"), sizes // 8, given, self._known(), found)
         return found, not unclear
 
     def note_epoch(self, host_row: int, epoch: int) -> bool:

@@ -10,6 +10,7 @@ the step that failed again until it works.
 
 from __future__ import annotations
 
+import bisect
 import logging
 import threading
 import time
@@ -213,7 +214,7 @@ class StreamLoop:
     def _take(self, fetched: Fetched) -> None:
         assigned = self.assigned[fetched.partition]
         offsets, values = fetched.offsets, fetched.values
-        behind = sum(1 for offset in offsets if offset < assigned.written_before)
+        behind = bisect.bisect_left(offsets, assigned.written_before)
         if behind:
             assigned.engine.take(offsets[:behind], values[:behind], quiet=True)
         if behind < len(offsets):

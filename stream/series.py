@@ -14,6 +14,7 @@ from wattribute.kernels.series import FOREVER, HORIZON_NS, Devices, Holders, Hos
 SLACK_NS: Final = 120_000_000_000
 """Kept beyond the horizon: two rounds of the identities that a collector repeats every 60 s."""
 _KEPT_SAMPLES: Final = 32  # of a device that has fallen silent: the period is a median of 16 intervals
+_MOVED_AT_ONCE: Final = 4096
 _FILL: Final = dict.fromkeys(
     ("next_device", "first_holder", "next_holder", "first_device", "counter_mj", "leap_mj"), -1
 )
@@ -196,7 +197,11 @@ def _shift(length: Any, row: int, cut_ns: int, time_ns: Any, *others: Any) -> in
     dropped = int(np.searchsorted(time_ns[row, :n], cut_ns))
     if dropped:
         for series in (time_ns, *others):
-            series[row, : n - dropped] = series[row, dropped:n].copy()
+            # In pieces that do not overlap, so that each is moved once; it is a MB, and mostly in two pieces.
+            step = max(dropped, _MOVED_AT_ONCE)
+            for at in range(dropped, n, step):
+                piece = series[row, at : min(at + step, n)]
+                series[row, at - dropped : at - dropped + len(piece)] = piece
         length[row] = n - dropped
     return dropped
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wattribute.collector.clock import Clock, HostClock
+from wattribute.collector.kubelet import Kubelet
 from wattribute.collector.nvml import Nvml, load_pynvml
 from wattribute.collector.proc import ProcTree
 from wattribute.collector.residency import Processes
@@ -20,6 +21,7 @@ from wattribute.settings import Settings
 if TYPE_CHECKING:
     from wattribute.collector.simulate import SimulatedHost
 
+_IN_A_POD: Final = "https://127.0.0.1:10250/pods"
 _OFFER: Final = "; 'wattribute up --simulate' shows it on a simulated host"
 
 
@@ -35,6 +37,7 @@ class Source:
     host: Host
     simulated: SimulatedHost | None = None
     inline: bool = False
+    kubelet: Kubelet | None = None
 
     @property
     def boot_id(self) -> str:
@@ -46,6 +49,8 @@ class Source:
         self.nvml.close()
         if isinstance(self.processes, ProcTree):
             self.processes.close()
+        if self.kubelet is not None:
+            self.kubelet.close()
 
     def sampler(self, settings: Settings, emit: Callable[[Sequence[Record]], None]) -> Sampler:
         """A sampler of all its GPUs."""
@@ -102,7 +107,20 @@ def _real(settings: Settings) -> Source:
         raise WattributeError(f"no GPU to read on this machine: {error}{_OFFER}") from error
     clock = HostClock()
     host = _described(Host(t=clock.now_ns()), settings)
-    return Source(settings.host, nvml, ProcTree(Path("/proc")), clock, host)
+    kubelet = open_kubelet(settings)
+    if kubelet is not None:
+        kubelet.start()
+    processes = ProcTree(Path("/proc"), kubelet, settings.rules)
+    return Source(settings.host, nvml, processes, clock, host, kubelet=kubelet)
+
+
+def open_kubelet(settings: Settings) -> Kubelet | None:
+    """The kubelet of this node; None where the settings name none and this is no pod."""
+    url = settings.kubelet or (_IN_A_POD if Path(settings.kubelet_token).exists() else "off")
+    if url == "off":
+        return None
+    labels = [name.strip() for name in settings.kubelet_labels.split(",") if name.strip()]
+    return Kubelet(url, settings.kubelet_token, settings.kubelet_ca, labels)
 
 
 def _described(host: Host, settings: Settings) -> Host:

@@ -17,6 +17,7 @@ from wattribute.collector.pods import Pod
 from wattribute.rules import COMMAND_MAX, Rule, said
 
 _TEXT_MAX: Final = 256  # a name; a record would take 1024
+_GPUS_TEXT_MAX: Final = 4096  # 64 UUIDs, which no record takes
 _ATTEMPT_MAX: Final = (1 << 32) - 1
 _RESTARTS_MAX: Final = 1000  # of a launcher within one start of its job
 
@@ -122,7 +123,8 @@ def environment(raw: bytes) -> dict[str, str]:
     for entry in raw.split(b"\0"):
         name, _, value = entry.partition(b"=")
         key = _KEYS_BYTES.get(name)
-        if key is not None and (text := _clean(value.decode(errors="replace"))):
+        most = _GPUS_TEXT_MAX if key in GPU_KEYS else _TEXT_MAX
+        if key is not None and (text := _clean(value.decode(errors="replace"), most)):
             values.setdefault(key, text)  # of a key given twice getenv returns the first
     if values.get("TORCHELASTIC_RUN_ID") == "none":  # torchrun's default: every single-node job has it
         del values["TORCHELASTIC_RUN_ID"]
@@ -254,6 +256,6 @@ def _first(values: Mapping[str, str], keys: tuple[str, ...]) -> str:
     return next((values[key] for key in keys if key in values), "")
 
 
-def _clean(text: str) -> str:
+def _clean(text: str, most: int = _TEXT_MAX) -> str:
     """A text that a record takes: no control characters, not long."""
-    return "".join(c if c.isprintable() else " " for c in text[:_TEXT_MAX]).strip()
+    return "".join(c if c.isprintable() else " " for c in text[:most]).strip()

@@ -118,10 +118,10 @@ def fetch(url: str, token_file: str = "", ca_file: str = "") -> bytes:
         alarm.daemon = True
         alarm.start()
         connection.request("GET", urlsplit(url).path or "/pods", headers=headers)
-        answer = connection.getresponse()  # no redirection is followed: it would take the token along
-        if answer.status != 200:
-            raise WattributeError(_refusal(url, answer.status, bool(token_file)))
-        return _body(url, answer)
+        with connection.getresponse() as answer:  # no redirection is followed: it would take the token along
+            if answer.status != 200:
+                raise WattributeError(_refusal(url, answer.status, bool(token_file)))
+            return _body(url, answer)
     except ssl.SSLCertVerificationError as error:
         raise WattributeError(
             f"{url}: its certificate is not to be trusted ({error.verify_message});"

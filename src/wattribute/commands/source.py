@@ -11,6 +11,7 @@ from wattribute.collector.clock import Clock, HostClock
 from wattribute.collector.kubelet import Kubelet
 from wattribute.collector.nvml import Nvml, load_pynvml
 from wattribute.collector.proc import ProcTree
+from wattribute.collector.reservations import Reservations
 from wattribute.collector.residency import Processes
 from wattribute.collector.sampler import Sampler
 from wattribute.collector.workers import inline_worker, thread_worker
@@ -38,6 +39,7 @@ class Source:
     simulated: SimulatedHost | None = None
     inline: bool = False
     kubelet: Kubelet | None = None
+    reservations: Reservations | None = None
 
     @property
     def boot_id(self) -> str:
@@ -49,8 +51,15 @@ class Source:
         self.nvml.close()
         if isinstance(self.processes, ProcTree):
             self.processes.close()
-        if self.kubelet is not None:
-            self.kubelet.close()
+        for background in (self.kubelet, self.reservations):
+            if background is not None:
+                background.close()
+
+    def outcomes(self, now_ns: int) -> Sequence[Record]:
+        """What there is to tell beside the readings."""
+        if self.simulated is not None:
+            return self.simulated.outcomes(now_ns)
+        return self.reservations.records(now_ns) if self.reservations else ()
 
     def sampler(self, settings: Settings, emit: Callable[[Sequence[Record]], None]) -> Sampler:
         """A sampler of all its GPUs."""
@@ -63,7 +72,7 @@ class Source:
             fast_hz=settings.fast_hz,
             slow_s=settings.slow_s,
             flush_s=settings.flush_s,
-            outcomes=self.simulated.outcomes if self.simulated else None,
+            outcomes=self.outcomes,
             start_worker=inline_worker if self.inline else thread_worker,
         )
 
@@ -108,10 +117,14 @@ def _real(settings: Settings) -> Source:
     clock = HostClock()
     host = _described(Host(t=clock.now_ns()), settings)
     kubelet = open_kubelet(settings)
-    if kubelet is not None:
-        kubelet.start()
-    processes = ProcTree(Path("/proc"), kubelet, settings.rules)
-    return Source(settings.host, nvml, processes, clock, host, kubelet=kubelet)
+    proc = Path("/proc")
+    socket = None if settings.pod_resources == "off" else Path(settings.pod_resources)
+    reservations = Reservations(nvml.gpus, proc, socket, kubelet, settings.rules)
+    for background in (kubelet, reservations):
+        if background is not None:
+            background.start()
+    processes = ProcTree(proc, kubelet, settings.rules)
+    return Source(settings.host, nvml, processes, clock, host, kubelet=kubelet, reservations=reservations)
 
 
 def open_kubelet(settings: Settings) -> Kubelet | None:

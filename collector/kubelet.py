@@ -7,10 +7,12 @@ is in an error; see ``pods`` for what is kept.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
@@ -28,7 +30,8 @@ _RETRY_S: Final = 1.0  # least time between two readings; doubles while they fai
 _RETRY_MAX_S: Final = 60.0
 _TIMEOUT_S: Final = 5.0  # of a single read
 _DEADLINE_S: Final = 10.0  # of an answer, however it trickles in
-# 250 pods of 30 kB are 7.5 MB. orjson holds the interpreter while it reads: about 4 ms a megabyte.
+_BREATH_S: Final = 0.0005  # between two pods: others may want the interpreter
+# 250 pods of 30 kB are 7.5 MB.
 _ANSWER_MAX_BYTES: Final = 16 << 20
 
 
@@ -36,7 +39,7 @@ class Kubelet:
     """The pods of this node, as last read from ``url``: that of a kubelet, or the path of a file.
 
     ``start`` reads in the background from then on; ``refresh`` reads now. ``readings``, ``failures`` and
-    ``unusable`` (pods in its answers) are counted; ``problem`` says in one line what is wrong at present.
+    ``unusable`` pods of the last list are counted; ``problem`` says in one line what is wrong at present.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Kubelet:
         self._kept_labels = tuple(kept_labels)
         self._listing = Listing({}, 0)  # replaced as a whole: others read it while the thread is at work
         self._by_name: dict[tuple[str, str], tuple[str, Pod]] = {}
+        self._digest = b""
         self._wanted = threading.Event()
         self._closing = threading.Event()
 
@@ -69,6 +73,11 @@ class Kubelet:
             self._wanted.set()
         return pod
 
+    @property
+    def pod_count(self) -> int:
+        """How many pods are known."""
+        return len(self._listing.pods)
+
     def named(self, namespace: str, name: str) -> tuple[str, Pod] | None:
         """Uid and pod of a name; never waits."""
         found = self._by_name.get((namespace, name))
@@ -79,16 +88,21 @@ class Kubelet:
     def refresh(self) -> bool:
         """Read now; whether that went well."""
         try:
-            listing = read_pods(fetch(self._url, self._token_file, self._ca_file), self._kept_labels)
+            raw = fetch(self._url, self._token_file, self._ca_file)
+            digest = hashlib.blake2b(raw).digest()
+            if digest == self._digest:  # as nearly always: nothing that is listed has changed
+                listing = self._listing
+            else:
+                listing = read_pods(raw, self._kept_labels, lambda: time.sleep(_BREATH_S))
         except (WattributeError, ValueError) as error:
             self.failures += 1
             self.problem = str(error) if isinstance(error, WattributeError) else f"{self._url}: {error}"
             return False
         self.readings += 1
-        self.unusable += listing.unusable
+        self.unusable = listing.unusable
         self.problem = ""
         self._by_name = {(pod.namespace, pod.name): (uid, pod) for uid, pod in listing.pods.items()}
-        self._listing = listing
+        self._listing, self._digest = listing, digest
         return True
 
     def _work(self) -> None:

@@ -22,9 +22,9 @@ from wattribute.errors import WattributeError
 from wattribute.records import NO_INSTANCE, Reservation
 from wattribute.rules import Rule
 
-_PERIOD_S: Final = 15.0
+_PERIOD_S: Final = 30.0  # to look at every process for Slurm's jobs takes 26 µs each
 _REPEAT_NS: Final = 60_000_000_000
-_STALE_S: Final = 60.0  # what could not be asked again for so long is not repeated, and lapses
+_STALE_S: Final = 75.0  # what could not be asked again for so long is not repeated, and lapses
 
 Place = tuple[str, int]
 """gpu, gpu_instance"""
@@ -60,7 +60,7 @@ class Reservations:
         self._closing = threading.Event()
 
     def start(self) -> None:
-        """Ask now and every 15 s."""
+        """Ask now and every 30 s."""
         threading.Thread(target=self._work, name="reservations", daemon=True).start()
 
     def close(self) -> None:

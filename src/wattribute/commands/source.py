@@ -129,7 +129,7 @@ def _real(settings: Settings) -> Source:
 
 def open_kubelet(settings: Settings) -> Kubelet | None:
     """The kubelet of this node; None where the settings name none and this is no pod."""
-    url = settings.kubelet or (_IN_A_POD if Path(settings.kubelet_token).exists() else "off")
+    url = settings.kubelet or (_IN_A_POD if Path(settings.kubelet_token).is_file() else "off")
     if url == "off":
         return None
     labels = [name.strip() for name in settings.kubelet_labels.split(",") if name.strip()]

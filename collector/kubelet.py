@@ -39,7 +39,7 @@ class Kubelet:
     """The pods of this node, as last read from ``url``: that of a kubelet, or the path of a file.
 
     ``start`` reads in the background from then on; ``refresh`` reads now. ``readings``, ``failures`` and
-    ``unusable`` pods of the last list are counted; ``problem`` says in one line what is wrong at present.
+    ``unusable`` pods of the last list are counted; ``problem`` says in one line what was wrong the last time.
     """
 
     def __init__(
@@ -100,7 +100,6 @@ class Kubelet:
             return False
         self.readings += 1
         self.unusable = listing.unusable
-        self.problem = ""
         self._by_name = {(pod.namespace, pod.name): (uid, pod) for uid, pod in listing.pods.items()}
         self._listing, self._digest = listing, digest
         return True

@@ -113,7 +113,7 @@ def _items(text: str) -> Iterator[Any]:
     Python's collector busy; one by one its pods take 107 ms together, and 1 ms or less each.
     """
     decode = json.JSONDecoder().raw_decode
-    is_list, place = False, _after(text, 0)
+    is_empty, place = False, _after(text, 0)
     if text[place : place + 1] != "{":
         raise ValueError("it is no list of pods")
     place = _after(text, place + 1)
@@ -130,12 +130,11 @@ def _items(text: str) -> Iterator[Any]:
                     place = _after(text, place + 1)
             return
         value, place = decode(text, place)
-        # Go writes null for a list that is empty.
-        is_list = is_list or (key, value) == ("kind", "PodList")
+        is_empty = is_empty or (key == "items" and value is None)  # as Go writes an empty list
         place = _after(text, place)
         if text[place : place + 1] == ",":
             place = _after(text, place + 1)
-    if not is_list:
+    if not is_empty or text[place : place + 1] != "}":
         raise ValueError("it is no list of pods")
 
 

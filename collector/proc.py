@@ -113,7 +113,9 @@ class ProcTree:
         workload = Workload(t=t, pid=pid, start_ns=start_ns, command=name, **fields)
         if not self._kubelet or not within.pod or (pod and within.container in ("", *pod.containers)):
             untold = self._untold.pop((pid, start_ns), None)
-            return replace(workload, t=max(untold.since_ns, t - _LATE_MOST_NS)) if untold else workload
+            # Not later than now either: the clock may have been set back.
+            since_ns = min(t, max(untold.since_ns, t - _LATE_MOST_NS)) if untold else t
+            return replace(workload, t=since_ns)
         since_ns = self._untold.get((pid, start_ns), _Untold(t, workload)).since_ns
         workload = replace(workload, t=since_ns)
         self._untold[pid, start_ns] = _Untold(since_ns, workload)

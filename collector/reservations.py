@@ -40,7 +40,8 @@ class Reservations:
     """Keeps track of whom each GPU is given to; a GPU that several share is given to nobody alone.
 
     ``start`` asks in the background, ``refresh`` asks now; ``records`` never waits. ``failures`` counts
-    questions that were not answered, ``unknown_devices`` devices given out that are none of ``gpus``.
+    questions that were not answered, the last of which ``problem`` tells in one line, and
+    ``unknown_devices`` devices given out that are none of ``gpus``.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Reservations:
     ) -> None:
         self.failures = 0
         self.unknown_devices = 0
+        self.problem = ""
         self._gpus, self._proc, self._socket, self._kubelet, self._rules = gpus, proc, socket, kubelet, rules
         self._sources: dict[str, Callable[[], Owners | None]] = {"slurm": self._slurm, "kubelet": self._pods}
         self._answers: dict[str, tuple[float, Owners]] = {}  # by source: when, and what
@@ -72,8 +74,9 @@ class Reservations:
         for name, ask in self._sources.items():
             try:
                 owners = ask()
-            except (WattributeError, OSError):
+            except (WattributeError, OSError) as error:
                 self.failures += 1
+                self.problem = str(error)
                 continue
             if owners is not None:
                 self._answers[name] = (time.monotonic(), owners)

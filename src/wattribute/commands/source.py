@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -54,6 +54,12 @@ class Source:
         for background in (self.kubelet, self.reservations):
             if background is not None:
                 background.close()
+
+    def complaints(self) -> Iterator[str]:
+        """What did not answer as it should, in a line each."""
+        for what, asked in (("the kubelet", self.kubelet), ("who has which GPU", self.reservations)):
+            if asked is not None and asked.failures:
+                yield f"{what} could not be asked {asked.failures:,} times, the last time: {asked.problem}"
 
     def outcomes(self, now_ns: int) -> Sequence[Record]:
         """What there is to tell beside the readings."""

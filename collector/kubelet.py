@@ -160,9 +160,10 @@ def _connection(url: str, ca_file: str) -> HTTPConnection:
         return HTTPConnection(host, port, timeout=_TIMEOUT_S)
     try:
         context = ssl.create_default_context(cafile=None if ca_file in ("", UNCHECKED) else ca_file)
-    except OSError:  # ssl's own errors are of this kind
+    except OSError as error:  # ssl's own errors are of this kind
+        lack = "is not there" if isinstance(error, FileNotFoundError) else "holds no certificates"
         raise WattributeError(
-            f"kubelet_ca {ca_file} holds no certificates; set it to the file of the kubelet's authority"
+            f"kubelet_ca {ca_file} {lack}; set it to the file of the kubelet's authority"
         ) from None
     # A kubelet's certificate names the node, not the loopback address that the node reaches it at.
     context.check_hostname = not _is_loopback(host) and ca_file != UNCHECKED

@@ -73,6 +73,7 @@ class Pod(NamedTuple):
     restarts: int | None
     containers: Mapping[str, Container]
     images: Mapping[str, str]
+    is_over: bool
 
 
 class Listing(NamedTuple):
@@ -147,6 +148,7 @@ def _after(text: str, place: int) -> int:
 def _pod(name: str, metadata: dict[str, Any], item: dict[str, Any], kept: tuple[str, ...]) -> Pod:
     labels, annotations = _object(metadata.get("labels")), _object(metadata.get("annotations"))
     found = {**labels, **annotations}  # an annotation takes what a label cannot hold: Qwen/Qwen3-8B
+    status = _object(item.get("status"))
     kind, owner = _owner(metadata, _text(labels.get("pod-template-hash")))
     says = _said(labels, kind, owner)
     of_ours = {label: text for label, key in _LABELS.items() if (text := _text(labels.get(key)))}
@@ -165,8 +167,9 @@ def _pod(name: str, metadata: dict[str, Any], item: dict[str, Any], kept: tuple[
         says={field: text for field, text in says.items() if text},
         labels=of_ours | {_text(key): text for key in kept if (text := _text(found.get(key)))},
         restarts=int(restarts) if re.fullmatch("[0-9]{1,6}", restarts) else None,
-        containers=_containers(_object(item.get("status")), images),
+        containers=_containers(status, images),
         images=images,
+        is_over=_text(status.get("phase")) in ("Succeeded", "Failed"),
     )
 
 

@@ -115,19 +115,23 @@ class Reservations:
         if self._socket is None or not (self._socket.exists() or "kubelet" in self._answers):
             return None
         return self._by_place(
-            (device_id, self._of_pod(given))
+            (device_id, fields)
             for given in list_given(self._socket)
-            if given.resource.startswith("nvidia.com/")
+            if given.resource.startswith("nvidia.com/") and (fields := self._of_pod(given)) is not None
             for device_id in given.device_ids
         )
 
-    def _of_pod(self, given: Given) -> dict[str, Any]:
-        """The fields of a Reservation: what the kubelet's list of pods tells, else the names alone."""
+    def _of_pod(self, given: Given) -> dict[str, Any] | None:
+        """The fields of a Reservation: what the kubelet's list of pods tells, else the names alone.
+
+        None of a pod that is over: before Kubernetes 1.34 its devices are listed as long as it is kept."""
         found = self._kubelet.named(given.namespace, given.pod) if self._kubelet else None
         if found is None:
             names = {"namespace": given.namespace, "pod": given.pod, "container": given.container}
             return {**names, "identity_source": "kubernetes"}
         uid, pod = found
+        if pod.is_over:
+            return None
         known = (number for number, container in pod.containers.items() if container.name == given.container)
         number = next(known, given.container)
         waiting = Container(given.container, pod.images.get(given.container, ""), 0)

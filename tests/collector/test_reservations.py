@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -143,6 +144,17 @@ def test_a_gpu_that_several_share_is_given_to_nobody_alone(fake: FakeNvml, node:
         pod(CHAT, "GPU-fake-0::0") + pod(RANK, "GPU-fake-0::1") + pod(RANK, "GPU-fake-1::0", "GPU-fake-1::1")
     )
     assert told(kept, 1) == {("GPU-fake-0", -1): ("", ""), ("GPU-fake-1", -1): (RANK[1], "rank-sft")}
+
+
+def test_a_pod_that_is_over_holds_no_gpu(fake: FakeNvml, node: Node, tmp_path: Path) -> None:
+    listed = json.loads((NODES / "kubernetes-v1-containerd" / "pods.json").read_text())
+    listed["items"][1]["status"]["phase"] = "Succeeded"
+    (tmp_path / "pods.json").write_text(json.dumps(listed))
+    kubelet = Kubelet(str(tmp_path / "pods.json"))
+    assert kubelet.refresh()
+    kept = Reservations(Nvml().gpus, NO_JOBS, node.socket, kubelet)
+    node.given = pod(RANK, "GPU-fake-0", "GPU-fake-1") + pod(CHAT, "GPU-fake-0")
+    assert told(kept, 1) == {("GPU-fake-0", -1): (CHAT[1], ""), ("GPU-fake-1", -1): ("", "")}
 
 
 def test_mig_devices_and_the_names_of_gkes_plugin(fake: FakeNvml, node: Node) -> None:

@@ -1,41 +1,53 @@
-"""Whose a process is, from what /proc says of it: control groups, environment, command line.
+"""Whose a process is, from what /proc says of it (control groups, environment, command line) and what the
+kubelet and the configuration say of that.
 
-Pure functions over the bytes of those files. An environment and a command line hold secrets: only the
-values of allow-listed keys and the name of a script leave this file.
+Pure functions. An environment and a command line hold secrets: only the values of allow-listed keys and the
+name of a script leave this file. Rules may look at a command line; what they say is the configuration's.
 """
 
 from __future__ import annotations
 
 import pwd
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-_TEXT_MAX: Final = 256  # a name; a record would take 1024
-_ATTEMPT_MAX: Final = (1 << 32) - 1
+from wattribute.collector.pods import Pod
+from wattribute.rules import COMMAND_MAX, Rule, said
 
-# Field -> keys; the first that has a value gives it. A Slurm account is whom Slurm charges: a team.
-_FIELDS: Final[dict[str, tuple[str, ...]]] = {
-    "cluster": ("SLURM_CLUSTER_NAME",),
-    "team": ("WATTRIBUTE_TEAM", "SLURM_JOB_ACCOUNT"),
+_TEXT_MAX: Final = 256  # a name; a record would take 1024
+_GPUS_TEXT_MAX: Final = 4096  # 64 UUIDs, which no record takes
+_ATTEMPT_MAX: Final = (1 << 32) - 1
+_RESTARTS_MAX: Final = 1000  # of a launcher within one start of its job
+
+_TAGS: Final[dict[str, tuple[str, ...]]] = {
+    "team": ("WATTRIBUTE_TEAM",),
     "application": ("WATTRIBUTE_APPLICATION",),
-    "workload": ("WATTRIBUTE_WORKLOAD", "SLURM_JOB_NAME"),
+    "workload": ("WATTRIBUTE_WORKLOAD",),
     "phase": ("WATTRIBUTE_PHASE",),
     "model": ("WATTRIBUTE_MODEL",),
     "model_version": ("WATTRIBUTE_MODEL_VERSION",),
+    "run": ("WATTRIBUTE_RUN", "WATTRIBUTE_RUN_ID"),
+    "attempt": ("WATTRIBUTE_ATTEMPT",),
 }
-# identity_source -> keys that name the run. In order of trust: the explicit tag, then who scheduled the
-# process, then who tracks it, then its launcher.
-_RUN: Final[dict[str, tuple[str, ...]]] = {
-    "tag": ("WATTRIBUTE_RUN", "WATTRIBUTE_RUN_ID"),
-    "slurm": ("SLURM_JOB_ID",),
-    "ray": ("RAY_JOB_SUBMISSION_ID",),
-    "mlflow": ("MLFLOW_RUN_ID",),
-    "wandb": ("WANDB_RUN_ID",),
-    "torchrun": ("TORCHELASTIC_RUN_ID",),
+# identity_source -> field -> keys; the first that has a value gives it. In order of trust: who scheduled the
+# process, then who tracks it, then its launcher. A Slurm account is whom Slurm charges: a team.
+_SOURCES: Final[dict[str, dict[str, tuple[str, ...]]]] = {
+    "slurm": {
+        "cluster": ("SLURM_CLUSTER_NAME",),
+        "team": ("SLURM_JOB_ACCOUNT",),
+        "workload": ("SLURM_JOB_NAME",),
+        "job": ("SLURM_JOB_ID",),
+        "run": ("SLURM_JOB_ID",),
+    },
+    "ray": {"job": ("RAY_JOB_SUBMISSION_ID",), "run": ("RAY_JOB_SUBMISSION_ID",)},
+    "mlflow": {"run": ("MLFLOW_RUN_ID",)},
+    "wandb": {"run": ("WANDB_RUN_ID",)},
+    "torchrun": {"run": ("TORCHELASTIC_RUN_ID",)},
 }
-_ATTEMPT: Final = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
+_SLURM_RESTARTS: Final = "SLURM_RESTART_COUNT"
+_TORCHRUN_RESTARTS: Final = "TORCHELASTIC_RESTART_COUNT"
 # MLFLOW_TRACKING_URI is left out with intent: it may hold a password.
 _LABELS: Final[dict[str, tuple[str, ...]]] = {
     "slurm_step": ("SLURM_STEP_ID",),
@@ -51,11 +63,17 @@ _LABELS: Final[dict[str, tuple[str, ...]]] = {
     "wandb_name": ("WANDB_NAME",),
     "wandb_sweep": ("WANDB_SWEEP_ID",),
 }
+# Which GPUs Slurm gave out: read for reservations, and no part of any record.
+GPU_KEYS: Final = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES")
 ENVIRONMENT_KEYS: Final = frozenset(
-    key for keys in (*_FIELDS.values(), *_RUN.values(), _ATTEMPT, *_LABELS.values()) for key in keys
+    (
+        *(key for fields in (_TAGS, *_SOURCES.values(), _LABELS) for keys in fields.values() for key in keys),
+        *(_SLURM_RESTARTS, _TORCHRUN_RESTARTS, *GPU_KEYS),
+    )
 )
 """The only keys of an environment that are read."""
 _KEYS_BYTES: Final = {key.encode(): key for key in ENVIRONMENT_KEYS}
+_FIELDS: Final = ("cluster", "job", *_TAGS)
 
 _CONTAINER: Final = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 # With dashes (cgroupfs), underscores (systemd slices), or 32 digits (pods that the kubelet has from a file).
@@ -72,6 +90,15 @@ class Group(NamedTuple):
     pod: str = ""
     job: str = ""
     step: str = ""
+
+
+class Seen(NamedTuple):
+    """What else is known of a process. ``launch`` names the process group that it was launched in;
+    ``command_line`` is for rules alone."""
+
+    command_line: str = ""
+    user: str = ""
+    launch: str = ""
 
 
 def group(raw: bytes) -> Group:
@@ -96,41 +123,101 @@ def environment(raw: bytes) -> dict[str, str]:
     for entry in raw.split(b"\0"):
         name, _, value = entry.partition(b"=")
         key = _KEYS_BYTES.get(name)
-        if key is not None and (text := _clean(value.decode(errors="replace"))):
+        most = _GPUS_TEXT_MAX if key in GPU_KEYS else _TEXT_MAX
+        if key is not None and (text := _clean(value.decode(errors="replace"), most)):
             values.setdefault(key, text)  # of a key given twice getenv returns the first
     if values.get("TORCHELASTIC_RUN_ID") == "none":  # torchrun's default: every single-node job has it
         del values["TORCHELASTIC_RUN_ID"]
     return values
 
 
-def identity(environ: Mapping[str, str], within: Group) -> dict[str, Any]:
-    """The fields of a Workload that environment and control group give.
+def identity(
+    environ: Mapping[str, str],
+    within: Group,
+    pod: Pod | None = None,
+    rules: Sequence[Rule] = (),
+    seen: Seen = Seen(),  # noqa: B008 - a tuple
+) -> dict[str, Any]:
+    """The fields of a Workload that environment, control group, pod and rules give.
 
-    ``identity_source`` names where model and run came from: ``tag``, a scheduler, a tracker, ``torchrun``;
-    where nothing names either, the closest thing that is known: ``kubernetes``, ``container``, ``process``.
+    Each field is given by the first that has it: the tag of the process, of the pod, Kubernetes, Slurm, Ray,
+    MLflow, W&B, torchrun, the rules, the process group. ``identity_source`` names where model and run came
+    from; where nothing names either, the closest thing that is known: ``kubernetes``, ``container``,
+    ``process``.
     """
     known = dict(environ)
     if within.job:  # what the kernel says wins over what the environment claims
         known["SLURM_JOB_ID"] = within.job
     if within.step:
         known["SLURM_STEP_ID"] = within.step
-    found: dict[str, Any] = {field: _first(known, keys) for field, keys in _FIELDS.items()}
-    runs = ((source, _first(known, keys)) for source, keys in _RUN.items())
-    source, run = next(((source, run) for source, run in runs if run), ("", ""))
-    if found["model"] or found["model_version"]:
-        source = "tag"
-    if not source:
-        source = "kubernetes" if within.pod else "container" if within.container else "process"
-    attempt = _first(known, _ATTEMPT)
-    return found | {
-        "container": within.container,
-        "pod": within.pod,
-        "job": _first(known, ("SLURM_JOB_ID", "RAY_JOB_SUBMISSION_ID")),
-        "run": run,
-        "attempt": int(attempt) if re.fullmatch("[0-9]{1,9}", attempt) else None,
-        "identity_source": source,
-        "labels": {label: text for label, keys in _LABELS.items() if (text := _first(known, keys))},
+    container = pod.containers.get(within.container) if pod else None
+    place = {
+        "container": container.name if container else within.container,
+        "pod": pod.name if pod else within.pod,
+        "namespace": pod.namespace if pod else "",
+        "user": seen.user,
     }
+    asked = {**place, "command": seen.command_line, "image": container.image if container else ""}
+    source = "kubernetes" if within.pod else "container" if within.container else "process"
+    found: dict[str, str] = {}
+    named = ""  # the first that gave model or run
+    told = [*_told(known, pod), ("rule", said(rules, asked))]
+    for teller, says in told:
+        named = named or (teller if says.keys() & {"model", "model_version", "run"} else "")
+        found = {**says, **found}
+    if not named and source == "process" and seen.launch:
+        found["run"] = seen.launch
+    labels = {label: text for label, keys in _LABELS.items() if (text := _first(known, keys))}
+    return {
+        **place,
+        **{field: found.get(field, "") for field in _FIELDS},
+        "attempt": attempt(known, pod, within.container) if found.get("run") else None,
+        "identity_source": named or source,
+        "labels": {**(pod.labels if pod else {}), **labels},
+    }
+
+
+def attempt(environ: Mapping[str, str], pod: Pod | None = None, container: str = "") -> int | None:
+    """Which start of its run a process belongs to, from 0; None where nothing counts them.
+
+    The tag, else how often its job was started again: by Kubernetes, else by Slurm; and by torchrun. Where
+    both a job and a launcher within it were, job × 1000 + launcher keeps every start apart, in order.
+    """
+    tag = _first(environ, _TAGS["attempt"]) or (pod.tags.get("attempt", "") if pod else "")
+    if (told := _count(tag)) is not None:
+        return told
+    outer = _count(environ.get(_SLURM_RESTARTS, ""))
+    if pod is not None:
+        of_container = pod.containers.get(container)
+        restarts = of_container.restarts if of_container else None
+        outer = pod.restarts if pod.restarts is not None else restarts if restarts is not None else outer
+    inner = _count(environ.get(_TORCHRUN_RESTARTS, ""))
+    if outer is None or inner is None:
+        return outer if inner is None else inner
+    return min(outer * _RESTARTS_MAX + min(inner, _RESTARTS_MAX - 1), _ATTEMPT_MAX)
+
+
+def _told(environ: Mapping[str, str], pod: Pod | None) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """What each source but the rules says, the most trusted first."""
+    yield "tag", _values(environ, _TAGS)
+    if pod is not None:
+        yield "tag", pod.tags
+        yield "kubernetes", pod.says
+    for source, fields in _SOURCES.items():
+        yield source, _values(environ, fields)
+
+
+def _values(environ: Mapping[str, str], fields: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    return {field: text for field, keys in fields.items() if (text := _first(environ, keys))}
+
+
+def _count(text: str) -> int | None:
+    return int(text) if re.fullmatch("[0-9]{1,9}", text) else None
+
+
+def command_line(cmdline: bytes) -> str:
+    """The words of /proc/PID/cmdline, for rules to look at. It holds secrets: no record, no error has it."""
+    return cmdline[:COMMAND_MAX].replace(b"\0", b" ").decode(errors="replace").strip()
 
 
 def command(comm: bytes, cmdline: bytes) -> str:
@@ -169,6 +256,6 @@ def _first(values: Mapping[str, str], keys: tuple[str, ...]) -> str:
     return next((values[key] for key in keys if key in values), "")
 
 
-def _clean(text: str) -> str:
+def _clean(text: str, most: int = _TEXT_MAX) -> str:
     """A text that a record takes: no control characters, not long."""
-    return "".join(c if c.isprintable() else " " for c in text[:_TEXT_MAX]).strip()
+    return "".join(c if c.isprintable() else " " for c in text[:most]).strip()

@@ -146,6 +146,7 @@ class GpuReader:
     def __init__(self, nvml: Nvml, uuid: str, index: int, handle: Any) -> None:
         self.uuid = uuid
         self.identity = Gpu(t=0, gpu=uuid, index=index)
+        self.mig_uuids: dict[str, int] = {}  # of its MIG devices at the last slow reading: their GPU instance
         self._nvml = nvml
         self.take(handle)
 
@@ -217,7 +218,7 @@ class GpuReader:
             sm_clock_mhz=clock_mhz,
             residents=None if residents is None else tuple(residents),
             samples=tuple(samples),
-            instances=tuple(self._instances(t)) if self._mig else (),
+            instances=tuple(self._instances(t)),
         )
 
     def _percent(self, value: int) -> float | None:
@@ -237,12 +238,16 @@ class GpuReader:
     def _instances(self, t: int) -> list[Instance]:
         """The MIG instances. NVML has no power of theirs, and the device's own is not put on each of them."""
         found: dict[int, Instance] = {}
-        for place in range(self.calls("nvmlDeviceGetMaxMigDeviceCount") or 0):
+        uuids: dict[str, int] = {}
+        for place in range(self.calls("nvmlDeviceGetMaxMigDeviceCount") or 0) if self._mig else ():
             handle = self.calls(
                 "nvmlDeviceGetMigDeviceHandleByIndex", place, empty=0
             )  # not every place is used
             number = self.calls("nvmlDeviceGetGpuInstanceId", handle=handle) if handle else None
-            if number is None or number in found:  # several compute instances may share a GPU instance
+            if number is None:
+                continue
+            uuids[self.calls("nvmlDeviceGetUUID", handle=handle) or ""] = number
+            if number in found:  # several compute instances may share a GPU instance
                 continue
             attributes = self.calls("nvmlDeviceGetAttributes", handle=handle)
             name = self.calls("nvmlDeviceGetName", handle=handle) or ""
@@ -254,6 +259,7 @@ class GpuReader:
                 profile=re.sub(r"^\d+c\.", "", name.rpartition("MIG ")[2]),
                 slices=None if attributes is None else attributes.gpuInstanceSliceCount,
             )
+        self.mig_uuids = {uuid: number for uuid, number in uuids.items() if uuid}
         return list(found.values())
 
 

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-from wattribute.collector.identity import command, environment, group, identity, user_name
+from wattribute.collector.identity import (
+    Seen,
+    command,
+    command_line,
+    environment,
+    group,
+    identity,
+    user_name,
+)
+from wattribute.collector.kubelet import Kubelet
 from wattribute.errors import WattributeError
 from wattribute.records import Exit, Workload
+from wattribute.rules import Rule
 
 _TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 # 4 MiB: the kernel's bound on an environment is 2 at the usual stack limit. By the piece, because to ask for
@@ -18,6 +30,26 @@ _TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _FILE_PIECES_MAX: Final = 64
 _PIECE_BYTES: Final = 64 << 10
 _REAL_PROC: Final = Path("/proc")
+# The kubelet lists a container a moment after it began. To be silent about a process until then costs
+# nothing: what is first known of it holds for the time before.
+_KUBELET_WAIT_NS: Final = 10_000_000_000
+_LATE_MOST_NS: Final = 3_600_000_000_000  # docs/bus.md, Windows: what is older is not restated
+
+
+class _Stat(NamedTuple):
+    """Of /proc/PID/stat. ``leads_session``: the process has a session of its own."""
+
+    parent: int
+    group: int
+    leads_session: bool
+    start_ns: int
+
+
+class _Untold(NamedTuple):
+    """A process whose pod the kubelet has yet to tell of: since when, and what is known without."""
+
+    since_ns: int
+    workload: Workload
 
 
 class _Watched(NamedTuple):
@@ -28,13 +60,18 @@ class _Watched(NamedTuple):
 class ProcTree:
     """The processes under a /proc tree. A process is (boot_id, pid, start_ns): a pid alone is reused.
 
+    ``kubelet`` tells of pods and ``rules`` of what nothing else names.
     A process that ``start_ns`` was asked about is watched until it ends. On the real /proc a pidfd tells
     that; a tree that is a recording, or another pid namespace's, is looked at file by file. Raises
     WattributeError where ``root`` is no /proc.
     """
 
-    def __init__(self, root: Path = _REAL_PROC) -> None:
+    def __init__(
+        self, root: Path = _REAL_PROC, kubelet: Kubelet | None = None, rules: Sequence[Rule] = ()
+    ) -> None:
         self._root = root
+        self._kubelet = kubelet
+        self._rules = rules
         try:
             self.boot_id = (root / "sys/kernel/random/boot_id").read_text().strip()
             stat = (root / "stat").read_bytes()
@@ -44,6 +81,8 @@ class ProcTree:
         self._boot_ns = _boot_ns(stat, root)
         self._watched: dict[int, _Watched] = {}
         self._ended: list[tuple[int, int]] = []  # (pid, start_ns) that exits() has yet to report
+        self._untold: dict[tuple[int, int], _Untold] = {}
+        self._launches: dict[tuple[int, int], str] = {}  # kept: the first of a group may be gone by and by
 
     def start_ns(self, pid: int) -> int | None:
         """Unix time at which the process began, to a clock tick (10 ms); None if there is none now."""
@@ -55,25 +94,47 @@ class ProcTree:
         return self._watch(pid)
 
     def workload(self, pid: int, start_ns: int, t: int) -> Workload | None:
-        """Whose the process is at ``t``; None if it is gone. What may not be read stays empty: the
-        environment of another user's process is closed to an unprivileged collector."""
+        """Whose the process is at ``t``; None if it is gone, or if the kubelet has yet to tell its pod. What
+        may not be read stays empty: the environment of another user's process is closed to an unprivileged
+        collector. What the kubelet tells late has the time from which the process was asked for."""
         environ = environment(self._read(pid, "environ"))
         within = group(self._read(pid, "cgroup"))
-        name = command(self._read(pid, "comm"), self._read(pid, "cmdline"))
-        user = _user(self._read(pid, "status"))
+        cmdline = self._read(pid, "cmdline")
+        name = command(self._read(pid, "comm"), cmdline)
+        user = user_of(self._read(pid, "status"))
+        launch = self._launch(pid, start_ns, is_worker="TORCHELASTIC_RESTART_COUNT" in environ)
         # Checked last: then all of the above was this process's.
         watched = self._watched.get(pid, _Watched(start_ns, None))
         if watched.start_ns != start_ns or not self._lives(pid, watched):
             return None
-        return Workload(t=t, pid=pid, start_ns=start_ns, user=user, command=name, **identity(environ, within))
+        seen = Seen(command_line(cmdline) or name, user, launch)
+        pod = self._kubelet.pod(within.pod, within.container) if self._kubelet and within.pod else None
+        fields = identity(environ, within, pod, self._rules, seen)
+        workload = Workload(t=t, pid=pid, start_ns=start_ns, command=name, **fields)
+        if not self._kubelet or not within.pod or (pod and within.container in ("", *pod.containers)):
+            untold = self._untold.pop((pid, start_ns), None)
+            # Not later than now either: the clock may have been set back.
+            since_ns = min(t, max(untold.since_ns, t - _LATE_MOST_NS)) if untold else t
+            return replace(workload, t=since_ns)
+        since_ns = self._untold.get((pid, start_ns), _Untold(t, workload)).since_ns
+        workload = replace(workload, t=since_ns)
+        self._untold[pid, start_ns] = _Untold(since_ns, workload)
+        return workload if t - since_ns >= _KUBELET_WAIT_NS else None
 
-    def exits(self, now_ns: int) -> list[Exit]:
-        """The watched processes that ended since the last call, as of ``now_ns``; each is told once."""
+    def exits(self, now_ns: int) -> list[Exit | Workload]:
+        """The watched processes that ended since the last call, as of ``now_ns``; each is told once, with
+        what there is to say of one whose pod the kubelet has not told in time."""
         gone = [pid for pid, watched in self._watched.items() if not self._lives(pid, watched)]
         for pid in gone:
             self._end(pid)
         ended, self._ended = self._ended, []
-        return [Exit(t=now_ns, pid=pid, start_ns=start_ns) for pid, start_ns in ended]
+        records: list[Exit | Workload] = []
+        for pid, start_ns in ended:
+            self._launches.pop((pid, start_ns), None)
+            if untold := self._untold.pop((pid, start_ns), None):
+                records.append(untold.workload)
+            records.append(Exit(t=now_ns, pid=pid, start_ns=start_ns))
+        return records
 
     def close(self) -> None:
         """Stop watching."""
@@ -113,31 +174,57 @@ class ProcTree:
         self._ended.append((pid, watched.start_ns))
 
     def _living_since_ns(self, pid: int) -> int | None:
+        stat = self._stat(pid)
+        return None if stat is None else stat.start_ns
+
+    def _stat(self, pid: int) -> _Stat | None:
+        """None of a process that has ended."""
         stat = self._read(pid, "stat")
         # PID (COMM) STATE …: the name may itself hold spaces and parentheses, so count from the last ')'.
         fields = stat[stat.rfind(b")") + 1 :].split()
         try:
+            parent, group, session = (int(field) for field in fields[1:4])
             state, threads, start_ticks = fields[0], int(fields[17]), int(fields[19])
         except (IndexError, ValueError):
             return None
         # A zombie has ended; one with threads is alive, only its first thread has left.
         if state in (b"X", b"x") or (state == b"Z" and threads <= 1):
             return None
-        return self._boot_ns + start_ticks * _TICK_NS
+        return _Stat(parent, group, session == pid, self._boot_ns + start_ticks * _TICK_NS)
+
+    def _launch(self, pid: int, start_ns: int, is_worker: bool) -> str:
+        """A name for the process group that a process was launched in: what a shell starts with one command.
+
+        torchrun gives each worker a session of its own, so of a worker it is torchrun's group."""
+        known = self._launches.get((pid, start_ns))
+        if known is None:
+            stat = self._stat(pid)
+            if stat is not None and is_worker and stat.leads_session and stat.parent > 1:
+                stat = self._stat(stat.parent) or stat
+            first = self._stat(stat.group) if stat is not None else None
+            began_ns = first.start_ns if first else start_ns
+            number = stat.group if stat is not None else pid
+            known = f"group-{self.boot_id[:8]}-{number}-{began_ns // 1_000_000_000}"
+            self._launches[pid, start_ns] = known
+        return known
 
     def _read(self, pid: int, name: str) -> bytes:
-        """A file of a process, b'' where it may not be read or the process is gone."""
-        try:
-            descriptor = os.open(f"{self._root}/{pid}/{name}", os.O_RDONLY)
-        except OSError:
-            return b""
-        try:
-            pieces = (os.read(descriptor, _PIECE_BYTES) for _ in range(_FILE_PIECES_MAX))
-            return b"".join(takewhile(bool, pieces))
-        except OSError:
-            return b""
-        finally:
-            os.close(descriptor)
+        return read_file(self._root, pid, name)
+
+
+def read_file(root: Path, pid: int, name: str) -> bytes:
+    """A file of a process under a /proc tree, b'' where it may not be read or the process is gone."""
+    try:
+        descriptor = os.open(f"{root}/{pid}/{name}", os.O_RDONLY)
+    except OSError:
+        return b""
+    try:
+        pieces = (os.read(descriptor, _PIECE_BYTES) for _ in range(_FILE_PIECES_MAX))
+        return b"".join(takewhile(bool, pieces))
+    except OSError:
+        return b""
+    finally:
+        os.close(descriptor)
 
 
 def _boot_ns(stat: bytes, root: Path) -> int:
@@ -148,7 +235,8 @@ def _boot_ns(stat: bytes, root: Path) -> int:
     raise WattributeError(f"{root}/stat has no btime: mount the host's /proc there")
 
 
-def _user(status: bytes) -> str:
+def user_of(status: bytes) -> str:
+    """The user in the text of /proc/PID/status."""
     for line in status.splitlines():
         if line.startswith(b"Uid:"):
             uid = line.split()[1:2]  # the real one; the effective, saved and file system's follow

@@ -26,10 +26,11 @@ class Processes(Protocol):
         """When the process started; None if there is none with that pid."""
 
     def workload(self, pid: int, start_ns: int, t: int) -> Workload | None:
-        """Whose it is, as known at ``t``; None if it has gone."""
+        """Whose it is, as known at ``t``; None if it has gone, or if that is better told a little later."""
 
-    def exits(self, now_ns: int) -> Sequence[Exit]:
-        """The processes asked for above that ended since the last call."""
+    def exits(self, now_ns: int) -> Sequence[Exit | Workload]:
+        """The processes asked for above that ended since the last call; before its end, what was yet to be
+        told of one."""
 
 
 @dataclass(slots=True)
@@ -98,8 +99,8 @@ class Residency:
         self._read_ns[gpu] = reading.t
         return [*workloads, *self._used(gpu, reading, now, before), *held]
 
-    def exits(self, now_ns: int) -> Sequence[Exit]:
-        """The processes that ended since the last call."""
+    def exits(self, now_ns: int) -> Sequence[Exit | Workload]:
+        """The processes that ended since the last call, and what was yet to be told of them."""
         ended = self._processes.exits(now_ns)
         for end in ended:
             self._live.pop((end.pid, end.start_ns), None)

@@ -27,6 +27,7 @@ from wattribute.records import (
     Process,
     Quality,
     Record,
+    Reservation,
     Run,
     Unit,
     Workload,
@@ -246,7 +247,7 @@ class Decoder:
             device = DeviceKey(host, boot_id, record.gpu)
             if self.identities.note_gpu(device, record):
                 since_ns, devices = 0, [self._device(host, boot_id, record.gpu)]
-        elif not isinstance(record, Instance | Run | Unit | Quality):
+        elif not isinstance(record, Instance | Reservation | Run | Unit | Quality):
             raise RecordError(f"a {record.kind} record does not travel in this way")
         return [(k.TOUCH, row, since_ns, 0) for row in sorted(devices)] if since_ns is not None else []
 

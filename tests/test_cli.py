@@ -326,3 +326,33 @@ def test_a_unit_table_holds_what_made_units() -> None:
     grid = unit_grid([made, cost_row("unheld", 0.0, 1.0, 1.0) | {"quantity": None}], ["model"], "requests")
     assert [list(line) for line in grid.rows] == [["a", "2,000", "4.000", "2,000", "0.001000"]]
     assert unit_grid([], ["model"], "requests").notes == ["no requests were counted in this span"]
+
+
+PODS = Path(__file__).parent / "data" / "nodes" / "kubernetes-v1-containerd" / "pods.json"
+
+
+@pytest.mark.parametrize(
+    ("settings", "state", "finding"),
+    [
+        ({"KUBELET": str(PODS)}, "ok", "it lists 2 pods"),
+        ({"KUBELET": str(PODS.with_name("none.json"))}, "weak", "No such file or directory"),
+        ({"KUBELET": "http://127.0.0.1:1/pods"}, "weak", "Connection refused"),
+        ({"KUBELET": "off"}, "ok", "there is none"),
+        ({"KUBELET": str(PODS)}, "weak", "nobody's"),
+        ({"KUBELET": str(PODS), "POD_RESOURCES": __file__}, "weak", "gRPC UNAVAILABLE"),
+    ],
+)
+def test_doctor_tells_of_kubelet_and_pod_resources(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, str],
+    state: str,
+    finding: str,
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(f"WATTRIBUTE_{name}", value)
+    _, out, err = ended(capsys, "doctor", "--format", "json")
+    rows = [row for row in json.loads(out) if row["part"] == "kubelet"]
+    assert [row["state"] for row in rows if finding in row["finding"]] == [state]
+    assert all(row["advice"] for row in rows if row["state"] == "weak")
+    assert "hidden" not in out + err

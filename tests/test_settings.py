@@ -152,3 +152,57 @@ def test_a_bus_is_kafka_or_a_folder(bus: str) -> None:
         local_folder(bus)
     assert local_folder("kafka://a:9092,b:9092") is None
     assert local_folder("local:///var/lib/w%20a/bus") == Path("/var/lib/w a/bus")
+
+
+RULES = """
+[[rules]]
+command = "*train_qwen.py*"
+user = "/^(ada|bob)$/"
+model = "qwen3-8b"
+team = "search"
+
+[[rules]]
+namespace = "vision-*"
+team = "vision"
+"""
+
+
+def test_rules_come_from_the_file_and_are_shown(tmp_path: Path) -> None:
+    settings = load_settings({}, written(tmp_path, RULES), HOME)
+    first, second = settings.rules
+    assert first.fits({"command": "python3 train_qwen.py --lr 1", "user": "ada"})
+    assert not first.fits({"command": "python3 train_qwen.py", "user": "adam"})
+    assert not first.fits({"command": "python3 train_qwen.py"})  # whose user is not known
+    assert second.fits({"namespace": "vision-eu"})
+    shown = {row["key"]: row["value"] for row in settings.shown()}["rules"]
+    assert "-> model=qwen3-8b, team=search; namespace ~ " in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('[[rules]]\ncomand = "x"\nteam = "t"', "rule 1: unknown key 'comand'; did you mean 'command'?"),
+        ('[[rules]]\nuser = "x"\nteem = "t"', "rule 1: unknown key 'teem'; did you mean 'team'?"),
+        ('[[rules]]\nuser = "/(/"\nteam = "t"', "rule 1: user is no regular expression"),
+        ('[[rules]]\nuser = 3\nteam = "t"', "rule 1: user is 3, not a text"),
+        ('[[rules]]\nuser = ""\nteam = "t"', "rule 1: user is '', not a text"),
+        ('[[rules]]\nuser = "x"\nteam = "a\\u0007"', "control characters"),
+        ('[[rules]]\nuser = "x"', "rule 1 says nothing"),
+        ('[[rules]]\nuser = "x"\nteam = "t"\n[[rules]]\nteam = "t"', "rule 2 asks for nothing"),
+        ('rules = ["x"]', "rule 1 is 'x', not a table"),
+        ('rules = "x"', r"write \[\[rules\]\]"),
+        ('kubelet = "https://me:secret@node:10250/pods"', "kubelet is neither"),
+        ('kubelet = "https://node/pods"', "kubelet is neither"),
+        ('kubelet = "http://node:port/pods"', "kubelet is neither"),
+    ],
+)
+def test_wrong_rules_and_kubelets_are_refused_in_a_line(tmp_path: Path, text: str, what: str) -> None:
+    with pytest.raises(UsageError, match=what.replace("?", r"\?")) as raised:
+        load_settings({}, written(tmp_path, text), HOME)
+    assert "\n" not in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_rules_do_not_fit_into_a_variable() -> None:
+    with pytest.raises(UsageError, match="tables of the configuration file"):
+        load_settings({}, None, HOME | {"WATTRIBUTE_RULES": "x"})

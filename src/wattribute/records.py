@@ -150,6 +150,33 @@ class Workload(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation(Record):
+    """Whom a GPU is given to as of ``t``, whether or not a process runs on it; without pod and job: nobody.
+
+    Told again every 60 s and when it changes; lapses 180 s after it was last told."""
+
+    kind = "reservation"
+    gpu: str
+    gpu_instance: int = NO_INSTANCE
+    cluster: str = ""
+    container: str = ""
+    pod: str = ""
+    namespace: str = ""
+    job: str = ""
+    user: str = ""
+    team: str = ""
+    application: str = ""
+    workload: str = ""
+    phase: str = ""
+    model: str = ""
+    model_version: str = ""
+    run: str = ""
+    attempt: int | None = None
+    identity_source: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run(Record):
     """A step in the life of a run: ``event`` is start, checkpoint, finish or fail."""
 
@@ -212,7 +239,10 @@ class Gap(Record):
 
 KINDS: Final[dict[str, type[Record]]] = {
     cls.kind: cls
-    for cls in (Trace, Host, Gpu, Device, Instance, Process, Exit, Workload, Run, Unit, Quality, Gap)
+    for cls in (
+        *(Trace, Host, Gpu, Device, Instance, Process, Exit, Workload, Reservation),
+        *(Run, Unit, Quality, Gap),
+    )
 }
 
 # Whole numbers: field -> (least, greatest) value that a sane reading can have.

@@ -19,10 +19,12 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from wattribute.errors import UsageError
+from wattribute.rules import Rule, parse_rules
 
 FILE: Final = "wattribute.toml"
 PREFIX: Final = "WATTRIBUTE_"
 CONFIG: Final = "WATTRIBUTE_CONFIG"
+SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 KAFKA_PASSWORD_FILE: Final = "WATTRIBUTE_KAFKA_PASSWORD_FILE"  # noqa: S105 - the name of the variable
 
 # Not settings, but ours: secrets that the store reads itself, and what tells whose a process is.
@@ -30,7 +32,7 @@ _OTHER_VARIABLES: Final = frozenset(
     f"{PREFIX}{name}"
     for name in (
         *("CONFIG", "STORE_PASSWORD", "STORE_PASSWORD_FILE", "KAFKA_PASSWORD_FILE"),
-        *("APPLICATION", "WORKLOAD", "PHASE", "MODEL", "MODEL_VERSION", "RUN", "RUN_ID"),
+        *("APPLICATION", "WORKLOAD", "PHASE", "MODEL", "MODEL_VERSION", "RUN", "RUN_ID", "ATTEMPT"),
     )
 )
 # Kubernetes sets these in every pod for a service that is named wattribute.
@@ -86,6 +88,25 @@ class Settings:
     kafka_group: str = _text("consumer group of stream", "wattribute")
     kafka_partitions: int = _number(12, 1, 10_000, "partitions of the topic of samples, where it is created")
     kafka_replication: int = _number(1, 1, 10, "replicas of a topic that has to be created")
+    kubelet: str = _text(
+        "where this node's pods are read: https://ADDRESS:10250/pods, http://127.0.0.1:10255/pods, a file,"
+        " or off; in a pod https://127.0.0.1:10250/pods"
+    )
+    kubelet_ca: str = _text(
+        "file of the authority that signed the kubelet's certificate; unchecked: trust any",
+        f"{SERVICE_ACCOUNT}/ca.crt",
+    )
+    kubelet_token: str = _text(
+        "file of the token to show the kubelet, over https alone", f"{SERVICE_ACCOUNT}/token"
+    )
+    kubelet_labels: str = _text("further labels and annotations of pods to keep, by name: a,b,c")
+    pod_resources: str = _text(
+        "socket that tells which GPU is given to which pod, or off",
+        "/var/lib/kubelet/pod-resources/kubelet.sock",
+    )
+    rules: tuple[Rule, ...] = field(
+        default=(), metadata={"about": "[[rules]]: whose a process is that nothing else names"}
+    )
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def shown(self) -> list[dict[str, str]]:
@@ -93,7 +114,9 @@ class Settings:
         rows = []
         for item in _keys():
             value = getattr(self, item.name)
-            if isinstance(value, Mapping):
+            if item.name == "rules":
+                value = "; ".join(map(str, value))
+            elif isinstance(value, Mapping):
                 value = ", ".join(
                     f"{key}={'(set)' if 'password' in key else part}" for key, part in sorted(value.items())
                 )
@@ -137,6 +160,7 @@ def load_settings(
     values["bus"] = values.get("bus") or f"local://{_beside(values['store'], environ) / 'bus'}"
     values["spool"] = values.get("spool") or str(data_folder(environ) / "spool")
     problems += _url_problems(values["store"], values["bus"], origins)
+    problems += _kubelet_problems(values.get("kubelet", ""), origins)
     if problems:
         raise UsageError("; ".join(problems))
     return Settings(**values, origins=origins)
@@ -204,6 +228,8 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterat
 
 def _value(item: Field[Any], raw: object) -> Any:
     """The value of a key, from TOML or from a text. Raises UsageError."""
+    if item.name == "rules":
+        return parse_rules(raw)
     if item.default is MISSING:
         return _mapping(item, raw)
     if isinstance(item.default, str):
@@ -275,6 +301,20 @@ def _url_problems(store: str, bus: str, origins: Mapping[str, str]) -> Iterator[
         local_folder(bus)
     except UsageError as problem:
         yield f"{origins.get('bus', 'bus')}: {problem}"
+
+
+def _kubelet_problems(kubelet: str, origins: Mapping[str, str]) -> Iterator[str]:
+    try:
+        parts = urlsplit(kubelet)
+        plain = parts.scheme in ("http", "https") and parts.hostname and parts.port is not None
+    except ValueError:  # a port that is none
+        parts, plain = urlsplit(""), False
+    if kubelet in ("", "off") or kubelet.startswith("/") or (plain and "@" not in parts.netloc):
+        return
+    yield (  # not what was given: it may hold a password
+        f"{origins.get('kubelet', 'kubelet')}: kubelet is neither https://ADDRESS:10250/pods, nor"
+        " http://127.0.0.1:10255/pods, nor the path of a file, nor off"
+    )
 
 
 def _beside(store: str, environ: Mapping[str, str]) -> Path:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wattribute.collector import identity
+from wattribute.collector import identity, pods
 from wattribute.records import Workload, as_json, parse
+from wattribute.settings import load_settings
 
 
 @pytest.mark.parametrize(
@@ -70,6 +73,20 @@ def test_command_shows_no_argument(cmdline: str, expected: str) -> None:
 
 def test_title_that_was_set_over_the_arguments_is_not_shown() -> None:
     assert identity.command(b"python\n", b"python train.py --token S\0\0\0") == "python"
+
+
+def test_the_page_names_all_that_is_read_and_kept(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "trace.md").read_text().partition("## Whose a process is")[2]
+    keys = {key.removeprefix("WATTRIBUTE") for key in identity.ENVIRONMENT_KEYS} - {
+        *("_RUN_ID", "MLFLOW_EXPERIMENT_ID"),  # told as another spelling
+        *("SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_JOB_ACCOUNT", "SLURM_CLUSTER_NAME"),  # in words
+    }
+    kept = {*pods._LABELS, *(key for key in (*pods._RUNS, *pods._APPLICATIONS) if "/" in key)}
+    missing = [name for name in sorted(keys | kept) if f"`{name}`" not in page]
+    assert missing == ["_MODEL"]
+    assert "`WATTRIBUTE_MODEL`" in page
+    (tmp_path / "wattribute.toml").write_text(page.partition("```toml\n")[2].partition("```")[0])
+    assert len(load_settings({}, tmp_path / "wattribute.toml", {"HOME": "/home/ada"}).rules) == 2
 
 
 @given(st.binary(max_size=300), st.binary(max_size=300), st.binary(max_size=300))

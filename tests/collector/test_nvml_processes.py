@@ -244,9 +244,11 @@ def test_mig_instances(fake: FakeNvml) -> None:
         Instance(t=T, gpu="GPU-fake-0", gpu_instance=2, profile="3g.71gb", slices=3),
     )
     assert reading.residents == (Resident(100, 2, GIB),)
+    assert gpu.mig_uuids == {"MIG-fake-0-0": 1, "MIG-fake-0-1": 2, "MIG-fake-0-2": 2}
     fake.set(0, mig=0)  # and back: what MIG lacks is asked for again
     for call in ("nvmlDeviceGetProcessUtilization", "nvmlDeviceGetProcessesUtilizationInfo"):
         fake.fail(0, call, 0)
     slow(gpu)
+    assert gpu.mig_uuids == {}
     fake.sample(0, 100, US + 500_000, 70)
     assert [sample.sm_percent for sample in slow(gpu, T + S).samples] == [70.0]

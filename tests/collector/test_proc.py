@@ -88,7 +88,7 @@ def test_nested_crio_container_without_a_run() -> None:
 def test_slurm_job_wins_over_tracker_and_launcher() -> None:
     workload = workload_of(1004)
     assert (workload.job, workload.run, workload.identity_source) == ("771", "771", "slurm")
-    assert workload.attempt == 2
+    assert workload.attempt == 2001  # the second restart of the job, the first of its launcher in that
     assert (workload.team, workload.workload, workload.cluster) == ("nlp", "pretrain", "alps")
     assert workload.labels == {"slurm_step": "0", "slurm_partition": "h200"}
     assert workload.command == "python3 train.py"
@@ -207,7 +207,7 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def await_exits(processes: ProcTree, t: int) -> list[Exit]:
+def await_exits(processes: ProcTree, t: int) -> list[Exit | Workload]:
     for _ in range(500):
         if exits := processes.exits(t):
             return exits

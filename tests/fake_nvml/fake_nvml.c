@@ -130,7 +130,9 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, uintptr_t *out) {
 }
 int nvmlDeviceGetUUID(uintptr_t handle, char *out, unsigned size) {
   ENTER;
-  snprintf(out, size, "GPU-fake-%d", (int)(d - devices));
+  unsigned place = handle >> 8 & 0xFF;
+  if (place) snprintf(out, size, "MIG-fake-%d-%u", (int)(d - devices), place - 1);
+  else snprintf(out, size, "GPU-fake-%d", (int)(d - devices));
   return SUCCESS;
 }
 int nvmlDeviceGetHandleByUUID(const char *uuid, uintptr_t *out) {

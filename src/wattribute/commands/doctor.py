@@ -12,18 +12,22 @@ from pathlib import Path
 from typing import Final, Literal
 
 from wattribute.collector.clock import HostClock
+from wattribute.collector.kubelet import UNCHECKED
 from wattribute.collector.nvml import Nvml
 from wattribute.collector.nvml_calls import GpuError
+from wattribute.collector.pod_resources import list_given
 from wattribute.collector.proc import ProcTree
 from wattribute.commands.ends import check_bus, why_not_made
 from wattribute.commands.options import BusOption, ConfigOption, FormatOption, SimulateOption, StoreOption
 from wattribute.commands.output import Format, Grid, write_grid, write_rows
+from wattribute.commands.source import open_kubelet
 from wattribute.errors import WattributeError
 from wattribute.settings import Settings, load_settings
 
 _STYLES: Final = {"ok": "green", "weak": "yellow", "broken": "bold red"}
 _TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronised
 _TIMEX_BYTES: Final = 256  # more than struct timex has; zeros: nothing is to be set
+_FIRST_PID_NAMESPACE: Final = 0xEFFFFFFC  # inode of the host's own, in every Linux since 3.8
 _CLOCK_S: Final = 0.2
 _CLOCK_STEP_NS: Final = 1_000_000
 
@@ -45,7 +49,7 @@ def doctor(
     bus: BusOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Check NVML, permissions, clocks, bus and store, and say what to do about each finding.
+    """Check NVML, permissions, kubelet, clocks, bus and store, and say what to do about each finding.
 
     Exit status 1 where something is broken; what is weak works, with less to go by.
     """
@@ -58,6 +62,7 @@ def doctor(
     ]
     if not simulate:
         checks.insert(0, ("NVML", _nvml))
+        checks.insert(2, ("kubelet", lambda: _kubelet(settings)))
     findings = [finding for part, check in checks for finding in _found(part, check)]
     if shape is Format.table:
         cells = [[item.part, item.state, item.finding, item.advice] for item in findings]
@@ -112,6 +117,15 @@ def _permissions() -> Iterator[Finding]:
             return
     finally:
         tree.close()
+    if Path("/proc/self/ns/pid").stat().st_ino != _FIRST_PID_NAMESPACE:
+        shown = "this is a pid namespace of its own: processes outside it are not seen"
+        advice = "in Kubernetes hostPID: true, in Docker --pid=host; NVML names processes as the host does"
+        yield Finding("permissions", "weak", shown, advice)
+    if _hides_processes():
+        shown = "/proc is mounted with hidepid: processes of other users are not seen"
+        yield Finding(
+            "permissions", "weak", shown, "run the collector as root, or in the group of that mount"
+        )
     closed = [pid for pid in _others() if not os.access(f"/proc/{pid}/environ", os.R_OK)]
     if closed:
         shown = f"the environment of {len(closed)} processes of other users is closed to this user"
@@ -119,6 +133,47 @@ def _permissions() -> Iterator[Finding]:
         yield Finding("permissions", "weak", shown, advice)
     else:
         yield Finding("permissions", "ok", "every process's environment can be read")
+
+
+def _hides_processes() -> bool:
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    options = [mount[3] for mount in mounts if mount[1:3] == ["/proc", "proc"]][-1:]
+    hides = any("hidepid=" in each and "hidepid=0" not in each for each in options)
+    return hides and os.geteuid() != 0
+
+
+def _kubelet(settings: Settings) -> Iterator[Finding]:
+    socket = Path(settings.pod_resources)
+    kubelet = open_kubelet(settings)
+    if kubelet is None and not socket.exists():
+        yield Finding("kubelet", "ok", "there is none: this is no node of Kubernetes, or kubelet is 'off'")
+        return
+    if kubelet is None:
+        shown = "it is not asked for its pods: they are told apart by uid, without names and labels"
+        yield Finding("kubelet", "weak", shown, "set kubelet, as 'wattribute check-config' explains")
+    elif not kubelet.refresh():
+        what, _, advice = kubelet.problem.partition("; ")
+        yield Finding("kubelet", "weak", what, advice)
+    else:
+        unusable = f", {kubelet.unusable} more cannot be read" if kubelet.unusable else ""
+        yield Finding("kubelet", "ok", f"it lists {kubelet.pod_count} pods{unusable}")
+        if settings.kubelet_ca == UNCHECKED:
+            shown = "its certificate is not checked: whoever answers there gets the token"
+            yield Finding("kubelet", "weak", shown, "set kubelet_ca to the file of its authority")
+    if settings.pod_resources == "off":
+        return
+    try:
+        given = list_given(socket) if socket.exists() else None
+    except WattributeError as error:
+        what, _, advice = str(error).partition("; ")
+        yield Finding("kubelet", "weak", what, advice)
+        return
+    if given is None:
+        shown = f"no {socket}: a GPU that a pod has without using it is nobody's"
+        yield Finding("kubelet", "weak", shown, f"mount {socket.parent} of the node there, read-only")
+    else:
+        pods = {(each.namespace, each.pod) for each in given if each.resource.startswith("nvidia.com/")}
+        yield Finding("kubelet", "ok", f"it tells which GPU is whose: {len(pods)} pods have one or more")
 
 
 def _others() -> Iterator[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from contextlib import closing
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from wattribute.collector.identity import attempt as attempt_of
 from wattribute.commands.ends import open_producer
 from wattribute.commands.options import BusOption, ConfigOption, HostOption
 from wattribute.commands.since import parse_duration_s, parse_time
@@ -45,12 +47,13 @@ RunOption = Annotated[
     ),
 ]
 AttemptOption = Annotated[
-    int,
+    int | None,
     typer.Option(
         "--attempt",
-        envvar=["SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"],
+        envvar="WATTRIBUTE_ATTEMPT",
         help="Which start of the run, from 0.",
         rich_help_panel=_WHOSE,
+        show_default="what Slurm and torchrun count",
     ),
 ]
 PhaseOption = Annotated[
@@ -75,7 +78,7 @@ def unit(
     model: ModelOption = "",
     model_version: VersionOption = "",
     run: RunOption = "",
-    attempt: AttemptOption = 0,
+    attempt: AttemptOption = None,
     phase: PhaseOption = "",
     source: Annotated[
         str,
@@ -98,7 +101,7 @@ def unit(
     told: dict[str, Any] = {"unit": name, "quantity": quantity, "phase": phase, "source": source}
     if period is not None:
         told["period_ns"] = round(parse_duration_s(period) * 1e9)
-    told |= {"event_id": event_id or uuid.uuid4().hex, "attempt": attempt if run else None}
+    told |= {"event_id": event_id or uuid.uuid4().hex, "attempt": _counted(attempt) if run else None}
     told |= {"model": model, "model_version": model_version, "run": run}
     _send({"kind": "unit", **told}, at, host, bus, config)
 
@@ -131,7 +134,7 @@ def quality(
 def run(
     event: Annotated[str, typer.Argument(metavar="start|checkpoint|finish|fail")],
     name: RunOption = "",
-    attempt: AttemptOption = 0,
+    attempt: AttemptOption = None,
     step: Annotated[
         int | None,
         typer.Option("--step", help="How far it is; of a start, what it resumes from."),
@@ -145,8 +148,13 @@ def run(
     """How far a training run is: what 'wattribute runs' reckons waste and the end by."""
     if not name:
         raise UsageError("say which: --run or WATTRIBUTE_RUN")
-    told = {"run": name, "attempt": attempt, "event": event, "step": step, "steps": steps}
+    told = {"run": name, "attempt": _counted(attempt), "event": event, "step": step, "steps": steps}
     _send({"kind": "run", **told}, at, host, bus, config)
+
+
+def _counted(attempt: int | None) -> int:
+    """As the collector counts it from the same environment: both have to mean the same attempt."""
+    return attempt if attempt is not None else attempt_of(os.environ) or 0
 
 
 def _send(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wattribute.collector.clock import Clock, HostClock
+from wattribute.collector.kubelet import Kubelet
 from wattribute.collector.nvml import Nvml, load_pynvml
 from wattribute.collector.proc import ProcTree
+from wattribute.collector.reservations import Reservations
 from wattribute.collector.residency import Processes
 from wattribute.collector.sampler import Sampler
 from wattribute.collector.workers import inline_worker, thread_worker
@@ -20,6 +22,7 @@ from wattribute.settings import Settings
 if TYPE_CHECKING:
     from wattribute.collector.simulate import SimulatedHost
 
+_IN_A_POD: Final = "https://127.0.0.1:10250/pods"
 _OFFER: Final = "; 'wattribute up --simulate' shows it on a simulated host"
 
 
@@ -35,6 +38,8 @@ class Source:
     host: Host
     simulated: SimulatedHost | None = None
     inline: bool = False
+    kubelet: Kubelet | None = None
+    reservations: Reservations | None = None
 
     @property
     def boot_id(self) -> str:
@@ -46,6 +51,21 @@ class Source:
         self.nvml.close()
         if isinstance(self.processes, ProcTree):
             self.processes.close()
+        for background in (self.kubelet, self.reservations):
+            if background is not None:
+                background.close()
+
+    def complaints(self) -> Iterator[str]:
+        """What did not answer as it should, in a line each."""
+        for what, asked in (("the kubelet", self.kubelet), ("who has which GPU", self.reservations)):
+            if asked is not None and asked.failures:
+                yield f"{what} could not be asked {asked.failures:,} times, the last time: {asked.problem}"
+
+    def outcomes(self, now_ns: int) -> Sequence[Record]:
+        """What there is to tell beside the readings."""
+        if self.simulated is not None:
+            return self.simulated.outcomes(now_ns)
+        return self.reservations.records(now_ns) if self.reservations else ()
 
     def sampler(self, settings: Settings, emit: Callable[[Sequence[Record]], None]) -> Sampler:
         """A sampler of all its GPUs."""
@@ -58,7 +78,7 @@ class Source:
             fast_hz=settings.fast_hz,
             slow_s=settings.slow_s,
             flush_s=settings.flush_s,
-            outcomes=self.simulated.outcomes if self.simulated else None,
+            outcomes=self.outcomes,
             start_worker=inline_worker if self.inline else thread_worker,
         )
 
@@ -102,7 +122,24 @@ def _real(settings: Settings) -> Source:
         raise WattributeError(f"no GPU to read on this machine: {error}{_OFFER}") from error
     clock = HostClock()
     host = _described(Host(t=clock.now_ns()), settings)
-    return Source(settings.host, nvml, ProcTree(Path("/proc")), clock, host)
+    kubelet = open_kubelet(settings)
+    proc = Path("/proc")
+    socket = None if settings.pod_resources == "off" else Path(settings.pod_resources)
+    reservations = Reservations(nvml.gpus, proc, socket, kubelet, settings.rules)
+    for background in (kubelet, reservations):
+        if background is not None:
+            background.start()
+    processes = ProcTree(proc, kubelet, settings.rules)
+    return Source(settings.host, nvml, processes, clock, host, kubelet=kubelet, reservations=reservations)
+
+
+def open_kubelet(settings: Settings) -> Kubelet | None:
+    """The kubelet of this node; None where the settings name none and this is no pod."""
+    url = settings.kubelet or (_IN_A_POD if Path(settings.kubelet_token).is_file() else "off")
+    if url == "off":
+        return None
+    labels = [name.strip() for name in settings.kubelet_labels.split(",") if name.strip()]
+    return Kubelet(url, settings.kubelet_token, settings.kubelet_ca, labels)
 
 
 def _described(host: Host, settings: Settings) -> Host:

@@ -1,0 +1,95 @@
+"""Rules: what the configuration says of processes that nothing else names.
+
+A rule is a table of the configuration file. Some of its keys are patterns that must all fit a process, the
+others say whose it then is:
+
+    [[rules]]
+    command = "*train_qwen.py*"     # a glob, for the whole text
+    user = "/^(ada|bob)$/"          # in slashes a regular expression, found anywhere
+    model = "qwen3-8b"
+    team = "search"
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from wattribute.errors import UsageError
+
+PATTERNS: Final = ("command", "image", "user", "namespace", "container")
+"""What a rule can ask of a process: its command line, its user, the image and name of its container, …"""
+FIELDS: Final = ("model", "model_version", "run", "team", "application", "workload", "phase")
+"""What a rule can say of it."""
+COMMAND_MAX: Final = 4096
+"""A command line is matched up to here: a regular expression must not take long over one of megabytes."""
+_TEXT_MAX: Final = 256  # as of every text that the collector takes from outside
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """``patterns`` that all have to be found, and the ``says`` that then hold."""
+
+    patterns: Mapping[str, re.Pattern[str]]
+    says: Mapping[str, str]
+
+    def fits(self, seen: Mapping[str, str]) -> bool:
+        """Whether it speaks of the process that this was seen of."""
+        # What is not known fits nothing, not even '*'.
+        return all(seen.get(name) and pattern.search(seen[name]) for name, pattern in self.patterns.items())
+
+    def __str__(self) -> str:
+        """In one line, as written, but for the way in which patterns are quoted."""
+        asked = [f"{name} ~ {pattern.pattern}" for name, pattern in self.patterns.items()]
+        return f"{', '.join(asked)} -> {', '.join(f'{name}={text}' for name, text in self.says.items())}"
+
+
+def parse_rules(raw: object) -> tuple[Rule, ...]:
+    """The rules of a configuration file. Raises UsageError, which names the rule by its place, from 1 on."""
+    if not isinstance(raw, list):
+        raise UsageError("rules are tables of the configuration file: write [[rules]] above each")
+    return tuple(_rule(f"rule {place}", table) for place, table in enumerate(raw, 1))
+
+
+def _rule(name: str, table: object) -> Rule:
+    if not isinstance(table, Mapping):
+        raise UsageError(f"{name} is {table!r}, not a table: write [[rules]] above its keys")
+    patterns: dict[str, re.Pattern[str]] = {}
+    says: dict[str, str] = {}
+    for key, text in table.items():
+        if key not in (*PATTERNS, *FIELDS):
+            near = difflib.get_close_matches(key, [*PATTERNS, *FIELDS], 1, 0.0)[0]
+            raise UsageError(f"{name}: unknown key {key!r}; did you mean {near!r}?")
+        if not isinstance(text, str) or not text.strip():
+            raise UsageError(f"{name}: {key} is {text!r}, not a text")
+        if key in PATTERNS:
+            patterns[key] = _pattern(name, key, text)
+        elif len(text) > _TEXT_MAX or not text.isprintable():
+            raise UsageError(f"{name}: {key} is longer than {_TEXT_MAX} or holds control characters")
+        else:
+            says[key] = text
+    for keys, given, what in ((PATTERNS, patterns, "asks for"), (FIELDS, says, "says")):
+        if not given:
+            raise UsageError(f"{name} {what} nothing: give it one of {', '.join(keys)}")
+    return Rule(patterns, says)
+
+
+def _pattern(name: str, key: str, text: str) -> re.Pattern[str]:
+    is_regex = len(text) > 2 and text.startswith("/") and text.endswith("/")
+    try:
+        return re.compile(text[1:-1] if is_regex else rf"\A{fnmatch.translate(text)}")
+    except re.error as error:
+        raise UsageError(f"{name}: {key} is no regular expression: {error}") from None
+
+
+def said(rules: Sequence[Rule], seen: Mapping[str, str]) -> dict[str, str]:
+    """What the rules that fit say; of two that say the same field the first counts."""
+    found: dict[str, str] = {}
+    for rule in rules:
+        if rule.fits(seen):
+            found = {**rule.says, **found}
+    return found

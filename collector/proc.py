@@ -95,7 +95,7 @@ class ProcTree:
             except OSError:  # gone, an old kernel, a seccomp filter, no descriptor left: /proc will tell
                 pidfd = None
         # In this order: if the pidfd's process lives after the reading, the reading was of it.
-        start_ns = self._living_since_ns(pid)
+        start_ns = self.living_since_ns(pid)
         if start_ns is None or (pidfd is not None and _has_ended(pidfd)):
             _close(pidfd)
             return None
@@ -105,14 +105,15 @@ class ProcTree:
     def _lives(self, pid: int, watched: _Watched) -> bool:
         if watched.pidfd is not None:
             return not _has_ended(watched.pidfd)
-        return self._living_since_ns(pid) == watched.start_ns
+        return self.living_since_ns(pid) == watched.start_ns
 
     def _end(self, pid: int) -> None:
         watched = self._watched.pop(pid)
         _close(watched.pidfd)
         self._ended.append((pid, watched.start_ns))
 
-    def _living_since_ns(self, pid: int) -> int | None:
+    def living_since_ns(self, pid: int) -> int | None:
+        """As ``start_ns``, of a process that is not to be watched; from any thread."""
         stat = self._read(pid, "stat")
         # PID (COMM) STATE …: the name may itself hold spaces and parentheses, so count from the last ')'.
         fields = stat[stat.rfind(b")") + 1 :].split()

@@ -12,6 +12,7 @@ from wattribute.collector.nvml import Nvml, load_pynvml
 from wattribute.collector.proc import ProcTree
 from wattribute.collector.residency import Processes
 from wattribute.collector.sampler import Sampler
+from wattribute.collector.serving import Serving
 from wattribute.collector.workers import inline_worker, thread_worker
 from wattribute.errors import UsageError, WattributeError
 from wattribute.records import Host, Record
@@ -44,7 +45,7 @@ class Source:
     def close(self) -> None:
         """Let go of NVML and of the processes that are watched."""
         self.nvml.close()
-        if isinstance(self.processes, ProcTree):
+        if isinstance(self.processes, ProcTree | Serving):
             self.processes.close()
 
     def sampler(self, settings: Settings, emit: Callable[[Sequence[Record]], None]) -> Sampler:
@@ -58,9 +59,24 @@ class Source:
             fast_hz=settings.fast_hz,
             slow_s=settings.slow_s,
             flush_s=settings.flush_s,
-            outcomes=self.simulated.outcomes if self.simulated else None,
+            outcomes=self._outcomes(),
             start_worker=inline_worker if self.inline else thread_worker,
         )
+
+    def _outcomes(self) -> Callable[[int], Sequence[Record]] | None:
+        if isinstance(self.processes, Serving):
+            return self.processes.outcomes
+        return self.simulated.outcomes if self.simulated else None
+
+    def scraped(self) -> str:
+        """What was read of serving engines, in words; empty where nothing was."""
+        scraper = self.processes.scraper if isinstance(self.processes, Serving) else None
+        if scraper is None or not scraper.counts.readings:
+            return ""
+        counts = scraper.counts
+        failed = f", {counts.failures:,} of them failed" if counts.failures else ""
+        left_out = f", {counts.unusable_samples:,} samples left out" if counts.unusable_samples else ""
+        return f"{counts.readings:,} readings of serving engines{failed}{left_out}"
 
     def shown(self) -> str:
         """In words."""
@@ -102,7 +118,12 @@ def _real(settings: Settings) -> Source:
         raise WattributeError(f"no GPU to read on this machine: {error}{_OFFER}") from error
     clock = HostClock()
     host = _described(Host(t=clock.now_ns()), settings)
-    return Source(settings.host, nvml, ProcTree(Path("/proc")), clock, host)
+    root = Path("/proc")
+    tree = ProcTree(root)
+    processes: ProcTree | Serving = tree
+    if settings.scrape_s:
+        processes = Serving(tree, root, settings.host, settings.scrape_s, settings.endpoints, clock.now_ns)
+    return Source(settings.host, nvml, processes, clock, host)
 
 
 def _described(host: Host, settings: Settings) -> Host:

@@ -1,0 +1,280 @@
+"""Where the serving engines of this host show their counters: found from the processes on its GPUs.
+
+An engine's API process holds no GPU, its workers do. So from each process on a GPU the way leads to its
+ancestors, to their other children, and to all of its container and pod; to the TCP sockets on which any of
+those listen; and to what answers there. Only this machine is contacted, in the network namespace of the
+process that listens.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Final, NamedTuple
+
+from wattribute.collector.engines import ENGINES, MODEL_VARIABLES, Engine
+from wattribute.collector.fetch import Address
+from wattribute.collector.identity import Group, group
+
+Key = tuple[int, int]
+"""pid, start_ns"""
+
+# A process that many others stem from, which have nothing in common.
+_LAUNCHERS: Final = frozenset(
+    (
+        *("systemd", "init", "tini", "dumb-init", "containerd-shim", "conmon", "supervisord", "slurmstepd"),
+        *("cron", "sshd", "sshd-session", "login", "su", "sudo", "tmux: server", "screen"),
+        *("bash", "sh", "dash", "zsh", "fish"),
+    )
+)
+_LISTENS: Final = b"0A"
+_TABLE_BYTES: Final = 8 << 20  # of net/tcp: some 50,000 sockets
+_DESCRIPTORS_MAX: Final = 65_536
+_SOCKETS_MAX: Final = 64  # that are asked in one go
+_PORTS: Final = frozenset(port for engine in ENGINES for port in engine.ports)
+_TEXT_MAX: Final = 256
+_FARTHEST: Final = 4
+_OTHERS: Final = "the sockets of other users' processes: run the collector as root, or with CAP_SYS_PTRACE"
+
+
+class Member(NamedTuple):
+    """A process, as far as it says to whom it belongs."""
+
+    pid: int
+    parent: int
+    name: str
+    within: Group
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A process and an address on which it listens."""
+
+    process: Key
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """An engine's API process, and where it shows its counters."""
+
+    process: Key
+    address: Address
+    engine: Engine
+    alias: str
+    """Its model's name, from its command line or environment; '' where those do not say."""
+    model_path: str
+
+
+class Processes:
+    """All processes of a /proc tree at one moment."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.members: dict[int, Member] = {}
+        for entry in os.scandir(root):
+            if entry.name.isdecimal():
+                pid = int(entry.name)
+                stat = read(root, pid, "stat")
+                # PID (COMM) STATE PPID …: the name may itself hold spaces and parentheses.
+                name, _, rest = stat.partition(b"(")[2].rpartition(b")")
+                words = rest.split()
+                if len(words) > 1 and words[1].isdigit():
+                    within = group(read(root, pid, "cgroup"))
+                    self.members[pid] = Member(pid, int(words[1]), name.decode(errors="replace"), within)
+
+    def ancestors(self, pid: int) -> list[int]:
+        """The process, its parent and so on, up to what launches all kinds of things."""
+        line: list[int] = []
+        member = self.members.get(pid)
+        inside = member.within.container if member else ""
+        while member is not None and member.pid > 1 and member.pid not in line:
+            if line and (member.name in _LAUNCHERS or member.within.container != inside):
+                break
+            line.append(member.pid)
+            member = self.members.get(member.parent)
+        return line
+
+    def group_of(self, pid: int) -> set[int]:
+        """All that may serve what the process computes."""
+        if pid not in self.members:
+            return set()
+        line, within = self.ancestors(pid), self.members[pid].within
+        return {
+            member.pid
+            for member in self.members.values()
+            if member.pid in line
+            or member.parent in line
+            or (within.container and member.within.container == within.container)
+            or (within.pod and member.within.pod == within.pod)
+        }
+
+    def distance(self, server: int, pid: int) -> tuple[int, int]:
+        """How far a server is from a process on a GPU: 0 for itself or an ancestor, and how many steps; 1
+        for a child of an ancestor; 2 for the same container, 3 for the same pod; 4 for none of these."""
+        line = self.ancestors(pid)
+        if server in line:
+            return 0, line.index(server)
+        one, other = self.members.get(server), self.members.get(pid)
+        if one is None or other is None:
+            return _FARTHEST, 0
+        if one.parent in line:
+            return 1, line.index(one.parent)
+        if one.within.container and one.within.container == other.within.container:
+            return 2, 0
+        return (3 if one.within.pod and one.within.pod == other.within.pod else _FARTHEST), 0
+
+
+def assigned(processes: Processes, servers: Sequence[Server], pids: Iterable[int]) -> dict[int, Server]:
+    """The server of each process on a GPU that has one.
+
+    Its own ancestor if that is a server. Else the one server near it that has no process of its own on a GPU;
+    where there are several of those, or none, nobody knows."""
+    found: dict[int, Server] = {}
+    others: list[int] = []
+    for pid in pids:
+        near = [(processes.distance(server.process[0], pid), server) for server in servers]
+        own = [item for item in near if item[0][0] == 0]
+        if own:
+            found[pid] = min(own, key=lambda item: item[0])[1]
+        else:
+            others.append(pid)
+    free = [server for server in servers if server not in found.values()]
+    for pid in others:
+        ranks = [(processes.distance(server.process[0], pid)[0], server) for server in free]
+        nearest = min((rank for rank, _ in ranks), default=_FARTHEST)
+        at_it = [server for rank, server in ranks if rank == nearest]
+        if nearest < _FARTHEST and len(at_it) == 1:
+            found[pid] = at_it[0]
+    return found
+
+
+def listeners(
+    root: Path, pids: Iterable[int], start_ns: Callable[[int], int | None], problems: set[str]
+) -> list[Listener]:
+    """Where those processes listen, known ports first, each socket once: of those that share one, the process
+    that began first. What cannot be seen is added to ``problems``."""
+    home = _namespace(Path("/proc"), os.getpid())
+    tables: dict[str, dict[int, tuple[str, int]]] = {}
+    holders: dict[tuple[str, int], Key] = {}
+    for pid in pids:
+        began_ns, namespace = start_ns(pid), _namespace(root, pid)
+        if began_ns is None:
+            continue
+        try:
+            inodes = list(_sockets(root, pid))
+        except PermissionError:
+            problems.add(_OTHERS)
+            continue
+        except OSError:
+            continue
+        if namespace not in tables:
+            tables[namespace] = _listening(root, pid)
+        for inode in inodes:
+            if inode in tables[namespace]:
+                place = (namespace, inode)
+                first = holders.get(place)
+                if first is None or began_ns < first[1]:
+                    holders[place] = (pid, began_ns)
+    found = []
+    for (namespace, inode), process in holders.items():
+        host, port = tables[namespace][inode]
+        file = "" if namespace == home else f"{root}/{process[0]}/ns/net"
+        found.append(Listener(process, Address(host, port, namespace=file)))
+    return sorted(found, key=lambda item: (item.address.port not in _PORTS, item.address.port))[:_SOCKETS_MAX]
+
+
+def described(root: Path, process: Key, address: Address, engine: Engine) -> Server:
+    """The server of a process, with what its command line and environment say of its model."""
+    words = read(root, process[0], "cmdline").decode(errors="replace").split("\0")
+    environ = _variables(read(root, process[0], "environ"), engine.model_variables)
+    path = _option(words, engine.model_options) or next(iter(environ.values()), "")
+    alias = _option(words, engine.alias_options) or path
+    if alias.startswith(("/", ".")):  # where it lies is no name
+        alias = PurePath(alias).name
+    return Server(process, address, engine, alias, path)
+
+
+def read(root: Path, pid: int, name: str, most: int = 1 << 20) -> bytes:
+    """A file of a process, b'' where it may not be read or the process is gone."""
+    try:
+        with open(f"{root}/{pid}/{name}", "rb") as file:  # noqa: PTH123 - a Path takes as long as the reading
+            return file.read(most)
+    except OSError:
+        return b""
+
+
+def _namespace(root: Path, pid: int) -> str:
+    try:
+        return os.readlink(f"{root}/{pid}/ns/net")  # noqa: PTH115 - a target, not a path
+    except OSError:
+        return ""
+
+
+def _sockets(root: Path, pid: int) -> Iterator[int]:
+    folder = f"{root}/{pid}/fd"
+    for name in os.listdir(folder)[:_DESCRIPTORS_MAX]:  # noqa: PTH208 - names alone, of thousands
+        try:
+            target = os.readlink(f"{folder}/{name}")  # noqa: PTH115
+        except FileNotFoundError:  # closed by now
+            continue
+        if target.startswith("socket:["):
+            yield int(target[8:-1])
+
+
+def _listening(root: Path, pid: int) -> dict[int, tuple[str, int]]:
+    """Address and port by inode, of the network namespace of a process."""
+    found: dict[int, tuple[str, int]] = {}
+    for name in ("net/tcp", "net/tcp6"):
+        for line in read(root, pid, name, _TABLE_BYTES).splitlines()[1:]:
+            words = line.split()
+            if len(words) > 9 and words[3] == _LISTENS:
+                host, _, port = words[1].partition(b":")
+                try:
+                    found[int(words[9])] = (_address(host), int(port, 16))
+                except ValueError:
+                    continue
+    return found
+
+
+def _address(digits: bytes) -> str:
+    """Where to reach what listens on an address, which the kernel writes in words of its byte order."""
+    raw = bytes.fromhex(digits.decode())
+    words = struct.unpack(f">{len(raw) // 4}I", raw)
+    packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
+    if not any(packed):
+        return "127.0.0.1" if len(packed) == 4 else "::1"
+    return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
+
+
+def _option(words: Sequence[str], names: Sequence[str]) -> str:
+    """What follows the first of these words, or stands behind its equals sign. Nothing else is looked at."""
+    for name in names:
+        for word, value in zip(words, [*words[1:], ""], strict=True):
+            if PurePath(word).name == name if not name.startswith("-") else word == name:
+                if value and not value.startswith("-") and value not in names:
+                    return _clean(value)
+            elif name.startswith("-") and word.startswith(f"{name}="):
+                return _clean(word.partition("=")[2])
+    return ""
+
+
+def _variables(environ: bytes, names: Sequence[str]) -> Mapping[str, str]:
+    found: dict[str, str] = {}
+    for entry in environ.split(b"\0"):
+        name, _, value = entry.decode(errors="replace").partition("=")
+        if name in names and name in MODEL_VARIABLES and (text := _clean(value)):
+            found.setdefault(name, text)
+    return {name: found[name] for name in names if name in found}
+
+
+def _clean(text: str) -> str:
+    """A name that a record takes. A URL with a user in it is none: it may hold a password."""
+    if "://" in text and "@" in text:
+        return ""
+    return "".join(c if c.isprintable() else " " for c in text[:_TEXT_MAX]).strip()

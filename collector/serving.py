@@ -1,0 +1,198 @@
+"""The processes of this host, with what their serving engines say of them; and what came out of those."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from wattribute.collector.proc import ProcTree
+from wattribute.endpoints import Endpoint
+from wattribute.records import Exit, Record, Workload
+
+if TYPE_CHECKING:
+    from wattribute.collector.endpoints import Key
+    from wattribute.collector.scraper import Scraper, Serves
+
+_LOG: Final = logging.getLogger(__name__)
+_S: Final = 1_000_000_000
+_SETTLE_S: Final = 2.0  # workers appear one after the other
+_LOOK_S, _LOOK_MAX_S = 5.0, 60.0  # an engine may load for minutes before it listens
+_GONE_NS: Final = 120 * _S
+# What late identity restates (docs/bus.md, Windows) is 1 h; 10 min of that are for the way.
+_BACK_NS: Final = 3_000 * _S
+_LABELS_MAX: Final = 64
+
+
+@dataclass(slots=True)
+class _OnGpu:
+    """A process that was seen on a device."""
+
+    first_ns: int
+    seen_ns: int
+    own: Workload | None = None  # what /proc says of it
+    model: str = ""  # what its server said, as last told
+
+
+class Serving:
+    """In the place of ``tree``, whose processes it tells of. ``period_s`` passes between two readings of an
+    endpoint; ``now_ns`` is the clock's time.
+
+    The model that a server serves is that of the processes which compute it, from when they were first seen:
+    unless they name one themselves. The thread that reads begins with the first process on a GPU, or at once
+    where endpoints are ``configured``.
+    """
+
+    def __init__(
+        self,
+        tree: ProcTree,
+        root: Path,
+        host: str,
+        period_s: float,
+        configured: Sequence[Endpoint],
+        now_ns: Callable[[], int],
+    ) -> None:
+        self.boot_id = tree.boot_id
+        self.scraper: Scraper | None = None
+        self._tree, self._root, self._host = tree, root, host
+        self._period_s, self._configured, self._clock_ns = period_s, tuple(configured), now_ns
+        self._since_ns = now_ns()
+        self._stepped_ns = 0  # what the wall clock was set by
+        self._lock = threading.Lock()
+        self._on_gpus: dict[Key, _OnGpu] = {}
+        self._serves: dict[Key, Serves] = {}
+        self._told: list[Record] = []
+        self._stop = threading.Event()
+        self._news = threading.Event()  # a process came to a GPU
+        self._thread: threading.Thread | None = None
+
+    def start_ns(self, pid: int) -> int | None:
+        """When the process started; None if there is none with that pid."""
+        start_ns = self._tree.start_ns(pid)
+        if start_ns is not None:
+            now_ns = self._now()
+            with self._lock:
+                seen = self._on_gpus.get((pid, start_ns))
+                if seen is None:
+                    self._on_gpus[pid, start_ns] = _OnGpu(now_ns, now_ns)
+                    self._news.set()
+                else:
+                    seen.seen_ns = now_ns
+        return start_ns
+
+    def workload(self, pid: int, start_ns: int, t: int) -> Workload | None:
+        """Whose it is, as known at ``t``, or since before that where its server was found only now."""
+        own = self._tree.workload(pid, start_ns, t)
+        with self._lock:
+            seen = self._on_gpus.get((pid, start_ns))
+            if own is None or seen is None:
+                return own
+            seen.own = own
+            serves = self._serves.get((pid, start_ns))
+            if serves is None:
+                return own
+            late = serves.model != "" and seen.model == ""
+            seen.model = serves.model or seen.model
+        told = _named(own, serves)
+        return replace(told, t=max(seen.first_ns, t - _BACK_NS)) if late and not own.model else told
+
+    def exits(self, now_ns: int) -> Sequence[Exit]:
+        """The processes asked for above that ended since the last call."""
+        ended = self._tree.exits(now_ns)
+        with self._lock:
+            for end in ended:
+                self._on_gpus.pop((end.pid, end.start_ns), None)
+        return ended
+
+    def outcomes(self, now_ns: int) -> Sequence[Record]:
+        """What came out of the engines, as far as it was not given before; ``now_ns``: the sampler's time."""
+        self._stepped_ns = now_ns - self._clock_ns()
+        if self._thread is None and (self._configured or self._on_gpus):
+            self._thread = threading.Thread(target=self._run, name="scraper", daemon=True)
+            self._thread.start()
+        with self._lock:
+            told, self._told = self._told, []
+        return told
+
+    def close(self) -> None:
+        """Stop reading, and watching."""
+        self._stop.set()
+        self._news.set()
+        if self._thread is not None:
+            self._thread.join(1.0)
+        self._tree.close()
+
+    def _now(self) -> int:
+        return self._clock_ns() + self._stepped_ns
+
+    def _run(self) -> None:
+        try:
+            self._follow()
+        except Exception as problem:  # whatever it is: the sampling goes on
+            _LOG.warning("serving engines are not read any more: this is a bug in wattribute: %r", problem)
+
+    def _follow(self) -> None:
+        from wattribute.collector.scraper import Scraper  # noqa: PLC0415 - for who has a GPU in use
+
+        self.scraper = scraper = Scraper(
+            self._root,
+            self._tree.living_since_ns,
+            self._host,
+            self._since_ns,
+            round(self._period_s * _S),
+            self._configured,
+        )
+        look_s, look_due_ns = _LOOK_S, 0
+        while not self._stop.is_set():
+            if self._news.is_set():
+                self._news.clear()
+                self._stop.wait(min(_SETTLE_S, self._period_s))
+                look_s, look_due_ns = _LOOK_S, 0
+            with self._lock:
+                self._forget()
+                on_gpus = list(self._on_gpus)
+                workloads = {key: seen.own for key, seen in self._on_gpus.items() if seen.own is not None}
+            if self._now() >= look_due_ns:
+                all_served = scraper.look(self._now(), on_gpus)
+                look_s = _LOOK_MAX_S if all_served else min(2 * look_s, _LOOK_MAX_S)
+                look_due_ns = self._now() + round(look_s * _S)
+            before = _answering(scraper)
+            told = scraper.read(self._now, workloads)
+            serves = scraper.serves()
+            with self._lock:
+                self._told += told
+                self._serves = serves
+            if before - _answering(scraper):  # it may have been started anew, and listens elsewhere
+                look_s, look_due_ns = _LOOK_S, self._now() + round(_SETTLE_S * _S)
+            dues = [look_due_ns, *(target.due_ns for target in scraper.targets.values())]
+            self._news.wait(max(0.01, (min(dues) - self._now()) / _S))
+
+    def _forget(self) -> None:
+        now_ns = self._now()
+        gone = [key for key, seen in self._on_gpus.items() if now_ns - seen.seen_ns > _GONE_NS]
+        for key in gone:
+            del self._on_gpus[key]
+
+
+def _answering(scraper: Scraper) -> set[int]:
+    return {id(target) for target in scraper.targets.values() if not target.problem}
+
+
+def _named(own: Workload, serves: Serves) -> Workload:
+    """The workload with what its server says, where it says nothing itself."""
+    labels = {"engine": serves.engine, "model_path": serves.model_path}
+    labels = {**{name: text for name, text in labels.items() if text}, **own.labels}
+    if len(labels) > _LABELS_MAX:
+        labels = dict(own.labels)
+    named = replace(own, labels=labels, phase=own.phase or "inference")
+    if own.model or not serves.model:
+        return named
+    return replace(
+        named,
+        model=serves.model,
+        model_version=own.model_version or serves.model_version,
+        identity_source="engine",
+    )

@@ -18,6 +18,7 @@ from wattribute.collector.engines import WANTED, ScrapeError
 DEADLINE_S: Final = 2.0
 """For all of it: a server that sends a byte a second is not waited for longer."""
 _BYTES_MAX: Final = 32 << 20
+_PIECE_BYTES: Final = 64 << 10
 _LINE_MAX: Final = 64 << 10
 _LINES_MAX: Final = 10_000  # that are kept: 64 engines of one server have about 6,000
 _NEW_NETWORK: Final = 0x40000000  # CLONE_NEWNET
@@ -83,6 +84,8 @@ def fetch(address: Address, deadline_s: float = DEADLINE_S) -> list[bytes]:
             return _lines(response)
     except TimeoutError:
         raise ScrapeError(f"it does not answer within {deadline_s:g} s") from None
+    except http.client.IncompleteRead:
+        raise ScrapeError("its answer breaks off") from None
     except http.client.HTTPException as problem:
         raise ScrapeError(f"what it answers is not HTTP ({type(problem).__name__})") from None
     except OSError as problem:
@@ -98,14 +101,19 @@ def _lines(response: http.client.HTTPResponse) -> list[bytes]:
     if encoding != "identity":
         raise ScrapeError("it answers with what it was not asked for: compressed text")
     kept: list[bytes] = []
-    while line := response.readline(_LINE_MAX + 1):
-        if len(line) > _LINE_MAX:
+    rest = b""
+    while piece := response.read(_PIECE_BYTES):
+        *lines, rest = (rest + piece).split(b"\n")
+        kept += [line for line in lines if line.startswith(WANTED)]
+        if len(rest) > _LINE_MAX or any(len(line) > _LINE_MAX for line in kept[-len(lines) :]):
             raise ScrapeError(f"it answers with a line of more than {_LINE_MAX >> 10} KiB")
-        if line.startswith(WANTED):
-            kept.append(line)
-            if len(kept) > _LINES_MAX:
-                raise ScrapeError(f"it has more than {_LINES_MAX:,} series that count")
-    return kept
+        if len(kept) > _LINES_MAX:
+            raise ScrapeError(f"it has more than {_LINES_MAX:,} series that count")
+    # A line that is cut off may hold another number: less, as if the server had begun anew.
+    ends_with_the_connection = response.length is None and not response.chunked
+    if response.length or (rest and ends_with_the_connection):
+        raise ScrapeError("its answer breaks off")
+    return [*kept, rest] if rest.startswith(WANTED) else kept
 
 
 def _request(address: Address) -> bytes:

@@ -22,7 +22,7 @@ class ScrapeError(WattributeError):
     """An endpoint that gives no counters, and why."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Engine:
     """The names of one engine.
 

@@ -229,7 +229,8 @@ class Scraper:
         if target.problem:
             _LOG.warning("%s: it answers again", target.address)
         target.problem, target.wait_ns = "", self._period_ns
-        target.due_ns = max(target.due_ns + self._period_ns, t)
+        due_ns = target.due_ns + self._period_ns
+        target.due_ns = due_ns if due_ns > t else t + self._period_ns
         self._note_unusable(target, said)
         target.engine, target.served = said.engine, frozenset(said.served)
         start_ns = target.server.process[1] if target.server else said.started_ns

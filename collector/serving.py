@@ -31,10 +31,10 @@ _LABELS_MAX: Final = 64
 class _OnGpu:
     """A process that was seen on a device."""
 
-    first_ns: int
     seen_ns: int
     own: Workload | None = None  # what /proc says of it
-    model: str = ""  # what its server said, as last told
+    first_ns: int = 0  # when that was first told
+    late: bool = True  # what its server says of it was not told yet
 
 
 class Serving:
@@ -77,27 +77,20 @@ class Serving:
             with self._lock:
                 seen = self._on_gpus.get((pid, start_ns))
                 if seen is None:
-                    self._on_gpus[pid, start_ns] = _OnGpu(now_ns, now_ns)
+                    self._on_gpus[pid, start_ns] = _OnGpu(now_ns)
                     self._news.set()
                 else:
                     seen.seen_ns = now_ns
         return start_ns
 
     def workload(self, pid: int, start_ns: int, t: int) -> Workload | None:
-        """Whose it is, as known at ``t``, or since before that where its server was found only now."""
+        """Whose it is, as known at ``t``; None if it has gone."""
         own = self._tree.workload(pid, start_ns, t)
         with self._lock:
-            seen = self._on_gpus.get((pid, start_ns))
-            if own is None or seen is None:
-                return own
-            seen.own = own
-            serves = self._serves.get((pid, start_ns))
-            if serves is None:
-                return own
-            late = serves.model != "" and seen.model == ""
-            seen.model = serves.model or seen.model
-        told = _named(own, serves)
-        return replace(told, t=max(seen.first_ns, t - _BACK_NS)) if late and not own.model else told
+            seen, serves = self._on_gpus.get((pid, start_ns)), self._serves.get((pid, start_ns))
+            if own is not None and seen is not None:
+                seen.own, seen.first_ns = own, seen.first_ns or t
+        return own if own is None or serves is None else _named(own, serves)
 
     def exits(self, now_ns: int) -> Sequence[Exit]:
         """The processes asked for above that ended since the last call."""
@@ -114,8 +107,19 @@ class Serving:
             self._thread = threading.Thread(target=self._run, name="scraper", daemon=True)
             self._thread.start()
         with self._lock:
-            told, self._told = self._told, []
+            told, self._told = [*self._late(now_ns), *self._told], []
         return told
+
+    def _late(self, now_ns: int) -> list[Record]:
+        """Whose the processes are whose server was found since the last call: from when each was first told
+        of, for it loaded that model before anybody could ask."""
+        named: list[Record] = []
+        for key, serves in self._serves.items():
+            seen = self._on_gpus.get(key)
+            if seen is not None and seen.late and seen.own is not None and serves.model:
+                seen.late = False
+                named.append(replace(_named(seen.own, serves), t=max(seen.first_ns, now_ns - _BACK_NS)))
+        return named
 
     def close(self) -> None:
         """Stop reading, and watching."""

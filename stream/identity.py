@@ -56,8 +56,12 @@ class Timeline(Generic[T]):
         )
         if replace(merged, t=known.t) == known:
             return None
-        self.since_ns.insert(at, record.t)
-        self.versions.insert(at, merged)
+        if at and self.since_ns[at - 1] == record.t:  # more of the same moment, perhaps found out later
+            self.versions[at - 1] = merged
+            at -= 1
+        else:
+            self.since_ns.insert(at, record.t)
+            self.versions.insert(at, merged)
         return record.t if at else 0
 
     def at(self, t_ns: int) -> T:

@@ -2,7 +2,8 @@
 
     python engine_process.py PAGE [PORT]
 
-It answers at /metrics with what the file PAGE holds at that moment, and prints its port and the child's pid.
+It answers at /metrics with what the file PAGE holds at that moment, adds that to the file PAGE.served, and
+prints its port and the child's pid.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+        with Path(f"{sys.argv[1]}.served").open("ab") as served:
+            served.write(body)
 
     def log_message(self, format: str, *args: Any) -> None: ...  # noqa: A002
 

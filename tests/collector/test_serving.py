@@ -77,26 +77,22 @@ def test_a_worker_bears_the_model_of_its_server_from_when_it_was_first_seen(tmp_
         before = processes.workload(worker, start_ns, first_ns)
         assert before is not None
         assert (before.model, before.identity_source) in (("", "process"), ("", "container"), ("", "slurm"))
-        told: list[Record] = []
         counted(page, 100)
+        found: list[Workload] = []
 
         def heard() -> bool:
-            now_ns = HostClock().now_ns()
-            told.extend(processes.outcomes(now_ns))
-            after = processes.workload(worker, start_ns, now_ns)
-            if after is not None and after.model:
-                found.append(after)
+            told = processes.outcomes(HostClock().now_ns())
+            found.extend(record for record in told if isinstance(record, Workload))
             return bool(found)
 
-        found: list[Workload] = []
         until(heard)
-        named = found[0]
+        (named,) = found
+        assert (named.pid, named.start_ns, named.t) == (worker, start_ns, first_ns)
         assert (named.model, named.identity_source, named.phase) == ("chat", "engine", "inference")
-        assert named.t <= first_ns
         assert dict(named.labels) | {"engine": "vllm", "model_path": "/models/opt"} == dict(named.labels)
         later = processes.workload(worker, start_ns, 10**18)
         assert later is not None
-        assert (later.t, later.model) == (10**18, "chat")
+        assert (later.t, later.model, later.identity_source) == (10**18, "chat", "engine")
 
         counted(page, 142)
         units: dict[str, float] = {}

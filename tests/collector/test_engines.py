@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 
@@ -128,6 +130,31 @@ def test_exemplars_of_openmetrics_are_passed_over() -> None:
 
 def test_what_is_no_engine_is_none() -> None:
     assert reading(parsed([b"process_start_time_seconds 1.7e9\n", b"python_info 1\n"])) is None
+
+
+def test_the_names_that_docs_units_md_shows_are_those_that_are_read() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "units.md").read_text()
+    section = page.partition("## Names")[2].partition("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line[:1] == "|"
+    ]
+    units = [cell.strip("`") for cell in rows[0][2:6]]
+    shown = {row[0]: row[1:] for row in rows[2:]}
+    assert shown == {
+        engine.name: [
+            " ".join(f"`{prefix}`" for prefix in engine.prefixes),
+            *(
+                " / ".join(" + ".join(f"`{name}`" for name in way) for way in engine.units.get(unit, ()))
+                for unit in units
+            ),
+            f"`{engine.model_label}`" if engine.model_label else "",
+        ]
+        for engine in ENGINES
+    }
+    assert {unit for engine in ENGINES for unit in engine.units} == set(units)
+    options = {name for engine in ENGINES for name in (*engine.alias_options, *engine.model_options)}
+    variables = {name for engine in ENGINES for name in engine.model_variables}
+    assert options | variables <= set(re.findall(r"`([\w-]+)`", section))
 
 
 def test_no_name_is_in_two_engines() -> None:

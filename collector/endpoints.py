@@ -14,6 +14,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Final, NamedTuple
 
@@ -39,6 +40,8 @@ _SOCKETS_MAX: Final = 64  # that are asked in one go
 _PORTS: Final = frozenset(port for engine in ENGINES for port in engine.ports)
 _TEXT_MAX: Final = 256
 _FARTHEST: Final = 4
+_KERNEL: Final = b"2"  # the parent of the kernel's threads, which are most processes of many hosts
+_group: Final = lru_cache(4096)(group)
 _OTHERS: Final = "the sockets of other users' processes: run the collector as root, or with CAP_SYS_PTRACE"
 
 
@@ -83,9 +86,9 @@ class Processes:
                 stat = read(root, pid, "stat")
                 # PID (COMM) STATE PPID …: the name may itself hold spaces and parentheses.
                 name, _, rest = stat.partition(b"(")[2].rpartition(b")")
-                words = rest.split()
-                if len(words) > 1 and words[1].isdigit():
-                    within = group(read(root, pid, "cgroup"))
+                words = rest.split(None, 2)
+                if len(words) > 1 and words[1].isdigit() and words[1] != _KERNEL:
+                    within = _group(read(root, pid, "cgroup"))
                     self.members[pid] = Member(pid, int(words[1]), name.decode(errors="replace"), within)
 
     def ancestors(self, pid: int) -> list[int]:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 _LOG: Final = logging.getLogger(__name__)
 _S: Final = 1_000_000_000
 _SETTLE_S: Final = 2.0  # workers appear one after the other
-_LOOK_S, _LOOK_MAX_S = 5.0, 60.0  # an engine may load for minutes before it listens
+_LOOK_S, _LOOK_MAX_S = 5.0, 120.0  # an engine may load for minutes before it listens
+_NEVER: Final = 1 << 62
 _GONE_NS: Final = 120 * _S
 # What late identity restates (docs/bus.md, Windows) is 1 h; 10 min of that are for the way.
 _BACK_NS: Final = 3_000 * _S
@@ -149,20 +150,21 @@ class Serving:
             round(self._period_s * _S),
             self._configured,
         )
-        look_s, look_due_ns = _LOOK_S, 0
+        look_s, look_due_ns, looked_ns = _LOOK_S, 0, 0
         while not self._stop.is_set():
             if self._news.is_set():
                 self._news.clear()
                 self._stop.wait(min(_SETTLE_S, self._period_s))
-                look_s, look_due_ns = _LOOK_S, 0
+                look_s, look_due_ns = _LOOK_S, looked_ns + round(_LOOK_S * _S)
             with self._lock:
                 self._forget()
                 on_gpus = list(self._on_gpus)
                 workloads = {key: seen.own for key, seen in self._on_gpus.items() if seen.own is not None}
             if self._now() >= look_due_ns:
-                all_served = scraper.look(self._now(), on_gpus)
-                look_s = _LOOK_MAX_S if all_served else min(2 * look_s, _LOOK_MAX_S)
-                look_due_ns = self._now() + round(look_s * _S)
+                looked_ns = self._now()
+                all_served = scraper.look(looked_ns, on_gpus)
+                look_due_ns = _NEVER if all_served else self._now() + round(look_s * _S)
+                look_s = min(2 * look_s, _LOOK_MAX_S)
             before = _answering(scraper)
             told = scraper.read(self._now, workloads)
             serves = scraper.serves()
@@ -172,7 +174,7 @@ class Serving:
             if before - _answering(scraper):  # it may have been started anew, and listens elsewhere
                 look_s, look_due_ns = _LOOK_S, self._now() + round(_SETTLE_S * _S)
             dues = [look_due_ns, *(target.due_ns for target in scraper.targets.values())]
-            self._news.wait(max(0.01, (min(dues) - self._now()) / _S))
+            self._news.wait(min(_LOOK_MAX_S, max(0.01, (min(dues) - self._now()) / _S)))
 
     def _forget(self) -> None:
         now_ns = self._now()

@@ -71,12 +71,17 @@ def until(done: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def on_the_gpus(nvml: Path, worker: int) -> dict[str, str]:
+    """The environment of a command for which the process ``worker`` holds all eight GPUs."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("WATTRIBUTE_")}
+    environ |= {f"WATTRIBUTE_{name.upper()}": value for name, value in _QUICK.items()}
+    return environ | {"LD_LIBRARY_PATH": str(nvml), "FAKE_PIDS": ",".join([str(worker)] * 8)}
+
+
 @contextmanager
 def collecting(folder: Path, nvml: Path, worker: int) -> Iterator[None]:
     """``collect``, while the process ``worker`` holds all eight GPUs."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("WATTRIBUTE_")}
-    environ |= {f"WATTRIBUTE_{name.upper()}": value for name, value in _QUICK.items()}
-    environ |= {"LD_LIBRARY_PATH": str(nvml), "FAKE_PIDS": ",".join([str(worker)] * 8)}
+    environ = on_the_gpus(nvml, worker)
     command = [sys.executable, "-m", "wattribute", "collect", "--bus", f"local://{folder}/bus"]
     with subprocess.Popen(command, env=environ, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -158,3 +163,41 @@ def test_a_token_has_a_cost(store: str) -> None:
     row = next(row for row in out if row["model"] == "chat")
     assert row["quantity"] == 63
     assert row["j_per_unit"] > 0
+
+
+def test_doctor_says_which_engines_it_finds(nvml: Path, tmp_path: Path) -> None:
+    Page(tmp_path / "page")
+    places = ("--store", f"chdb://{tmp_path}/store", "--bus", f"local://{tmp_path}/bus")
+    with engine(tmp_path / "page") as (api, port, worker):
+        command = [sys.executable, "-m", "wattribute", "doctor", *places, "--format", "json"]
+        environ = on_the_gpus(nvml, worker)
+        done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
+    findings = [item for item in json.loads(done.stdout) if item["part"] == "engines"]
+    assert [(item["state"], item["finding"]) for item in findings] == [
+        ("ok", f"vllm at http://127.0.0.1:{port}/metrics of pid {api} serves chat")
+    ]
+
+
+def test_doctor_says_what_is_wrong_with_an_endpoint_of_the_settings(nvml: Path, tmp_path: Path) -> None:
+    (tmp_path / "wattribute.toml").write_text("[[endpoints]]\nurl = 'http://127.0.0.1:9/metrics'\n")
+    places = ("--store", f"chdb://{tmp_path}/store", "--bus", f"local://{tmp_path}/bus")
+    command = [sys.executable, "-m", "wattribute", "doctor", *places, "--format", "json"]
+    environ = on_the_gpus(nvml, os.getpid())
+    done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (finding,) = [item for item in json.loads(done.stdout) if item["part"] == "engines"]
+    assert finding["state"] == "broken"
+    assert "http://127.0.0.1:9/metrics: it cannot be reached: Connection refused" in finding["finding"]
+
+
+def test_a_recorded_trace_holds_what_came_out(nvml: Path, tmp_path: Path) -> None:
+    Page(tmp_path / "page")
+    trace = tmp_path / "trace.ndjson"
+    with engine(tmp_path / "page") as (_, _, worker):
+        command = [sys.executable, "-m", "wattribute", "record", str(trace), "--duration", "4s"]
+        environ = on_the_gpus(nvml, worker)
+        subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, check=True)
+    units = [
+        record for line in trace.read_text().splitlines() if (record := json.loads(line))["kind"] == "unit"
+    ]
+    assert {record["unit"] for record in units} == {"observed_ns"}

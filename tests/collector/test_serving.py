@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,14 +25,21 @@ PROC = Path("/proc")
 _PATIENCE_S = 60.0
 
 
+APART = ("unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh")
+"""Runs what follows in a network namespace of its own."""
+
+
 @contextmanager
-def engine(page: Path, port: int = 0) -> Iterator[tuple[int, int, int]]:
+def engine(page: Path, port: int = 0, within: tuple[str, ...] = ()) -> Iterator[tuple[int, int, int]]:
     """A serving engine in a process: its pid, its port, and the pid of the worker."""
     script = Path(__file__).with_name("engine_process.py")
-    command = [sys.executable, str(script), str(page), str(port), "--model", "/models/opt"]
+    command = [*within, sys.executable, str(script), str(page), str(port), "--model", "/models/opt"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        number, worker = map(int, process.stdout.readline().split())
+        said = process.stdout.readline().split()
+        if within and not said:
+            pytest.skip(f"{' '.join(within[:2])} is not permitted here")
+        number, worker = map(int, said)
         try:
             yield process.pid, number, worker
         finally:
@@ -132,6 +140,27 @@ def test_a_server_that_comes_and_goes_under_watch_is_counted_wholly(tmp_path: Pa
                 total += here
             counted(page, 0)
         assert total == 10_000
+
+
+@pytest.mark.skipif(not shutil.which("unshare") or not shutil.which("ip"), reason="no unshare, or no ip")
+def test_an_engine_in_a_network_namespace_of_its_own_is_found_and_read(tmp_path: Path) -> None:
+    """As in a container or a pod."""
+    page = tmp_path / "page"
+    counted(page, 1)
+    with engine(page, within=APART) as (api, port, worker), serving() as processes:
+        assert processes.start_ns(worker) is not None
+        units: list[Unit] = []
+
+        def came_out() -> bool:
+            told = processes.outcomes(HostClock().now_ns())
+            units.extend(record for record in told if isinstance(record, Unit))
+            return bool(units)
+
+        until(came_out)
+        assert {(unit.pid, unit.model) for unit in units} == {(api, "chat")}
+        assert processes.scraper is not None
+        (target,) = processes.scraper.targets.values()
+        assert (target.address.port, target.address.namespace) == (port, f"/proc/{api}/ns/net")
 
 
 def test_endpoints_of_the_settings_are_read_without_a_process_on_a_gpu() -> None:

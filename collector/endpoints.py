@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Final, NamedTuple
 
-from wattribute.collector.engines import ENGINES, MODEL_VARIABLES, Engine
+from wattribute.collector.engines import ENGINES, Engine, clean
 from wattribute.collector.fetch import Address
 from wattribute.collector.identity import Group, group
 
@@ -38,7 +38,6 @@ _TABLE_BYTES: Final = 8 << 20  # of net/tcp: some 50,000 sockets
 _DESCRIPTORS_MAX: Final = 65_536
 _SOCKETS_MAX: Final = 64  # that are asked in one go
 _PORTS: Final = frozenset(port for engine in ENGINES for port in engine.ports)
-_TEXT_MAX: Final = 256
 _FARTHEST: Final = 4
 _KERNEL: Final = b"2"  # the parent of the kernel's threads, which are most processes of many hosts
 _group: Final = lru_cache(4096)(group)
@@ -46,12 +45,11 @@ _OTHERS: Final = "the sockets of other users' processes: run the collector as ro
 
 
 class Member(NamedTuple):
-    """A process, as far as it says to whom it belongs."""
+    """A process, as far as it says from whom it stems."""
 
     pid: int
     parent: int
     name: str
-    within: Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,29 +73,35 @@ class Server:
 
 
 class Processes:
-    """All processes of a /proc tree at one moment."""
+    """All processes of a /proc tree at one moment, but for the kernel's."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._within: dict[int, Group] = {}
         self.members: dict[int, Member] = {}
         for entry in os.scandir(root):
             if entry.name.isdecimal():
                 pid = int(entry.name)
-                stat = read(root, pid, "stat")
                 # PID (COMM) STATE PPID …: the name may itself hold spaces and parentheses.
-                name, _, rest = stat.partition(b"(")[2].rpartition(b")")
+                name, _, rest = read(root, pid, "stat").partition(b"(")[2].rpartition(b")")
                 words = rest.split(None, 2)
                 if len(words) > 1 and words[1].isdigit() and words[1] != _KERNEL:
-                    within = _group(read(root, pid, "cgroup"))
-                    self.members[pid] = Member(pid, int(words[1]), name.decode(errors="replace"), within)
+                    self.members[pid] = Member(pid, int(words[1]), name.decode(errors="replace"))
+
+    def within(self, pid: int) -> Group:
+        """Container and pod of a process. Read when asked for: on a bare machine nobody asks for most."""
+        if pid not in self._within:
+            self._within[pid] = _group(read(self._root, pid, "cgroup"))
+        return self._within[pid]
 
     def ancestors(self, pid: int) -> list[int]:
         """The process, its parent and so on, up to what launches all kinds of things."""
         line: list[int] = []
         member = self.members.get(pid)
-        inside = member.within.container if member else ""
         while member is not None and member.pid > 1 and member.pid not in line:
-            if line and (member.name in _LAUNCHERS or member.within.container != inside):
+            if line and (
+                member.name in _LAUNCHERS or self.within(member.pid).container != self.within(pid).container
+            ):
                 break
             line.append(member.pid)
             member = self.members.get(member.parent)
@@ -107,14 +111,14 @@ class Processes:
         """All that may serve what the process computes."""
         if pid not in self.members:
             return set()
-        line, within = self.ancestors(pid), self.members[pid].within
+        line, (container, pod, *_) = self.ancestors(pid), self.within(pid)
         return {
             member.pid
             for member in self.members.values()
             if member.pid in line
             or member.parent in line
-            or (within.container and member.within.container == within.container)
-            or (within.pod and member.within.pod == within.pod)
+            or (container and self.within(member.pid).container == container)
+            or (pod and self.within(member.pid).pod == pod)
         }
 
     def distance(self, server: int, pid: int) -> tuple[int, int]:
@@ -123,14 +127,14 @@ class Processes:
         line = self.ancestors(pid)
         if server in line:
             return 0, line.index(server)
-        one, other = self.members.get(server), self.members.get(pid)
-        if one is None or other is None:
+        if server not in self.members or pid not in self.members:
             return _FARTHEST, 0
-        if one.parent in line:
-            return 1, line.index(one.parent)
-        if one.within.container and one.within.container == other.within.container:
+        parent, one, other = self.members[server].parent, self.within(server), self.within(pid)
+        if parent in line:
+            return 1, line.index(parent)
+        if one.container and one.container == other.container:
             return 2, 0
-        return (3 if one.within.pod and one.within.pod == other.within.pod else _FARTHEST), 0
+        return (3 if one.pod and one.pod == other.pod else _FARTHEST), 0
 
 
 def assigned(processes: Processes, servers: Sequence[Server], pids: Iterable[int]) -> dict[int, Server]:
@@ -166,24 +170,25 @@ def listeners(
     tables: dict[str, dict[int, tuple[str, int]]] = {}
     holders: dict[tuple[str, int], Key] = {}
     for pid in pids:
-        began_ns, namespace = start_ns(pid), _namespace(root, pid)
-        if began_ns is None:
-            continue
         try:
-            inodes = list(_sockets(root, pid))
+            inodes = set(_sockets(root, pid))
         except PermissionError:
             problems.add(_OTHERS)
             continue
         except OSError:
             continue
+        if not inodes:
+            continue
+        namespace = _namespace(root, pid)
         if namespace not in tables:
             tables[namespace] = _listening(root, pid)
-        for inode in inodes:
-            if inode in tables[namespace]:
-                place = (namespace, inode)
-                first = holders.get(place)
-                if first is None or began_ns < first[1]:
-                    holders[place] = (pid, began_ns)
+        listening = inodes & tables[namespace].keys()
+        if not listening or (began_ns := start_ns(pid)) is None:
+            continue
+        for inode in listening:
+            first = holders.get((namespace, inode))
+            if first is None or began_ns < first[1]:
+                holders[namespace, inode] = (pid, began_ns)
     found = []
     for (namespace, inode), process in holders.items():
         host, port = tables[namespace][inode]
@@ -271,13 +276,11 @@ def _variables(environ: bytes, names: Sequence[str]) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for entry in environ.split(b"\0"):
         name, _, value = entry.decode(errors="replace").partition("=")
-        if name in names and name in MODEL_VARIABLES and (text := _clean(value)):
+        if name in names and (text := _clean(value)):
             found.setdefault(name, text)
     return {name: found[name] for name in names if name in found}
 
 
 def _clean(text: str) -> str:
-    """A name that a record takes. A URL with a user in it is none: it may hold a password."""
-    if "://" in text and "@" in text:
-        return ""
-    return "".join(c if c.isprintable() else " " for c in text[:_TEXT_MAX]).strip()
+    """A name of a model. A URL with a user in it is none: it may hold a password."""
+    return "" if "://" in text and "@" in text else clean(text)

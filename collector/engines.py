@@ -147,6 +147,7 @@ ENGINES: Final = (
 )
 _STARTED: Final = "process_start_time_seconds"
 _BUCKET: Final = "_bucket"
+_TEXT_MAX: Final = 256
 WANTED: Final = tuple(
     sorted(
         {
@@ -162,7 +163,6 @@ WANTED: Final = tuple(
     )
 )
 """How the lines begin that are worth reading; the others, most of them, are not parsed."""
-MODEL_VARIABLES: Final = frozenset(name for engine in ENGINES for name in engine.model_variables)
 
 
 class Served(NamedTuple):
@@ -263,8 +263,7 @@ def _read(
 
 def _series(engine: Engine, what: str, sample: Sample) -> Series:
     served = Served(
-        sample.labels.get(engine.model_label, "") if engine.model_label else "",
-        sample.labels.get(engine.version_label, "") if engine.version_label else "",
+        clean(sample.labels.get(engine.model_label, "")), clean(sample.labels.get(engine.version_label, ""))
     )
     rest = (
         part
@@ -273,6 +272,11 @@ def _series(engine: Engine, what: str, sample: Sample) -> Series:
         for part in item
     )
     return what, served, (sample.name, *rest)
+
+
+def clean(text: str) -> str:
+    """A name that a record takes: no control characters, not long."""
+    return "".join(c if c.isprintable() else " " for c in text[:_TEXT_MAX]).strip()
 
 
 def _add_bucket(found: Reading, series: Series, sample: Sample) -> None:

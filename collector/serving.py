@@ -22,6 +22,7 @@ _S: Final = 1_000_000_000
 _SETTLE_S: Final = 2.0  # workers appear one after the other
 _LOOK_S, _LOOK_MAX_S = 5.0, 120.0  # an engine may load for minutes before it listens
 _NEVER: Final = 1 << 62
+_STEP_NS: Final = 500_000_000  # a smaller step of the wall clock the sampler does not follow either
 _GONE_NS: Final = 120 * _S
 # What late identity restates (docs/bus.md, Windows) is 1 h; 10 min of that are for the way.
 _BACK_NS: Final = 3_000 * _S
@@ -61,7 +62,7 @@ class Serving:
         self._tree, self._root, self._host = tree, root, host
         self._period_s, self._configured, self._clock_ns = period_s, tuple(configured), now_ns
         self._since_ns = now_ns()
-        self._stepped_ns = 0  # what the wall clock was set by
+        self._stepped_ns = 0  # what the wall clock was set by since then
         self._lock = threading.Lock()
         self._on_gpus: dict[Key, _OnGpu] = {}
         self._serves: dict[Key, Serves] = {}
@@ -74,7 +75,7 @@ class Serving:
         """When the process started; None if there is none with that pid."""
         start_ns = self._tree.start_ns(pid)
         if start_ns is not None:
-            now_ns = self._now()
+            now_ns = self._clock_ns()
             with self._lock:
                 seen = self._on_gpus.get((pid, start_ns))
                 if seen is None:
@@ -103,13 +104,18 @@ class Serving:
 
     def outcomes(self, now_ns: int) -> Sequence[Record]:
         """What came out of the engines, as far as it was not given before; ``now_ns``: the sampler's time."""
-        self._stepped_ns = now_ns - self._clock_ns()
+        stepped_ns = now_ns - self._clock_ns()
+        if abs(stepped_ns - self._stepped_ns) > _STEP_NS:  # less is how late this call comes
+            self._stepped_ns = stepped_ns
         if self._thread is None and (self._configured or self._on_gpus):
             self._thread = threading.Thread(target=self._run, name="scraper", daemon=True)
             self._thread.start()
         with self._lock:
-            told, self._told = [*self._late(now_ns), *self._told], []
-        return told
+            told, self._told = self._told, []
+            late = self._late(now_ns)
+        if self._stepped_ns:
+            told = [replace(record, t=record.t + self._stepped_ns) for record in told]
+        return [*late, *told]
 
     def _late(self, now_ns: int) -> list[Record]:
         """Whose the processes are whose server was found since the last call: from when each was first told
@@ -129,9 +135,6 @@ class Serving:
         if self._thread is not None:
             self._thread.join(1.0)
         self._tree.close()
-
-    def _now(self) -> int:
-        return self._clock_ns() + self._stepped_ns
 
     def _run(self) -> None:
         try:
@@ -160,24 +163,24 @@ class Serving:
                 self._forget()
                 on_gpus = list(self._on_gpus)
                 workloads = {key: seen.own for key, seen in self._on_gpus.items() if seen.own is not None}
-            if self._now() >= look_due_ns:
-                looked_ns = self._now()
+            if self._clock_ns() >= look_due_ns:
+                looked_ns = self._clock_ns()
                 all_served = scraper.look(looked_ns, on_gpus)
-                look_due_ns = _NEVER if all_served else self._now() + round(look_s * _S)
-                look_s = min(2 * look_s, _LOOK_MAX_S)
+                look_due_ns = _NEVER if all_served else self._clock_ns() + round(look_s * _S)
+                look_s = min(3 * look_s, _LOOK_MAX_S)
             before = _answering(scraper)
-            told = scraper.read(self._now, workloads)
+            told = scraper.read(self._clock_ns, workloads)
             serves = scraper.serves()
             with self._lock:
                 self._told += told
                 self._serves = serves
             if before - _answering(scraper):  # it may have been started anew, and listens elsewhere
-                look_s, look_due_ns = _LOOK_S, self._now() + round(_SETTLE_S * _S)
+                look_s, look_due_ns = _LOOK_S, self._clock_ns() + round(_SETTLE_S * _S)
             dues = [look_due_ns, *(target.due_ns for target in scraper.targets.values())]
-            self._news.wait(min(_LOOK_MAX_S, max(0.01, (min(dues) - self._now()) / _S)))
+            self._news.wait(min(_LOOK_MAX_S, max(0.01, (min(dues) - self._clock_ns()) / _S)))
 
     def _forget(self) -> None:
-        now_ns = self._now()
+        now_ns = self._clock_ns()
         gone = [key for key, seen in self._on_gpus.items() if now_ns - seen.seen_ns > _GONE_NS]
         for key in gone:
             del self._on_gpus[key]

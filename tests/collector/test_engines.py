@@ -97,6 +97,12 @@ def test_samples_that_cannot_be_true_are_left_out_and_counted() -> None:
     assert totals(found) == {("output_tokens", Served("m", "")): 12.0}
 
 
+def test_a_model_s_name_is_one_that_a_record_takes() -> None:
+    found = read('vllm:generation_tokens_total{model_name="a\\nb' + "x" * 5000 + '"} 1\n')
+    (served,) = found.served
+    assert served.model == "a b" + "x" * 253
+
+
 def test_a_bucket_without_a_bound_is_left_out() -> None:
     found = read('vllm:generation_tokens_total 1\nvllm:time_to_first_token_seconds_bucket{le="a"} 1\n')
     assert (found.unusable, found.buckets) == (1, {})

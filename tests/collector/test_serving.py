@@ -175,6 +175,28 @@ def test_endpoints_of_the_settings_are_read_without_a_process_on_a_gpu() -> None
         assert {record.unit for record in told if isinstance(record, Unit)} == {"observed_ns"}
 
 
+def test_after_a_step_of_the_clock_units_are_of_the_new_time(tmp_path: Path) -> None:
+    """And as long as before: it is no hour in which they came out."""
+    page, hour_ns = tmp_path / "page", 3_600_000_000_000
+    counted(page, 1)
+    with engine(page) as (_, _, worker), serving() as processes:
+        units: list[Unit] = []
+        step_ns = 0
+
+        def came_out() -> bool:
+            assert processes.start_ns(worker) is not None
+            told = processes.outcomes(HostClock().now_ns() + step_ns)
+            units.extend(record for record in told if isinstance(record, Unit))
+            return bool(units)
+
+        until(came_out)
+        before, step_ns = units[-1], hour_ns
+        units.clear()
+        until(came_out)
+        assert units[0].t - before.t > hour_ns
+        assert all((unit.period_ns or 0) < hour_ns / 10 for unit in units)
+
+
 def test_whatever_goes_wrong_in_its_thread_the_sampling_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

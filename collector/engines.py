@@ -204,7 +204,7 @@ class Reading:
 
 def parsed(lines: Iterable[bytes]) -> list[Sample]:
     """The samples in lines of Prometheus' or OpenMetrics' text format. Raises ScrapeError."""
-    from prometheus_client import parser  # noqa: PLC0415 - 14 MiB, for who has something to read
+    from prometheus_client import parser  # noqa: PLC0415 - for who has something to read
 
     try:
         text = b"\n".join(line.partition(b" # {")[0].rstrip() for line in lines).decode()  # no exemplars

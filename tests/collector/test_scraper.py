@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -36,6 +37,11 @@ class Host:
         self.tree.process(pid, 1, "vllm", listens={next(INODES): ("127.0.0.1", server.port)}, **about)  # type: ignore[arg-type]
         self.tree.process(pid + 1, pid, "VLLM::EngineCore", cgroup=str(about.get("cgroup", "")))
         return pid + 1, self.tree.start_ns(pid + 1) or 0
+
+    def end(self, *pids: int) -> None:
+        """Those processes are gone."""
+        for pid in pids:
+            shutil.rmtree(self.tree.root / str(pid))
 
     def after(self, seconds: float) -> list[Record]:
         """What is told of the time until then, but for what says that it was observed."""
@@ -99,10 +105,7 @@ def test_a_server_that_is_started_anew_is_counted_once_and_wholly(host: Host, se
     counted(server, f"{OUTPUT}19.0", f"{OUTPUT}29.0")
     assert quantities(host.after(5))["output_tokens"] == 10
     inode = next(INODES)
-    for pid in (100, 101):
-        for path in sorted((host.tree.root / str(pid)).rglob("*"), reverse=True):
-            path.unlink() if path.is_symlink() or path.is_file() else path.rmdir()
-        (host.tree.root / str(pid)).rmdir()
+    host.end(100, 101)
     assert host.after(5) == []  # it is gone, and so is its endpoint
     listens = {inode: ("127.0.0.1", server.port)}
     host.tree.process(200, 1, "vllm", listens=listens, started_s=BEGAN_S + 11)
@@ -113,6 +116,56 @@ def test_a_server_that_is_started_anew_is_counted_once_and_wholly(host: Host, se
     assert quantities(told)["output_tokens"] == 507  # all of both engines, since its start
     assert quantities(told)["observed_ns"] == 4e9
     assert {(record.pid, record.period_ns) for record in told} == {(200, 4 * S)}
+
+
+@pytest.mark.parametrize(
+    ("name", "totals"),
+    [
+        ("vllm", {"input_tokens": 122, "output_tokens": 26, "cached_tokens": 64, "requests": 3}),
+        ("ray_vllm", {"input_tokens": 58, "output_tokens": 300}),
+        (
+            "sglang",
+            {"input_tokens": 8_128_902, "output_tokens": 7_557_572, "cached_tokens": 63, "requests": 11_228},
+        ),
+        ("tensorrt_llm", {"input_tokens": 1_240, "output_tokens": 15_500, "requests": 155}),
+        ("tgi", {"input_tokens": 18_000, "output_tokens": 12_500, "requests": 150}),
+        ("llama_cpp", {"input_tokens": 207_179, "output_tokens": 1_426, "cached_tokens": 129_725}),
+        ("triton", {"requests": 3}),
+    ],
+)
+def test_each_engine_through_a_reset_and_a_restart(host: Host, name: str, totals: dict[str, int]) -> None:
+    """Its exposition with every figure two, three, … times as large, over HTTP."""
+    path = "/prometheus/metrics" if name == "tensorrt_llm" else "/metrics"
+
+    def shows(server: EngineServer, times: int) -> None:
+        lines = exposition(name).splitlines()
+        split = [line.rpartition(" ") for line in lines if line and not line.startswith(("#", "process_"))]
+        server.pages[path] = "".join(f"{series} {float(value) * times}\n" for series, _, value in split)
+
+    def came_out() -> dict[str, float]:
+        sums: dict[str, float] = {}
+        for record in host.after(5):
+            if isinstance(record, Unit) and record.unit != "observed_ns":
+                sums[record.unit] = sums.get(record.unit, 0.0) + record.quantity
+        return sums
+
+    with engine_server() as made:
+        shows(made, 2)
+        host.scraper.look(host.t, [host.serve(100, made)])
+        assert came_out() == {}
+        shows(made, 5)
+        assert came_out() == {unit: 3 * total for unit, total in totals.items()}
+        assert came_out() == {}
+        shows(made, 1)  # a reset
+        assert came_out() == totals
+        host.end(100, 101)
+        assert came_out() == {}
+        listens = {next(INODES): ("127.0.0.1", made.port)}
+        host.tree.process(200, 1, "engine", listens=listens, started_s=BEGAN_S + 26)
+        host.tree.process(201, 200, "worker", started_s=BEGAN_S + 26)
+        shows(made, 7)  # a restart, and more already than there was before
+        host.scraper.look(host.t, [(201, host.tree.start_ns(201) or 0)])
+        assert came_out() == {unit: 7 * total for unit, total in totals.items()}
 
 
 def test_counters_that_are_reset_within_a_process(host: Host, server: EngineServer) -> None:

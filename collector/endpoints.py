@@ -78,7 +78,9 @@ class Processes:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._within: dict[int, Group] = {}
+        self._sharing: dict[str, set[int]] | None = None  # by container and by pod
         self.members: dict[int, Member] = {}
+        self._children: dict[int, list[int]] = {}
         for entry in os.scandir(root):
             if entry.name.isdecimal():
                 pid = int(entry.name)
@@ -86,7 +88,9 @@ class Processes:
                 name, _, rest = read(root, pid, "stat").partition(b"(")[2].rpartition(b")")
                 words = rest.split(None, 2)
                 if len(words) > 1 and words[1].isdigit() and words[1] != _KERNEL:
-                    self.members[pid] = Member(pid, int(words[1]), name.decode(errors="replace"))
+                    member = Member(pid, int(words[1]), name.decode(errors="replace"))
+                    self.members[pid] = member
+                    self._children.setdefault(member.parent, []).append(pid)
 
     def within(self, pid: int) -> Group:
         """Container and pod of a process. Read when asked for: on a bare machine nobody asks for most."""
@@ -111,15 +115,22 @@ class Processes:
         """All that may serve what the process computes."""
         if pid not in self.members:
             return set()
-        line, (container, pod, *_) = self.ancestors(pid), self.within(pid)
-        return {
-            member.pid
-            for member in self.members.values()
-            if member.pid in line
-            or member.parent in line
-            or (container and self.within(member.pid).container == container)
-            or (pod and self.within(member.pid).pod == pod)
-        }
+        line, within = self.ancestors(pid), self.within(pid)
+        found = set(line).union(*(self._children.get(ancestor, ()) for ancestor in line))
+        for name in (within.container, within.pod):
+            if name:
+                found |= self._with(name)
+        return found
+
+    def _with(self, name: str) -> set[int]:
+        """The processes of a container or pod."""
+        if self._sharing is None:
+            self._sharing = {}
+            for pid in self.members:
+                within = self.within(pid)
+                for place in {within.container, within.pod}:
+                    self._sharing.setdefault(place, set()).add(pid)
+        return self._sharing[name]
 
     def distance(self, server: int, pid: int) -> tuple[int, int]:
         """How far a server is from a process on a GPU: 0 for itself or an ancestor, and how many steps; 1

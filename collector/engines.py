@@ -148,6 +148,7 @@ ENGINES: Final = (
 _STARTED: Final = "process_start_time_seconds"
 _BUCKET: Final = "_bucket"
 _TEXT_MAX: Final = 256
+_VALUE_MAX: Final = 1e18  # a unit record takes no more
 WANTED: Final = tuple(
     sorted(
         {
@@ -188,7 +189,7 @@ Series = tuple[str, Served, tuple[str, ...]]
 class Reading:
     """The counters of an exposition. ``buckets``: cumulative counts by series and upper bound, in seconds.
     ``started_ns``: when the server says that it began. ``unusable``: samples that are NaN, negative,
-    infinite or there twice."""
+    beyond all measure or there twice."""
 
     engine: Engine
     counts: dict[Series, float] = field(default_factory=dict)
@@ -249,7 +250,7 @@ def _read(
             found.started_ns = round(sample.value * 1e9)
         elif sample.name in units or sample.name in latencies:
             line = (sample.name, tuple(sorted(sample.labels.items())))
-            if line in seen or not 0 <= sample.value < math.inf:  # NaN fails this too
+            if line in seen or not 0 <= sample.value <= _VALUE_MAX:  # NaN fails this too
                 found.unusable += 1
                 continue
             seen.add(line)

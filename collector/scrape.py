@@ -20,7 +20,6 @@ SOURCE: Final = "engine"
 OBSERVED: Final = "observed_ns"
 """The unit that says which time the other units of a server are known for."""
 _LONGEST_NS: Final = 86_400_000_000_000  # period_ns takes no more; what came out in longer is not told
-_COUNT_MAX: Final = 1e15  # in one interval: of garbage
 _QUANTILES: Final = {"p50": 0.5, "p95": 0.95}
 
 
@@ -120,7 +119,7 @@ def units(interval: Interval, whose: Whose, name: str) -> list[Record]:
     several = len({served.model for _, served in totals}) > 1
     told: list[Record] = []
     for (unit, served), quantity in totals.items():
-        if not 0 < quantity <= _COUNT_MAX:
+        if not quantity > 0:
             continue
         model, version = _named(served, whose, several)
         told.append(

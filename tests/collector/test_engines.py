@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.collector.engine_server import exposition
 from wattribute.collector.engines import ENGINES, WANTED, Reading, ScrapeError, Served, parsed, reading
@@ -90,10 +93,10 @@ def test_the_start_of_the_server_is_read() -> None:
 
 def test_samples_that_cannot_be_true_are_left_out_and_counted() -> None:
     line = 'vllm:generation_tokens_total{engine="%d",model_name="m"} %s\n'
-    values = ["5", "NaN", "-3", "+Inf", "7"]
+    values = ["5", "NaN", "-3", "+Inf", "7", "1e300"]
     text = "".join(line % item for item in enumerate(values)) + line % (0, "5")
     found = read(text)
-    assert found.unusable == 4
+    assert found.unusable == 5
     assert totals(found) == {("output_tokens", Served("m", "")): 12.0}
 
 
@@ -127,6 +130,18 @@ def test_garbage_is_one_error(garbage: bytes) -> None:
         assert "not Prometheus' text format" in str(error)
     else:  # the library reads it all the same: then only whole numbers come out
         assert found is None or all(math.isfinite(value) for value in found.counts.values())
+
+
+@given(st.data())
+def test_whatever_an_endpoint_answers_it_is_samples_or_one_error(data: st.DataObject) -> None:
+    """Garbage, and real expositions with a piece replaced by garbage."""
+    text = exposition(data.draw(st.sampled_from(["vllm", "tgi", "triton"]))).encode()
+    start, length = data.draw(st.integers(0, len(text))), data.draw(st.integers(0, 40))
+    junk = data.draw(st.binary(max_size=40) | st.text('{}",=\\ #\t1eN', max_size=40).map(str.encode))
+    answer = text[:start] + junk + text[start + length :]
+    with contextlib.suppress(ScrapeError):
+        found = reading(parsed([line for line in answer.split(b"\n") if line.startswith(WANTED)]))
+        assert found is None or all(0 <= value <= 1e18 for value in found.counts.values())
 
 
 def test_exemplars_of_openmetrics_are_passed_over() -> None:

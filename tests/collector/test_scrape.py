@@ -117,12 +117,6 @@ def test_more_than_a_day_without_a_reading_is_not_told() -> None:
     assert told(tally, 90_005, at(60))["output_tokens"] == 10
 
 
-def test_what_no_server_can_have_done_is_not_told() -> None:
-    tally = Tally(START)
-    told(tally, 1, at(0))
-    assert told(tally, 6, at(1e300)) == {OBSERVED: 5e9, "span": (1.0, 6.0)}
-
-
 @given(
     st.lists(
         st.tuples(st.integers(0, 50), st.sampled_from(["works", "fails", "restarts"])),

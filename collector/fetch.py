@@ -46,6 +46,10 @@ class NamespaceError(ScrapeError):
     """An endpoint in a network namespace that this process may not enter."""
 
 
+class SilentError(ScrapeError):
+    """An endpoint that does not answer at all, whatever it is asked for."""
+
+
 class _Answer(io.RawIOBase):
     """The bytes that come over a socket, up to a moment and up to a number."""
 
@@ -83,13 +87,13 @@ def fetch(address: Address, deadline_s: float = DEADLINE_S) -> list[bytes]:
             response.begin()
             return _lines(response)
     except TimeoutError:
-        raise ScrapeError(f"it does not answer within {deadline_s:g} s") from None
+        raise SilentError(f"it does not answer within {deadline_s:g} s") from None
     except http.client.IncompleteRead:
         raise ScrapeError("its answer breaks off") from None
     except http.client.HTTPException as problem:
         raise ScrapeError(f"what it answers is not HTTP ({type(problem).__name__})") from None
     except OSError as problem:
-        raise ScrapeError(f"it cannot be reached: {problem.strerror or type(problem).__name__}") from None
+        raise SilentError(f"it cannot be reached: {problem.strerror or type(problem).__name__}") from None
 
 
 def _lines(response: http.client.HTTPResponse) -> list[bytes]:

@@ -6,15 +6,26 @@ Nothing here is in a hurry and nothing may be: all of it runs in a thread beside
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-from wattribute.collector.endpoints import Key, Listener, Processes, Server, assigned, described, listeners
-from wattribute.collector.engines import ENGINES, Engine, Reading, ScrapeError, Served, parsed, reading
-from wattribute.collector.fetch import Address, NamespaceError, fetch
-from wattribute.collector.scrape import Latencies, Tally, Whose, units
+from wattribute.collector.endpoints import (
+    Key,
+    Listener,
+    Processes,
+    Server,
+    assigned,
+    described,
+    listeners,
+    read,
+)
+from wattribute.collector.engines import ENGINES, Reading, ScrapeError, parsed, reading
+from wattribute.collector.fetch import Address, NamespaceError, SilentError, fetch
+from wattribute.collector.scrape import Tally, units
+from wattribute.collector.target import Serves, Target
 from wattribute.endpoints import Endpoint
 from wattribute.records import Record, Workload
 
@@ -22,20 +33,12 @@ _LOG: Final = logging.getLogger(__name__)
 _S: Final = 1_000_000_000
 _ASK_AGAIN_NS: Final = 10 * _S  # where no engine answered; the wait doubles each time
 _ASK_AGAIN_MAX_NS: Final = 600 * _S
+_ASKING_S: Final = 5.0  # in one go; who was not asked by then is in the next
 _FAILING_MAX_NS: Final = 60 * _S
 _LATENCIES_NS: Final = 60 * _S
 _PATHS: Final = tuple(dict.fromkeys(engine.path for engine in ENGINES))
-_NOTHING: Final = Workload(t=0, pid=0, start_ns=0)
+_TORCHRUN: Final = b"TORCHELASTIC_RUN_ID="
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
-
-
-class Serves(NamedTuple):
-    """What the server of a process on a GPU says of it; '' where that is several models, or nothing."""
-
-    engine: str
-    model: str
-    model_version: str
-    model_path: str
 
 
 @dataclass(slots=True)
@@ -45,56 +48,6 @@ class Counts:
     readings: int = 0
     failures: int = 0
     unusable_samples: int = 0
-
-
-@dataclass(slots=True)
-class Target:
-    """An endpoint that is read."""
-
-    address: Address
-    tally: Tally
-    server: Server | None = None
-    endpoint: Endpoint | None = None
-    group: tuple[Key, ...] = ()  # the processes on GPUs that it serves
-    engine: Engine | None = None
-    served: frozenset[Served] = frozenset()
-    latencies: Latencies = field(default_factory=Latencies)
-    due_ns: int = 0
-    wait_ns: int = 0
-    problem: str = ""  # why it is not read at present
-    told_unusable: bool = False
-
-    def whose(self, workloads: Mapping[Key, Workload]) -> Whose:
-        """Whose its units are: as an explicit tag of the processes that it serves says, else the settings,
-        else its counters, else its command line."""
-        tags = [workloads[key] for key in self.group if key in workloads]
-        tag = next((item for item in tags if item.model), tags[0] if tags else _NOTHING)
-        endpoint = self.endpoint or Endpoint(url="")
-        named = any(served.model for served in self.served)
-        alias = self.server.alias if self.server and not named else ""
-        return Whose(
-            pid=self.server.process[0] if self.server else None,
-            start_ns=self.server.process[1] if self.server else None,
-            pod=tag.pod or endpoint.pod,
-            application=tag.application,
-            phase=tag.phase or "inference",
-            model=tag.model or endpoint.model or alias,
-            model_version=tag.model_version or endpoint.model_version,
-            run=tag.run,
-            attempt=tag.attempt,
-        )
-
-    def serves(self) -> Serves:
-        """What is known of the processes that it serves."""
-        whose = self.whose({})
-        one = next(iter(self.served)) if len(self.served) == 1 else Served("", "")
-        several = len({served.model for served in self.served}) > 1
-        return Serves(
-            self.engine.name if self.engine else "",
-            "" if several else whose.model or one.model,
-            "" if several else whose.model_version or one.model_version,
-            self.server.model_path if self.server else "",
-        )
 
 
 @dataclass(slots=True)
@@ -128,7 +81,10 @@ class Scraper:
         self._asked: dict[Listener, _Asked] = {}
 
     def look(self, t: int, on_gpus: Sequence[Key]) -> bool:
-        """Find the servers of the processes on GPUs at ``t``; whether each has one."""
+        """Find the servers of the processes on GPUs at ``t``; whether each has one.
+
+        Not of those that torchrun started: they train, and what they listen on is no HTTP."""
+        on_gpus = [key for key in on_gpus if _TORCHRUN not in read(self._root, key[0], "environ")]
         if not on_gpus:
             self._retarget({})
             return True
@@ -137,7 +93,8 @@ class Scraper:
         problems: set[str] = set()
         found = listeners(self._root, near, self._start_ns, problems)
         self._asked = {key: asked for key, asked in self._asked.items() if key in found}
-        servers = [server for listener in found if (server := self._server(t, listener, problems))]
+        until_s = time.monotonic() + _ASKING_S
+        servers = [server for item in found if (server := self._server(t, item, until_s, problems))]
         by_pid = assigned(processes, servers, [pid for pid, _ in on_gpus])
         groups: dict[Server, list[Key]] = {}
         for key in on_gpus:
@@ -166,11 +123,13 @@ class Scraper:
         known = [target for target in self.targets.values() if target.engine]
         return {key: target.serves() for target in known for key in target.group}
 
-    def _server(self, t: int, listener: Listener, problems: set[str]) -> Server | None:
+    def _server(self, t: int, listener: Listener, until_s: float, problems: set[str]) -> Server | None:
         """The engine that answers there; one that did not is asked again only now and then."""
         asked = self._asked.get(listener)
         if asked is not None and (asked.server is not None or t < asked.again_ns):
             return asked.server
+        if time.monotonic() >= until_s:
+            return None
         wait_ns = _ASK_AGAIN_NS if asked is None else min(2 * asked.wait_ns, _ASK_AGAIN_MAX_NS)
         endpoint = next((item for item in self._configured if _is(item, listener.address)), None)
         places = (
@@ -183,6 +142,8 @@ class Scraper:
                 said = reading(parsed(lines)) if lines else None
             except NamespaceError as problem:
                 problems.add(f"pid {listener.process[0]} listens on port {address.port}, but {problem}")
+                break
+            except SilentError:
                 break
             except ScrapeError:
                 continue

@@ -15,7 +15,8 @@ from wattribute.records import Exit, Record, Workload
 
 if TYPE_CHECKING:
     from wattribute.collector.endpoints import Key
-    from wattribute.collector.scraper import Scraper, Serves
+    from wattribute.collector.scraper import Scraper
+    from wattribute.collector.target import Serves
 
 _LOG: Final = logging.getLogger(__name__)
 _S: Final = 1_000_000_000

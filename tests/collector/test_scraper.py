@@ -12,7 +12,9 @@ import pytest
 
 from tests.collector.engine_server import EngineServer, engine_server, exposition
 from tests.collector.proc_tree import BTIME_S, Tree, in_pod
+from wattribute.collector import scraper as module
 from wattribute.collector.endpoints import Key
+from wattribute.collector.fetch import Address, SilentError
 from wattribute.collector.scraper import Scraper
 from wattribute.endpoints import Endpoint
 from wattribute.records import Quality, Record, Unit, Workload
@@ -265,6 +267,39 @@ def test_what_is_no_engine_is_asked_less_and_less(host: Host, server: EngineServ
     assert set(asked) == {"/metrics", "/prometheus/metrics"}
     assert 10 <= len(asked) <= 20
     assert host.after(5) == []
+
+
+def test_asking_around_ends_after_a_while_and_goes_on_the_next_time(
+    host: Host, server: EngineServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = host.serve(100, server)
+    monkeypatch.setattr(module, "_ASKING_S", 0.0)
+    assert not host.scraper.look(host.t, [worker])
+    assert server.requests == []
+    monkeypatch.setattr(module, "_ASKING_S", 5.0)
+    assert host.scraper.look(host.t, [worker])
+
+
+def test_who_does_not_answer_at_all_is_asked_once(host: Host, server: EngineServer) -> None:
+    worker = host.serve(100, server)
+    asked: list[str] = []
+
+    def ask(address: Address) -> list[bytes]:
+        asked.append(address.path)
+        raise SilentError("it does not answer")
+
+    scraper = Scraper(host.tree.root, host.tree.start_ns, "node-1", host.t, 5 * S, ask=ask)
+    assert not scraper.look(host.t, [worker])
+    assert asked == ["/metrics"]
+
+
+def test_what_torchrun_started_is_left_alone(host: Host, server: EngineServer) -> None:
+    """The store through which its processes meet listens too, and would complain of a GET."""
+    listens = {next(INODES): ("127.0.0.1", server.port)}
+    host.tree.process(300, 1, "torchrun", listens=listens)
+    host.tree.process(301, 300, environ={"TORCHELASTIC_RUN_ID": "none"})
+    assert host.scraper.look(host.t, [(301, host.tree.start_ns(301) or 0)])
+    assert server.requests == []
 
 
 def test_endpoints_of_the_settings_need_no_process(tmp_path: Path) -> None:

@@ -175,11 +175,11 @@ def assigned(processes: Processes, servers: Sequence[Server], pids: Iterable[int
 def listeners(
     root: Path, pids: Iterable[int], start_ns: Callable[[int], int | None], problems: set[str]
 ) -> list[Listener]:
-    """Where those processes listen, known ports first, each socket once: of those that share one, the process
-    that began first. What cannot be seen is added to ``problems``."""
+    """Where those processes listen, known ports first, each address once: of those that share one, the
+    process that began first. What cannot be seen is added to ``problems``."""
     home = _namespace(Path("/proc"), os.getpid())
     tables: dict[str, dict[int, tuple[str, int]]] = {}
-    holders: dict[tuple[str, int], Key] = {}
+    holders: dict[tuple[str, str, int], Key] = {}
     for pid in pids:
         try:
             inodes = set(_sockets(root, pid))
@@ -196,13 +196,12 @@ def listeners(
         listening = inodes & tables[namespace].keys()
         if not listening or (began_ns := start_ns(pid)) is None:
             continue
-        for inode in listening:
-            first = holders.get((namespace, inode))
+        for place in {(namespace, *tables[namespace][inode]) for inode in listening}:
+            first = holders.get(place)
             if first is None or began_ns < first[1]:
-                holders[namespace, inode] = (pid, began_ns)
+                holders[place] = (pid, began_ns)
     found = []
-    for (namespace, inode), process in holders.items():
-        host, port = tables[namespace][inode]
+    for (namespace, host, port), process in holders.items():
         file = "" if namespace == home else f"{root}/{process[0]}/ns/net"
         found.append(Listener(process, Address(host, port, namespace=file)))
     return sorted(found, key=lambda item: (item.address.port not in _PORTS, item.address.port))[:_SOCKETS_MAX]

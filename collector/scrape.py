@@ -9,7 +9,7 @@ reading and the end of a server nobody knows, and nobody is told: no ``observed_
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -108,47 +108,46 @@ class Tally:
 def units(interval: Interval, whose: Whose, name: str) -> list[Record]:
     """The units of an interval, by what they are of, and the time that they are known for. ``name`` tells
     the server apart from all others: told again, they count once."""
+    period_ns = interval.end_ns - interval.begin_ns
+    several = _several(series[1] for series in interval.counts)
     totals: dict[tuple[str, Served], float] = {}
     for (unit, served, _), quantity in interval.counts.items():
-        totals[unit, served] = totals.get((unit, served), 0.0) + quantity
-    period_ns = interval.end_ns - interval.begin_ns
-    if interval.observed:
-        totals |= {
-            (OBSERVED, served): float(period_ns) for served in {series[1] for series in interval.counts}
-        }
-    several = len({served.model for _, served in totals}) > 1
-    told: list[Record] = []
-    for (unit, served), quantity in totals.items():
-        if not quantity > 0:
-            continue
-        model, version = _named(served, whose, several)
-        told.append(
-            Unit(
-                t=interval.end_ns,
-                period_ns=period_ns,
-                unit=unit,
-                quantity=quantity,
-                source=SOURCE,
-                pid=whose.pid,
-                start_ns=whose.start_ns,
-                pod=whose.pod,
-                application=whose.application,
-                phase=whose.phase,
-                model=model,
-                model_version=version,
-                run=whose.run,
-                attempt=whose.attempt,
-                event_id=f"{name} {version} {interval.end_ns}",
-            )
+        of = _named(served, whose, several)
+        totals[unit, of] = totals.get((unit, of), 0.0) + quantity
+        if interval.observed:
+            totals[OBSERVED, of] = float(period_ns)
+    return [
+        Unit(
+            t=interval.end_ns,
+            period_ns=period_ns,
+            unit=unit,
+            quantity=quantity,
+            source=SOURCE,
+            pid=whose.pid,
+            start_ns=whose.start_ns,
+            pod=whose.pod,
+            application=whose.application,
+            phase=whose.phase,
+            model=of.model,
+            model_version=of.model_version,
+            run=whose.run,
+            attempt=whose.attempt,
+            event_id=f"{name} {of.model_version} {interval.end_ns}",
         )
-    return told
+        for (unit, of), quantity in totals.items()
+        if quantity > 0
+    ]
 
 
-def _named(served: Served, whose: Whose, several: bool) -> tuple[str, str]:
+def _several(served: Iterable[Served]) -> bool:
+    return len({one.model for one in served}) > 1
+
+
+def _named(served: Served, whose: Whose, several: bool) -> Served:
     """Model and version: a tag or a setting names the one model of a server, but not each of several."""
     if several:
         return served
-    return whose.model or served.model, whose.model_version or served.model_version
+    return Served(whose.model or served.model, whose.model_version or served.model_version)
 
 
 @dataclass(slots=True)
@@ -169,28 +168,28 @@ class Latencies:
     def told(self, t: int, whose: Whose) -> list[Record]:
         """Median and 95th percentile of what was taken in, which is forgotten; of no request, nothing."""
         taken, self.buckets, self.begin_ns = self.buckets, {}, None
-        several = len({served.model for _, served in taken}) > 1
-        found: list[Record] = []
+        several = _several(served for _, served in taken)
+        sums: dict[tuple[str, Served], dict[float, float]] = {}
         for (latency, served), buckets in taken.items():
-            total = buckets.get(math.inf, 0.0)
-            if not total > 0:
-                continue
-            model, version = _named(served, whose, several)
-            found.extend(
-                Quality(
-                    t=t,
-                    model=model,
-                    model_version=version,
-                    run=whose.run,
-                    metric=f"{latency}_{name}_s",
-                    value=quantile(buckets, part),
-                    higher_is_better=False,
-                    sample_count=round(total),
-                    source=SOURCE,
-                )
-                for name, part in _QUANTILES.items()
+            of = sums.setdefault((latency, _named(served, whose, several)), {})
+            for bound, count in buckets.items():
+                of[bound] = of.get(bound, 0.0) + count
+        return [
+            Quality(
+                t=t,
+                model=served.model,
+                model_version=served.model_version,
+                run=whose.run,
+                metric=f"{latency}_{name}_s",
+                value=quantile(buckets, part),
+                higher_is_better=False,
+                sample_count=round(buckets[math.inf]),
+                source=SOURCE,
             )
-        return found
+            for (latency, served), buckets in sums.items()
+            if buckets.get(math.inf, 0.0) > 0
+            for name, part in _QUANTILES.items()
+        ]
 
 
 def quantile(buckets: Mapping[float, float], part: float) -> float:

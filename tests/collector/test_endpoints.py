@@ -104,9 +104,10 @@ def test_listening_sockets_are_found_once_known_ports_first(tree: Tree) -> None:
     }
     tree.process(100, 50, "vllm", listens=sockets)
     tree.process(101, 100, "worker", listens={71: sockets[71]})  # inherited, and younger
+    tree.process(102, 100, "another", listens={75: ("127.0.0.1", 8000)})  # by SO_REUSEPORT
     tree.process(103, 100, "elsewhere", listens={90: ("127.0.0.1", 8002)}, namespace="net:[1]")
     problems: set[str] = set()
-    found = listeners(tree.root, [101, 100, 103], tree.start_ns, problems)
+    found = listeners(tree.root, [101, 102, 100, 103], tree.start_ns, problems)
     places = [
         (item.process[0], item.address.host, item.address.port, item.address.namespace) for item in found
     ]

@@ -171,6 +171,29 @@ def test_a_tag_does_not_rename_each_of_several_models() -> None:
     assert {(r.model, r.model_version) for r in told_units} == {("a", "1"), ("b", "1")}
 
 
+def test_versions_that_a_tag_makes_one_are_one() -> None:
+    """Two units of one name would take each other's place in the store."""
+    reading = Reading(ENGINES[-1])
+    for version, count in (("1", 3.0), ("2", 4.0)):
+        served = Served("a", version)
+        reading.counts["requests", served, ("nv_inference_request_success", version)] = count
+        reading.buckets |= {
+            (("e2e", served, (version,)), 1.0): count,
+            (("e2e", served, (version,)), math.inf): 5,
+        }
+    interval = Tally(START).take(START + 5 * S, reading, START + S)
+    assert interval is not None
+    told_units = {r.unit: r for r in units(interval, Whose(model_version="v3"), "e") if isinstance(r, Unit)}
+    assert (told_units["requests"].quantity, told_units[OBSERVED].quantity) == (7.0, 4e9)
+    latencies = Latencies()
+    latencies.add(interval)
+    told_qualities = latencies.told(START, Whose(model_version="v3"))
+    assert [(r.metric, r.sample_count) for r in told_qualities if isinstance(r, Quality)] == [
+        ("e2e_p50_s", 10),
+        ("e2e_p95_s", 10),
+    ]
+
+
 def test_quantiles_are_those_of_prometheus() -> None:
     buckets = {0.1: 0.0, 0.25: 40.0, 0.5: 100.0, math.inf: 100.0}
     assert quantile(buckets, 0.2) == pytest.approx(0.175)

@@ -41,7 +41,7 @@ def totals(found: Reading) -> dict[tuple[str, Served], float]:
         ("sglang", "sglang", Served(LLAMA, ""), (8_128_902, 7_557_572, 63, 11_228)),
         ("tensorrt_llm", "tensorrt-llm", Served(QWEN, ""), (1_240, 15_500, None, 155)),
         ("tgi", "tgi", Served("", ""), (18_000, 12_500, None, 150)),
-        ("llama_cpp", "llama.cpp", Served("", ""), (77_454 + 129_725, 1_426, 129_725, None)),
+        ("llama_cpp", "llama.cpp", Served("", ""), (6_886 + 129, 3_469, 129, None)),
         ("triton", "triton", Served("densenet_onnx", "1"), (None, None, None, 3)),
     ],
 )

@@ -131,7 +131,7 @@ def test_a_server_that_is_started_anew_is_counted_once_and_wholly(host: Host, se
         ),
         ("tensorrt_llm", {"input_tokens": 1_240, "output_tokens": 15_500, "requests": 155}),
         ("tgi", {"input_tokens": 18_000, "output_tokens": 12_500, "requests": 150}),
-        ("llama_cpp", {"input_tokens": 207_179, "output_tokens": 1_426, "cached_tokens": 129_725}),
+        ("llama_cpp", {"input_tokens": 7_015, "output_tokens": 3_469, "cached_tokens": 129}),
         ("triton", {"requests": 3}),
     ],
 )

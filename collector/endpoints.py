@@ -12,13 +12,13 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Final, NamedTuple
 
-from wattribute.collector.engines import ENGINES, Engine, clean
+from wattribute.collector.engines import ENGINES, Engine
 from wattribute.collector.fetch import Address
 from wattribute.collector.identity import Group, group
 
@@ -41,7 +41,7 @@ _PORTS: Final = frozenset(port for engine in ENGINES for port in engine.ports)
 _FARTHEST: Final = 4
 _KERNEL: Final = b"2"  # the parent of the kernel's threads, which are most processes of many hosts
 _group: Final = lru_cache(4096)(group)
-_OTHERS: Final = "the sockets of other users' processes: run the collector as root, or with CAP_SYS_PTRACE"
+_OTHERS: Final = "sockets of other users cannot be seen: run the collector as root, or with CAP_SYS_PTRACE"
 
 
 class Member(NamedTuple):
@@ -207,17 +207,6 @@ def listeners(
     return sorted(found, key=lambda item: (item.address.port not in _PORTS, item.address.port))[:_SOCKETS_MAX]
 
 
-def described(root: Path, process: Key, address: Address, engine: Engine) -> Server:
-    """The server of a process, with what its command line and environment say of its model."""
-    words = read(root, process[0], "cmdline").decode(errors="replace").split("\0")
-    environ = _variables(read(root, process[0], "environ"), engine.model_variables)
-    path = _option(words, engine.model_options) or next(iter(environ.values()), "")
-    alias = _option(words, engine.alias_options) or path
-    if alias.startswith(("/", ".")):  # where it lies is no name
-        alias = PurePath(alias).name
-    return Server(process, address, engine, alias, path)
-
-
 def read(root: Path, pid: int, name: str, most: int = 1 << 20) -> bytes:
     """A file of a process, b'' where it may not be read or the process is gone."""
     try:
@@ -268,29 +257,3 @@ def _address(digits: bytes) -> str:
     if not any(packed):
         return "127.0.0.1" if len(packed) == 4 else "::1"
     return socket.inet_ntop(socket.AF_INET if len(packed) == 4 else socket.AF_INET6, packed)
-
-
-def _option(words: Sequence[str], names: Sequence[str]) -> str:
-    """What follows the first of these words, or stands behind its equals sign. Nothing else is looked at."""
-    for name in names:
-        for word, value in zip(words, [*words[1:], ""], strict=True):
-            if PurePath(word).name == name if not name.startswith("-") else word == name:
-                if value and not value.startswith("-") and value not in names:
-                    return _clean(value)
-            elif name.startswith("-") and word.startswith(f"{name}="):
-                return _clean(word.partition("=")[2])
-    return ""
-
-
-def _variables(environ: bytes, names: Sequence[str]) -> Mapping[str, str]:
-    found: dict[str, str] = {}
-    for entry in environ.split(b"\0"):
-        name, _, value = entry.decode(errors="replace").partition("=")
-        if name in names and (text := _clean(value)):
-            found.setdefault(name, text)
-    return {name: found[name] for name in names if name in found}
-
-
-def _clean(text: str) -> str:
-    """A name of a model. A URL with a user in it is none: it may hold a password."""
-    return "" if "://" in text and "@" in text else clean(text)

@@ -29,8 +29,9 @@ class Engine:
     ``units``: of each unit the ways to count it, the best first; a way is names that are added, and counts
     where the first of them is there. ``latencies``: of each the histograms in seconds, the best first.
     ``replica_labels`` tell ranks apart that count the same tokens: of those the greatest value is taken.
-    ``model_options`` and ``model_variables`` are the only words of a server's command line and environment
-    that are read: they name the model where the counters do not.
+    ``alias_options``, ``model_options`` and ``model_variables`` name the model where the counters do not: of
+    a server's command line and environment only what follows them is kept. A ``program`` with this in its
+    command line shows counters when started with ``switch``.
     """
 
     name: str
@@ -45,6 +46,8 @@ class Engine:
     alias_options: Names = ()
     model_options: Names = ()
     model_variables: Names = ()
+    program: str = ""
+    switch: str = ""
 
 
 _OPENAI_LATENCIES: Final = {
@@ -87,6 +90,8 @@ ENGINES: Final = (
         ports=(30000,),
         alias_options=("--served-model-name",),
         model_options=("--model-path", "--model"),
+        program="sglang",
+        switch="--enable-metrics",
     ),
     Engine(
         name="tensorrt-llm",
@@ -135,6 +140,8 @@ ENGINES: Final = (
         alias_options=("--alias", "-a"),
         model_options=("--model", "-m", "--hf-repo", "-hf", "-hfr"),
         model_variables=("LLAMA_ARG_ALIAS", "LLAMA_ARG_MODEL", "LLAMA_ARG_HF_REPO"),
+        program="llama-server",
+        switch="--metrics",
     ),
     Engine(
         name="triton",

@@ -12,16 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from wattribute.collector.endpoints import (
-    Key,
-    Listener,
-    Processes,
-    Server,
-    assigned,
-    described,
-    listeners,
-    read,
-)
+from wattribute.collector.command_line import described, silent_engine
+from wattribute.collector.endpoints import Key, Listener, Processes, Server, assigned, listeners, read
 from wattribute.collector.engines import ENGINES, Reading, ScrapeError, parsed, reading
 from wattribute.collector.fetch import Address, NamespaceError, SilentError, fetch
 from wattribute.collector.scrape import Tally, units
@@ -102,7 +94,7 @@ class Scraper:
                 groups.setdefault(server, []).append(key)
         self._retarget(groups)
         for problem in problems - self.problems:
-            _LOG.warning("serving engines are looked for, but this cannot be seen: %s", problem)
+            _LOG.warning("serving engines: %s", problem)
         self.problems |= problems
         return len(by_pid) == len({pid for pid, _ in on_gpus})
 
@@ -151,6 +143,8 @@ class Scraper:
                 server = described(self._root, listener.process, address, said.engine)
                 break
         self._asked[listener] = _Asked(server, t + wait_ns, wait_ns)
+        if server is None and (advice := silent_engine(self._root, listener.process)):
+            problems.add(advice)
         return server
 
     def _retarget(self, groups: Mapping[Server, Sequence[Key]]) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.collector.proc_tree import CONTAINERS, Tree, in_pod
-from wattribute.collector.endpoints import Processes, Server, assigned, described, listeners
+from wattribute.collector.command_line import described
+from wattribute.collector.endpoints import Processes, Server, assigned, listeners
 from wattribute.collector.engines import ENGINES
 from wattribute.collector.fetch import Address
 

@@ -302,6 +302,20 @@ def test_what_torchrun_started_is_left_alone(host: Host, server: EngineServer) -
     assert server.requests == []
 
 
+def test_an_engine_that_shows_nothing_is_said_once_with_what_to_do(
+    host: Host, server: EngineServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.pages.clear()
+    command = ("python3", "-m", "sglang.launch_server", "--api-key", "s3cret")
+    worker = host.serve(100, server, command=command)
+    for _ in range(50):
+        host.scraper.look(host.t, [worker])
+        host.t += 10 * S
+    assert caplog.messages == [
+        "serving engines: pid 100 looks like sglang: started with --enable-metrics it can be read"
+    ]
+
+
 def test_endpoints_of_the_settings_need_no_process(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("s3cret")

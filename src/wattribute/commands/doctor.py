@@ -122,10 +122,10 @@ def _engines(settings: Settings) -> Iterator[Finding]:
         else:
             yield Finding("engines", "ok", text)
     for problem in sorted(scraper.problems):
-        yield Finding("engines", "weak", problem, "or name them in wattribute.toml: [[endpoints]]")
+        yield Finding("engines", "weak", problem, "see docs/units.md")
     if not scraper.targets and not scraper.problems:
-        advice = "SGLang and llama.cpp show counters with --enable-metrics and --metrics; docs/units.md"
-        yield Finding("engines", "ok", f"none near the {len(on_gpus)} processes on GPUs", advice)
+        advice = "if one should be there, see docs/units.md"
+        yield Finding("engines", "ok", f"none serves the {len(on_gpus)} processes on GPUs", advice)
 
 
 def _pids_on_gpus() -> set[int]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from wattribute.collector.identity import (
     Seen,
@@ -19,10 +19,12 @@ from wattribute.collector.identity import (
     identity,
     user_name,
 )
-from wattribute.collector.kubelet import Kubelet
 from wattribute.errors import WattributeError
 from wattribute.records import Exit, Workload
 from wattribute.rules import Rule
+
+if TYPE_CHECKING:
+    from wattribute.collector.kubelet import Kubelet
 
 _TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 # 4 MiB: the kernel's bound on an environment is 2 at the usual stack limit. By the piece, because to ask for
@@ -156,7 +158,7 @@ class ProcTree:
             except OSError:  # gone, an old kernel, a seccomp filter, no descriptor left: /proc will tell
                 pidfd = None
         # In this order: if the pidfd's process lives after the reading, the reading was of it.
-        start_ns = self._living_since_ns(pid)
+        start_ns = self.living_since_ns(pid)
         if start_ns is None or (pidfd is not None and _has_ended(pidfd)):
             _close(pidfd)
             return None
@@ -166,14 +168,15 @@ class ProcTree:
     def _lives(self, pid: int, watched: _Watched) -> bool:
         if watched.pidfd is not None:
             return not _has_ended(watched.pidfd)
-        return self._living_since_ns(pid) == watched.start_ns
+        return self.living_since_ns(pid) == watched.start_ns
 
     def _end(self, pid: int) -> None:
         watched = self._watched.pop(pid)
         _close(watched.pidfd)
         self._ended.append((pid, watched.start_ns))
 
-    def _living_since_ns(self, pid: int) -> int | None:
+    def living_since_ns(self, pid: int) -> int | None:
+        """As ``start_ns``, of a process that is not to be watched; from any thread."""
         stat = self._stat(pid)
         return None if stat is None else stat.start_ns
 

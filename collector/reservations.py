@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from wattribute.collector.identity import Group, identity
-from wattribute.collector.kubelet import Kubelet
 from wattribute.collector.nvml import GpuReader
 from wattribute.collector.pod_resources import Given, list_given
 from wattribute.collector.pods import Container
@@ -21,6 +20,9 @@ from wattribute.collector.slurm import jobs_gpus
 from wattribute.errors import WattributeError
 from wattribute.records import NO_INSTANCE, Reservation
 from wattribute.rules import Rule
+
+if TYPE_CHECKING:
+    from wattribute.collector.kubelet import Kubelet
 
 _PERIOD_S: Final = 30.0  # to look at every process for Slurm's jobs takes 26 µs each
 _REPEAT_NS: Final = 60_000_000_000

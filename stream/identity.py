@@ -53,6 +53,10 @@ class Timeline(Generic[T]):
 
         What the record leaves empty stays as it was."""
         at = bisect.bisect_right(self._said_ns, record.t)
+        if at and self._said_ns[at - 1] == record.t:  # more of the same moment, perhaps found out later
+            known = self._said[at - 1]
+            self._said[at - 1] = _merged(known, record)
+            return None if self._said[at - 1] == known else self._renew()
         if at == 0 and self.versions:  # it says the rest for the time before, which was the first's
             record = _merged(self.versions[0], record)
         repeats = at > 0 and replace(record, t=self._said[at - 1].t) == self._said[at - 1]

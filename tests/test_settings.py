@@ -206,3 +206,45 @@ def test_wrong_rules_and_kubelets_are_refused_in_a_line(tmp_path: Path, text: st
 def test_rules_do_not_fit_into_a_variable() -> None:
     with pytest.raises(UsageError, match="tables of the configuration file"):
         load_settings({}, None, HOME | {"WATTRIBUTE_RULES": "x"})
+
+
+def test_endpoints_are_tables_of_the_file(tmp_path: Path) -> None:
+    text = """
+        scrape_s = 0
+        [[endpoints]]
+        url = "http://gpu-1:8000"
+        model = "chat"
+        [[endpoints]]
+        url = "https://[::1]/prometheus/metrics?key=s3cret"
+        token_file = "/run/token"
+    """
+    settings = load_settings({}, written(tmp_path, text), HOME)
+    first, second = settings.endpoints
+    assert (settings.scrape_s, first.host, first.port, first.path, first.tls) == (
+        *(0.0, "gpu-1", 8000, "/metrics", False),
+    )
+    assert (second.host, second.port, second.path, second.tls) == (
+        *("::1", 443, "/prometheus/metrics?key=s3cret", True),
+    )
+    (row,) = [row for row in settings.shown() if row["key"] == "endpoints"]
+    assert row["value"] == "http://gpu-1:8000, https://[::1]/prometheus/metrics"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('endpoints = "http://a"', "endpoints are tables"),
+        ("[[endpoints]]\nmodel = 'm'", "one has no url"),
+        ("[[endpoints]]\nurl = 'http://a'\nmodle = 'm'", "did you mean 'model'"),
+        ("[[endpoints]]\nurl = 8000", "url is not a text"),
+        ("[[endpoints]]\nurl = 'a:8000'", "'a:8000' is not http://host:port"),
+        ("[[endpoints]]\nurl = 'http://a:99999'", "is not http://host:port"),
+        ("[[endpoints]]\nurl = 'http://a b'", "is not http://host:port"),
+        ("[[endpoints]]\nurl = 'http://ada:s3cret@a:1x'", "no user and no password; use token_file"),
+    ],
+)
+def test_a_wrong_endpoint_is_one_clear_line(tmp_path: Path, text: str, problem: str) -> None:
+    with pytest.raises(UsageError, match=problem) as caught:
+        load_settings({}, written(tmp_path, text), HOME)
+    assert "s3cret" not in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+from wattribute.endpoints import Endpoint, parse_endpoints
 from wattribute.errors import UsageError
 from wattribute.rules import Rule, parse_rules
 
@@ -70,6 +71,10 @@ class Settings:
     fast_hz: float = _number(10.0, 1, 100, "readings of energy and power a second")
     slow_s: float = _number(1.0, 0.1, 60, "seconds between readings of processes and memory")
     flush_s: float = _number(1.0, 0.05, 60, "seconds between messages to the bus")
+    scrape_s: float = _number(5.0, 0, 3600, "seconds between readings of serving engines' counters; 0: none")
+    endpoints: tuple[Endpoint, ...] = field(
+        default=(), metadata={"about": "serving engines that are not found by themselves: [[endpoints]]"}
+    )
     spool: str = _text("folder that keeps samples while Kafka is away")
     spool_max_bytes: int = _number(1 << 30, 1 << 20, 1 << 44, "what the spool or the local bus may take")
     generation: int = _number(
@@ -120,6 +125,8 @@ class Settings:
                 value = ", ".join(
                     f"{key}={'(set)' if 'password' in key else part}" for key, part in sorted(value.items())
                 )
+            elif isinstance(value, tuple):
+                value = ", ".join(endpoint.url.partition("?")[0] for endpoint in value)
             elif item.metadata.get("secret"):
                 value = "(set)" if value else ""
             origin = self.origins.get(item.name, "default")
@@ -232,6 +239,8 @@ def _value(item: Field[Any], raw: object) -> Any:
         return parse_rules(raw)
     if item.default is MISSING:
         return _mapping(item, raw)
+    if item.name == "endpoints":
+        return parse_endpoints(raw)
     if isinstance(item.default, str):
         if not isinstance(raw, str):
             raise UsageError(f"{item.name} is {raw!r}, not a text")

@@ -297,6 +297,25 @@ def test_final_windows_are_restated_only_when_asked_to() -> None:
     assert restated == made_host.table(made_host.stream(Engine("test"), sent, [len(sent)], end=False))
 
 
+def test_whose_a_process_is_may_be_told_again_of_its_first_moment() -> None:
+    """Then it holds for the time before too, as what was told first did."""
+    t = [made_host.START_NS + i * SECOND_NS for i in range(20)]
+    held = [
+        (
+            Device(t=t[i], gpu="g", energy_mj=1000 * i),
+            Process(t=t[i], gpu="g", pid=9, start_ns=7, period_ns=SECOND_NS, sm_percent=50),
+        )
+        for i in range(20)
+    ]
+    first = Workload(t=t[1], pid=9, start_ns=7, identity_source="process")
+    again = Workload(t=t[1], pid=9, start_ns=7, model="chat", identity_source="engine")
+    readings = [first, *(record for pair in held for record in pair), again]
+    rows = made_host.table(made_host.stream(Engine("test"), made_host.messages([readings]), [1]))
+    assert {
+        (row["model"], row["identity_source"]) for row in rows.values() if row["account"] == "process"
+    } == {("chat", "engine")}
+
+
 def test_readings_of_a_whole_module_say_so() -> None:
     readings = [
         Gpu(t=made_host.START_NS, gpu="g", name="NVIDIA GH200 480GB", scope="module"),

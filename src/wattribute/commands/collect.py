@@ -57,3 +57,5 @@ def collect(
         f" ticks late by {health.late_percentile_ns(99) / 1e6:.1f} ms at most for 99 %,"
         f" {health.missed_ticks:,} missed"
     )
+    if scraped := source.scraped():
+        note(scraped)

@@ -63,6 +63,8 @@ def doctor(
     if not simulate:
         checks.insert(0, ("NVML", _nvml))
         checks.insert(2, ("kubelet", lambda: _kubelet(settings)))
+        if settings.scrape_s:
+            checks.insert(1, ("engines", lambda: _engines(settings)))
     findings = [finding for part, check in checks for finding in _found(part, check)]
     if shape is Format.table:
         cells = [[item.part, item.state, item.finding, item.advice] for item in findings]
@@ -105,6 +107,41 @@ def _nvml() -> Iterator[Finding]:
             if slow.residents is None:
                 advice = "in a container, share the host's pid namespace (--pid=host, hostPID)"
                 yield Finding("NVML", "broken", f"{shown}: its processes cannot be listed", advice)
+
+
+def _engines(settings: Settings) -> Iterator[Finding]:
+    """The serving engines of the processes on the GPUs, and those of the settings."""
+    from wattribute.collector.scraper import Scraper, shown
+
+    with closing(ProcTree()) as tree:
+        pids = _pids_on_gpus()
+        on_gpus = [(pid, start_ns) for pid in sorted(pids) if (start_ns := tree.start_ns(pid)) is not None]
+        scraper = Scraper(
+            Path("/proc"), tree.living_since_ns, settings.host, time.time_ns(), 1, settings.endpoints
+        )
+        scraper.look(time.time_ns(), on_gpus)
+        scraper.read(time.time_ns, {})
+    for target, text in zip(scraper.targets.values(), shown(scraper), strict=True):
+        if target.problem:
+            yield Finding("engines", "broken", f"{text}: {target.problem}", "see docs/units.md, Endpoints")
+        else:
+            yield Finding("engines", "ok", text)
+    for problem in sorted(scraper.problems):
+        yield Finding("engines", "weak", problem, "see docs/units.md")
+    if not scraper.targets and not scraper.problems:
+        advice = "if one should be there, see docs/units.md"
+        yield Finding("engines", "ok", f"none serves the {len(on_gpus)} processes on GPUs", advice)
+
+
+def _pids_on_gpus() -> set[int]:
+    pids: set[int] = set()
+    with closing(Nvml()) as nvml:
+        for gpu in nvml.gpus:
+            try:
+                pids |= {resident.pid for resident in gpu.read_slow(time.time_ns).residents or ()}
+            except GpuError:  # NVML's own finding says it
+                continue
+    return pids
 
 
 def _permissions() -> Iterator[Finding]:

@@ -89,3 +89,5 @@ def record(
     if truth is not None and source.simulated is not None:
         source.simulated.write_truth(truth)
     note(f"{health.records:,} records, {health.readings:,} of them readings of a device, in {file}")
+    if scraped := source.scraped():
+        note(scraped)

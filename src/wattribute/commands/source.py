@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wattribute.collector.clock import Clock, HostClock
-from wattribute.collector.kubelet import Kubelet
 from wattribute.collector.nvml import Nvml, load_pynvml
 from wattribute.collector.proc import ProcTree
 from wattribute.collector.reservations import Reservations
 from wattribute.collector.residency import Processes
 from wattribute.collector.sampler import Sampler
+from wattribute.collector.serving import Serving
 from wattribute.collector.workers import inline_worker, thread_worker
 from wattribute.errors import UsageError, WattributeError
 from wattribute.records import Host, Record
 from wattribute.settings import Settings
 
 if TYPE_CHECKING:
+    from wattribute.collector.kubelet import Kubelet
     from wattribute.collector.simulate import SimulatedHost
 
 _IN_A_POD: Final = "https://127.0.0.1:10250/pods"
@@ -49,7 +50,7 @@ class Source:
     def close(self) -> None:
         """Let go of NVML and of the processes that are watched."""
         self.nvml.close()
-        if isinstance(self.processes, ProcTree):
+        if isinstance(self.processes, ProcTree | Serving):
             self.processes.close()
         for background in (self.kubelet, self.reservations):
             if background is not None:
@@ -63,9 +64,14 @@ class Source:
 
     def outcomes(self, now_ns: int) -> Sequence[Record]:
         """What there is to tell beside the readings."""
+        told: list[Record] = []
         if self.simulated is not None:
-            return self.simulated.outcomes(now_ns)
-        return self.reservations.records(now_ns) if self.reservations else ()
+            told += self.simulated.outcomes(now_ns)
+        if self.reservations is not None:
+            told += self.reservations.records(now_ns)
+        if isinstance(self.processes, Serving):
+            told += self.processes.outcomes(now_ns)
+        return told
 
     def sampler(self, settings: Settings, emit: Callable[[Sequence[Record]], None]) -> Sampler:
         """A sampler of all its GPUs."""
@@ -81,6 +87,16 @@ class Source:
             outcomes=self.outcomes,
             start_worker=inline_worker if self.inline else thread_worker,
         )
+
+    def scraped(self) -> str:
+        """What was read of serving engines, in words; empty where nothing was."""
+        scraper = self.processes.scraper if isinstance(self.processes, Serving) else None
+        if scraper is None or not scraper.counts.readings:
+            return ""
+        counts = scraper.counts
+        failed = f", {counts.failures:,} of them failed" if counts.failures else ""
+        left_out = f", {counts.unusable_samples:,} samples left out" if counts.unusable_samples else ""
+        return f"{counts.readings:,} readings of serving engines{failed}{left_out}"
 
     def shown(self) -> str:
         """In words."""
@@ -123,13 +139,16 @@ def _real(settings: Settings) -> Source:
     clock = HostClock()
     host = _described(Host(t=clock.now_ns()), settings)
     kubelet = open_kubelet(settings)
-    proc = Path("/proc")
+    root = Path("/proc")
     socket = None if settings.pod_resources == "off" else Path(settings.pod_resources)
-    reservations = Reservations(nvml.gpus, proc, socket, kubelet, settings.rules)
+    reservations = Reservations(nvml.gpus, root, socket, kubelet, settings.rules)
     for background in (kubelet, reservations):
         if background is not None:
             background.start()
-    processes = ProcTree(proc, kubelet, settings.rules)
+    tree = ProcTree(root, kubelet, settings.rules)
+    processes: ProcTree | Serving = tree
+    if settings.scrape_s:
+        processes = Serving(tree, root, settings.host, settings.scrape_s, settings.endpoints, clock.now_ns)
     return Source(settings.host, nvml, processes, clock, host, kubelet=kubelet, reservations=reservations)
 
 
@@ -138,6 +157,8 @@ def open_kubelet(settings: Settings) -> Kubelet | None:
     url = settings.kubelet or (_IN_A_POD if Path(settings.kubelet_token).is_file() else "off")
     if url == "off":
         return None
+    from wattribute.collector.kubelet import Kubelet  # here, for few need what it loads: http, ssl
+
     labels = [name.strip() for name in settings.kubelet_labels.split(",") if name.strip()]
     return Kubelet(url, settings.kubelet_token, settings.kubelet_ca, labels)
 

@@ -126,6 +126,8 @@ def _live(settings: Settings, open_host: Callable[[], Source], duration_s: float
         collector.join()
         display.join()
         loop.run(threading.Event(), until_idle=True)  # what the collector sent last
+        if scraped := source.scraped():
+            note(scraped)
         began = datetime.fromtimestamp(began_ns / 1e9, UTC)
         _print_cost(sink.store, policy, began, source.simulated is not None)
 

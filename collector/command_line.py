@@ -1,0 +1,56 @@
+"""What a server's command line and environment say of its model: what follows allow-listed words, no more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+
+from wattribute.collector.endpoints import Key, Server, read
+from wattribute.collector.engines import ENGINES, Engine, clean
+from wattribute.collector.fetch import Address
+
+
+def described(root: Path, process: Key, address: Address, engine: Engine) -> Server:
+    """The server of a process, with what its command line and environment say of its model."""
+    words = read(root, process[0], "cmdline").decode(errors="replace").split("\0")
+    environ = _variables(read(root, process[0], "environ"), engine.model_variables)
+    path = _option(words, engine.model_options) or next(iter(environ.values()), "")
+    alias = _option(words, engine.alias_options) or path
+    if alias.startswith(("/", ".")):  # where it lies is no name
+        alias = PurePath(alias).name
+    return Server(process, address, engine, alias, path)
+
+
+def silent_engine(root: Path, process: Key) -> str:
+    """What to do about a process that looks like an engine and shows no counters; '' of others."""
+    words = read(root, process[0], "cmdline").decode(errors="replace").split("\0")
+    for engine in ENGINES:
+        if engine.program and engine.switch not in words and any(engine.program in word for word in words):
+            return f"pid {process[0]} looks like {engine.name}: started with {engine.switch} it can be read"
+    return ""
+
+
+def _option(words: Sequence[str], names: Sequence[str]) -> str:
+    """What follows the first of these words, or stands behind its equals sign. Nothing else is looked at."""
+    for name in names:
+        for word, value in zip(words, [*words[1:], ""], strict=True):
+            if PurePath(word).name == name if not name.startswith("-") else word == name:
+                if value and not value.startswith("-") and value not in names:
+                    return _clean(value)
+            elif name.startswith("-") and word.startswith(f"{name}="):
+                return _clean(word.partition("=")[2])
+    return ""
+
+
+def _variables(environ: bytes, names: Sequence[str]) -> Mapping[str, str]:
+    found: dict[str, str] = {}
+    for entry in environ.split(b"\0"):
+        name, _, value = entry.decode(errors="replace").partition("=")
+        if name in names and (text := _clean(value)):
+            found.setdefault(name, text)
+    return {name: found[name] for name in names if name in found}
+
+
+def _clean(text: str) -> str:
+    """A name of a model. A URL with a user in it is none: it may hold a password."""
+    return "" if "://" in text and "@" in text else clean(text)

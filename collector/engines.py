@@ -1,0 +1,298 @@
+"""What each serving engine calls its counters, and what an exposition of it says.
+
+An engine is a row of ``ENGINES``: to know another one is to add a row. Names stand without the prefix, for
+SGLang changed its own from ``sglang:`` to ``sglang_`` and Ray puts one more before that of vLLM.
+docs/units.md shows the table, with where each name was found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Final, NamedTuple
+
+from wattribute.errors import WattributeError
+
+Names = tuple[str, ...]
+
+
+class ScrapeError(WattributeError):
+    """An endpoint that gives no counters, and why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Engine:
+    """The names of one engine.
+
+    ``units``: of each unit the ways to count it, the best first; a way is names that are added, and counts
+    where the first of them is there. ``latencies``: of each the histograms in seconds, the best first.
+    ``replica_labels`` tell ranks apart that count the same tokens: of those the greatest value is taken.
+    ``alias_options``, ``model_options`` and ``model_variables`` name the model where the counters do not: of
+    a server's command line and environment only what follows them is kept. A ``program`` with this in its
+    command line shows counters when started with ``switch``.
+    """
+
+    name: str
+    prefixes: Names
+    units: Mapping[str, tuple[Names, ...]]
+    latencies: Mapping[str, Names] = field(default_factory=dict)
+    model_label: str = ""
+    version_label: str = ""
+    replica_labels: Names = ()
+    path: str = "/metrics"
+    ports: tuple[int, ...] = ()
+    alias_options: Names = ()
+    model_options: Names = ()
+    model_variables: Names = ()
+    program: str = ""
+    switch: str = ""
+
+
+_OPENAI_LATENCIES: Final = {
+    "ttft": ("time_to_first_token_seconds",),
+    "itl": ("inter_token_latency_seconds", "time_per_output_token_seconds"),
+    "e2e": ("e2e_request_latency_seconds",),
+    "queue": ("request_queue_time_seconds", "queue_time_seconds"),
+}
+ENGINES: Final = (
+    Engine(
+        name="vllm",
+        prefixes=("vllm:", "ray_vllm:", "ray_vllm_"),
+        units={
+            "input_tokens": (("prompt_tokens_total",),),
+            "output_tokens": (("generation_tokens_total",),),
+            "cached_tokens": (
+                ("prompt_tokens_cached_total",),
+                ("prefix_cache_hits_total", "external_prefix_cache_hits_total"),
+            ),
+            "requests": (("request_success_total",),),
+        },
+        latencies=_OPENAI_LATENCIES,
+        model_label="model_name",
+        ports=(8000,),
+        alias_options=("--served-model-name",),
+        model_options=("--model", "serve"),
+    ),
+    Engine(
+        name="sglang",
+        prefixes=("sglang:", "sglang_"),
+        units={
+            "input_tokens": (("prompt_tokens_total",),),
+            "output_tokens": (("generation_tokens_total",),),
+            "cached_tokens": (("cached_tokens_total",),),
+            "requests": (("num_requests_total",),),
+        },
+        latencies=_OPENAI_LATENCIES,
+        model_label="model_name",
+        replica_labels=("tp_rank", "pp_rank", "moe_ep_rank"),
+        ports=(30000,),
+        alias_options=("--served-model-name",),
+        model_options=("--model-path", "--model"),
+        program="sglang",
+        switch="--enable-metrics",
+    ),
+    Engine(
+        name="tensorrt-llm",
+        prefixes=("trtllm_",),
+        units={
+            "input_tokens": (("prompt_tokens_total",),),
+            "output_tokens": (("generation_tokens_total",),),
+            "cached_tokens": (("prompt_cached_tokens_total",),),
+            "requests": (("request_success_total",),),
+        },
+        latencies=_OPENAI_LATENCIES,
+        model_label="model_name",
+        replica_labels=("rank",),
+        path="/prometheus/metrics",
+        ports=(8000,),
+        alias_options=("--served_model_name", "--served-model-name"),
+        model_options=("serve", "trtllm-serve"),
+    ),
+    Engine(
+        name="tgi",
+        prefixes=("tgi_",),
+        units={
+            "input_tokens": (("request_input_length_sum",),),
+            "output_tokens": (("request_generated_tokens_sum",),),
+            "requests": (("request_success",), ("request_success_total",)),
+        },
+        latencies={
+            "itl": ("request_mean_time_per_token_duration",),
+            "e2e": ("request_duration",),
+            "queue": ("request_queue_duration",),
+        },
+        ports=(80, 3000, 8080),
+        model_options=("--model-id",),
+        model_variables=("MODEL_ID",),
+    ),
+    Engine(
+        name="llama.cpp",
+        prefixes=("llamacpp:",),
+        units={
+            # What it calls prompt tokens are those that were not in the cache.
+            "input_tokens": (("prompt_tokens_total", "prompt_tokens_cached_total"),),
+            "output_tokens": (("tokens_predicted_total",),),
+            "cached_tokens": (("prompt_tokens_cached_total",),),
+        },
+        ports=(8080,),
+        alias_options=("--alias", "-a"),
+        model_options=("--model", "-m", "--hf-repo", "-hf", "-hfr"),
+        model_variables=("LLAMA_ARG_ALIAS", "LLAMA_ARG_MODEL", "LLAMA_ARG_HF_REPO"),
+        program="llama-server",
+        switch="--metrics",
+    ),
+    Engine(
+        name="triton",
+        prefixes=("nv_inference_",),
+        units={"requests": (("request_success",),)},
+        model_label="model",
+        version_label="version",
+        ports=(8002,),
+    ),
+)
+_STARTED: Final = "process_start_time_seconds"
+_BUCKET: Final = "_bucket"
+_TEXT_MAX: Final = 256
+_VALUE_MAX: Final = 1e18  # a unit record takes no more
+WANTED: Final = tuple(
+    sorted(
+        {
+            f"{prefix}{name}".encode()
+            for engine in ENGINES
+            for prefix in engine.prefixes
+            for name in chain(
+                (name for ways in engine.units.values() for way in ways for name in way),
+                (f"{name}{_BUCKET}" for names in engine.latencies.values() for name in names),
+            )
+        }
+        | {_STARTED.encode()}
+    )
+)
+"""How the lines begin that are worth reading; the others, most of them, are not parsed."""
+
+
+class Served(NamedTuple):
+    """What counters are of: '' where they do not say."""
+
+    model: str
+    model_version: str
+
+
+class Sample(NamedTuple):
+    """A line of an exposition."""
+
+    name: str
+    labels: Mapping[str, str]
+    value: float
+
+
+Series = tuple[str, Served, tuple[str, ...]]
+"""A unit or latency, what it is of, and its metric and all its labels but those of replicas."""
+
+
+@dataclass(slots=True)
+class Reading:
+    """The counters of an exposition. ``buckets``: cumulative counts by series and upper bound, in seconds.
+    ``started_ns``: when the server says that it began. ``unusable``: samples that are NaN, negative,
+    beyond all measure or there twice."""
+
+    engine: Engine
+    counts: dict[Series, float] = field(default_factory=dict)
+    buckets: dict[tuple[Series, float], float] = field(default_factory=dict)
+    started_ns: int | None = None
+    unusable: int = 0
+
+    @property
+    def served(self) -> set[Served]:
+        """Of what it counts."""
+        return {series[1] for series in self.counts}
+
+
+def parsed(lines: Iterable[bytes]) -> list[Sample]:
+    """The samples in lines of Prometheus' or OpenMetrics' text format. Raises ScrapeError."""
+    from prometheus_client import parser  # noqa: PLC0415 - for who has something to read
+
+    try:
+        text = b"\n".join(line.partition(b" # {")[0].rstrip() for line in lines).decode()  # no exemplars
+        families = parser.text_string_to_metric_families(text)
+        return [Sample(item.name, item.labels, item.value) for family in families for item in family.samples]
+    except (ValueError, LookupError, AttributeError, TypeError) as problem:  # whatever garbage makes of it
+        what = f"what it answers is not Prometheus' text format ({type(problem).__name__})"
+        raise ScrapeError(what) from None
+
+
+def reading(samples: Sequence[Sample]) -> Reading | None:
+    """What they say of an engine; None if they are of none that is known."""
+    names = {sample.name for sample in samples}
+    for engine in ENGINES:
+        for prefix in engine.prefixes:
+            ways = {
+                unit: way
+                for unit, choices in engine.units.items()
+                if (way := next((way for way in choices if f"{prefix}{way[0]}" in names), None))
+            }
+            if ways:
+                return _read(engine, prefix, ways, samples, names)
+    return None
+
+
+def _read(
+    engine: Engine, prefix: str, ways: Mapping[str, Names], samples: Sequence[Sample], names: set[str]
+) -> Reading:
+    units: dict[str, list[str]] = {}
+    for unit, way in ways.items():
+        for name in way:
+            units.setdefault(f"{prefix}{name}", []).append(unit)
+    latencies = {
+        f"{prefix}{chosen}{_BUCKET}": latency
+        for latency, choices in engine.latencies.items()
+        if (chosen := next((name for name in choices if f"{prefix}{name}{_BUCKET}" in names), None))
+    }
+    found = Reading(engine)
+    seen: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
+    for sample in samples:
+        if sample.name == _STARTED and 0 < sample.value < 4e9:
+            found.started_ns = round(sample.value * 1e9)
+        elif sample.name in units or sample.name in latencies:
+            line = (sample.name, tuple(sorted(sample.labels.items())))
+            if line in seen or not 0 <= sample.value <= _VALUE_MAX:  # NaN fails this too
+                found.unusable += 1
+                continue
+            seen.add(line)
+            for unit in units.get(sample.name, ()):
+                series = _series(engine, unit, sample)
+                found.counts[series] = max(found.counts.get(series, 0.0), sample.value)
+            if sample.name in latencies:
+                _add_bucket(found, _series(engine, latencies[sample.name], sample), sample)
+    return found
+
+
+def _series(engine: Engine, what: str, sample: Sample) -> Series:
+    served = Served(
+        clean(sample.labels.get(engine.model_label, "")), clean(sample.labels.get(engine.version_label, ""))
+    )
+    rest = (
+        part
+        for item in sorted(sample.labels.items())
+        if item[0] not in engine.replica_labels and item[0] != "le"
+        for part in item
+    )
+    return what, served, (sample.name, *rest)
+
+
+def clean(text: str) -> str:
+    """A name that a record takes: no control characters, not long."""
+    return "".join(c if c.isprintable() else " " for c in text[:_TEXT_MAX]).strip()
+
+
+def _add_bucket(found: Reading, series: Series, sample: Sample) -> None:
+    try:
+        bound = float(sample.labels.get("le", ""))
+    except ValueError:
+        bound = math.nan
+    if math.isnan(bound):
+        found.unusable += 1
+    else:
+        found.buckets[series, bound] = max(found.buckets.get((series, bound), 0.0), sample.value)

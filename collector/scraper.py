@@ -1,0 +1,246 @@
+"""Reads the counters of this host's serving engines: finds them, asks each in turn, tells what came out.
+
+Nothing here is in a hurry and nothing may be: all of it runs in a thread beside the sampling.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from wattribute.collector.command_line import described, silent_engine
+from wattribute.collector.endpoints import Key, Listener, Processes, Server, assigned, listeners, read
+from wattribute.collector.engines import ENGINES, Reading, ScrapeError, parsed, reading
+from wattribute.collector.fetch import Address, NamespaceError, SilentError, fetch
+from wattribute.collector.scrape import Tally, units
+from wattribute.collector.target import Serves, Target
+from wattribute.endpoints import Endpoint
+from wattribute.records import Record, Workload
+
+_LOG: Final = logging.getLogger(__name__)
+_S: Final = 1_000_000_000
+_ASK_AGAIN_NS: Final = 10 * _S  # where no engine answered; the wait doubles each time
+_ASK_AGAIN_MAX_NS: Final = 600 * _S
+_ASKING_S: Final = 5.0  # in one go; who was not asked by then is in the next
+_FAILING_MAX_NS: Final = 60 * _S
+_LATENCIES_NS: Final = 60 * _S
+_PATHS: Final = tuple(dict.fromkeys(engine.path for engine in ENGINES))
+_TORCHRUN: Final = b"TORCHELASTIC_RUN_ID="
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was read, and what could not be."""
+
+    readings: int = 0
+    failures: int = 0
+    unusable_samples: int = 0
+
+
+@dataclass(slots=True)
+class _Asked:
+    """What was found where a process listens."""
+
+    server: Server | None
+    again_ns: int
+    wait_ns: int = _ASK_AGAIN_NS
+
+
+class Scraper:
+    """Finds endpoints and reads them. ``start_ns`` tells when a process began, None where there is none;
+    ``since_ns`` is when watching began. Each problem is said once."""
+
+    def __init__(
+        self,
+        root: Path,
+        start_ns: Callable[[int], int | None],
+        host: str,
+        since_ns: int,
+        period_ns: int,
+        configured: Sequence[Endpoint] = (),
+        ask: Callable[[Address], list[bytes]] = fetch,
+    ) -> None:
+        self.counts = Counts()
+        self.targets: dict[tuple[Key | None, Address], Target] = {}
+        self.problems: set[str] = set()
+        self._root, self._start_ns, self._host, self._ask = root, start_ns, host, ask
+        self._since_ns, self._period_ns, self._configured = since_ns, period_ns, configured
+        self._asked: dict[Listener, _Asked] = {}
+
+    def look(self, t: int, on_gpus: Sequence[Key]) -> bool:
+        """Find the servers of the processes on GPUs at ``t``; whether each has one.
+
+        Not of those that torchrun started: they train, and what they listen on is no HTTP."""
+        on_gpus = [key for key in on_gpus if _TORCHRUN not in read(self._root, key[0], "environ")]
+        if not on_gpus:
+            self._retarget({})
+            return True
+        processes = Processes(self._root)
+        near = set().union(*(processes.group_of(pid) for pid, _ in on_gpus))
+        problems: set[str] = set()
+        found = listeners(self._root, near, self._start_ns, problems)
+        self._asked = {key: asked for key, asked in self._asked.items() if key in found}
+        until_s = time.monotonic() + _ASKING_S
+        servers = [server for item in found if (server := self._server(t, item, until_s, problems))]
+        by_pid = assigned(processes, servers, [pid for pid, _ in on_gpus])
+        groups: dict[Server, list[Key]] = {}
+        for key in on_gpus:
+            if (server := by_pid.get(key[0])) is not None:
+                groups.setdefault(server, []).append(key)
+        self._retarget(groups)
+        for problem in problems - self.problems:
+            _LOG.warning("serving engines: %s", problem)
+        self.problems |= problems
+        return len(by_pid) == len({pid for pid, _ in on_gpus})
+
+    def read(self, now_ns: Callable[[], int], workloads: Mapping[Key, Workload]) -> list[Record]:
+        """Read every target that is due, and tell what came out."""
+        told: list[Record] = []
+        for key, target in list(self.targets.items()):
+            process = target.server.process if target.server else None
+            if process is not None and self._start_ns(process[0]) != process[1]:
+                told += target.latencies.told(now_ns(), target.whose(workloads))
+                del self.targets[key]
+            elif now_ns() >= target.due_ns:
+                told += self._read(target, now_ns, workloads)
+        return told
+
+    def serves(self) -> dict[Key, Serves]:
+        """What is known of each process on a GPU that a server was found for."""
+        known = [target for target in self.targets.values() if target.engine]
+        return {key: target.serves() for target in known for key in target.group}
+
+    def _server(self, t: int, listener: Listener, until_s: float, problems: set[str]) -> Server | None:
+        """The engine that answers there; one that did not is asked again only now and then."""
+        asked = self._asked.get(listener)
+        if asked is not None and (asked.server is not None or t < asked.again_ns):
+            return asked.server
+        if time.monotonic() >= until_s:
+            return None
+        wait_ns = _ASK_AGAIN_NS if asked is None else min(2 * asked.wait_ns, _ASK_AGAIN_MAX_NS)
+        endpoint = next((item for item in self._configured if _is(item, listener.address)), None)
+        places = (
+            [_address(endpoint)] if endpoint else [listener.address._replace(path=path) for path in _PATHS]
+        )
+        server: Server | None = None
+        for address in places:
+            try:
+                lines = self._ask(address)
+                said = reading(parsed(lines)) if lines else None
+            except NamespaceError as problem:
+                problems.add(f"pid {listener.process[0]} listens on port {address.port}, but {problem}")
+                break
+            except SilentError:
+                break
+            except ScrapeError:
+                continue
+            if said is not None:
+                server = described(self._root, listener.process, address, said.engine)
+                break
+        self._asked[listener] = _Asked(server, t + wait_ns, wait_ns)
+        if server is None and (advice := silent_engine(self._root, listener.process)):
+            problems.add(advice)
+        return server
+
+    def _retarget(self, groups: Mapping[Server, Sequence[Key]]) -> None:
+        known, self.targets = self.targets, {}
+        for server, keys in groups.items():
+            endpoint = next((item for item in self._configured if _address(item) == server.address), None)
+            target = known.get((server.process, server.address)) or self._target(server.address)
+            target.server, target.endpoint, target.group = server, endpoint, tuple(keys)
+            self.targets[server.process, server.address] = target
+        taken = {address for _, address in self.targets}
+        for item in self._configured:
+            if (address := _address(item)) not in taken:
+                target = known.get((None, address)) or self._target(address)
+                target.endpoint = item
+                self.targets[None, address] = target
+        # A server whose workers are gone for now: it is read until it ends.
+        for key, target in known.items():
+            if key[0] is not None and key not in self.targets and key[1] not in taken:
+                self.targets[key] = target
+
+    def _target(self, address: Address) -> Target:
+        return Target(address, Tally(self._since_ns))
+
+    def _read(
+        self, target: Target, now_ns: Callable[[], int], workloads: Mapping[Key, Workload]
+    ) -> list[Record]:
+        self.counts.readings += 1
+        try:
+            samples = parsed(self._ask(target.address))
+            t = now_ns()
+            said = reading(samples)
+            if said is None:
+                raise ScrapeError("it answers, but with no counter of a known engine")
+        except ScrapeError as problem:
+            self._failed(target, str(problem), now_ns())
+            return []
+        if target.problem:
+            _LOG.warning("%s: it answers again", target.address)
+        target.problem, target.wait_ns = "", self._period_ns
+        due_ns = target.due_ns + self._period_ns
+        target.due_ns = due_ns if due_ns > t else t + self._period_ns
+        self._note_unusable(target, said)
+        target.engine, target.served = said.engine, frozenset(said.served)
+        start_ns = target.server.process[1] if target.server else said.started_ns
+        interval = target.tally.take(t, said, start_ns)
+        whose = target.whose(workloads)
+        told: list[Record] = []
+        if interval is not None:
+            told += units(interval, whose, self._name(target))
+            target.latencies.add(interval)
+        begin_ns = target.latencies.begin_ns
+        if begin_ns is not None and t - begin_ns >= _LATENCIES_NS:
+            told += target.latencies.told(t, whose)
+        return told
+
+    def _name(self, target: Target) -> str:
+        """It tells this server from all others, on this host and on others."""
+        place = "/".join(map(str, target.server.process)) if target.server else str(target.address)
+        return f"engine {self._host} {place}"
+
+    def _failed(self, target: Target, problem: str, t: int) -> None:
+        self.counts.failures += 1
+        if not target.problem:
+            _LOG.warning("%s: %s; it is asked again, and said when it answers", target.address, problem)
+        target.problem = problem
+        target.wait_ns = min(2 * max(target.wait_ns, self._period_ns), _FAILING_MAX_NS)
+        target.due_ns = t + target.wait_ns
+
+    def _note_unusable(self, target: Target, said: Reading) -> None:
+        self.counts.unusable_samples += said.unusable
+        if said.unusable and not target.told_unusable:
+            target.told_unusable = True
+            _LOG.warning(
+                "%s: %d of its samples are NaN, negative or there twice: they are left out",
+                target.address,
+                said.unusable,
+            )
+
+
+def _address(endpoint: Endpoint) -> Address:
+    return Address(endpoint.host, endpoint.port, endpoint.path, endpoint.tls, token_file=endpoint.token_file)
+
+
+def _is(endpoint: Endpoint, address: Address) -> bool:
+    """Whether a process listens where an endpoint of the settings is."""
+    return (
+        not address.namespace
+        and endpoint.port == address.port
+        and endpoint.host in (*_LOOPBACK, address.host)
+    )
+
+
+def shown(scraper: Scraper) -> Iterator[str]:
+    """Its targets in words."""
+    for target in scraper.targets.values():
+        whose, serves = target.whose({}), target.serves()
+        pid = f" of pid {whose.pid}" if whose.pid is not None else ""
+        model = f" serves {serves.model}" if serves.model else ""
+        yield f"{serves.engine or 'an endpoint'} at {target.address}{pid}{model}"

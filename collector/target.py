@@ -1,0 +1,75 @@
+"""An endpoint that is read: what is known of it, and whose its units are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from wattribute.collector.endpoints import Key, Server
+from wattribute.collector.engines import Engine, Served
+from wattribute.collector.fetch import Address
+from wattribute.collector.scrape import Latencies, Tally, Whose
+from wattribute.endpoints import Endpoint
+from wattribute.records import Workload
+
+_NOTHING: Final = Workload(t=0, pid=0, start_ns=0)
+
+
+class Serves(NamedTuple):
+    """What the server of a process on a GPU says of it; '' where that is several models, or nothing."""
+
+    engine: str
+    model: str
+    model_version: str
+    model_path: str
+
+
+@dataclass(slots=True)
+class Target:
+    """An endpoint that is read."""
+
+    address: Address
+    tally: Tally
+    server: Server | None = None
+    endpoint: Endpoint | None = None
+    group: tuple[Key, ...] = ()  # the processes on GPUs that it serves
+    engine: Engine | None = None
+    served: frozenset[Served] = frozenset()
+    latencies: Latencies = field(default_factory=Latencies)
+    due_ns: int = 0
+    wait_ns: int = 0
+    problem: str = ""  # why it is not read at present
+    told_unusable: bool = False
+
+    def whose(self, workloads: Mapping[Key, Workload]) -> Whose:
+        """Whose its units are: as an explicit tag of the processes that it serves says, else the settings,
+        else its counters, else its command line."""
+        tags = [workloads[key] for key in self.group if key in workloads]
+        tag = next((item for item in tags if item.model), tags[0] if tags else _NOTHING)
+        endpoint = self.endpoint or Endpoint(url="")
+        named = any(served.model for served in self.served)
+        alias = self.server.alias if self.server and not named else ""
+        return Whose(
+            pid=self.server.process[0] if self.server else None,
+            start_ns=self.server.process[1] if self.server else None,
+            pod=tag.pod or endpoint.pod,
+            application=tag.application,
+            phase=tag.phase or "inference",
+            model=tag.model or endpoint.model or alias,
+            model_version=tag.model_version or endpoint.model_version,
+            run=tag.run,
+            attempt=tag.attempt,
+        )
+
+    def serves(self) -> Serves:
+        """What is known of the processes that it serves."""
+        whose = self.whose({})
+        one = next(iter(self.served)) if len(self.served) == 1 else Served("", "")
+        several = len({served.model for served in self.served}) > 1
+        return Serves(
+            self.engine.name if self.engine else "",
+            "" if several else whose.model or one.model,
+            "" if several else whose.model_version or one.model_version,
+            self.server.model_path if self.server else "",
+        )

@@ -1,0 +1,372 @@
+"""Real HTTP servers, found and read, through resets, restarts, outages and bad answers."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.collector.engine_server import EngineServer, engine_server, exposition
+from tests.collector.proc_tree import BTIME_S, Tree, in_pod
+from wattribute.collector import scraper as module
+from wattribute.collector.endpoints import Key
+from wattribute.collector.fetch import Address, SilentError
+from wattribute.collector.scraper import Scraper
+from wattribute.endpoints import Endpoint
+from wattribute.records import Quality, Record, Unit, Workload
+
+S = 1_000_000_000
+BEGAN_S = 1_000  # after boot: when watching begins
+INODES = itertools.count(7001)
+
+
+class Host:
+    """A host on which time passes only as a test says: a /proc tree, and what is read on it."""
+
+    def __init__(self, root: Path, configured: Sequence[Endpoint] = ()) -> None:
+        self.tree = Tree(root)
+        self.tree.process(1, 0, "systemd")
+        self.t = (BTIME_S + BEGAN_S) * S
+        self.workloads: dict[Key, Workload] = {}
+        self.scraper = Scraper(root, self.tree.start_ns, "node-1", self.t, 5 * S, configured)
+
+    def serve(self, pid: int, server: EngineServer, **about: object) -> Key:
+        """A server, and its worker, which holds a GPU; the worker's key."""
+        self.tree.process(pid, 1, "vllm", listens={next(INODES): ("127.0.0.1", server.port)}, **about)  # type: ignore[arg-type]
+        self.tree.process(pid + 1, pid, "VLLM::EngineCore", cgroup=str(about.get("cgroup", "")))
+        return pid + 1, self.tree.start_ns(pid + 1) or 0
+
+    def end(self, *pids: int) -> None:
+        """Those processes are gone."""
+        for pid in pids:
+            shutil.rmtree(self.tree.root / str(pid))
+
+    def after(self, seconds: float) -> list[Record]:
+        """What is told of the time until then, but for what says that it was observed."""
+        self.t += round(seconds * S)
+        return self.scraper.read(lambda: self.t, self.workloads)
+
+
+def quantities(records: Sequence[Record]) -> dict[str, float]:
+    return {record.unit: record.quantity for record in records if isinstance(record, Unit)}
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path / "proc")
+
+
+@pytest.fixture
+def server() -> Iterator[EngineServer]:
+    with engine_server(exposition("vllm")) as made:
+        yield made
+
+
+def counted(server: EngineServer, before: str, after: str) -> None:
+    """The server's counter goes on."""
+    page = server.pages["/metrics"]
+    assert before in page
+    server.pages["/metrics"] = page.replace(before, after)
+
+
+INPUT = 'vllm:prompt_tokens_total{engine="1",model_name="facebook/opt-125m"} '
+OUTPUT = 'vllm:generation_tokens_total{engine="0",model_name="facebook/opt-125m"} '
+SUCCESS = 'vllm:request_success_total{engine="0",finished_reason="stop",model_name="facebook/opt-125m"} '
+
+
+def test_a_server_is_found_from_its_worker_and_read(host: Host, server: EngineServer) -> None:
+    worker = host.serve(100, server, cgroup=in_pod("one"), command=("vllm", "serve", "/models/opt"))
+    assert host.scraper.look(host.t, [worker])
+    assert host.after(0) == []  # it began before watching did
+    counted(server, f"{OUTPUT}19.0", f"{OUTPUT}119.0")
+    counted(server, f"{INPUT}5.0", f"{INPUT}35.0")
+    counted(server, f"{SUCCESS}2.0", f"{SUCCESS}6.0")
+    told = host.after(5)
+    assert quantities(told) == {
+        "output_tokens": 100.0,
+        "input_tokens": 30.0,
+        "requests": 4.0,
+        "observed_ns": 5e9,
+    }
+    unit = next(record for record in told if isinstance(record, Unit))
+    assert (unit.pid, unit.start_ns) == (100, (BTIME_S + 100) * S)
+    assert (unit.model, unit.source, unit.period_ns, unit.t) == ("facebook/opt-125m", "engine", 5 * S, host.t)
+    serves = host.scraper.serves()[worker]
+    assert serves == ("vllm", "facebook/opt-125m", "", "/models/opt")
+
+
+def test_a_server_that_is_started_anew_is_counted_once_and_wholly(host: Host, server: EngineServer) -> None:
+    """On the same port, and with counters that have gone beyond those of before."""
+    worker = host.serve(100, server)
+    host.scraper.look(host.t, [worker])
+    host.after(0)
+    counted(server, f"{OUTPUT}19.0", f"{OUTPUT}29.0")
+    assert quantities(host.after(5))["output_tokens"] == 10
+    inode = next(INODES)
+    host.end(100, 101)
+    assert host.after(5) == []  # it is gone, and so is its endpoint
+    listens = {inode: ("127.0.0.1", server.port)}
+    host.tree.process(200, 1, "vllm", listens=listens, started_s=BEGAN_S + 11)
+    host.tree.process(201, 200, "VLLM::EngineCore", started_s=BEGAN_S + 12)
+    counted(server, f"{OUTPUT}29.0", f"{OUTPUT}500.0")
+    assert host.scraper.look(host.t, [(201, host.tree.start_ns(201) or 0)])
+    told = [record for record in host.after(5) if isinstance(record, Unit)]
+    assert quantities(told)["output_tokens"] == 507  # all of both engines, since its start
+    assert quantities(told)["observed_ns"] == 4e9
+    assert {(record.pid, record.period_ns) for record in told} == {(200, 4 * S)}
+
+
+@pytest.mark.parametrize(
+    ("name", "totals"),
+    [
+        ("vllm", {"input_tokens": 122, "output_tokens": 26, "cached_tokens": 64, "requests": 3}),
+        ("ray_vllm", {"input_tokens": 58, "output_tokens": 300}),
+        (
+            "sglang",
+            {"input_tokens": 8_128_902, "output_tokens": 7_557_572, "cached_tokens": 63, "requests": 11_228},
+        ),
+        ("tensorrt_llm", {"input_tokens": 1_240, "output_tokens": 15_500, "requests": 155}),
+        ("tgi", {"input_tokens": 18_000, "output_tokens": 12_500, "requests": 150}),
+        ("llama_cpp", {"input_tokens": 7_015, "output_tokens": 3_469, "cached_tokens": 129}),
+        ("triton", {"requests": 3}),
+    ],
+)
+def test_each_engine_through_a_reset_and_a_restart(host: Host, name: str, totals: dict[str, int]) -> None:
+    """Its exposition with every figure two, three, … times as large, over HTTP."""
+    path = "/prometheus/metrics" if name == "tensorrt_llm" else "/metrics"
+
+    def shows(server: EngineServer, times: int) -> None:
+        lines = exposition(name).splitlines()
+        split = [line.rpartition(" ") for line in lines if line and not line.startswith(("#", "process_"))]
+        server.pages[path] = "".join(f"{series} {float(value) * times}\n" for series, _, value in split)
+
+    def came_out() -> dict[str, float]:
+        sums: dict[str, float] = {}
+        for record in host.after(5):
+            if isinstance(record, Unit) and record.unit != "observed_ns":
+                sums[record.unit] = sums.get(record.unit, 0.0) + record.quantity
+        return sums
+
+    with engine_server() as made:
+        shows(made, 2)
+        host.scraper.look(host.t, [host.serve(100, made)])
+        assert came_out() == {}
+        shows(made, 5)
+        assert came_out() == {unit: 3 * total for unit, total in totals.items()}
+        assert came_out() == {}
+        shows(made, 1)  # a reset
+        assert came_out() == totals
+        host.end(100, 101)
+        assert came_out() == {}
+        listens = {next(INODES): ("127.0.0.1", made.port)}
+        host.tree.process(200, 1, "engine", listens=listens, started_s=BEGAN_S + 26)
+        host.tree.process(201, 200, "worker", started_s=BEGAN_S + 26)
+        shows(made, 7)  # a restart, and more already than there was before
+        host.scraper.look(host.t, [(201, host.tree.start_ns(201) or 0)])
+        assert came_out() == {unit: 7 * total for unit, total in totals.items()}
+
+
+def test_counters_that_are_reset_within_a_process(host: Host, server: EngineServer) -> None:
+    worker = host.serve(100, server)
+    host.scraper.look(host.t, [worker])
+    host.after(0)
+    counted(server, f"{OUTPUT}19.0", f"{OUTPUT}3.0")
+    found = quantities(host.after(5))
+    assert found["output_tokens"] == 3 + 7
+    assert "observed_ns" not in found  # what came out before the reset nobody knows
+    counted(server, f"{OUTPUT}3.0", f"{OUTPUT}4.0")
+    assert quantities(host.after(5)) == {"output_tokens": 1.0, "observed_ns": 5e9}
+
+
+def test_while_a_server_fails_it_is_asked_less_and_said_once(
+    host: Host, server: EngineServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = host.serve(100, server)
+    host.scraper.look(host.t, [worker])
+    host.after(0)
+    page, server.pages["/metrics"] = server.pages["/metrics"], "vllm:generation_tokens_total{ garbage"
+    with caplog.at_level(logging.WARNING):
+        assert [record for _ in range(60) for record in host.after(5)] == []
+    assert [text.partition("metrics: ")[2] for text in caplog.messages] == [
+        "what it answers is not Prometheus' text format (ValueError);"
+        " it is asked again, and said when it answers"
+    ]
+    assert host.scraper.counts.failures == 7  # at 5, 15, 35, 75, 135, 195, 255 s
+    server.pages["/metrics"] = page.replace(f"{OUTPUT}19.0", f"{OUTPUT}719.0")
+    told = [record for _ in range(12) for record in host.after(5)]
+    assert quantities(told[:2])["output_tokens"] == 700
+    assert sum(
+        record.quantity for record in told if isinstance(record, Unit) and record.unit == "observed_ns"
+    ) == (host.t - (BTIME_S + BEGAN_S) * S)
+    assert caplog.messages[-1].endswith("it answers again")
+
+
+def test_bad_samples_are_counted_and_said_once(
+    host: Host, server: EngineServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.pages["/metrics"] += f"{OUTPUT}NaN\n{INPUT}-1\n"
+    worker = host.serve(100, server)
+    host.scraper.look(host.t, [worker])
+    for _ in range(5):
+        host.after(5)
+    assert host.scraper.counts.unusable_samples == 10
+    assert len([text for text in caplog.messages if "left out" in text]) == 1
+
+
+def test_latencies_are_told_once_a_minute(host: Host, server: EngineServer) -> None:
+    worker = host.serve(100, server)
+    host.scraper.look(host.t, [worker])
+    host.after(0)
+    ttft = 'vllm:time_to_first_token_seconds_bucket{engine="0",le="%s",model_name="facebook/opt-125m"} %s'
+    for bound in ("0.5", "0.75", "+Inf"):
+        counted(server, ttft % (bound, "1.0"), ttft % (bound, "101.0"))
+    told = [(host.t, record) for _ in range(24) for record in host.after(5) if isinstance(record, Quality)]
+    found = {record.metric: record for _, record in told}
+    assert [record.metric for _, record in told] == ["ttft_p50_s", "ttft_p95_s"]
+    assert found["ttft_p50_s"].value == pytest.approx(0.375)  # half way from 0.25 to 0.5
+    assert found["ttft_p95_s"].value == pytest.approx(0.4875)
+    assert (found["ttft_p50_s"].sample_count, found["ttft_p50_s"].t) == (100, (BTIME_S + BEGAN_S + 60) * S)
+
+
+def test_a_tag_of_the_workers_names_the_model(host: Host, server: EngineServer) -> None:
+    worker = host.serve(100, server)
+    host.workloads[worker] = Workload(
+        t=host.t, pid=worker[0], start_ns=worker[1], model="support-chat", model_version="v3", run="r1",
+        application="shop", pod="p",
+    )  # fmt: skip
+    host.scraper.look(host.t, [worker])
+    host.after(0)
+    counted(server, f"{OUTPUT}19.0", f"{OUTPUT}20.0")
+    (unit,) = [r for r in host.after(5) if isinstance(r, Unit) and r.unit == "output_tokens"]
+    assert (unit.model, unit.model_version, unit.run, unit.application, unit.pod) == (
+        *("support-chat", "v3", "r1", "shop", "p"),
+    )
+
+
+def test_an_engine_s_own_path_is_found(host: Host) -> None:
+    """trtllm-serve answers with JSON at /metrics."""
+    with engine_server(exposition("tensorrt_llm"), path="/prometheus/metrics") as server:
+        server.pages["/metrics"] = '[{"iter": 1}]'
+        worker = host.serve(100, server)
+        assert host.scraper.look(host.t, [worker])
+        (target,) = host.scraper.targets.values()
+        assert target.address.path == "/prometheus/metrics"
+
+
+def test_what_is_no_engine_is_asked_less_and_less(host: Host, server: EngineServer) -> None:
+    server.pages["/metrics"] = "python_info 1\n"
+    worker = host.serve(100, server)
+    for _ in range(100):
+        assert not host.scraper.look(host.t, [worker])
+        host.t += 10 * S
+    asked = [path for path, _ in server.requests]
+    assert set(asked) == {"/metrics", "/prometheus/metrics"}
+    assert 10 <= len(asked) <= 20
+    assert host.after(5) == []
+
+
+def test_asking_around_ends_after_a_while_and_goes_on_the_next_time(
+    host: Host, server: EngineServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = host.serve(100, server)
+    monkeypatch.setattr(module, "_ASKING_S", 0.0)
+    assert not host.scraper.look(host.t, [worker])
+    assert server.requests == []
+    monkeypatch.setattr(module, "_ASKING_S", 5.0)
+    assert host.scraper.look(host.t, [worker])
+
+
+def test_who_does_not_answer_at_all_is_asked_once(host: Host, server: EngineServer) -> None:
+    worker = host.serve(100, server)
+    asked: list[str] = []
+
+    def ask(address: Address) -> list[bytes]:
+        asked.append(address.path)
+        raise SilentError("it does not answer")
+
+    scraper = Scraper(host.tree.root, host.tree.start_ns, "node-1", host.t, 5 * S, ask=ask)
+    assert not scraper.look(host.t, [worker])
+    assert asked == ["/metrics"]
+
+
+def test_what_torchrun_started_is_left_alone(host: Host, server: EngineServer) -> None:
+    """The store through which its processes meet listens too, and would complain of a GET."""
+    listens = {next(INODES): ("127.0.0.1", server.port)}
+    host.tree.process(300, 1, "torchrun", listens=listens)
+    host.tree.process(301, 300, environ={"TORCHELASTIC_RUN_ID": "none"})
+    assert host.scraper.look(host.t, [(301, host.tree.start_ns(301) or 0)])
+    assert server.requests == []
+
+
+def test_an_engine_that_shows_nothing_is_said_once_with_what_to_do(
+    host: Host, server: EngineServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.pages.clear()
+    command = ("python3", "-m", "sglang.launch_server", "--api-key", "s3cret")
+    worker = host.serve(100, server, command=command)
+    for _ in range(50):
+        host.scraper.look(host.t, [worker])
+        host.t += 10 * S
+    assert caplog.messages == [
+        "serving engines: pid 100 looks like sglang: started with --enable-metrics it can be read"
+    ]
+
+
+def test_endpoints_of_the_settings_need_no_process(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("s3cret")
+    with engine_server(exposition("tgi")) as server:
+        named = Endpoint(url=server.url, model="opt", model_version="v2", pod="p", token_file=str(token))
+        host = Host(tmp_path / "proc", [named])
+        host.scraper.look(host.t, [])
+        assert host.after(0) == []
+        counted(server, "tgi_request_generated_tokens_sum 12500", "tgi_request_generated_tokens_sum 12600")
+        told = [record for record in host.after(5) if isinstance(record, Unit)]
+        assert quantities(told) == {"output_tokens": 100.0, "observed_ns": 5e9}
+        assert {(r.model, r.model_version, r.pod, r.pid) for r in told} == {("opt", "v2", "p", None)}
+        assert server.requests[0][1]["Authorization"] == "Bearer s3cret"
+        assert "s3cret" not in repr(told)
+
+
+def test_an_endpoint_of_the_settings_is_the_server_that_is_found_there(tmp_path: Path) -> None:
+    with engine_server(exposition("vllm")) as server:
+        url = f"http://localhost:{server.port}/metrics"
+        host = Host(tmp_path / "proc", [Endpoint(url=url, model="mine")])
+        worker = host.serve(100, server)
+        host.scraper.look(host.t, [worker])
+        (target,) = host.scraper.targets.values()
+        assert target.group == (worker,)
+        assert host.scraper.serves() == {}  # nothing was read yet
+        host.after(0)
+        assert host.scraper.serves()[worker].model == "mine"
+        counted(server, f"{OUTPUT}19.0", f"{OUTPUT}20.0")
+        told = [record for record in host.after(5) if isinstance(record, Unit)]
+        assert {(record.pid, record.model) for record in told} == {(100, "mine")}
+
+
+def test_several_models_of_one_server_name_no_worker(host: Host) -> None:
+    with engine_server(exposition("triton")) as server:
+        worker = host.serve(100, server)
+        host.scraper.look(host.t, [worker])
+        host.after(0)
+        assert host.scraper.serves()[worker] == ("triton", "", "", "")
+        counted(server, 'model="densenet_onnx",version="1"} 3', 'model="densenet_onnx",version="1"} 5')
+        told = [record for record in host.after(5) if isinstance(record, Unit)]
+        assert {(r.model, r.model_version, r.quantity) for r in told if r.unit == "requests"} == {
+            ("densenet_onnx", "1", 2.0)
+        }
+
+
+def test_a_million_units_of_restarts_have_names_of_their_own(host: Host, server: EngineServer) -> None:
+    worker = host.serve(100, server)
+    host.scraper.look(host.t, [worker])
+    told: list[Unit] = []
+    for step in range(50):
+        counted(server, f"{OUTPUT}{19 + step}.0", f"{OUTPUT}{20 + step}.0")
+        told += [record for record in host.after(5) if isinstance(record, Unit)]
+    keys = [(record.unit, record.model, record.event_id) for record in told]
+    assert len(keys) == len(set(keys)) == 2 * 49

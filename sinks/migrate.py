@@ -25,7 +25,17 @@ ORDER BY number
 """
 # In an order in which those that ask others come after them.
 _VIEWS: Final = (
-    *("conservation", "attempt", "price_book", "cost", "counted_unit", "unit_cost"),
+    *(
+        "conservation",
+        "attempt",
+        "price_book",
+        "cost",
+        "lesser_unit",
+        "counted_unit",
+        "unit_coverage",
+        "covered_cost",
+        "unit_cost",
+    ),
     *("attempt_progress", "attempt_cost", "run_cost", "model_cost"),
 )
 

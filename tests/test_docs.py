@@ -33,6 +33,11 @@ VIEWS: Final = {
     **{name: f"{name}(policy = 'equal', {SPAN})" for name in ("attempt_cost", "run_cost", "model_cost")},
     "unit_cost": f"unit_cost(policy = 'equal', {SPAN}, unit = 'output_tokens')",
     "counted_unit": f"counted_unit(unit = 'output_tokens', {SPAN})",
+    "lesser_unit": f"lesser_unit(unit = 'output_tokens', {SPAN})",
+    **{
+        name: f"{name}(policy = 'equal', {SPAN}, unit = 'output_tokens')"
+        for name in ("unit_coverage", "covered_cost")
+    },
 }
 # As Grafana's ClickHouse data source expands them for a panel of one day.
 MACROS: Final = (
@@ -199,7 +204,7 @@ def test_every_table_and_column_is_described(store: str) -> None:
     for row in asked(store, "SELECT table, name FROM system.columns WHERE database = currentDatabase()"):
         columns.setdefault(row["table"], []).append(row["name"])
     for view, call in VIEWS.items():
-        columns[view] = list(asked(store, f"SELECT * FROM {call} LIMIT 1")[0])
+        columns[view] = [row["name"] for row in asked(store, f"DESCRIBE (SELECT * FROM {call})")]
     described = {
         table: tables(text).get("column", [])
         for heading, text in sections(STORE).items()

@@ -26,6 +26,7 @@ FILE: Final = "wattribute.toml"
 PREFIX: Final = "WATTRIBUTE_"
 CONFIG: Final = "WATTRIBUTE_CONFIG"
 SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+INTAKE: Final = "127.0.0.1:4318"  # OTLP's port over HTTP
 KAFKA_PASSWORD_FILE: Final = "WATTRIBUTE_KAFKA_PASSWORD_FILE"  # noqa: S105 - the name of the variable
 
 # Not settings, but ours: secrets that the store reads itself, and what tells whose a process is.
@@ -112,6 +113,11 @@ class Settings:
     rules: tuple[Rule, ...] = field(
         default=(), metadata={"about": "[[rules]]: whose a process is that nothing else names"}
     )
+    intake: str = _text("where applications tell what came out (OTLP, HTTP): address:port, or off", INTAKE)
+    model_aliases: Mapping[str, str] = _table(
+        "names that requests have for a model, and what it is called here"
+    )
+    gateways: str = _text("names of services that are gateways, beside the known ones: name,name")
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def shown(self) -> list[dict[str, str]]:
@@ -168,6 +174,10 @@ def load_settings(
     values["spool"] = values.get("spool") or str(data_folder(environ) / "spool")
     problems += _url_problems(values["store"], values["bus"], origins)
     problems += _kubelet_problems(values.get("kubelet", ""), origins)
+    try:
+        intake_address(values.get("intake", INTAKE))
+    except UsageError as problem:
+        problems.append(f"{origins['intake']}: {problem}")
     if problems:
         raise UsageError("; ".join(problems))
     return Settings(**values, origins=origins)
@@ -181,6 +191,16 @@ def local_folder(bus: str) -> Path | None:
     if parts.scheme == "local" and not parts.netloc and parts.path.strip("/"):
         return Path(unquote(parts.path))
     raise UsageError(f"bus {bus!r} is neither kafka://broker:9092 nor local:///path/of/a/folder")
+
+
+def intake_address(intake: str) -> tuple[str, int] | None:
+    """Address and port of ``address:port`` or ``[address]:port``, None for ``off``. Raises UsageError."""
+    host, _, port = intake.rpartition(":")
+    if intake == "off":
+        return None
+    if not host or not port.isdecimal() or int(port) > 65_535 or (":" in host) != host.startswith("["):
+        raise UsageError(f"intake {intake!r} is neither address:port, as {INTAKE}, nor off")
+    return host.strip("[]"), int(port)
 
 
 def _keys() -> list[Field[Any]]:

@@ -73,8 +73,14 @@ class Source:
             told += self.processes.outcomes(now_ns)
         return told
 
-    def sampler(self, settings: Settings, emit: Callable[[Sequence[Record]], None]) -> Sampler:
-        """A sampler of all its GPUs."""
+    def sampler(
+        self,
+        settings: Settings,
+        emit: Callable[[Sequence[Record]], None],
+        *outcomes: Callable[[int], Sequence[Record]],
+    ) -> Sampler:
+        """A sampler of all its GPUs. ``outcomes`` are asked for further records at each flush."""
+        asked = [*outcomes, self.outcomes]
         return Sampler(
             self.nvml,
             self.processes,
@@ -84,7 +90,7 @@ class Source:
             fast_hz=settings.fast_hz,
             slow_s=settings.slow_s,
             flush_s=settings.flush_s,
-            outcomes=self.outcomes,
+            outcomes=lambda now_ns: [record for outcome in asked for record in outcome(now_ns)],
             start_worker=inline_worker if self.inline else thread_worker,
         )
 

@@ -608,9 +608,10 @@ def _split_shared(work: Scratch, n: int, energy_uj: int, length_ns: int, idle_mw
 
 
 @part
-def _find_present(holders: Holders, work: Scratch, now_ns: int, from_ns: int, to_ns: int) -> int:
-    """Who holds the device over a piece, with SM percent, memory and weight, into ``work``; how many."""
-    n = 0
+def _find_present(holders: Holders, work: Scratch, now_ns: int, from_ns: int, to_ns: int) -> tuple[int, int]:
+    """Which processes hold the device over a piece, with SM percent, memory and weight, into ``work``; how
+    many, and the member that it is given to, -1 if it is given to nobody."""
+    n, given = 0, -1
     for m in range(work.members.shape[0]):
         h, seen, used = work.members[m], work.seen[m], work.used[m]
         while seen < holders.seen_length[h] and holders.seen_ns[h, seen] < to_ns:
@@ -620,6 +621,9 @@ def _find_present(holders: Holders, work: Scratch, now_ns: int, from_ns: int, to
         work.seen[m], work.used[m] = seen, used
         if not _holds(holders, h, seen, now_ns, from_ns, to_ns):
             continue
+        if holders.reserved[h]:
+            given = m
+            continue
         known = used < holders.used_length[h] and holders.used_from_ns[h, used] <= from_ns
         work.sm_percent[n] = holders.used_percent[h, used] if known else 0.0
         work.memory_bytes[n] = _memory_at(holders, h, seen)
@@ -628,7 +632,7 @@ def _find_present(holders: Holders, work: Scratch, now_ns: int, from_ns: int, to
         work.sums[m, _HELD] += to_ns - from_ns
         work.held_bytes_ns[m] += work.memory_bytes[n] * (to_ns - from_ns)
         n += 1
-    return n
+    return n, given
 
 
 @part
@@ -681,9 +685,9 @@ def _split_window(
             flags |= GAP
             _give(sums, residual, energy_uj, 0, 0, length_ns)
             continue
-        n = _find_present(holders, work, now_ns, from_ns, to_ns)
+        n, given = _find_present(holders, work, now_ns, from_ns, to_ns)
         if n == 0:  # nobody works, so all of it is idle
-            _give(sums, unheld, 0, energy_uj, 0, length_ns)
+            _give(sums, given if given >= 0 else unheld, 0, energy_uj, 0, length_ns)
         elif n == 1:
             used_ns = min(int(work.sm_percent[0] * length_ns / 100.0), length_ns)
             _give(sums, work.present[0], energy_uj - idle_uj, idle_uj, used_ns, length_ns)
@@ -723,7 +727,7 @@ def _write_row(out: I64, row: int, holder: int, sums: I64, m: int, memory_bytes:
     out[ERROR_ENERGY, row] = min(error_uj, energy_uj) if due else 0
     out[ERROR_TIME, row] = sums[m, _ERROR_NS]
     out[WEIGHT_SOURCE, row] = BY_NONE
-    if holder >= 0 and due:
+    if holder >= 0 and due and sums[m, _HELD] > 0:  # else nobody worked: it was but given to somebody
         out[WEIGHT_SOURCE, row] = BY_EXCLUSIVE
         if sums[m, _CONTESTED] > 0:
             out[WEIGHT_SOURCE, row] = BY_UTILIZATION if sums[m, _SM] > 0 else BY_EQUAL

@@ -51,7 +51,7 @@ L_P_T, L_P_PERIOD, L_P_MEMORY, L_P_PROCESS, L_P_SM = range(11, 16)
 LAYOUT_COLUMNS = 16
 NARROW_SHIFT = 32  # a column's place is (narrow columns before) << 32 | (wide columns before)
 
-EXIT, GAP, TOUCH, EPOCH = range(4)  # events: (kind, index, from_ns, to_ns)
+EXIT, GAP, TOUCH, EPOCH, GIVEN = range(5)  # events: (kind, index, from_ns, to_ns); GIVEN: at, period_ns
 
 ACCEPTED, DUPLICATE, TOO_LATE, BACKWARDS, ABSURD, UNKNOWN, FAR_AHEAD, LEAP = range(8)
 REASONS = (
@@ -600,6 +600,14 @@ def _take_event(
             devices.broken[d] = devices.length[d] > 0
             d = devices.next_device[d]
         return
+    if kind == GIVEN:
+        d = holders.device[index]
+        holders.reserved[index] = 1
+        reason, since_ns = _take_process(holders, index, now_ns, from_ns, to_ns, -1, -1.0)
+        if reason == ACCEPTED and devices.length[d] > 0:
+            first = max(since_ns, devices.first_ns[d]) // window_ns
+            _mark(marks, d, first, max(now_ns, from_ns) // window_ns, offset)
+        return
     if kind == EXIT:
         d = holders.device[index]
         exit_ns = holders.exit_ns[index]  # a second exit may name a later time
@@ -658,11 +666,18 @@ def _has_room(
 
 
 @part
-def _has_room_for_gaps(hosts: Hosts, devices: Devices, host: int, events: int) -> bool:
-    """Whether the gap lists of a host's devices can take so many more."""
+def _has_room_for_events(
+    hosts: Hosts, devices: Devices, holders: Holders, host: int, events: I64, first: int, end: int
+) -> bool:
+    """Whether the gap lists of a host's devices, and the records of holders that are named, can take as many
+    more."""
+    count = end - first
+    for e in range(first, end):
+        if events[e, 0] == GIVEN and holders.seen_length[events[e, 1]] + count + 1 > holders.seen_ns.shape[1]:
+            return False
     d = hosts.first_device[host]
     while d >= 0:
-        if devices.gap_length[d] + events + 2 > devices.gap_from_ns.shape[1]:
+        if devices.gap_length[d] + count + 2 > devices.gap_from_ns.shape[1]:
             return False
         d = devices.next_device[d]
     return True
@@ -787,11 +802,10 @@ def ingest(
         if marks.made[0] + room > marks.device.shape[0]:
             return m
         if messages[m, KIND] == EVENTS_MESSAGE:
-            if not _has_room_for_gaps(
-                hosts, devices, host, messages[m, EVENT_END] - messages[m, EVENT_FIRST]
-            ):
+            begin, end = messages[m, EVENT_FIRST], messages[m, EVENT_END]
+            if not _has_room_for_events(hosts, devices, holders, host, batch.events, begin, end):
                 return m
-            for e in range(messages[m, EVENT_FIRST], messages[m, EVENT_END]):
+            for e in range(begin, end):
                 _take_event(hosts, devices, holders, host, batch.events, e, offset, window_ns, marks)
             continue
         layout = messages[m, LAYOUT]

@@ -71,6 +71,7 @@ class Holders(NamedTuple):
     next_holder: I32  # of the same device, in the order of (gpu_instance, pid, start_ns); -1 ends the list
     exit_ns: I64  # FOREVER while not known
     silent: U8  # 1: no record for 3 periods, so the last one ends the hold
+    reserved: U8  # 1: no process, but whom the device is given to: it holds where no process does
     weight: F64  # watts per unit of SM time, relative
     reach_from_ns: I64  # the earliest and the latest time that any record of it ever spoke for, three periods
     reach_to_ns: I64  # after it included: whatever is known later, it may have a row there
@@ -158,7 +159,24 @@ DEVICES = types.NamedTuple(
     Devices,
 )
 HOLDERS = types.NamedTuple(
-    (_i32, _i32, _i64, _u8, _f64, _i64, _i64, _i64, _i64_2, _i64_2, _i64_2, _i64, _i64_2, _i64_2, _f32_2),
+    (
+        _i32,
+        _i32,
+        _i64,
+        _u8,
+        _u8,
+        _f64,
+        _i64,
+        _i64,
+        _i64,
+        _i64_2,
+        _i64_2,
+        _i64_2,
+        _i64,
+        _i64_2,
+        _i64_2,
+        _f32_2,
+    ),
     Holders,
 )
 MARKS = types.NamedTuple((_i64, _i64, _i32, _i64, _i64, _i64), Marks)

@@ -36,6 +36,7 @@ from wattribute.records import (
 )
 from wattribute.stream.headers import Headers
 from wattribute.stream.identity import Identities
+from wattribute.stream.reservations import Reservations
 from wattribute.stream.series import DeviceKey, HolderKey, Series
 from wattribute.stream.tables import Tables
 from wattribute.wire import DEVICE_COLUMNS, MAGIC, PREFIX, PROCESS_COLUMNS, SCHEMA
@@ -76,6 +77,7 @@ class Decoder:
         self.tables = tables
         self._headers = Headers()
         self._exits: dict[tuple[str, str, int, int], int] = {}
+        self._reservations = Reservations(series, identities)
 
     def forget_headers(self) -> None:
         """Parse headers anew: rows that they name may have been given up."""
@@ -233,6 +235,8 @@ class Decoder:
                 for key, row in self.series.device_rows.items()
                 if (key.host, key.boot_id) == boot and record.gpu in ("", key.gpu)
             ]
+        if isinstance(record, Reservation):
+            return self._reservations.note(self._device(host, boot_id, record.gpu), record)
         since_ns: int | None = None
         devices: Iterable[int] = ()
         if isinstance(record, Workload):
@@ -247,7 +251,7 @@ class Decoder:
             device = DeviceKey(host, boot_id, record.gpu)
             if self.identities.note_gpu(device, record):
                 since_ns, devices = 0, [self._device(host, boot_id, record.gpu)]
-        elif not isinstance(record, Instance | Reservation | Run | Unit | Quality):
+        elif not isinstance(record, Instance | Run | Unit | Quality):
             raise RecordError(f"a {record.kind} record does not travel in this way")
         return [(k.TOUCH, row, since_ns, 0) for row in sorted(devices)] if since_ns is not None else []
 

@@ -321,8 +321,8 @@ class Engine:
         known = self._known_devices()
         held = holder >= 0
         process = series.processes[np.where(held, holder, -1)]  # the last is nobody
-        # Accounts by code: a process, and unheld (-1) and residual (-2) in the kernel's numbers.
-        account = np.where(held, 0, 1 - holder).astype(np.int32)
+        # A process, whom it is given to; or unheld and residual, which are -1 and -2 in the kernel's numbers.
+        account = np.where(held, series.holders.reserved[holder], 1 - holder).astype(np.int32)
         source = out[a.ENERGY_SOURCE]
         of_module = known.of_module[device] & (source != a.FROM_NONE)
         count = out.shape[1]

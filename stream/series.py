@@ -220,7 +220,7 @@ _DTYPES: Final[dict[str, type[np.generic]]] = {
         ("host", "next_device", "first_holder", "device", "next_holder", "first_device"), np.int32
     ),
     **dict.fromkeys(("power_mw", "average_mw"), np.int32),
-    **dict.fromkeys(("broken", "sources", "silent"), np.uint8),
+    **dict.fromkeys(("broken", "sources", "silent", "reserved"), np.uint8),
     "weight": np.float64,
     "used_percent": np.float32,
 }

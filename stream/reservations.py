@@ -1,0 +1,74 @@
+"""Whom a device is given to, whether or not a process runs on it: as one more that may hold it.
+
+To the kernels it is a holder that holds where no process does: seen when it is told, for as long as it is
+told again in time. In rows it stands in place of a process, with pid 0 and a number made of the owner's name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple
+
+from wattribute.kernels import ingest as k
+from wattribute.records import NO_INSTANCE, Reservation, Workload
+from wattribute.stream.identity import Identities
+from wattribute.stream.series import HolderKey, Series
+
+_PERIOD_NS: Final = 60_000_000_000  # it is told again this often, and lapses after three times as long
+_AT_ONCE_NS: Final = 1  # of the first and the last record: it holds neither before nor after them
+_OWNER: Final = ("cluster", "namespace", "pod", "container", "job")
+_SHARED: Final = [f.name for f in fields(Reservation) if f.name not in ("t", "gpu", "gpu_instance")]
+
+
+class _Given(NamedTuple):
+    owner: HolderKey | None
+    told_ns: int
+
+
+class Reservations:
+    """What was told last of each device."""
+
+    def __init__(self, series: Series, identities: Identities) -> None:
+        self._series = series
+        self._identities = identities
+        self._of_device: dict[int, _Given] = {}
+
+    def note(self, device: int, record: Reservation) -> list[tuple[int, int, int, int]]:
+        """What a record means to the kernel: events. None, if it speaks of a MIG instance, for rows do not
+        tell those apart yet, or comes after one that was told later."""
+        before = self._of_device.get(device, _Given(None, 0))
+        if record.gpu_instance != NO_INSTANCE or record.t <= before.told_ns:
+            return []
+        owner = _key(record) if record.pod or record.job else None
+        self._of_device[device] = _Given(owner, record.t)
+        goes_on = owner == before.owner and record.t - before.told_ns <= 3 * _PERIOD_NS
+        events: list[tuple[int, int, int, int]] = []
+        if before.owner is not None and not goes_on and record.t - before.told_ns <= 3 * _PERIOD_NS:
+            row = self._series.holder_row(device, before.owner)
+            events.append((k.GIVEN, row, record.t, _AT_ONCE_NS))
+        if owner is not None:
+            row = self._series.holder_row(device, owner)
+            told_ns = record.t
+            if not goes_on:  # a record speaks for its period: this one for the time from record.t on
+                told_ns += _AT_ONCE_NS
+                events.append((k.GIVEN, row, told_ns, _AT_ONCE_NS))
+                told_ns += _AT_ONCE_NS
+            events.append((k.GIVEN, row, told_ns, _PERIOD_NS))
+            since_ns = self._note_owner(device, row, owner, record)
+            if since_ns is not None:
+                events.append((k.TOUCH, device, since_ns, 0))
+        return events
+
+    def _note_owner(self, device: int, row: int, owner: HolderKey, record: Reservation) -> int | None:
+        key = self._series.device_keys[device]
+        said: dict[str, Any] = {name: getattr(record, name) for name in _SHARED}
+        workload = Workload(t=record.t, pid=owner.pid, start_ns=owner.start_ns, **said)
+        process = (key.host, key.boot_id, owner.pid, owner.start_ns)
+        return self._identities.note_workload(process, workload, [row])
+
+
+def _key(record: Reservation) -> HolderKey:
+    """The same for the same owner, whenever it was told."""
+    name = "\0".join(getattr(record, field) for field in _OWNER).encode()
+    return HolderKey(NO_INSTANCE, 0, int.from_bytes(blake2b(name, digest_size=7).digest()))

@@ -35,7 +35,7 @@ _RUN: Final[dict[str, tuple[str, ...]]] = {
     "wandb": ("WANDB_RUN_ID",),
     "torchrun": ("TORCHELASTIC_RUN_ID",),
 }
-_ATTEMPT: Final = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
+_ATTEMPT: Final = ("WATTRIBUTE_ATTEMPT", "SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
 # MLFLOW_TRACKING_URI is left out with intent: it may hold a password.
 _LABELS: Final[dict[str, tuple[str, ...]]] = {
     "slurm_step": ("SLURM_STEP_ID",),

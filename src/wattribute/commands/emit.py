@@ -48,7 +48,7 @@ AttemptOption = Annotated[
     int,
     typer.Option(
         "--attempt",
-        envvar=["SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"],
+        envvar=["WATTRIBUTE_ATTEMPT", "SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"],
         help="Which start of the run, from 0.",
         rich_help_panel=_WHOSE,
     ),

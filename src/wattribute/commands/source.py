@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,7 +15,7 @@ from wattribute.collector.sampler import Sampler
 from wattribute.collector.workers import inline_worker, thread_worker
 from wattribute.errors import UsageError, WattributeError
 from wattribute.records import Host, Record
-from wattribute.settings import Settings
+from wattribute.settings import Settings, data_folder, load_settings
 
 if TYPE_CHECKING:
     from wattribute.collector.simulate import SimulatedHost
@@ -47,8 +47,17 @@ class Source:
         if isinstance(self.processes, ProcTree):
             self.processes.close()
 
-    def sampler(self, settings: Settings, emit: Callable[[Sequence[Record]], None]) -> Sampler:
-        """A sampler of all its GPUs."""
+    def outcomes(self, now_ns: int) -> list[Record]:
+        """What the applications of a simulated host report; those of a real one do that by themselves."""
+        return self.simulated.outcomes(now_ns) if self.simulated else []
+
+    def sampler(
+        self,
+        settings: Settings,
+        emit: Callable[[Sequence[Record]], None],
+        outcomes: Callable[[int], list[Record]] | None = None,
+    ) -> Sampler:
+        """A sampler of all its GPUs; ``outcomes`` are asked for in place of its own."""
         return Sampler(
             self.nvml,
             self.processes,
@@ -58,7 +67,7 @@ class Source:
             fast_hz=settings.fast_hz,
             slow_s=settings.slow_s,
             flush_s=settings.flush_s,
-            outcomes=self.simulated.outcomes if self.simulated else None,
+            outcomes=outcomes or self.outcomes,
             start_worker=inline_worker if self.inline else thread_worker,
         )
 
@@ -67,6 +76,15 @@ class Source:
         names = [gpu.identity.name or "GPU" for gpu in self.nvml.gpus]
         kinds = ", ".join(f"{names.count(name)} × {name}" for name in dict.fromkeys(names))
         return f"{kinds} on {self.name}{', SIMULATED' if self.simulated else ''}"
+
+
+def load_host_settings(options: Mapping[str, object], config: Path | None, simulate: bool) -> Settings:
+    """The settings; a simulated host has a store of its own: made-up joules must not lie among real ones."""
+    settings = load_settings(options, config)
+    if simulate and "store" not in settings.origins:
+        apart = {"store": f"chdb://{data_folder() / 'simulated' / 'store'}"}
+        settings = load_settings({**options, **apart}, config)
+    return settings
 
 
 def open_source(

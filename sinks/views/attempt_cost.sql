@@ -83,11 +83,14 @@ FROM
                     {policy:String} = 'memory', gpu_time_memory_ns,
                     gpu_time_active_ns) AS time_ns,
                 arrayCount(edge -> edge <= window_start, edges) AS segment,
-                least(1, greatest(0, end_ms - ifNull(lost_ms, end_ms)) / window_ms) AS lost_ratio,
-                least(1, greatest(0, end_ms - ifNull(lost_most_ms, end_ms)) / window_ms) AS lost_most_ratio,
+                -- the part of the window in which the attempt was going on
+                if(started_ms < end_ms, greatest(begin_ms, started_ms), begin_ms) AS from_ms,
+                if(ended_ms > from_ms, least(end_ms, ended_ms), end_ms) AS to_ms,
+                least(1, greatest(0, to_ms - ifNull(lost_ms, to_ms)) / (to_ms - from_ms)) AS lost_ratio,
+                least(1, greatest(0, to_ms - ifNull(lost_most_ms, to_ms)) / (to_ms - from_ms)) AS lost_most_ratio,
                 multiIf(
                     account = 'reserved', 1,
-                    is_retry, least(1, greatest(0, ifNull(working_ms, end_ms) - begin_ms) / window_ms),
+                    is_retry, least(1, greatest(0, ifNull(working_ms, to_ms) - from_ms) / (to_ms - from_ms)),
                     0) AS retry_ratio
             FROM attribution FINAL
             LEFT JOIN
@@ -96,6 +99,8 @@ FROM
                     run,
                     attempt,
                     is_retry,
+                    toUnixTimestamp64Nano(started) / 1e6 AS started_ms,
+                    toUnixTimestamp64Nano(ended) / 1e6 AS ended_ms,
                     toUnixTimestamp64Nano(lost_from) / 1e6 AS lost_ms,
                     toUnixTimestamp64Nano(lost_from_earliest) / 1e6 AS lost_most_ms,
                     toUnixTimestamp64Nano(working_from) / 1e6 AS working_ms

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wattribute.sinks.prices import Price
     from wattribute.sinks.store import Readable
 
-_TAIL_S: Final = 0.5  # the counter is published ten times a second: the end is seen only after it
+_TAIL_S: Final = 0.3  # after the end of a window, until there is a reading to close it with
 _PERIOD_S: Final = 1.0
 _CHECK_S: Final = 0.1
 _FLUSH_S: Final = 5.0
@@ -50,22 +50,6 @@ class Measuring(Protocol):
     def end(self, ask: Ask) -> None:
         """The command has ended: ``ask`` the store once all is in it. Raises WattributeError where there is
         no answer."""
-
-
-class Nothing:
-    """Nobody measures."""
-
-    def begin(self) -> None:
-        """No."""
-
-    def earlier(self, check: Callable[[], None]) -> Earlier | None:
-        """Not known."""
-        del check
-        return None
-
-    def end(self, ask: Ask) -> None:
-        """Nothing to ask."""
-        del ask
 
 
 class Own:
@@ -103,7 +87,8 @@ class Own:
     def end(self, ask: Ask) -> None:
         """See ``Measuring``."""
         self._ask = ask
-        self._stop.wait(_TAIL_S)
+        window_s = self._settings.window_ms / 1_000  # one that is open still has no rows
+        self._stop.wait(window_s - time.time() % window_s + _TAIL_S)
         self._stop.set()
         self._collector.wait()
         self._stop_stream.set()

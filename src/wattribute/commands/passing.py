@@ -31,7 +31,8 @@ PASSED: Final = frozenset(
 )
 ENDING: Final = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM))
 _AWAITED: Final = PASSED | {signal.SIGCHLD}
-_NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as shells say it
+NOT_FOUND: Final = 127  # as shells say it
+_NOT_EXECUTABLE: Final = 126
 _SENTINEL_MS: Final = 50  # the kernel tells a group in one go; systemd and Slurm one process after the other
 _ORPHANED_S: Final = 1.0
 _CHUNK_BYTES: Final = 1 << 16
@@ -79,7 +80,7 @@ class Command:
                 setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # Python ignores them, and ignoring is inherited
             )
         except OSError as error:
-            status = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
+            status = NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
             raise NotStartedError(f"cannot run {words[0]}: {error.strerror}", status) from error
         for pair in pairs:
             os.close(pair.theirs)
@@ -141,7 +142,8 @@ def end_as(status: int) -> None:
     """End this process as the command ended: with its status, or by the signal that killed it."""
     if status < 0:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the command has left its own
-        signal.signal(-status, signal.SIG_DFL)
+        if -status not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-status, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [-status])
         os.kill(os.getpid(), -status)
     raise SystemExit(status)

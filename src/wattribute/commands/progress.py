@@ -145,7 +145,7 @@ class Progress:
             return  # of an epoch that counts from 0 again, or told twice
         if self._base is None:
             known = self._checkpoint_step
-            first = 0 if self._attempt == 0 else step
+            first = 0 if self._attempt == 0 else max(0, step - 1)
             self._resume(known if known is not None and known <= step else first, now_ns)
         self.step, self._step_ns = step, now_ns
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from wattribute.collector.identity import Group, environment, identity
 from wattribute.commands.ends import is_collected
-from wattribute.commands.measuring import AddPrices, Measuring, Nothing, Own, Telling
+from wattribute.commands.measuring import AddPrices, Measuring, Own, Telling
 from wattribute.commands.options import (
     BusOption,
     ConfigOption,
@@ -26,7 +27,7 @@ from wattribute.commands.options import (
     StoreOption,
 )
 from wattribute.commands.output import Format, note
-from wattribute.commands.passing import Command, NotStartedError, end_as
+from wattribute.commands.passing import NOT_FOUND, Command, NotStartedError, end_as
 from wattribute.commands.progress import Lines, Patterns, Progress, follow, pattern
 from wattribute.commands.run_options import (
     AttemptOption,
@@ -48,7 +49,7 @@ from wattribute.commands.run_options import (
 from wattribute.commands.run_report import add_price, notes_of, report_rows, write_file, write_report
 from wattribute.commands.source import Source, load_host_settings, open_source
 from wattribute.errors import RecordError, UsageError, WattributeError
-from wattribute.records import parse
+from wattribute.records import Record, parse
 from wattribute.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Plan:
     """What is to be run, whose it is, and how it is to be measured."""
 
     words: Sequence[str]
+    is_named: bool  # by whoever started it, or by a scheduler or tracker
     whose: Mapping[str, str]  # run, model, model_version, team, phase; empty where nobody said
     attempt: int | None
     patterns: Patterns
@@ -127,9 +129,11 @@ def run(
     collected = is_collected(settings)
     if collected and simulate:
         raise UsageError(f"a collector sends to {settings.bus} already: name another --store to --simulate")
+    named = name or _name()
     plan = Plan(
         words=command,
-        whose=_whose(name or _name(command[0]), model, model_version, team, phase),
+        is_named=bool(named),
+        whose=_whose(named or _made_up_name(command[0]), model, model_version, team, phase),
         attempt=attempt,
         patterns=Patterns(
             pattern("--progress", progress, 1, 2),
@@ -150,45 +154,51 @@ def run(
 
 def _run(plan: Plan) -> int:
     """Run it from start to report; its exit status."""
+    if shutil.which(plan.words[0]) is None:
+        _say(f"cannot run {plan.words[0]}: there is no such command")
+        return NOT_FOUND
     command = Command()
     progress = Progress(plan.whose, plan.patterns, plan.steps)
-    first = next((os.environ[name] for name in _RANKS if name in os.environ), "0") == "0"
+    is_first = next((os.environ[name] for name in _RANKS if name in os.environ), "0") == "0"
+    told: Callable[[], list[Record]] = progress.records if is_first else list
     with ExitStack() as stack:
         source: Source | None = None
-        measuring: Measuring = Nothing()
-        told = progress.records if first else list
+        measuring: Measuring | None = None
         try:
             if plan.source is None:
                 measuring = Telling(plan.settings, plan.run, told)
             else:
                 source = stack.enter_context(closing(plan.source()))
                 measuring = Own(plan.settings, source, plan.run, told)
+            measuring.begin()
         except UsageError:
             command.release()
             raise
         except WattributeError as error:
             _say(f"nothing is measured: {error}")
-        measuring.begin()
         try:
             attempt = _start(plan, command, progress, measuring)
         except NotStartedError as error:
             command.release()
             _say(str(error))
-            return error.status
+            os._exit(error.status)  # no thread that has begun is to hold it up
         status = _wait(plan, command, progress, source)
-        _report(plan, measuring, attempt, status, source)
+        if measuring is not None:
+            _report(plan, measuring, attempt, status, source)
     return status
 
 
-def _start(plan: Plan, command: Command, progress: Progress, measuring: Measuring) -> int:
+def _start(plan: Plan, command: Command, progress: Progress, measuring: Measuring | None) -> int:
     """Start the command; which attempt it is. Raises NotStartedError."""
     attempt, earlier = plan.attempt, None
-    if attempt is None and any(os.environ.get(name, "1") != "1" for name in _COUNTS):
-        attempt = 0  # none of them can know whether the others have begun
-    if attempt is None:
+    if measuring is not None and plan.is_named:
         earlier = measuring.earlier(command.check)
-        attempt = 0 if earlier is None or earlier.attempt is None else earlier.attempt + 1
         _point_out(plan, earlier)
+    if attempt is None:
+        # Of several that are started together none can know whether those that it finds are earlier ones.
+        are_several = any(os.environ.get(name, "1") != "1" for name in _COUNTS)
+        known = None if earlier is None or are_several else earlier.attempt
+        attempt = 0 if known is None else known + 1
     progress.start(attempt, earlier.checkpoint_step if earlier else None)
     reads_output = plan.patterns and plan.progress_file is None
     reader = (lambda: Lines(progress.read).feed) if reads_output else None
@@ -266,11 +276,15 @@ def _whose(run: str, model: str, model_version: str, team: str, phase: str) -> d
     return whose
 
 
-def _name(word: str) -> str:
-    """The name of a run that has none: what else names it on this machine, or the command and the time."""
+def _name() -> str:
+    """What a scheduler, tracker or launcher calls the run; empty where none does."""
     raw = b"\0".join(f"{key}={value}".encode(errors="replace") for key, value in os.environ.items())
     named: str = identity(environment(raw), Group())["run"]
-    return named or f"{Path(word).name}-{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005 - a name, for people
+    return named
+
+
+def _made_up_name(word: str) -> str:
+    return f"{Path(word).name}-{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005 - a name, for people
 
 
 def _tagged(plan: Plan, attempt: int) -> dict[str, str]:
@@ -283,11 +297,10 @@ def _tagged(plan: Plan, attempt: int) -> dict[str, str]:
 
 def _point_out(plan: Plan, earlier: Earlier | None) -> None:
     """What a person should know before it begins."""
-    if earlier is None:
+    if earlier is None and plan.attempt is None:
         _say(f"earlier attempts of run {plan.run} are not known here: --attempt tells which this is")
-        return
     model = plan.whose["model"]
-    if model and any(other != model for other in earlier.models):
+    if earlier is not None and model and any(other != model for other in earlier.models):
         others = ", ".join(other for other in earlier.models if other != model)
         _say(
             f"run {plan.run} was used for {others} before: its cost is summed with that;"

@@ -130,7 +130,7 @@ def test_steps_whose_energy_is_not_there_yet_do_not_count(
 def test_between_two_checkpoints_counted_steps_tell_what_was_kept(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:
-    """Ten steps in ten seconds, of which nobody said what was saved; the next attempt goes on from the sixth."""
+    """Ten steps in ten seconds; nobody said what was saved, and the next attempt goes on from the sixth."""
     priced.write_attribution(as_columns([*used(start_ms, 0, 10), *used(start_ms, 20, 22, attempt=1)]))
     told = [event(start_ms, 0, "start", 0, 0), event(start_ms, 10, "fail", 0, 10)]
     priced.write_rows("run_event", [*told, event(start_ms, 20, "start", 1, 6)])
@@ -146,7 +146,7 @@ def test_between_two_checkpoints_counted_steps_tell_what_was_kept(
 def test_what_is_lost_of_a_window_that_an_attempt_was_in_for_a_part(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:
-    """From 0.25 s to 1.5 s, all of it lost: of the first window all that it had, not three quarters of that."""
+    """From 0.25 s to 1.5 s, all of it lost: of the first window all that it had."""
     parts = [
         used(start_ms, 0, 1, gpu_time_equal_ns=750_000_000),
         used(start_ms, 1, 2, gpu_time_equal_ns=500_000_000),

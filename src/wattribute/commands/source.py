@@ -20,6 +20,7 @@ from wattribute.settings import Settings, data_folder, load_settings
 if TYPE_CHECKING:
     from wattribute.collector.simulate import SimulatedHost
 
+_DEMO: Final = "demo"
 _OFFER: Final = "; 'wattribute up --simulate' shows it on a simulated host"
 
 
@@ -97,17 +98,36 @@ def open_source(
         if scenario is not None or virtual_start_ns is not None:
             raise UsageError("--scenario and --virtual-time need --simulate")
         return _real(settings)
+    made = _simulated(scenario or _DEMO, seed, virtual_start_ns)
+    name = settings.host if "host" in settings.origins else made.name
+    return replace(made, name=name, host=_described(made.host, settings))
+
+
+def open_hosts(settings: Settings, simulate: bool, scenario: str | None, seed: int) -> list[Source]:
+    """The host to collect from and, of a scenario that has others beside it, those too.
+
+    Raises UsageError; WattributeError where there is no GPU."""
+    hosts = [open_source(settings, simulate, scenario, seed)]
+    if simulate:
+        from wattribute.collector.scenario import load_scenario
+
+        beside = load_scenario(scenario or _DEMO).host.beside
+        hosts += (_simulated(name, seed, None) for name in beside)
+    return hosts
+
+
+def _simulated(scenario: str, seed: int, virtual_start_ns: int | None) -> Source:
     from wattribute.collector.scenario import load_scenario
     from wattribute.collector.simulate import SimulatedHost, VirtualTime
 
     clock: Clock = HostClock() if virtual_start_ns is None else VirtualTime(virtual_start_ns)
-    made = SimulatedHost(load_scenario(scenario or "demo"), clock, seed, load_pynvml())
+    made = SimulatedHost(load_scenario(scenario), clock, seed, load_pynvml())
     return Source(
-        name=settings.host if "host" in settings.origins else made.name,
+        name=made.name,
         nvml=Nvml(made.nvml),
         processes=made.processes,
         clock=clock,
-        host=_described(made.host, settings),
+        host=made.host,
         simulated=made,
         inline=virtual_start_ns is not None,
     )

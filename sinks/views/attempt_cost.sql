@@ -72,8 +72,8 @@ FROM
                 team,
                 window_start AS begin_at,
                 window_ms,
-                toFloat64(toUnixTimestamp64Milli(window_start)) AS begin_ms,
-                begin_ms + window_ms AS end_ms,
+                toUnixTimestamp64Milli(window_start) * 1000000 AS begin_ns,
+                begin_ns + toInt64(window_ms) * 1000000 AS end_ns,
                 active_energy_uj + multiIf(
                     {policy:String} = 'equal', idle_energy_equal_uj,
                     {policy:String} = 'memory', idle_energy_memory_uj,
@@ -84,13 +84,13 @@ FROM
                     gpu_time_active_ns) AS time_ns,
                 arrayCount(edge -> edge <= window_start, edges) AS segment,
                 -- the part of the window in which the attempt was going on
-                if(started_ms < end_ms, greatest(begin_ms, started_ms), begin_ms) AS from_ms,
-                if(ended_ms > from_ms, least(end_ms, ended_ms), end_ms) AS to_ms,
-                least(1, greatest(0, to_ms - ifNull(lost_ms, to_ms)) / (to_ms - from_ms)) AS lost_ratio,
-                least(1, greatest(0, to_ms - ifNull(lost_most_ms, to_ms)) / (to_ms - from_ms)) AS lost_most_ratio,
+                if(started_ns < end_ns, greatest(begin_ns, started_ns), begin_ns) AS from_ns,
+                if(ended_ns > from_ns, least(end_ns, ended_ns), end_ns) AS to_ns,
+                least(1, greatest(0, to_ns - ifNull(lost_ns, to_ns)) / (to_ns - from_ns)) AS lost_ratio,
+                least(1, greatest(0, to_ns - ifNull(lost_most_ns, to_ns)) / (to_ns - from_ns)) AS lost_most_ratio,
                 multiIf(
                     account = 'reserved', 1,
-                    is_retry, least(1, greatest(0, ifNull(working_ms, to_ms) - from_ms) / (to_ms - from_ms)),
+                    is_retry, least(1, greatest(0, ifNull(working_ns, to_ns) - from_ns) / (to_ns - from_ns)),
                     0) AS retry_ratio
             FROM attribution FINAL
             LEFT JOIN
@@ -99,11 +99,11 @@ FROM
                     run,
                     attempt,
                     is_retry,
-                    toUnixTimestamp64Nano(started) / 1e6 AS started_ms,
-                    toUnixTimestamp64Nano(ended) / 1e6 AS ended_ms,
-                    toUnixTimestamp64Nano(lost_from) / 1e6 AS lost_ms,
-                    toUnixTimestamp64Nano(lost_from_earliest) / 1e6 AS lost_most_ms,
-                    toUnixTimestamp64Nano(working_from) / 1e6 AS working_ms
+                    toUnixTimestamp64Nano(started) AS started_ns,
+                    toUnixTimestamp64Nano(ended) AS ended_ns,
+                    toUnixTimestamp64Nano(lost_from) AS lost_ns,
+                    toUnixTimestamp64Nano(lost_from_earliest) AS lost_most_ns,
+                    toUnixTimestamp64Nano(working_from) AS working_ns
                 FROM attempt_progress
             ) AS progress USING (run, attempt)
             WHERE run != '' AND window_start >= since_at AND window_start < until_at AND wrong_policy = 0

@@ -538,3 +538,63 @@ def test_whose_a_process_is_comes_from_its_tags(lab: Path, finished: State) -> N
     )
     due = {"model": "llama", "model_version": "v3", "team": "research", "phase": "training"}
     assert rows == [due | {"identity_source": "tag"}]
+
+
+@pytest.mark.usefixtures("lab")
+def test_where_a_collector_is_here_it_is_only_told(tmp_path: Path) -> None:
+    store, bus = f"chdb://{tmp_path}/store", f"local://{tmp_path}/bus"
+    up = started("up", "--simulate", "--duration", "10m", "--store", store, window_ms=WINDOW_MS)
+    try:
+        wait_until((tmp_path / "store" / "query.sock").exists, up)
+        wait_until(lambda: asked(store, "SELECT count() AS n FROM attribution")[0][0]["n"] > 0, up)
+        code = "print('step 1/3', flush=True); print('step 2/3')"
+        words = ("run", "--run", "told", "--progress", r"step (\d+)/(\d+)", "--store", store, "--bus", bus)
+        done = ran(*words, "--", PYTHON, "-c", code)
+        assert done.stdout == "step 1/3\nstep 2/3\n"
+        assert "it was not seen on a GPU" in done.stderr  # of the simulated host
+        refused = ran("run", "--simulate", "--store", store, "--", PYTHON, "-c", code, status=2)
+        assert "a collector sends to" in refused.stderr
+        told = "SELECT event, step, steps FROM run_event FINAL WHERE run = 'told' ORDER BY t, step"
+        counted = "SELECT sum(quantity) AS steps FROM unit FINAL WHERE run = 'told'"
+        wait_until(lambda: asked(store, counted)[0][0]["steps"] == 2, up)
+        ((start, end),) = asked(store, told)
+        assert (start, end) == (
+            {"event": "start", "step": 0, "steps": None},
+            {"event": "finish", "step": 2, "steps": 3},
+        )
+    finally:
+        up.kill()
+        up.communicate()
+
+
+def test_a_command_that_there_is_not(tmp_path: Path) -> None:
+    done = ran(
+        "run", "--simulate", "--store", f"chdb://{tmp_path}/store", "--", "no-such-command", status=127
+    )
+    assert done.stderr == "wattribute: cannot run no-such-command: there is no such command\n"
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_scenario_without_a_place_for_a_command_is_refused(tmp_path: Path) -> None:
+    words = ("run", "--simulate", "--scenario", "churn", "--store", f"chdb://{tmp_path}/store", "--", "true")
+    assert "has no place for a command" in ran(*words, status=2).stderr
+
+
+def test_where_nothing_can_be_measured_the_command_runs_all_the_same(tmp_path: Path) -> None:
+    """A folder that is no store; what is not ours of the command line is the command's."""
+    (tmp_path / "other").write_text("not a store")
+    words = (
+        "run",
+        "--simulate",
+        "--store",
+        f"chdb://{tmp_path}",
+        "--bus",
+        f"local://{tmp_path}/bus",
+        "--run",
+        "r",
+    )
+    code = "import sys; print(sys.argv[1:]); sys.exit(5)"
+    done = ran(*words, "--", PYTHON, "-c", code, "--debug", "--help", "--", "-x", status=5)
+    assert done.stdout == "['--debug', '--help', '--', '-x']\n"
+    assert "what it cost is not known: " in done.stderr
+    assert "holds other files and is no store" in done.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -92,12 +92,20 @@ class Own:
         self._stop.set()
         self._collector.wait()
         self._stop_stream.set()
+        failed: StoreError | None = None
         if self._streaming is not None:
-            with suppress(StoreError):  # another process writes to the store: it is asked below
+            try:
                 self._streaming.join()
+            except (
+                StoreError
+            ) as error:  # perhaps because another process writes to the store: it can be asked
+                failed = error
         self._collector.join()
         if not self._asked:
-            _ask_elsewhere(self._settings, self._run, ask)
+            try:
+                _ask_elsewhere(self._settings, self._run, ask)
+            except StoreError as error:
+                raise failed or error from error
 
     def _collect(self) -> None:
         source = self._source

@@ -562,6 +562,17 @@ def test_where_a_collector_is_here_it_is_only_told(tmp_path: Path) -> None:
             {"event": "start", "step": 0, "steps": None},
             {"event": "finish", "step": 2, "steps": 3},
         )
+        code = (
+            f"import os, time; os.kill({up.pid}, 15)\n"
+            f"while os.path.exists('/proc/{up.pid}/fd/0'): time.sleep(0.1)\ntime.sleep(1.5)"
+        )
+        alone = ran("run", "--run", "told", "--store", store, "--", PYTHON, "-c", code)
+        print(alone.stderr)
+        assert "the collector has ended: from now on nothing is measured" in alone.stderr
+        ((last,),) = asked(
+            store, "SELECT max(attempt) AS attempt, count() AS n FROM run_event WHERE run = 'told'"
+        )
+        assert last == {"attempt": 1, "n": 4}
     finally:
         up.kill()
         up.communicate()

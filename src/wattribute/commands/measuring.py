@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from wattribute.collector.publish import Publisher
-from wattribute.commands.ends import Worker, collecting, open_producer, open_sending_end
+from wattribute.commands.ends import Worker, collecting, is_collected, open_producer, open_sending_end
 from wattribute.commands.output import note
 from wattribute.commands.source import Source
 from wattribute.commands.streaming import opened_stream
@@ -21,9 +21,11 @@ from wattribute.settings import Settings, local_folder
 from wattribute.wire import Encoder
 
 if TYPE_CHECKING:
+    from wattribute.sinks.clickhouse import ClickHouseSink
     from wattribute.sinks.earlier import Earlier
     from wattribute.sinks.prices import Price
     from wattribute.sinks.store import Readable
+    from wattribute.stream.loop import StreamLoop
 
 _TAIL_S: Final = 0.3  # after the end of a window, until there is a reading to close it with
 _PERIOD_S: Final = 1.0
@@ -121,16 +123,14 @@ class Own:
 
     def _stream(self) -> None:
         from wattribute.sinks.earlier import earlier_attempts
-        from wattribute.sinks.prices import add_prices
 
         with opened_stream(self._settings) as (sink, loop):
             loop.run(threading.Event(), until_idle=True)  # what a run that was killed has left
             self._earlier = earlier_attempts(sink.store, self._run)
             self._ready.set()
             loop.run(self._stop_stream)
-            loop.run(threading.Event(), until_idle=True)
             if self._ask is not None:
-                self._ask(sink.store, lambda prices: add_prices(sink.store, prices))
+                _ask_own(sink, loop, self._ask)
                 self._asked = True
 
 
@@ -158,14 +158,21 @@ class Telling:
         self._teller.join()
         if self._dropped or self._waiting:
             note(f"{self._dropped + len(self._waiting):,} records of steps did not get onto the bus")
-        _ask_elsewhere(self._settings, self._run, ask)
+        if local_folder(self._settings.bus) is None or is_collected(self._settings):
+            _ask_elsewhere(self._settings, self._run, ask)
+        else:  # the collector has ended, and nobody takes what was told since
+            with opened_stream(self._settings) as (sink, loop):
+                _ask_own(sink, loop, ask)
 
     def _tell(self) -> None:
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         encoder = Encoder(self._settings.host, boot_id, _EPOCH)
-        failed = ""
+        failed, is_alone = "", False
         while True:
             last = self._stop.wait(_PERIOD_S)
+            if not is_alone and not is_collected(self._settings):
+                is_alone = True
+                note("wattribute: the collector has ended: from now on nothing is measured")
             self._waiting += self._told()
             try:
                 self._send(encoder)
@@ -190,6 +197,14 @@ class Telling:
             if producer.flush(_FLUSH_S):
                 raise BusError(f"the bus {self._settings.bus} did not take it within {_FLUSH_S:g} s")
         self._waiting.clear()
+
+
+def _ask_own(sink: ClickHouseSink, loop: StreamLoop, ask: Ask) -> None:
+    """Ask our own store, once all that is on the bus is in it."""
+    from wattribute.sinks.prices import add_prices
+
+    loop.run(threading.Event(), until_idle=True)
+    ask(sink.store, lambda prices: add_prices(sink.store, prices))
 
 
 def _asked_elsewhere(settings: Settings, run: str) -> Earlier | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,6 +17,7 @@ from wattribute.commands.output import (
     write_grid,
     write_rows,
 )
+from wattribute.commands.runs import shown_steps, shown_waste
 from wattribute.errors import UsageError, WattributeError
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def write_report(rows: Rows, notes: list[str], run: str, simulated: bool) -> Non
         name: decimals_for([row[name] for row in rows])
         for name in ("energy_j", "gpu_hours", "cost_usd", "cost_usd_per_step", "j_per_step")
     }
+    shown = [row for row in rows if row["attempt"] is not None or row["attempts"] > 1 or len(rows) == 1]
     grid = Grid(
         headers=[
             *("", "outcome", "steps", "energy J", "GPU hours", "cost USD", "wasted USD"),
@@ -92,17 +93,17 @@ def write_report(rows: Rows, notes: list[str], run: str, simulated: bool) -> Non
             [
                 _which(row),
                 row["outcome"] or "-",
-                _steps(row),
+                shown_steps(row),
                 shown_number(row["energy_j"], decimals["energy_j"]),
                 shown_number(row["gpu_hours"], decimals["gpu_hours"]),
                 "unpriced"
                 if row["cost_usd"] is None
                 else shown_number(row["cost_usd"], decimals["cost_usd"]),
-                _wasted(row, decimals["cost_usd"]),
+                shown_waste(row, decimals["cost_usd"]),
                 shown_number(row["cost_usd_per_step"], decimals["cost_usd_per_step"]),
                 shown_number(row["j_per_step"], decimals["j_per_step"]),
             ]
-            for row in rows
+            for row in shown
         ],
         numeric=frozenset(range(2, 9)),
         title=title,
@@ -171,18 +172,4 @@ def add_price(store: Readable, run: str, per_gpu_hour: float, add: Any) -> None:
 
 
 def _which(row: Any) -> str:
-    if row["attempt"] is not None:
-        return f"attempt {row['attempt']}"
-    return "the run so far" if row["attempts"] == 1 else f"all {row['attempts']} attempts"
-
-
-def _steps(row: Any) -> str:
-    if row["position"] is None:
-        return "-"
-    told = f"{math.floor(row['position']):,}"
-    return told if row["target_position"] is None else f"{told} of {row['target_position']:,}"
-
-
-def _wasted(row: Any, decimals: int) -> str:
-    least, most = (shown_number(row[name], decimals) for name in ("wasted_usd", "wasted_most_usd"))
-    return least if least == most else f"{least} to {most}"
+    return f"all {row['attempts']} attempts" if row["attempt"] is None else f"attempt {row['attempt']}"

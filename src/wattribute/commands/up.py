@@ -201,7 +201,9 @@ def _print_cost(store: Readable, policy: str, since: datetime | None, simulated:
 
 def _print_what_next(settings: Settings) -> None:
     """The questions that the store answers from now on, as they are to be typed here."""
-    name = "wattribute" if shutil.which("wattribute") else sys.argv[0].replace("__main__.py", "")
+    name = f"{sys.executable} -m wattribute" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
+    if shutil.which("wattribute"):
+        name = "wattribute"
     lines = [f"{name} {command:{_NEXT_WIDTH}}  # {answer}" for command, answer in NEXT.items()]
     if settings.store != load_settings({}).store:
         lines.insert(0, f"export WATTRIBUTE_STORE={shlex.quote(settings.store)}")

@@ -221,7 +221,7 @@ def test_steps_are_read_from_lines_and_from_progress_bars() -> None:
 
 def test_what_counts_from_anew_and_what_is_no_number_is_no_progress() -> None:
     progress, records = read_of(
-        "epoch 1 step 9\nepoch 2 step 3\nstep x\nstep 1,200\n", progress=r"step ([\dx,]+)"
+        "epoch 1 step 9\nepoch 2 step 3\n", "step x\n", "step 1,200\n", progress=r"step ([\dx,]+)"
     )
     assert progress.step == 1200
     assert progress.unread == 1
@@ -257,7 +257,7 @@ def test_of_a_line_without_end_little_is_kept() -> None:
     import tracemalloc
 
     found: list[bytes] = []
-    reading = Lines(found.append)
+    reading = Lines(found.extend)
     chunk = b"x" * (1 << 16)
     tracemalloc.start()
     for _ in range(2000):
@@ -275,7 +275,7 @@ def test_a_file_that_comes_later_and_begins_anew_is_followed(tmp_path: Path) -> 
     found: list[bytes] = []
     ended = threading.Event()
     path = tmp_path / "log"
-    follower = threading.Thread(target=follow, args=(path, Lines(found.append), ended))
+    follower = threading.Thread(target=follow, args=(path, Lines(found.extend), ended))
     follower.start()
 
     def holds(count: int) -> None:

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,6 @@ from wattribute.errors import UsageError
 from wattribute.records import Record, Run, Unit
 
 _LINE_MAX_BYTES: Final = 4_096  # of a line, so much is looked at: it may be gigabytes
-_LINE_END: Final = re.compile(rb"[\r\n]+")  # a progress bar begins its line anew with \r
 _STEP_MAX: Final = 1 << 62
 _FILE_S: Final = 0.2
 _FILE_BYTES: Final = 1 << 20
@@ -49,19 +48,19 @@ def pattern(option: str, text: str | None, least: int, most: int) -> re.Pattern[
 
 
 class Lines:
-    """Cuts what is fed to it into lines, and hands on the beginning of each."""
+    """Cuts what is fed to it into lines, and hands on the beginning of each. A progress bar begins its line anew
+    with a carriage return, which ends one too."""
 
-    def __init__(self, read: Callable[[bytes], None]) -> None:
+    def __init__(self, read: Callable[[list[bytes]], None]) -> None:
         self._read = read
         self._begun = b""
 
     def feed(self, chunk: bytes) -> None:
         """The next part of the text."""
-        *lines, last = _LINE_END.split(self._begun + chunk)
-        self._begun = last[:_LINE_MAX_BYTES]
-        for line in lines:
-            if line:
-                self._read(line[:_LINE_MAX_BYTES])
+        lines = (self._begun + chunk).splitlines()
+        self._begun = b"" if chunk.endswith((b"\n", b"\r")) else lines.pop()[:_LINE_MAX_BYTES]
+        if lines:
+            self._read([line[:_LINE_MAX_BYTES] for line in lines])
 
 
 class Progress:
@@ -99,21 +98,29 @@ class Progress:
         with self._lock:
             self._tell("finish" if status == 0 else "fail", self.step, time.time_ns())
 
-    def read(self, line: bytes) -> None:
-        """A line of its output."""
+    def read(self, lines: Sequence[bytes]) -> None:
+        """Lines of its output that came together."""
         with self._lock:
             now_ns = time.time_ns()
             looked_for = self._patterns
-            if looked_for.resume and (found := looked_for.resume.search(line)):
-                step = self._number(found, 1)
-                if step is not None and self.step is None:
-                    self._resume(step, now_ns)
-            if looked_for.progress and (found := looked_for.progress.search(line)):
-                self._take_step(found, now_ns)
-            if looked_for.checkpoint and (found := looked_for.checkpoint.search(line)):
-                kept = self._number(found, 1) if looked_for.checkpoint.groups else self.step
-                if kept is not None:
-                    self._tell("checkpoint", kept, now_ns)
+            if self._base is not None and not looked_for.resume and not looked_for.checkpoint:
+                # The last of many steps is enough: of 100 000 lines a second, few are looked at.
+                any(self._read_step(line, now_ns) for line in reversed(lines))
+                return
+            for line in lines:
+                self._read_line(line, now_ns)
+
+    def _read_line(self, line: bytes, now_ns: int) -> None:
+        looked_for = self._patterns
+        if looked_for.resume and (found := looked_for.resume.search(line)):
+            step = self._number(found, 1)
+            if step is not None and self.step is None:
+                self._resume(step, now_ns)
+        self._read_step(line, now_ns)
+        if looked_for.checkpoint and (found := looked_for.checkpoint.search(line)):
+            kept = self._number(found, 1) if looked_for.checkpoint.groups else self.step
+            if kept is not None:
+                self._tell("checkpoint", kept, now_ns)
 
     def records(self) -> list[Record]:
         """What was not given before."""
@@ -137,17 +144,22 @@ class Progress:
                 records.append(unit)
             return records
 
-    def _take_step(self, found: re.Match[bytes], now_ns: int) -> None:
+    def _read_step(self, line: bytes, now_ns: int) -> bool:
+        """Whether there is a step in it that is progress."""
+        found = self._patterns.progress.search(line) if self._patterns.progress else None
+        if found is None:
+            return False
         step = self._number(found, 1)
         if found.re.groups == 2 and (steps := self._number(found, 2)) is not None:
             self._steps = steps
         if step is None or (self.step is not None and step <= self.step):
-            return  # of an epoch that counts from 0 again, or told twice
+            return False  # of an epoch that counts from 0 again, or told twice
         if self._base is None:
             known = self._checkpoint_step
             first = 0 if self._attempt == 0 else max(0, step - 1)
             self._resume(known if known is not None and known <= step else first, now_ns)
         self.step, self._step_ns = step, now_ns
+        return True
 
     def _resume(self, step: int, now_ns: int) -> None:
         """The attempt goes on from this step."""

@@ -48,8 +48,8 @@ def pattern(option: str, text: str | None, least: int, most: int) -> re.Pattern[
 
 
 class Lines:
-    """Cuts what is fed to it into lines, and hands on the beginning of each. A progress bar begins its line anew
-    with a carriage return, which ends one too."""
+    """Cuts what is fed to it into lines, and hands on the beginning of each. A carriage return, with which a
+    progress bar begins its line anew, ends one too."""
 
     def __init__(self, read: Callable[[list[bytes]], None]) -> None:
         self._read = read

@@ -150,9 +150,8 @@ class Tenants:
 
     def end_command(self, pid: int) -> None:
         """It has ended."""
-        life = self.alive.get(pid)
-        if life is not None:
-            self._leave(life)
+        if pid in self.alive:
+            self._leave(self.alive[pid])
 
     def _start(self, life: Life) -> None:
         plan = life.plan

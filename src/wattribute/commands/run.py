@@ -47,7 +47,7 @@ from wattribute.commands.run_options import (
     VersionOption,
 )
 from wattribute.commands.run_report import add_price, notes_of, report_rows, write_file, write_report
-from wattribute.commands.source import Source, load_host_settings, open_source
+from wattribute.commands.source import Source, load_host_settings, open_command_host
 from wattribute.errors import RecordError, UsageError, WattributeError
 from wattribute.records import Record, parse
 from wattribute.settings import Settings
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from wattribute.sinks.earlier import Earlier
     from wattribute.sinks.store import Readable
 
-_SCENARIO: Final = "run"
 # Of several that a launcher starts together, the first tells how far they are.
 _COUNTS: Final = ("SLURM_NTASKS", "WORLD_SIZE")
 _RANKS: Final = ("RANK", "SLURM_PROCID")
@@ -143,7 +142,7 @@ def run(
         progress_file=progress_file,
         steps=steps,
         settings=settings,
-        source=None if collected else lambda: _opened(settings, simulate, scenario or _SCENARIO, seed),
+        source=None if collected else lambda: open_command_host(settings, simulate, scenario, seed),
         price=price,
         policy=policy,
         output=output,
@@ -256,14 +255,6 @@ def _report(plan: Plan, measuring: Measuring, attempt: int, status: int, source:
         _say(f"what it cost is not known: this needs {error.name}: pip install 'wattribute[embedded]'")
     except WattributeError as error:
         _say(f"what it cost is not known: {error}")
-
-
-def _opened(settings: Settings, simulate: bool, scenario: str, seed: int) -> Source:
-    source = open_source(settings, simulate, scenario if simulate else None, seed)
-    if source.simulated is not None and not source.simulated.has_command:
-        source.close()
-        raise UsageError(f"scenario {scenario!r} has no place for a command: give a tenant command = true")
-    return source
 
 
 def _whose(run: str, model: str, model_version: str, team: str, phase: str) -> dict[str, str]:

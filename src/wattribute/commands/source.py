@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from wattribute.collector.simulate import SimulatedHost
 
 _DEMO: Final = "demo"
+_COMMAND: Final = "run"
 _OFFER: Final = "; 'wattribute up --simulate' shows it on a simulated host"
 
 
@@ -114,6 +115,15 @@ def open_hosts(settings: Settings, simulate: bool, scenario: str | None, seed: i
         beside = load_scenario(scenario or _DEMO).host.beside
         hosts += (_simulated(name, seed, None) for name in beside)
     return hosts
+
+
+def open_command_host(settings: Settings, simulate: bool, scenario: str | None, seed: int) -> Source:
+    """The host that a command of ours runs on: a simulated one has to have a place for it. As ``open_source``."""
+    source = open_source(settings, simulate, (scenario or _COMMAND) if simulate else scenario, seed)
+    if source.simulated is not None and not source.simulated.has_command:
+        source.close()
+        raise UsageError(f"scenario {scenario!r} has no place for a command: give a tenant command = true")
+    return source
 
 
 def _simulated(scenario: str, seed: int, virtual_start_ns: int | None) -> Source:

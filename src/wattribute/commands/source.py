@@ -118,7 +118,7 @@ def open_hosts(settings: Settings, simulate: bool, scenario: str | None, seed: i
 
 
 def open_command_host(settings: Settings, simulate: bool, scenario: str | None, seed: int) -> Source:
-    """The host that a command of ours runs on: a simulated one has to have a place for it. As ``open_source``."""
+    """As ``open_source``: the host that a command of ours runs on. A simulated one needs a place for it."""
     source = open_source(settings, simulate, (scenario or _COMMAND) if simulate else scenario, seed)
     if source.simulated is not None and not source.simulated.has_command:
         source.close()

@@ -110,7 +110,11 @@ class LogFile:
         self.connection.execute("INSERT OR REPLACE INTO counter VALUES (?, ?)", (name, value))
 
     def _open(self) -> sqlite3.Connection:
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite's -wal and -shm take its mode
+        if not self.path.exists():
+            # SQLite's -wal and -shm take its mode. A file that is there is not opened here: to close it would
+            # end the locks that this process has on it by another object, and whoever ends next would take
+            # away the -wal under our feet.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         connection = sqlite3.connect(
             self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )

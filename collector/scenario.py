@@ -6,7 +6,9 @@
     [[quality]] an evaluation: at_s, model, model_version or run, metric, value
 
 The timetable [0, repeat_s) repeats, each time with new processes. A tenant without ``stop_s`` starts once
-and never ends. Every key is listed, with its default and its limits, in the classes below.
+and never ends. One that is the ``command`` is a real process, which ``wattribute run`` started: it holds its
+GPUs while that lives, and is who /proc says it is. Every key is listed, with its default and its limits, in
+the classes below.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ class HostPlan:
     cluster: str = ""
     team: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()  # bundled scenarios that `wattribute up` shows with it, a host each
     repeat_s: float | None = _number(None, 1, _DAY_S)
     # A narrow range makes pids come round again quickly; the default is what a large Linux host has.
     pid_range: tuple[int, int] = _number((2_000, 4_194_304), 1, 4_194_304)
@@ -77,6 +80,7 @@ class TenantPlan:
 
     name: str
     gpus: tuple[int, ...] = _number(MISSING, 0, 63)
+    command: bool = False  # the command that `wattribute run` starts, in place of a made-up process
     pattern: str = _choice("serve", "serve", "train", "idle")
     start_s: float = _number(0.0, 0, _DAY_S)
     stop_s: float | None = _number(None, 0, _DAY_S)
@@ -200,11 +204,11 @@ def _read(cls: type[_Plan], table: Any, where: str) -> _Plan:
 def _value(item: Field[Any], value: Any, where: str) -> Any:
     kind = str(item.type).removesuffix(" | None")
     if kind.startswith("tuple"):
+        of = "str" if "str" in kind else "int"
         if not isinstance(value, list) or not value or (kind == "tuple[int, int]" and len(value) != 2):
-            raise UsageError(
-                f"{where}: {value!r} is not a list of {'two ' if '...' not in kind else ''}numbers"
-            )
-        return tuple(_scalar("int", item, entry, where) for entry in value)
+            entries = f"{'two ' if '...' not in kind else ''}{'texts' if of == 'str' else 'numbers'}"
+            raise UsageError(f"{where}: {value!r} is not a list of {entries}")
+        return tuple(_scalar(of, item, entry, where) for entry in value)
     if kind.startswith("Mapping"):
         if not isinstance(value, dict):
             raise UsageError(f"{where}: {value!r} is not a table")
@@ -241,6 +245,8 @@ def _check(scenario: Scenario) -> None:
     needed = max((len(_present(scenario, tenant)) for tenant in scenario.tenants), default=0)
     if host.pid_range[1] - host.pid_range[0] + 1 < needed:
         raise UsageError(f"host: pid_range holds fewer than {needed} pids, as many as run at a time")
+    if sum(tenant.command for tenant in scenario.tenants) > 1:
+        raise UsageError("only one tenant is the command")
     for number, tenant in enumerate(scenario.tenants, 1):
         _check_tenant(scenario, tenant, f"tenant {number} ({tenant.name})")
     for number, quality in enumerate(scenario.qualities, 1):
@@ -267,6 +273,8 @@ def _check_tenant(scenario: Scenario, tenant: TenantPlan, where: str) -> None:
     if tenant.run and tenant.pattern != "train":
         raise UsageError(f"{where}: run needs pattern = 'train', not {tenant.pattern!r}")
     times = [tenant.start_s, tenant.fail_s, tenant.restart_s, tenant.stop_s]
+    if tenant.command and (tenant.start_s or tenant.stop_s is not None or tenant.run or tenant.units):
+        raise UsageError(f"{where}: a command has no start_s, stop_s, run and units: it tells them itself")
     known = [time for time in times if time is not None]
     if any(later - earlier < 0.01 for earlier, later in itertools.pairwise(known)):
         raise UsageError(f"{where}: start_s, fail_s, restart_s, stop_s must rise by at least 0.01")

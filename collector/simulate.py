@@ -12,6 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from uuid import UUID
 
 import orjson
 
+from wattribute.collector.proc import ProcTree
 from wattribute.collector.sampler import Clock
 from wattribute.collector.scenario import Scenario
 from wattribute.collector.simulate_gpu import SimulatedGpu, random_stream
@@ -68,7 +70,16 @@ class SimulatedProcesses:
         """Whose the process is, as a record of time ``t``; None where it has gone."""
         with self._host.at(None) as tenants:
             life = tenants.alive.get(pid)
-            return None if life is None or life.start_ns != start_ns else life.workload(t)
+            if life is None or life.start_ns != start_ns:
+                return None
+            return self._real(pid, start_ns, t) if life.plan.command else life.workload(t)
+
+    def _real(self, pid: int, start_ns: int, t: int) -> Workload | None:
+        """Whose a process of this machine is; it has begun when it came to the simulated devices."""
+        with ProcTree() as tree:
+            began_ns = tree.start_ns(pid)
+            found = None if began_ns is None else tree.workload(pid, began_ns, t)
+        return None if found is None else replace(found, start_ns=start_ns)
 
     def exits(self, now_ns: int) -> list[Exit]:
         """The ends up to ``now_ns`` of processes that ``start_ns`` was asked for, each told once, in order of
@@ -91,6 +102,8 @@ class SimulatedHost:
     def __init__(self, scenario: Scenario, clock: Clock, seed: int, pynvml: ModuleType) -> None:
         plan = scenario.host
         self.name = plan.name
+        self.has_command = any(tenant.command for tenant in scenario.tenants)
+        """Whether the scenario has a place for a real process."""
         self.clock = clock
         self.start_ns = clock.now_ns() // STEP_NS * STEP_NS  # as /proc tells start times: to 10 ms
         self.host = Host(
@@ -126,6 +139,16 @@ class SimulatedHost:
             t_ns = self.clock.now_ns() if now_ns is None else now_ns
             self._tenants.advance((t_ns - self.start_ns) // STEP_NS)
             yield self._tenants
+
+    def start_command(self, pid: int) -> None:
+        """A process of this machine takes the place of the scenario's command, from now on."""
+        with self.at(None) as tenants:
+            tenants.start_command(pid)
+
+    def end_command(self, pid: int) -> None:
+        """It has ended."""
+        with self.at(None) as tenants:
+            tenants.end_command(pid)
 
     def outcomes(self, now_ns: int) -> list[Record]:
         """Unit, Run and Quality records up to ``now_ns`` that were not given before, in order of time."""

@@ -132,8 +132,8 @@ class Tenants:
         repeat_s = self._scenario.host.repeat_s
         first = 0 if repeat_s is None else cycle * _steps(repeat_s)
         for plan in self._scenario.tenants:
-            if plan.stop_s is None and cycle > 0:
-                continue  # it is there since the first one
+            if plan.command or (plan.stop_s is None and cycle > 0):
+                continue  # it comes when it is started; it is there since the first one
             for life in _lives(plan, first, cycle, repeats=repeat_s is not None):
                 self._due(life.start_step, 2, lambda life=life: self._start(life))  # type: ignore[misc]
         for quality in self._scenario.qualities:
@@ -142,13 +142,33 @@ class Tenants:
         if repeat_s is not None:
             self._due(first + _steps(repeat_s), 1, lambda: self._begin_cycle(cycle + 1))
 
+    def start_command(self, pid: int) -> None:
+        """A real process is the tenant that is a command, from now on; of a scenario without one, nobody."""
+        for plan in self._scenario.tenants:
+            if plan.command:
+                self._settle(Life(plan, self.step, None, "", 0, "", 0, 0, None, pid=pid))
+
+    def end_command(self, pid: int) -> None:
+        """It has ended."""
+        if pid in self.alive:
+            self._leave(self.alive[pid])
+
     def _start(self, life: Life) -> None:
         plan = life.plan
-        life.pid, life.start_ns = self._next_pid(), self._now_ns
+        life.pid = self._next_pid()
         random = random_stream(self._seed, plan.name, life.number)
         life.pod = f"{plan.name}-{random.getrandbits(20):05x}"
         life.container = f"{random.getrandbits(256):064x}"
-        life.told_step = self.step
+        self._settle(life)
+        if life.run:
+            self._tell_run(life, "start")
+            self._due_checkpoint(life)
+        if life.end_step is not None:
+            self._due(life.end_step, 1, lambda: self._end(life))
+
+    def _settle(self, life: Life) -> None:
+        """Let a process have its devices."""
+        plan, life.start_ns, life.told_step = life.plan, self._now_ns, self.step
         residents = []
         for index in plan.gpus:
             resident = Resident(
@@ -164,16 +184,15 @@ class Tenants:
             residents.append(resident)
         life.residents = tuple(residents)
         self.alive[life.pid] = life
-        if life.run:
-            self._tell_run(life, "start")
-            self._due_checkpoint(life)
-        if life.end_step is not None:
-            self._due(life.end_step, 1, lambda: self._end(life))
 
     def _end(self, life: Life) -> None:
         self._tell_units_of(life)
         if life.run:
             self._tell_run(life, life.ending)
+        self._leave(life)
+
+    def _leave(self, life: Life) -> None:
+        """Take a process off its devices."""
         for resident, index in zip(life.residents, life.plan.gpus, strict=True):
             self._gpus[index].remove(resident)
             resident.wishes = iter(())  # kept for the truth only: its random numbers are 2.5 kB
@@ -222,7 +241,8 @@ class Tenants:
 
     def _tell_units(self) -> None:
         for life in self.alive.values():
-            self._tell_units_of(life)
+            if not life.plan.command:
+                self._tell_units_of(life)
         self._due(self.step + _steps(self._scenario.host.unit_period_s), 0, self._tell_units)
 
     def _tell_units_of(self, life: Life) -> None:

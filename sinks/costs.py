@@ -64,8 +64,10 @@ def cost_rows(
     return priced if unit is None else _with_units(store, priced, by, unit, params)
 
 
-def run_rows(store: Readable, since: Time, until: Time, policy: str) -> list[dict[str, Any]]:
-    """What each run cost in [since, until), the dearest first.
+def run_rows(
+    store: Readable, since: Time, until: Time, policy: str, run: str | None = None
+) -> list[dict[str, Any]]:
+    """What each run cost in [since, until), the dearest first; with ``run``, that one alone.
 
     Each row has run, model, model_version, team, attempts, outcome, energy_j, gpu_hours, cost_usd,
     cost_usd_per_hour, wasted_usd, wasted_most_usd, position, target_position, cost_usd_per_step, j_per_step,
@@ -73,12 +75,40 @@ def run_rows(store: Readable, since: Time, until: Time, policy: str) -> list[dic
     for a policy that there is not, StoreError.
     """
     return store.query(
-        "SELECT run, model, model_version, team, attempts, outcome, energy_uj / 1e6 AS energy_j,"
+        "SELECT run, model, model_version, team, attempts, outcome,"  # noqa: S608 - a text of ours
+        " energy_uj / 1e6 AS energy_j,"
         " gpu_time_ns / 3.6e12 AS gpu_hours, cost_usd, cost_usd_per_hour, wasted_usd, wasted_most_usd,"
         " position, target_position, cost_usd_per_step, j_per_step, projected_cost_usd, projected_end"
         " FROM run_cost(policy = {policy:String}, since = {since:String}, until = {until:String})"
-        " ORDER BY cost_usd DESC NULLS LAST, energy_j DESC, run",
-        _params(policy, since, until),
+        + ("" if run is None else " WHERE run = {run:String}")
+        + " ORDER BY cost_usd DESC NULLS LAST, energy_j DESC, run",
+        _params(policy, since, until) | ({} if run is None else {"run": run}),
+    ).dicts()
+
+
+def attempt_rows(store: Readable, run: str, policy: str) -> list[dict[str, Any]]:
+    """What each attempt of a run cost, in order.
+
+    Each row has run, attempt, model, model_version, team, outcome, started, ended, used_from, used_until,
+    energy_j, gpu_hours, cost_usd, wasted_usd, wasted_most_usd, position, target_position (docs/store.md,
+    attempt_cost and attempt_progress), and steps, those that it made. None is what is not known. Raises
+    UsageError for a policy that there is not, StoreError.
+    """
+    return store.query(
+        "SELECT spent.run AS run, spent.attempt AS attempt, spent.model AS model,"
+        " spent.model_version AS model_version, spent.team AS team, outcome,"
+        " if(outcome = '', NULL, started) AS started, ended, used_from, used_until,"
+        " energy_uj / 1e6 AS energy_j, gpu_time_ns / 3.6e12 AS gpu_hours, cost_usd,"
+        " if(outcome = '', NULL, wasted_usd) AS wasted_usd,"
+        " if(outcome = '', NULL, wasted_most_usd) AS wasted_most_usd,"
+        " if(outcome = '', NULL, position) AS position, target_position,"
+        " if(outcome = '', NULL, position - ifNull(resumed_position, 0)) AS steps"
+        " FROM attempt_cost("
+        "policy = {policy:String}, since = {since:String}, until = {until:String}) AS spent"
+        " LEFT JOIN attempt_progress AS progress"
+        " ON spent.run = progress.run AND spent.attempt = progress.attempt"
+        " WHERE spent.run = {run:String} ORDER BY attempt",
+        _params(policy, None, None) | {"run": run},
     ).dicts()
 
 

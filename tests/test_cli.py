@@ -22,7 +22,7 @@ from wattribute.errors import UsageError
 
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
 COMMANDS = (
-    *("up", "collect", "stream", "record", "replay", "emit"),
+    *("up", "run", "collect", "stream", "record", "replay", "emit"),
     *("top", "cost", "models", "runs", "query", "explain"),
     *("price", "doctor", "check-config", "migrate"),
 )
@@ -94,6 +94,13 @@ def test_collecting_needs_no_array_library(tmp_path: Path) -> None:
         ("record /nowhere/x.ndjson --simulate --duration 1", 1, "cannot write /nowhere/x.ndjson"),
         ("record x.ndjson --simulate --virtual-time", 2, "needs --duration"),
         ("record x.ndjson --simulate --start now", 2, "needs --virtual-time"),
+        ("run --steps 0 -- true", 2, "--steps"),
+        ("run", 2, "Missing argument"),
+        ("run --progress step -- true", 2, "has 0 groups: put the step in parentheses"),
+        ("run --resume (1) -- true", 2, "go with --progress"),
+        ("run --scenario demo -- true", 2, "--scenario needs --simulate"),
+        ("run --policy fair -- true", 2, "unknown policy 'fair'"),
+        ("run --bus http://x -- true", 2, "bus 'http://x' is neither kafka://"),
         ("cost --since tomorrow", 2, "'tomorrow' is not a time"),
         ("cost --since 1h --until 2h", 2, "is empty"),
         ("cost --store chdb:///nowhere/store", 1, "there is no store in /nowhere/store"),

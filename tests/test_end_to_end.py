@@ -14,6 +14,7 @@ import pytest
 
 from tests.survival.processes import POLICIES, completed, ran, started, wait_until
 from wattribute.bus import TOPICS
+from wattribute.commands.up import NEXT
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 EXPECTED = json.loads((GOLDEN / "expected.json").read_text())
@@ -234,6 +235,17 @@ def test_up_ends_by_itself_with_a_table_whose_parts_add_up(simulated: tuple[Path
     for place in range(7):
         assert math.fsum(part[place] for part in parts) == pytest.approx(total[place], abs=1e-9)
     assert total[6] > 0
+    store = f"chdb://{folder}/store"
+    hosts = "SELECT DISTINCT host, pricing FROM attribution FINAL ORDER BY host"
+    assert [tuple(row.values()) for row in asked(store, hosts)] == [
+        ("demo-1", "on_demand"),
+        ("demo-2", "spot"),
+    ]
+    assert "unpriced" not in out
+    assert f"export WATTRIBUTE_STORE={store}" in out
+    for question in NEXT:
+        assert f"wattribute {question} " in out
+        assert ran(*question.split(), "--store", store).stdout
     counted = re.search(r"= ([\d,.]+) J; the GPUs used ([\d,.]+) J$", out, re.MULTILINE)
     assert counted is not None
     assert counted[1] == counted[2]

@@ -72,8 +72,8 @@ FROM
                 team,
                 window_start AS begin_at,
                 window_ms,
-                toFloat64(toUnixTimestamp64Milli(window_start)) AS begin_ms,
-                begin_ms + window_ms AS end_ms,
+                toUnixTimestamp64Milli(window_start) * 1000000 AS begin_ns,
+                begin_ns + toInt64(window_ms) * 1000000 AS end_ns,
                 active_energy_uj + multiIf(
                     {policy:String} = 'equal', idle_energy_equal_uj,
                     {policy:String} = 'memory', idle_energy_memory_uj,
@@ -83,11 +83,14 @@ FROM
                     {policy:String} = 'memory', gpu_time_memory_ns,
                     gpu_time_active_ns) AS time_ns,
                 arrayCount(edge -> edge <= window_start, edges) AS segment,
-                least(1, greatest(0, end_ms - ifNull(lost_ms, end_ms)) / window_ms) AS lost_ratio,
-                least(1, greatest(0, end_ms - ifNull(lost_most_ms, end_ms)) / window_ms) AS lost_most_ratio,
+                -- the part of the window in which the attempt was going on
+                if(started_ns < end_ns, greatest(begin_ns, started_ns), begin_ns) AS from_ns,
+                if(ended_ns > from_ns, least(end_ns, ended_ns), end_ns) AS to_ns,
+                least(1, greatest(0, to_ns - ifNull(lost_ns, to_ns)) / (to_ns - from_ns)) AS lost_ratio,
+                least(1, greatest(0, to_ns - ifNull(lost_most_ns, to_ns)) / (to_ns - from_ns)) AS lost_most_ratio,
                 multiIf(
                     account = 'reserved', 1,
-                    is_retry, least(1, greatest(0, ifNull(working_ms, end_ms) - begin_ms) / window_ms),
+                    is_retry, least(1, greatest(0, ifNull(working_ns, to_ns) - from_ns) / (to_ns - from_ns)),
                     0) AS retry_ratio
             FROM attribution FINAL
             LEFT JOIN
@@ -96,9 +99,11 @@ FROM
                     run,
                     attempt,
                     is_retry,
-                    toUnixTimestamp64Nano(lost_from) / 1e6 AS lost_ms,
-                    toUnixTimestamp64Nano(lost_from_earliest) / 1e6 AS lost_most_ms,
-                    toUnixTimestamp64Nano(working_from) / 1e6 AS working_ms
+                    toUnixTimestamp64Nano(started) AS started_ns,
+                    toUnixTimestamp64Nano(ended) AS ended_ns,
+                    toUnixTimestamp64Nano(lost_from) AS lost_ns,
+                    toUnixTimestamp64Nano(lost_from_earliest) AS lost_most_ns,
+                    toUnixTimestamp64Nano(working_from) AS working_ns
                 FROM attempt_progress
             ) AS progress USING (run, attempt)
             WHERE run != '' AND window_start >= since_at AND window_start < until_at AND wrong_policy = 0

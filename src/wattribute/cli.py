@@ -30,6 +30,7 @@ from wattribute.commands.price import price
 from wattribute.commands.query import query
 from wattribute.commands.record import record
 from wattribute.commands.replay import replay
+from wattribute.commands.run import run as run_command
 from wattribute.commands.runs import runs
 from wattribute.commands.stream import stream
 from wattribute.commands.top import top
@@ -60,7 +61,7 @@ app = typer.Typer(
 )
 
 
-def _add(panel: str, function: Callable[..., None], *examples: str) -> None:
+def _add(panel: str, function: Callable[..., None], *examples: str, **context: bool) -> None:
     """Make a function a subcommand. Its docstring is the help, without the source's line breaks."""
     paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
     shown = ("[bold]For example[/bold]", *examples)
@@ -68,6 +69,7 @@ def _add(panel: str, function: Callable[..., None], *examples: str) -> None:
         help="\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs),
         epilog="\n\n".join(shown),  # typer makes a paragraph of what an empty line parts
         rich_help_panel=panel,
+        context_settings=context or None,
     )(function)
 
 
@@ -78,6 +80,14 @@ _add(
     "wattribute up",
     "wattribute up --simulate --duration 1m",
     "wattribute up --replay recorded.ndjson.zst",
+)
+_add(
+    _RUN,
+    run_command,
+    "wattribute run --model llama --model-version v3 --run sft-7 -- python train.py --lr 1e-4",
+    r"wattribute run --run sft-7 --progress 'step (\d+)/(\d+)' --checkpoint 'saved (\d+)' -- python train.py",
+    "wattribute run --simulate -- sleep 5",
+    allow_interspersed_args=False,  # what follows the command is the command's
 )
 _add(_RUN, collect, "wattribute collect --bus kafka://broker:9092", "wattribute collect --fast-hz 100")
 _add(_RUN, stream, "wattribute stream --bus kafka://broker:9092 --store clickhouse://w@ch:8123/wattribute")
@@ -143,10 +153,12 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit status."""
-    debug = "--debug" in arguments
+    # What a command that we are to run is given is not for us.
+    ours = arguments.index("--") if "--" in arguments else 1 if arguments[:1] == ["run"] else len(arguments)
+    debug = "--debug" in arguments[:ours]
     _set_up_output(debug)
     try:
-        kept = [part for part in arguments if part != "--debug"]
+        kept = [*(part for part in arguments[:ours] if part != "--debug"), *arguments[ours:]]
         status = app(kept, prog_name="wattribute", standalone_mode=False)
         sys.stdout.flush()
         if status == _INTERRUPTED:  # typer makes that of Ctrl-C

@@ -104,6 +104,29 @@ def test_a_reader_follows_a_writer_in_another_process(log: LocalLog, tmp_path: P
     assert found == list(range(300))
 
 
+def test_the_end_of_another_process_leaves_the_log_to_a_process_that_has_it_twice(tmp_path: Path) -> None:
+    """As ``wattribute up`` has it, beside which ``emit`` comes and goes."""
+    reader, writer = LocalLog(tmp_path), LocalLog(tmp_path)
+    fill(writer, SAMPLES, 1)
+    code = (
+        "import sys; from pathlib import Path; from wattribute.collector.local_log import LocalLog;"
+        " log = LocalLog(Path(sys.argv[1])); log.send('wattribute.units', 'm', b'x', 1);"
+        " assert log.flush(5.0) == 0; log.close()"
+    )
+    for count in range(1, 4):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+        assert (tmp_path / "bus.sqlite-wal").exists()
+        fill(writer, SAMPLES, 1, count)
+        assert reader.end_offsets() == {SAMPLES: count + 1, UNITS: count}
+        assert offsets(reader, UNITS) == list(range(count))
+    writer.close()
+    reader.close()
+    after = LocalLog(tmp_path)
+    assert after.quarantined is None
+    assert after.end_offsets() == {SAMPLES: 4, UNITS: 3}
+    after.close()
+
+
 def test_committed_messages_make_room_first(tmp_path: Path) -> None:
     log = LocalLog(tmp_path, max_bytes=480 * KIB)
     fill(log, UNITS, 50)  # the oldest, but nobody has read them

@@ -89,6 +89,13 @@ def test_the_page_names_all_that_is_read_and_kept(tmp_path: Path) -> None:
     assert len(load_settings({}, tmp_path / "wattribute.toml", {"HOME": "/home/ada"}).rules) == 2
 
 
+def test_the_attempt_that_a_tag_tells_comes_before_what_launchers_count() -> None:
+    environ = identity.environment(
+        b"TORCHELASTIC_RESTART_COUNT=2\0WATTRIBUTE_ATTEMPT=5\0SLURM_RESTART_COUNT=1\0"
+    )
+    assert identity.identity(environ, identity.Group())["attempt"] == 5
+
+
 @given(st.binary(max_size=300), st.binary(max_size=300), st.binary(max_size=300))
 def test_any_bytes_give_a_record_that_can_be_read(environ: bytes, cgroup: bytes, cmdline: bytes) -> None:
     tagged = environ + b"\0WATTRIBUTE_MODEL=" + environ + b"\0SLURM_RESTART_COUNT=" + environ

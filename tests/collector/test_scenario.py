@@ -57,6 +57,16 @@ from wattribute.errors import UsageError
             "[[tenant]]\nname='b'\ngpus=[0]",
             "host: pid_range holds fewer than 2 pids",
         ),
+        ("[host]\nname='h'\nbeside='demo'", "host (h): beside: 'demo' is not a list of texts"),
+        (
+            "[host]\nname='h'\n[[gpu]]\n[[tenant]]\nname='a'\ngpus=[0]\ncommand=true\nstop_s=4",
+            "tenant 1 (a): a command has no start_s, stop_s, run and units",
+        ),
+        (
+            "[host]\nname='h'\n[[gpu]]\n"
+            + "[[tenant]]\nname='a'\ngpus=[0]\nmemory_gib=1\ncommand=true\n" * 2,
+            "only one tenant is the command",
+        ),
         ("[host\n", "not a TOML file"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import threading
 from collections import defaultdict
 from pathlib import Path
@@ -60,6 +61,43 @@ def test_the_seed_alone_decides(scenario: str) -> None:
     rare, often, other = readings(7, 40.0), readings(7, 0.007), readings(8, 40.0)
     assert rare == often
     assert rare[0]["gpus"] != other[0]["gpus"]
+
+
+def test_a_real_process_holds_the_devices_while_it_lives() -> None:
+    """2 s alone, 3 s of the command at 50 W and half of the SMs, 1 s alone; /proc tells whose it is."""
+    command = {
+        "command": True,
+        "pattern": "train",
+        "step_s": 3600,
+        "sm_percent": 50,
+        "watts_per_sm_percent": 1.0,
+    }
+    host = host_of(one_gpu(command, idle_w=80.0, context_w=20.0))
+    assert host.has_command
+    pid = os.getpid()
+    gpu = host.nvml.nvmlDeviceGetHandleByIndex(0)
+    to(host, 2)
+    assert host.nvml.nvmlDeviceGetComputeRunningProcesses(gpu) == []
+    host.start_command(pid)
+    (held,) = host.nvml.nvmlDeviceGetComputeRunningProcesses(gpu)
+    assert held.pid == pid
+    start_ns = host.processes.start_ns(pid)
+    assert start_ns == START_NS + 2 * SECOND_NS
+    workload = host.processes.workload(pid, start_ns, START_NS + 3 * SECOND_NS)
+    assert workload is not None
+    assert (workload.pid, workload.start_ns) == (pid, start_ns)
+    assert workload.command.startswith("python")
+    to(host, 5)
+    host.end_command(pid)
+    t = to(host, 6)
+    assert [(gone.pid, gone.t) for gone in host.processes.exits(t)] == [(pid, START_NS + 5 * SECOND_NS)]
+    assert host.outcomes(t) == []  # what it does it tells itself
+    (truth,) = host.truth(t)["gpus"]
+    (process,) = truth["processes"]
+    assert process["active_uj"] == 50 * 3 * 1_000_000
+    assert process["active_ns"] == 3 * SECOND_NS // 2
+    assert truth["idle_uj"] == (80 * 6 + 20 * 3) * 1_000_000
+    assert truth["total_uj"] == truth["idle_uj"] + process["active_uj"]
 
 
 def test_reading_changes_nothing() -> None:

@@ -102,6 +102,66 @@ def test_where_nobody_says_what_was_resumed_from_the_waste_is_a_span(
     assert row["wasted_most_usd"] == pytest.approx((10 + 1) * USD_PER_S)
 
 
+def test_steps_whose_energy_is_not_there_yet_do_not_count(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """Two steps a second; the store has ten seconds of energy, and eleven and a half of steps."""
+    priced.write_attribution(as_columns(used(start_ms, 0, 10)))
+    told = [event(start_ms, 0, "start", 0, 0), event(start_ms, 11, "checkpoint", 0, 22)]
+    priced.write_rows("run_event", told)
+    half = {"t": start_ms * 1_000_000 + int(10.5 * SECOND_NS), "event_id": "half"}
+    priced.write_rows(
+        "unit", [*(steps(start_ms, at, 0, 2.0) for at in range(1, 11)), steps(start_ms, 11, 0, 2.0)]
+    )
+    priced.write_rows("unit", [steps(start_ms, 10, 0, 2.0, **half)])
+
+    (row,) = run_rows(priced.store, None, None, "equal")
+
+    # of those in (9.5, 10.5] one half, of those from 10 on none
+    assert row["position"] == 10 * 2 + 1
+    assert row["cost_usd_per_step"] == pytest.approx(10 * USD_PER_S / 21)
+    assert row["projected_cost_usd"] == pytest.approx(10 * USD_PER_S * 40 / 21)
+
+    priced.write_rows("run_event", [event(start_ms, 11.5, "finish", 0, 24)])
+    (row,) = run_rows(priced.store, None, None, "equal")
+    assert row["position"] == 24  # it has ended: there will be no energy of it any more
+
+
+def test_between_two_checkpoints_counted_steps_tell_what_was_kept(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """Ten steps in ten seconds; nobody said what was saved, and the next attempt goes on from the sixth."""
+    priced.write_attribution(as_columns([*used(start_ms, 0, 10), *used(start_ms, 20, 22, attempt=1)]))
+    told = [event(start_ms, 0, "start", 0, 0), event(start_ms, 10, "fail", 0, 10)]
+    priced.write_rows("run_event", [*told, event(start_ms, 20, "start", 1, 6)])
+    done = [steps(start_ms, at, 0, 1.0) for at in range(1, 11)]
+    priced.write_rows("unit", [*done, steps(start_ms, 21, 1, 1.0), steps(start_ms, 22, 1, 1.0)])
+
+    (row,) = run_rows(priced.store, None, None, "equal")
+
+    assert row["wasted_usd"] == pytest.approx((4 + 1) * USD_PER_S)
+    assert row["wasted_most_usd"] == pytest.approx((10 + 1) * USD_PER_S)  # it is not known for certain
+
+
+def test_what_is_lost_of_a_window_that_an_attempt_was_in_for_a_part(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """From 0.25 s to 1.5 s, all of it lost: of the first window all that it had."""
+    parts = [
+        used(start_ms, 0, 1, gpu_time_equal_ns=750_000_000),
+        used(start_ms, 1, 2, gpu_time_equal_ns=500_000_000),
+    ]
+    priced.write_attribution(as_columns([row for part in parts for row in part]))
+    priced.write_rows(
+        "run_event", [event(start_ms, 0.25, "start", 0, 0), event(start_ms, 1.5, "fail", 0, None)]
+    )
+
+    (row,) = run_rows(priced.store, None, None, "equal")
+
+    assert row["cost_usd"] == pytest.approx(1.25 * USD_PER_S)
+    assert (row["wasted_usd"], row["wasted_most_usd"]) == (pytest.approx(row["cost_usd"]),) * 2
+
+
 def test_a_retry_without_a_step_yet_and_what_is_reserved_are_in_vain(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:

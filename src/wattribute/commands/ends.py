@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 import tempfile
 import threading
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 _BROKER_S: Final = 10.0
 _SPOOLING_S: Final = 2.0  # a collector goes on without Kafka, and soon
+_COLLECTING: Final = "bus.sqlite-collecting"  # locked by every collector that sends by way of this folder
 
 
 def open_sending_end(settings: Settings) -> tuple[Producer, LocalLog]:
@@ -40,6 +43,33 @@ def open_sending_end(settings: Settings) -> tuple[Producer, LocalLog]:
     except BusError as error:
         note(f"{error} Meanwhile samples are kept in {settings.spool}")
     return SpoolingProducer(log, producer), log
+
+
+@contextmanager
+def collecting(settings: Settings) -> Iterator[None]:
+    """Let ``is_collected`` know, for the length of a with statement."""
+    lock = os.open(_log_folder(settings) / _COLLECTING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(lock)
+
+
+def is_collected(settings: Settings) -> bool:
+    """Whether a collector of this machine sends to the bus."""
+    try:
+        lock = os.open(_log_folder(settings) / _COLLECTING, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # there was none yet, or it is not for us to know
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(lock)
 
 
 def open_producer(settings: Settings) -> Producer:
@@ -137,6 +167,11 @@ class Worker:
         except BaseException as error:
             self._error = error
             self._stop.set()
+
+
+def _log_folder(settings: Settings) -> Path:
+    """Of the local bus, or of the spool in front of Kafka."""
+    return local_folder(settings.bus) or Path(settings.spool)
 
 
 def _local_log(folder: Path, settings: Settings) -> LocalLog:

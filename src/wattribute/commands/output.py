@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from rich import box
 from rich.cells import cell_len
@@ -52,14 +52,17 @@ def on_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def write_rows(rows: Rows, shape: Format, columns: Sequence[str] | None = None) -> None:
+def write_rows(
+    rows: Rows, shape: Format, columns: Sequence[str] | None = None, to: TextIO | None = None
+) -> None:
     """Print rows as they are: JSON, CSV, or a plain table. ``columns`` are those of an empty answer."""
     names = list(columns if columns is not None else rows[0] if rows else ())
+    file = to or sys.stdout
     if shape is Format.json:
         lines = ",\n ".join(json.dumps(_jsonable(dict(row)), ensure_ascii=False) for row in rows)
-        sys.stdout.write(f"[{lines}]\n")
+        file.write(f"[{lines}]\n")
     elif shape is Format.csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(names)
         writer.writerows([_csv_field(row[name]) for name in names] for row in rows)
     else:
@@ -68,12 +71,14 @@ def write_rows(rows: Rows, shape: Format, columns: Sequence[str] | None = None) 
             for place, name in enumerate(names)
             if rows and all(isinstance(row[name], int | float | Decimal | None) for row in rows)
         )
-        write_grid(Grid(names, [[_cell(row[name]) for name in names] for row in rows], numeric))
+        write_grid(Grid(names, [[_cell(row[name]) for name in names] for row in rows], numeric), to)
 
 
-def write_grid(grid: Grid) -> None:
+def write_grid(grid: Grid, to: TextIO | None = None) -> None:
     """Print a table: coloured on a terminal, plain and as wide as it is where it is piped."""
-    console = Console() if on_terminal() else Console(width=_PLAIN_WIDTH, no_color=True, highlight=False)
+    file = to or sys.stdout
+    plain = {} if file.isatty() else {"width": _PLAIN_WIDTH, "no_color": True, "highlight": False}
+    console = Console(file=file, **plain)  # type: ignore[arg-type]
     with console.capture() as captured:
         if grid.title:
             console.print(Text(grid.title, style="bold"))
@@ -82,7 +87,7 @@ def write_grid(grid: Grid) -> None:
         for line in grid.notes:
             console.print(Text(line))
     text = captured.get()
-    sys.stdout.write(text if console.is_terminal else "\n".join(map(str.rstrip, text.splitlines())) + "\n")
+    file.write(text if console.is_terminal else "\n".join(map(str.rstrip, text.splitlines())) + "\n")
 
 
 def rendered(grid: Grid, colour: bool, without: frozenset[int] = frozenset()) -> Table:

@@ -76,12 +76,12 @@ def _grid(rows: Rows, notes: list[str]) -> Grid:
             [
                 *(str(row[name]) for name in ("run", "model", "model_version", "attempts")),
                 row["outcome"] or "-",
-                _steps(row),
+                shown_steps(row),
                 shown_number(row["energy_j"], energy),
                 shown_number(row["gpu_hours"], hours),
                 "unpriced" if row["cost_usd"] is None else shown_number(row["cost_usd"], money),
                 shown_number(row["cost_usd_per_hour"], rate),
-                _wasted(row, money),
+                shown_waste(row, money),
                 shown_number(row["cost_usd_per_step"], per_step),
                 shown_number(row["projected_cost_usd"], money),
                 "-" if row["projected_end"] is None else f"{row['projected_end']:%Y-%m-%d %H:%M:%S}",
@@ -95,15 +95,15 @@ def _grid(rows: Rows, notes: list[str]) -> Grid:
     )
 
 
-def _steps(row: Any) -> str:
+def shown_steps(row: Any) -> str:
     """How far it is, of how far it goes."""
-    if row["position"] is None:
+    if row["position"] is None or (not row["position"] and row["target_position"] is None):
         return "-"
     told = f"{math.floor(row['position']):,}"
     return told if row["target_position"] is None else f"{told} of {row['target_position']:,}"
 
 
-def _wasted(row: Any, decimals: int) -> str:
+def shown_waste(row: Any, decimals: int) -> str:
     """One figure, or the span in which it lies."""
     least, most = (shown_number(row[name], decimals) for name in ("wasted_usd", "wasted_most_usd"))
     return least if least == most else f"{least} to {most}"

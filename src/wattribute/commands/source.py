@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -17,13 +17,15 @@ from wattribute.collector.serving import Serving
 from wattribute.collector.workers import inline_worker, thread_worker
 from wattribute.errors import UsageError, WattributeError
 from wattribute.records import Host, Record
-from wattribute.settings import Settings
+from wattribute.settings import Settings, data_folder, load_settings
 
 if TYPE_CHECKING:
     from wattribute.collector.kubelet import Kubelet
     from wattribute.collector.simulate import SimulatedHost
 
 _IN_A_POD: Final = "https://127.0.0.1:10250/pods"
+_DEMO: Final = "demo"
+_COMMAND: Final = "run"
 _OFFER: Final = "; 'wattribute up --simulate' shows it on a simulated host"
 
 
@@ -111,6 +113,15 @@ class Source:
         return f"{kinds} on {self.name}{', SIMULATED' if self.simulated else ''}"
 
 
+def load_host_settings(options: Mapping[str, object], config: Path | None, simulate: bool) -> Settings:
+    """The settings; a simulated host has a store of its own: made-up joules must not lie among real ones."""
+    settings = load_settings(options, config)
+    if simulate and "store" not in settings.origins:
+        apart = {"store": f"chdb://{data_folder() / 'simulated' / 'store'}"}
+        settings = load_settings({**options, **apart}, config)
+    return settings
+
+
 def open_source(
     settings: Settings, simulate: bool, scenario: str | None, seed: int, virtual_start_ns: int | None = None
 ) -> Source:
@@ -121,17 +132,45 @@ def open_source(
         if scenario is not None or virtual_start_ns is not None:
             raise UsageError("--scenario and --virtual-time need --simulate")
         return _real(settings)
+    made = _simulated(scenario or _DEMO, seed, virtual_start_ns)
+    name = settings.host if "host" in settings.origins else made.name
+    return replace(made, name=name, host=_described(made.host, settings))
+
+
+def open_hosts(settings: Settings, simulate: bool, scenario: str | None, seed: int) -> list[Source]:
+    """The host to collect from and, of a scenario that has others beside it, those too.
+
+    Raises UsageError; WattributeError where there is no GPU."""
+    hosts = [open_source(settings, simulate, scenario, seed)]
+    if simulate:
+        from wattribute.collector.scenario import load_scenario
+
+        beside = load_scenario(scenario or _DEMO).host.beside
+        hosts += (_simulated(name, seed, None) for name in beside)
+    return hosts
+
+
+def open_command_host(settings: Settings, simulate: bool, scenario: str | None, seed: int) -> Source:
+    """As ``open_source``: the host that a command of ours runs on. A simulated one needs a place for it."""
+    source = open_source(settings, simulate, (scenario or _COMMAND) if simulate else scenario, seed)
+    if source.simulated is not None and not source.simulated.has_command:
+        source.close()
+        raise UsageError(f"scenario {scenario!r} has no place for a command: give a tenant command = true")
+    return source
+
+
+def _simulated(scenario: str, seed: int, virtual_start_ns: int | None) -> Source:
     from wattribute.collector.scenario import load_scenario
     from wattribute.collector.simulate import SimulatedHost, VirtualTime
 
     clock: Clock = HostClock() if virtual_start_ns is None else VirtualTime(virtual_start_ns)
-    made = SimulatedHost(load_scenario(scenario or "demo"), clock, seed, load_pynvml())
+    made = SimulatedHost(load_scenario(scenario), clock, seed, load_pynvml())
     return Source(
-        name=settings.host if "host" in settings.origins else made.name,
+        name=made.name,
         nvml=Nvml(made.nvml),
         processes=made.processes,
         clock=clock,
-        host=_described(made.host, settings),
+        host=made.host,
         simulated=made,
         inline=virtual_start_ns is not None,
     )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -14,7 +18,7 @@ import typer
 
 from wattribute.collector.publish import Publisher
 from wattribute.commands.cost import balance_note, cost_grid, unit_grid, unpriced_notes
-from wattribute.commands.ends import Worker, open_sending_end, stopping
+from wattribute.commands.ends import Worker, collecting, open_sending_end, stopping
 from wattribute.commands.fresh import empty_folders
 from wattribute.commands.intake import open_intake
 from wattribute.commands.options import (
@@ -34,12 +38,12 @@ from wattribute.commands.options import (
 from wattribute.commands.output import note, on_terminal, write_grid
 from wattribute.commands.replay import Inputs, open_inputs, replay_files
 from wattribute.commands.since import parse_duration_s
-from wattribute.commands.source import Source, open_source
+from wattribute.commands.source import Source, load_host_settings, open_hosts
 from wattribute.commands.streaming import opened_stream
 from wattribute.commands.top import show_live, top_grid, top_rows
 from wattribute.errors import UsageError, WattributeError
 from wattribute.records import Record
-from wattribute.settings import Settings, data_folder, load_settings
+from wattribute.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from wattribute.sinks.clickhouse import ClickHouseSink
@@ -51,6 +55,14 @@ _TELL_S: Final = 5.0
 _WAITING: Final = "the first complete window is on its way …"
 _BY: Final = ("model", "model_version", "run")
 _UNIT: Final = "output_tokens"
+NEXT: Final = {
+    "cost --by team": "who pays for what, idle and unexplained time apart",
+    "models": "each version: per token, per request, how good it is",
+    "runs": "each training run: so far, in vain, at its end",
+    "explain": "what these figures rest on",
+}
+"""What to ask next, and what that answers."""
+_NEXT_WIDTH: Final = max(map(len, NEXT))
 
 
 def up(
@@ -83,10 +95,7 @@ def up(
     stays in the store: ask it with cost, query and explain, meanwhile too.
     """
     options = {"store": store, "bus": bus, "host": host, "fast_hz": fast_hz}
-    settings = load_settings(options, config)
-    if simulate and "store" not in settings.origins:  # made-up joules must not lie among real ones
-        options["store"] = f"chdb://{data_folder() / 'simulated' / 'store'}"
-        settings = load_settings(options, config)
+    settings = load_host_settings(options, config, simulate)
     if replay is not None and (simulate or duration):
         raise UsageError("--replay goes without --simulate and --duration: it ends with the file")
     duration_s = parse_duration_s(duration) if duration else None if on_terminal() else _PIPED_S
@@ -96,37 +105,33 @@ def up(
             empty_folders(settings)
         _replay(settings, inputs, policy)
         return
-    open_source(settings, simulate, scenario, seed).close()  # where there is no GPU, say so before all else
+    for source in open_hosts(
+        settings, simulate, scenario, seed
+    ):  # where there is no GPU, say so before all else
+        source.close()
     if fresh:
         empty_folders(settings)
-    _live(settings, lambda: open_source(settings, simulate, scenario, seed), duration_s, policy)
+    _live(settings, lambda: open_hosts(settings, simulate, scenario, seed), duration_s, policy)
 
 
-def _live(settings: Settings, open_host: Callable[[], Source], duration_s: float | None, policy: str) -> None:
-    """Collect in a thread of its own, stream in this one, show in a third."""
+def _live(
+    settings: Settings, opened: Callable[[], list[Source]], duration_s: float | None, policy: str
+) -> None:
+    """Collect each host in a thread of its own, stream in this one, show in another."""
     with opened_stream(settings) as (sink, loop), ExitStack() as stack:
-        source = stack.enter_context(closing(open_host()))  # now that compiling is done: its time begins here
-        producer, log = open_sending_end(settings)
-        stack.enter_context(closing(producer))
+        hosts = opened()  # now that compiling is done: their time begins here
+        # The applications of this machine tell the first host what came out: it has but one such port.
+        collecting_hosts = [
+            stack.enter_context(_collecting(settings, host, listens=host is hosts[0])) for host in hosts
+        ]
         stop = stack.enter_context(stopping())
-        publisher = Publisher(producer, log, source.name, source.boot_id)
-
-        def publish(records: Sequence[Record]) -> None:
-            publisher(records, sampler.epoch)
-
-        intake = ExitStack()  # ends with the collector, before what it sent last is streamed
-        told = intake.enter_context(open_intake(settings, source.simulated is not None, publish))
-        sampler = source.sampler(settings, publish, told.take)
-        began_ns = source.clock.now_ns() // (settings.window_ms * 1_000_000) * settings.window_ms * 1_000_000
+        began_ns = (
+            hosts[0].clock.now_ns() // (settings.window_ms * 1_000_000) * settings.window_ms * 1_000_000
+        )
         ending = "" if duration_s is None else f"; this ends after {duration_s:g} s"
-        note(f"collecting {source.shown()} -> {settings.store}{ending}")
-
-        def collect() -> None:
-            with intake:
-                sampler.run(stop)
-
-        collector = Worker(collect, stop, "collector")
-        display = Worker(lambda: _show(sink, loop, source, stop), stop, "display")
+        note(f"collecting {' and '.join(host.shown() for host in hosts)} -> {settings.store}{ending}")
+        collectors = [Worker(partial(collect, stop), stop, "collector") for collect in collecting_hosts]
+        display = Worker(lambda: _show(sink, loop, hosts[0], stop), stop, "display")
         if duration_s is not None:
             timer = threading.Timer(duration_s, stop.set)
             timer.daemon = True
@@ -134,15 +139,40 @@ def _live(settings: Settings, open_host: Callable[[], Source], duration_s: float
         try:
             loop.run(stop)
         finally:
-            collector.wait()  # it uses what is closed next
-            display.wait()
-        collector.join()
-        display.join()
-        loop.run(threading.Event(), until_idle=True)  # what the collector sent last
-        if scraped := source.scraped():
+            for worker in (*collectors, display):
+                worker.wait()  # it uses what is closed next
+        for worker in (*collectors, display):
+            worker.join()
+        loop.run(threading.Event(), until_idle=True)  # what the collectors sent last
+        for scraped in filter(None, (host.scraped() for host in hosts)):
             note(scraped)
         began = datetime.fromtimestamp(began_ns / 1e9, UTC)
-        _print_cost(sink.store, policy, began, source.simulated is not None)
+        _print_cost(sink.store, policy, began, hosts[0].simulated is not None)
+    _print_what_next(settings)
+
+
+@contextmanager
+def _collecting(
+    settings: Settings, host: Source, listens: bool
+) -> Iterator[Callable[[threading.Event], None]]:
+    """What reads a host and sends it to the bus until an event is set."""
+    producer, log = open_sending_end(settings)
+    with closing(host), closing(producer), collecting(settings), ExitStack() as intake:
+        publisher = Publisher(producer, log, host.name, host.boot_id)
+
+        def publish(records: Sequence[Record]) -> None:
+            publisher(records, sampler.epoch)
+
+        told = []
+        if listens:
+            told = [intake.enter_context(open_intake(settings, host.simulated is not None, publish)).take]
+        sampler = host.sampler(settings, publish, *told)
+
+        def collect(stop: threading.Event) -> None:
+            with intake:  # it ends with the collector, before what it sent last is streamed
+                sampler.run(stop)
+
+        yield collect
 
 
 def _show(sink: ClickHouseSink, loop: StreamLoop, source: Source, stop: threading.Event) -> None:
@@ -187,3 +217,14 @@ def _print_cost(store: Readable, policy: str, since: datetime | None, simulated:
     write_grid(cost_grid(rows, _BY, policy, notes, title))
     if any(row["quantity"] for row in rows):
         write_grid(unit_grid(rows, _BY, _UNIT))
+
+
+def _print_what_next(settings: Settings) -> None:
+    """The questions that the store answers from now on, as they are to be typed here."""
+    name = f"{sys.executable} -m wattribute" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
+    if shutil.which("wattribute"):
+        name = "wattribute"
+    lines = [f"{name} {command:{_NEXT_WIDTH}}  # {answer}" for command, answer in NEXT.items()]
+    if settings.store != load_settings({}).store:
+        lines.insert(0, f"export WATTRIBUTE_STORE={shlex.quote(settings.store)}")
+    sys.stdout.write("\n".join(["", "Ask it further:", *(f"  {line}" for line in lines), ""]))

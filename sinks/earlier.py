@@ -1,0 +1,33 @@
+"""What a store knows of a run that is to be started again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wattribute.sinks.store import Readable
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """The earlier attempts of a run: the last one's number, the models that they were of, and the last
+    checkpoint that any of them told."""
+
+    attempt: int | None = None
+    models: tuple[str, ...] = ()
+    checkpoint_step: int | None = None
+
+
+def earlier_attempts(store: Readable, run: str) -> Earlier:
+    """What is known of ``run``. Raises StoreError."""
+    told = store.query(
+        "SELECT count(), max(attempt), maxIf(step, event = 'checkpoint') FROM run_event FINAL"
+        " WHERE run = {run:String}",
+        {"run": run},
+    ).rows[0]
+    used = store.query(
+        "SELECT count(), max(attempt), arraySort(groupUniqArrayIf(model, model != '')) FROM process FINAL"
+        " WHERE run = {run:String}",
+        {"run": run},
+    ).rows[0]
+    attempts = [int(row[1]) for row in (told, used) if row[0]]
+    return Earlier(max(attempts, default=None), tuple(used[2]), told[2] if told[0] else None)

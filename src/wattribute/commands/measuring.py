@@ -1,0 +1,248 @@
+"""Who measures while a command runs: a collector that is here already, or else we ourselves."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from wattribute.collector.publish import Publisher
+from wattribute.commands.ends import Worker, collecting, is_collected, open_producer, open_sending_end
+from wattribute.commands.output import note
+from wattribute.commands.source import Source
+from wattribute.commands.streaming import opened_stream
+from wattribute.errors import BusError, StoreError
+from wattribute.records import Record
+from wattribute.settings import Settings, local_folder
+from wattribute.wire import Encoder
+
+if TYPE_CHECKING:
+    from wattribute.sinks.clickhouse import ClickHouseSink
+    from wattribute.sinks.earlier import Earlier
+    from wattribute.sinks.prices import Price
+    from wattribute.sinks.store import Readable
+    from wattribute.stream.loop import StreamLoop
+
+_TAIL_S: Final = 0.3  # after the end of a window, until there is a reading to close it with
+_PERIOD_S: Final = 1.0
+_CHECK_S: Final = 0.1
+_FLUSH_S: Final = 5.0
+_WAITING_MAX: Final = 10_000
+_ARRIVAL_S: Final = 15.0  # from a collector's bus by way of a stream into the store
+_EPOCH: Final = 0  # below that of every collector, as of 'wattribute emit'
+
+AddPrices = Callable[[Sequence["Price"]], list[str]]
+Ask = Callable[["Readable", AddPrices], None]
+
+
+class Measuring(Protocol):
+    """Measures from ``begin`` to ``end``."""
+
+    def begin(self) -> None:
+        """Begin, and do not wait for it."""
+
+    def earlier(self, check: Callable[[], None]) -> Earlier | None:
+        """The earlier attempts of the run; waits until they are known, and calls ``check`` meanwhile. None:
+        nobody here knows."""
+
+    def end(self, ask: Ask) -> None:
+        """The command has ended: ``ask`` the store once all is in it. Raises WattributeError where there is
+        no answer."""
+
+
+class Own:
+    """A collector and, where the bus is a local one, a stream of our own, each in a thread.
+
+    ``told`` gives what the command's output tells, at each flush.
+    """
+
+    def __init__(
+        self, settings: Settings, source: Source, run: str, told: Callable[[], list[Record]]
+    ) -> None:
+        self._settings, self._source, self._run, self._told = settings, source, run, told
+        self._stop = threading.Event()
+        self._stop_stream = threading.Event()
+        self._ready = threading.Event()
+        self._earlier: Earlier | None = None
+        self._ask: Ask | None = None
+        self._asked = False
+
+    def begin(self) -> None:
+        """Sample from now on; the store may be some seconds in opening, and what is sampled waits."""
+        self._collector = Worker(self._collect, self._stop, "collector")
+        self._streaming: Worker | None = None
+        if local_folder(self._settings.bus) is not None:
+            self._streaming = Worker(self._stream, self._ready, "stream")
+
+    def earlier(self, check: Callable[[], None]) -> Earlier | None:
+        """See ``Measuring``."""
+        if self._streaming is None:
+            return _asked_elsewhere(self._settings, self._run)
+        while not self._ready.wait(_CHECK_S):
+            check()
+        return self._earlier
+
+    def end(self, ask: Ask) -> None:
+        """See ``Measuring``."""
+        self._ask = ask
+        window_s = self._settings.window_ms / 1_000  # one that is open still has no rows
+        self._stop.wait(window_s - time.time() % window_s + _TAIL_S)
+        self._stop.set()
+        self._collector.wait()
+        self._stop_stream.set()
+        failed: StoreError | None = None
+        if self._streaming is not None:
+            try:
+                self._streaming.join()
+            except (
+                StoreError
+            ) as error:  # perhaps because another process writes to the store: it can be asked
+                failed = error
+        self._collector.join()
+        if not self._asked:
+            try:
+                _ask_elsewhere(self._settings, self._run, ask)
+            except StoreError as error:
+                raise failed or error from error
+
+    def _collect(self) -> None:
+        source = self._source
+        producer, log = open_sending_end(self._settings)
+        with closing(producer), collecting(self._settings):
+            publisher = Publisher(producer, log, source.name, source.boot_id)
+            sampler = source.sampler(
+                self._settings,
+                lambda records: publisher(records, sampler.epoch),
+                lambda _now_ns: self._told(),
+            )
+            sampler.run(self._stop)
+
+    def _stream(self) -> None:
+        from wattribute.sinks.earlier import earlier_attempts
+
+        with opened_stream(self._settings) as (sink, loop):
+            loop.run(threading.Event(), until_idle=True)  # what a run that was killed has left
+            self._earlier = earlier_attempts(sink.store, self._run)
+            self._ready.set()
+            loop.run(self._stop_stream)
+            if self._ask is not None:
+                _ask_own(sink, loop, self._ask)
+                self._asked = True
+
+
+class Telling:
+    """A collector measures; it is told what the command's output tells, as by ``wattribute emit``."""
+
+    def __init__(self, settings: Settings, run: str, told: Callable[[], list[Record]]) -> None:
+        self._settings, self._run, self._told = settings, run, told
+        self._stop = threading.Event()
+        self._waiting: list[Record] = []
+        self._dropped = 0
+
+    def begin(self) -> None:
+        """Tell from now on."""
+        self._teller = Worker(self._tell, self._stop, "teller")
+
+    def earlier(self, check: Callable[[], None]) -> Earlier | None:
+        """See ``Measuring``."""
+        check()
+        return _asked_elsewhere(self._settings, self._run)
+
+    def end(self, ask: Ask) -> None:
+        """See ``Measuring``."""
+        self._stop.set()
+        self._teller.join()
+        if self._dropped or self._waiting:
+            note(f"{self._dropped + len(self._waiting):,} records of steps did not get onto the bus")
+        if local_folder(self._settings.bus) is None or is_collected(self._settings):
+            _ask_elsewhere(self._settings, self._run, ask)
+        else:  # the collector has ended, and nobody takes what was told since
+            with opened_stream(self._settings) as (sink, loop):
+                _ask_own(sink, loop, ask)
+
+    def _tell(self) -> None:
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        encoder = Encoder(self._settings.host, boot_id, _EPOCH)
+        failed, is_alone = "", False
+        while True:
+            last = self._stop.wait(_PERIOD_S)
+            if not is_alone and not is_collected(self._settings):
+                is_alone = True
+                note("wattribute: the collector has ended: from now on nothing is measured")
+            self._waiting += self._told()
+            try:
+                self._send(encoder)
+                failed = ""
+            except BusError as error:
+                if not failed:
+                    note(f"wattribute: {error}; the steps wait for it")
+                failed = str(error)
+                too_many = max(0, len(self._waiting) - _WAITING_MAX)
+                del self._waiting[:too_many]
+                self._dropped += too_many
+            if last:
+                return
+
+    def _send(self, encoder: Encoder) -> None:
+        if not self._waiting:
+            return
+        with closing(open_producer(self._settings)) as producer:
+            now_ms = time.time_ns() // 1_000_000
+            for topic, key, value in encoder.encode(self._waiting):
+                producer.send(topic, key, value, now_ms)
+            if producer.flush(_FLUSH_S):
+                raise BusError(f"the bus {self._settings.bus} did not take it within {_FLUSH_S:g} s")
+        self._waiting.clear()
+
+
+def _ask_own(sink: ClickHouseSink, loop: StreamLoop, ask: Ask) -> None:
+    """Ask our own store, once all that is on the bus is in it."""
+    from wattribute.sinks.prices import add_prices
+
+    loop.run(threading.Event(), until_idle=True)
+    ask(sink.store, lambda prices: add_prices(sink.store, prices))
+
+
+def _asked_elsewhere(settings: Settings, run: str) -> Earlier | None:
+    """What the store knows of the run, where there is one that can be asked."""
+    from wattribute.sinks.earlier import earlier_attempts
+    from wattribute.sinks.query_server import open_store_for_reading
+
+    try:
+        with closing(open_store_for_reading(settings.store)) as store:
+            return earlier_attempts(store, run)
+    except (StoreError, ModuleNotFoundError):
+        return None
+
+
+def _ask_elsewhere(settings: Settings, run: str, ask: Ask) -> None:
+    """Ask a store that others write to, once what we sent has come there."""
+    from wattribute.sinks.query_server import add_prices_to, open_store_for_reading
+
+    ended = datetime.now(UTC)
+
+    def add(prices: Sequence[Price]) -> list[str]:
+        return add_prices_to(settings.store, prices)
+
+    with closing(open_store_for_reading(settings.store)) as store:
+        deadline_s = time.monotonic() + _ARRIVAL_S
+        while not _has_arrived(store, run, ended):
+            if time.monotonic() > deadline_s:
+                note(f"the store is behind by over {_ARRIVAL_S:g} s: 'wattribute runs' has it all later")
+                break
+            time.sleep(0.2)
+        ask(store, add)
+
+
+def _has_arrived(store: Readable, run: str, ended: datetime) -> bool:
+    """Whether the store has the time up to the end of a run."""
+    found: Any = store.query(
+        "SELECT max(window_start + toIntervalMillisecond(window_ms)) FROM attribution"
+        " WHERE host IN (SELECT host FROM process WHERE run = {run:String})",
+        {"run": run},
+    ).rows[0][0]
+    return found is not None and found.replace(tzinfo=UTC) >= ended

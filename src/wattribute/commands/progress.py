@@ -1,0 +1,203 @@
+"""How far a run is, as its output tells: lines in, run records and units out."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from wattribute.errors import UsageError
+from wattribute.records import Record, Run, Unit
+
+_LINE_MAX_BYTES: Final = 4_096  # of a line, so much is looked at: it may be gigabytes
+_STEP_MAX: Final = 1 << 62
+_FILE_S: Final = 0.2
+_FILE_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Patterns:
+    """What to look for in a line: groups hold the step, of ``progress`` also how many there are."""
+
+    progress: re.Pattern[bytes] | None = None
+    checkpoint: re.Pattern[bytes] | None = None
+    resume: re.Pattern[bytes] | None = None
+
+    def __bool__(self) -> bool:
+        return any((self.progress, self.checkpoint, self.resume))
+
+
+def pattern(option: str, text: str | None, least: int, most: int) -> re.Pattern[bytes] | None:
+    """The regular expression of an option, with ``least`` to ``most`` groups. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        compiled = re.compile(text.encode())
+    except re.error as error:
+        raise UsageError(f"{option} {text!r} is no regular expression: {error}") from error
+    if not least <= compiled.groups <= most:
+        raise UsageError(
+            f"{option} {text!r} has {compiled.groups} groups: put the step in parentheses: 'step (\\d+)'"
+        )
+    return compiled
+
+
+class Lines:
+    """Cuts what is fed to it into lines, and hands on the beginning of each. A carriage return, with which a
+    progress bar begins its line anew, ends one too."""
+
+    def __init__(self, read: Callable[[list[bytes]], None]) -> None:
+        self._read = read
+        self._begun = b""
+
+    def feed(self, chunk: bytes) -> None:
+        """The next part of the text."""
+        lines = (self._begun + chunk).splitlines()
+        self._begun = b"" if chunk.endswith((b"\n", b"\r")) else lines.pop()[:_LINE_MAX_BYTES]
+        if lines:
+            self._read([line[:_LINE_MAX_BYTES] for line in lines])
+
+
+class Progress:
+    """How far one attempt of a run is. Lines may come from several threads; ``records`` is asked by one.
+
+    ``whose`` has the fields of a unit that say whose it is: run, phase, model, model_version.
+    """
+
+    def __init__(self, whose: Mapping[str, str], patterns: Patterns, steps: int | None) -> None:
+        self.step: int | None = None
+        self.unread = 0  # matches that hold no number
+        self._whose = whose
+        self._attempt = 0
+        self._patterns = patterns
+        self._steps = steps
+        self._checkpoint_step: int | None = None
+        self._base: int | None = None  # what the attempt resumed from
+        self._step_ns = 0  # when the step was read
+        self._told = 0  # the step up to which units were told, and when
+        self._told_ns = 0
+        self._waiting: list[Record] = []
+        self._lock = threading.Lock()
+
+    def start(self, attempt: int, checkpoint_step: int | None) -> None:
+        """The command is being started. ``checkpoint_step``: the last one that an earlier attempt told."""
+        self._attempt, self._checkpoint_step = attempt, checkpoint_step
+        self._told_ns = time.time_ns()
+        fresh = attempt == 0 and self._patterns.resume is None
+        self._base = 0 if fresh else None
+        with self._lock:
+            self._tell("start", self._base, self._told_ns)
+
+    def end(self, status: int) -> None:
+        """The command has ended."""
+        with self._lock:
+            self._tell("finish" if status == 0 else "fail", self.step, time.time_ns())
+
+    def read(self, lines: Sequence[bytes]) -> None:
+        """Lines of its output that came together."""
+        with self._lock:
+            now_ns = time.time_ns()
+            looked_for = self._patterns
+            if self._base is not None and not looked_for.resume and not looked_for.checkpoint:
+                # The last of many steps is enough: of 100 000 lines a second, few are looked at.
+                any(self._read_step(line, now_ns) for line in reversed(lines))
+                return
+            for line in lines:
+                self._read_line(line, now_ns)
+
+    def _read_line(self, line: bytes, now_ns: int) -> None:
+        looked_for = self._patterns
+        if looked_for.resume and (found := looked_for.resume.search(line)):
+            step = self._number(found, 1)
+            if step is not None and self.step is None:
+                self._resume(step, now_ns)
+        self._read_step(line, now_ns)
+        if looked_for.checkpoint and (found := looked_for.checkpoint.search(line)):
+            kept = self._number(found, 1) if looked_for.checkpoint.groups else self.step
+            if kept is not None:
+                self._tell("checkpoint", kept, now_ns)
+
+    def records(self) -> list[Record]:
+        """What was not given before."""
+        with self._lock:
+            records, self._waiting = self._waiting, []
+            if self.step is not None and self.step > self._told:
+                unit = Unit(
+                    t=self._step_ns,
+                    unit="steps",
+                    quantity=float(self.step - self._told),
+                    period_ns=max(1, self._step_ns - self._told_ns),
+                    source="run",
+                    event_id=uuid.uuid4().hex,
+                    attempt=self._attempt,
+                    run=self._whose["run"],
+                    model=self._whose["model"],
+                    model_version=self._whose["model_version"],
+                    phase=self._whose["phase"],
+                )
+                self._told, self._told_ns = self.step, self._step_ns
+                records.append(unit)
+            return records
+
+    def _read_step(self, line: bytes, now_ns: int) -> bool:
+        """Whether there is a step in it that is progress."""
+        found = self._patterns.progress.search(line) if self._patterns.progress else None
+        if found is None:
+            return False
+        step = self._number(found, 1)
+        if found.re.groups == 2 and (steps := self._number(found, 2)) is not None:
+            self._steps = steps
+        if step is None or (self.step is not None and step <= self.step):
+            return False  # of an epoch that counts from 0 again, or told twice
+        if self._base is None:
+            known = self._checkpoint_step
+            first = 0 if self._attempt == 0 else max(0, step - 1)
+            self._resume(known if known is not None and known <= step else first, now_ns)
+        self.step, self._step_ns = step, now_ns
+        return True
+
+    def _resume(self, step: int, now_ns: int) -> None:
+        """The attempt goes on from this step."""
+        self._base = self._told = step
+        self._tell("start", step, now_ns)
+
+    def _tell(self, event: str, step: int | None, now_ns: int) -> None:
+        record = Run(
+            t=now_ns, run=self._whose["run"], attempt=self._attempt, event=event, step=step, steps=self._steps
+        )
+        self._waiting.append(record)
+
+    def _number(self, found: re.Match[bytes], group: int) -> int | None:
+        try:
+            number = int((found[group] or b"").replace(b",", b""))
+        except ValueError:
+            number = -1
+        if not 0 <= number <= _STEP_MAX:
+            self.unread += 1
+            return None
+        return number
+
+
+def follow(path: Path, lines: Lines, ended: threading.Event) -> None:
+    """Read a file that grows, which may come later or begin anew, until ``ended`` and to its end."""
+    place = 0
+    while True:
+        last = ended.wait(_FILE_S)
+        try:
+            with path.open("rb") as file:
+                if path.stat().st_size < place:
+                    place = 0
+                file.seek(place)
+                while chunk := file.read(_FILE_BYTES):
+                    lines.feed(chunk)
+                place = file.tell()
+        except OSError:  # not there yet, or not for us
+            pass
+        if last:
+            lines.feed(b"\n")  # its last line may have no end
+            return

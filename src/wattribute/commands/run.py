@@ -1,0 +1,303 @@
+"""``wattribute run``: a command, whose it is, and what it cost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from wattribute.collector.identity import Group, environment, identity
+from wattribute.commands.ends import is_collected
+from wattribute.commands.measuring import AddPrices, Measuring, Own, Telling
+from wattribute.commands.options import (
+    BusOption,
+    ConfigOption,
+    FastHzOption,
+    HostOption,
+    PolicyOption,
+    ScenarioOption,
+    SeedOption,
+    SimulateOption,
+    StoreOption,
+)
+from wattribute.commands.output import Format, note
+from wattribute.commands.passing import NOT_FOUND, Command, NotStartedError, end_as
+from wattribute.commands.progress import Lines, Patterns, Progress, follow, pattern
+from wattribute.commands.run_options import (
+    AttemptOption,
+    CheckpointOption,
+    CommandArgument,
+    ModelOption,
+    OutputFormatOption,
+    OutputOption,
+    PhaseOption,
+    PriceOption,
+    ProgressFileOption,
+    ProgressOption,
+    ResumeOption,
+    RunOption,
+    StepsOption,
+    TeamOption,
+    VersionOption,
+)
+from wattribute.commands.run_report import add_price, notes_of, report_rows, write_file, write_report
+from wattribute.commands.source import Source, load_host_settings, open_command_host
+from wattribute.errors import RecordError, UsageError, WattributeError
+from wattribute.records import Record, parse
+from wattribute.settings import Settings
+
+if TYPE_CHECKING:
+    from wattribute.sinks.earlier import Earlier
+    from wattribute.sinks.store import Readable
+
+# Of several that a launcher starts together, the first tells how far they are.
+_COUNTS: Final = ("SLURM_NTASKS", "WORLD_SIZE")
+_RANKS: Final = ("RANK", "SLURM_PROCID")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be run, whose it is, and how it is to be measured."""
+
+    words: Sequence[str]
+    is_named: bool  # by whoever started it, or by a scheduler or tracker
+    whose: Mapping[str, str]  # run, model, model_version, team, phase; empty where nobody said
+    attempt: int | None
+    patterns: Patterns
+    progress_file: Path | None
+    steps: int | None
+    settings: Settings
+    source: Callable[[], Source] | None  # None: a collector of this machine measures
+    price: float | None
+    policy: str
+    output: Path | None
+    shape: Format
+
+    @property
+    def run(self) -> str:
+        """What it is called."""
+        return self.whose["run"]
+
+
+def run(
+    command: CommandArgument,
+    model: ModelOption = "",
+    model_version: VersionOption = "",
+    name: RunOption = "",
+    team: TeamOption = "",
+    phase: PhaseOption = "training",
+    attempt: AttemptOption = None,
+    progress: ProgressOption = None,
+    checkpoint: CheckpointOption = None,
+    resume: ResumeOption = None,
+    progress_file: ProgressFileOption = None,
+    steps: StepsOption = None,
+    price: PriceOption = None,
+    policy: PolicyOption = "equal",
+    output: OutputOption = None,
+    shape: OutputFormatOption = Format.json,
+    simulate: SimulateOption = False,
+    scenario: ScenarioOption = None,
+    seed: SeedOption = 1,
+    host: HostOption = None,
+    fast_hz: FastHzOption = None,
+    store: StoreOption = None,
+    bus: BusOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Run a command, tell whose it is, and say on standard error what it cost when it ends.
+
+    All that it starts is tagged. Its input and output, signals and exit status are what they are without us.
+    Where no collector of this machine sends to the bus, the GPUs are sampled for as long as it runs: that
+    needs no daemon and no rights.
+    """
+    if (checkpoint or resume or progress_file) and not progress:
+        raise UsageError("--checkpoint, --resume and --progress-file go with --progress")
+    if scenario is not None and not simulate:
+        raise UsageError("--scenario needs --simulate")
+    if policy not in ("equal", "memory", "active"):
+        raise UsageError(f"unknown policy {policy!r}: it is one of equal, memory, active")
+    options = {"store": store, "bus": bus, "host": host, "fast_hz": fast_hz}
+    settings = load_host_settings(options, config, simulate)
+    collected = is_collected(settings)
+    if collected and simulate:
+        raise UsageError(f"a collector sends to {settings.bus} already: name another --store to --simulate")
+    named = name or _name()
+    plan = Plan(
+        words=command,
+        is_named=bool(named),
+        whose=_whose(named or _made_up_name(command[0]), model, model_version, team, phase),
+        attempt=attempt,
+        patterns=Patterns(
+            pattern("--progress", progress, 1, 2),
+            pattern("--checkpoint", checkpoint, 0, 1),
+            pattern("--resume", resume, 1, 1),
+        ),
+        progress_file=progress_file,
+        steps=steps,
+        settings=settings,
+        source=None if collected else lambda: open_command_host(settings, simulate, scenario, seed),
+        price=price,
+        policy=policy,
+        output=output,
+        shape=shape,
+    )
+    end_as(_run(plan))
+
+
+def _run(plan: Plan) -> int:
+    """Run it from start to report; its exit status."""
+    if shutil.which(plan.words[0]) is None:
+        _say(f"cannot run {plan.words[0]}: there is no such command")
+        return NOT_FOUND
+    command = Command()
+    progress = Progress(plan.whose, plan.patterns, plan.steps)
+    is_first = next((os.environ[name] for name in _RANKS if name in os.environ), "0") == "0"
+    told: Callable[[], list[Record]] = progress.records if is_first else list
+    with ExitStack() as stack:
+        source: Source | None = None
+        measuring: Measuring | None = None
+        try:
+            if plan.source is None:
+                measuring = Telling(plan.settings, plan.run, told)
+            else:
+                source = stack.enter_context(closing(plan.source()))
+                measuring = Own(plan.settings, source, plan.run, told)
+            measuring.begin()
+        except UsageError:
+            command.release()
+            raise
+        except WattributeError as error:
+            _say(f"nothing is measured: {error}")
+        try:
+            attempt = _start(plan, command, progress, measuring)
+        except NotStartedError as error:
+            command.release()
+            _say(str(error))
+            os._exit(error.status)  # no thread that has begun is to hold it up
+        status = _wait(plan, command, progress, source)
+        if measuring is not None:
+            _report(plan, measuring, attempt, status, source)
+    return status
+
+
+def _start(plan: Plan, command: Command, progress: Progress, measuring: Measuring | None) -> int:
+    """Start the command; which attempt it is. Raises NotStartedError."""
+    attempt, earlier = plan.attempt, None
+    if measuring is not None and plan.is_named:
+        earlier = measuring.earlier(command.check)
+        _point_out(plan, earlier)
+    if attempt is None:
+        # Of several that are started together none can know whether those that it finds are earlier ones.
+        are_several = any(os.environ.get(name, "1") != "1" for name in _COUNTS)
+        known = None if earlier is None or are_several else earlier.attempt
+        attempt = 0 if known is None else known + 1
+    progress.start(attempt, earlier.checkpoint_step if earlier else None)
+    reads_output = plan.patterns and plan.progress_file is None
+    reader = (lambda: Lines(progress.read).feed) if reads_output else None
+    command.start(plan.words, _tagged(plan, attempt), reader)
+    return attempt
+
+
+def _wait(plan: Plan, command: Command, progress: Progress, source: Source | None) -> int:
+    """Wait for the command's end; its exit status."""
+    simulated = source.simulated if source else None
+    if simulated is not None:
+        simulated.start_command(command.pid)
+    ended = threading.Event()
+    follower = None
+    if plan.progress_file is not None:
+        arguments = (plan.progress_file, Lines(progress.read), ended)
+        follower = threading.Thread(target=follow, args=arguments, name="progress", daemon=True)
+        follower.start()
+    status = command.wait()
+    if simulated is not None:
+        simulated.end_command(command.pid)
+    ended.set()
+    if follower is not None:
+        follower.join()
+    progress.end(status)
+    command.release()
+    if plan.patterns and progress.step is None:
+        _say("no step was read: --progress matched no line")
+    if progress.unread:
+        _say(f"{progress.unread:,} lines matched, but the group held no number")
+    return status
+
+
+def _report(plan: Plan, measuring: Measuring, attempt: int, status: int, source: Source | None) -> None:
+    """Say what it cost. Nothing that fails here changes how the command ended."""
+    simulated = source is not None and source.simulated is not None
+
+    def ask(store: Readable, add: AddPrices) -> None:
+        if plan.price is not None:
+            add_price(store, plan.run, plan.price, add)
+        rows = report_rows(store, plan.run, attempt, plan.policy)
+        if not any(row["attempt"] == attempt for row in rows):
+            _say("it was not seen on a GPU: nothing to pay")
+        if rows:
+            write_report(rows, notes_of(store, rows, plan.policy), plan.run, simulated)
+        if plan.output is not None:
+            write_file(rows, plan.shape, plan.output)
+
+    try:
+        measuring.end(ask)
+    except KeyboardInterrupt:
+        _say("what it cost is not waited for; 'wattribute runs' shows what is in the store")
+        os._exit(status if status >= 0 else 128 - status)  # the threads of the store would hold us up
+    except ModuleNotFoundError as error:
+        _say(f"what it cost is not known: this needs {error.name}: pip install 'wattribute[embedded]'")
+    except WattributeError as error:
+        _say(f"what it cost is not known: {error}")
+
+
+def _whose(run: str, model: str, model_version: str, team: str, phase: str) -> dict[str, str]:
+    """Whose it is. Raises UsageError for what no record takes."""
+    whose = {"run": run, "model": model, "model_version": model_version, "team": team, "phase": phase}
+    try:
+        parse({"kind": "workload", "t": 1, "pid": 1, "start_ns": 1, **whose})
+    except RecordError as error:
+        raise UsageError(str(error)) from error
+    return whose
+
+
+def _name() -> str:
+    """What a scheduler, tracker or launcher calls the run; empty where none does."""
+    raw = b"\0".join(f"{key}={value}".encode(errors="replace") for key, value in os.environ.items())
+    named: str = identity(environment(raw), Group())["run"]
+    return named
+
+
+def _made_up_name(word: str) -> str:
+    return f"{Path(word).name}-{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005 - a name, for people
+
+
+def _tagged(plan: Plan, attempt: int) -> dict[str, str]:
+    """The command's environment."""
+    tags = {f"WATTRIBUTE_{key.upper()}": value for key, value in plan.whose.items() if value}
+    tags |= {"WATTRIBUTE_ATTEMPT": str(attempt)}
+    tags |= {"WATTRIBUTE_STORE": plan.settings.store, "WATTRIBUTE_BUS": plan.settings.bus}
+    return {**os.environ, **tags}
+
+
+def _point_out(plan: Plan, earlier: Earlier | None) -> None:
+    """What a person should know before it begins."""
+    if earlier is None and plan.attempt is None:
+        _say(f"earlier attempts of run {plan.run} are not known here: --attempt tells which this is")
+    model = plan.whose["model"]
+    if earlier is not None and model and any(other != model for other in earlier.models):
+        others = ", ".join(other for other in earlier.models if other != model)
+        _say(
+            f"run {plan.run} was used for {others} before: its cost is summed with that;"
+            " give it another --run if it is another run"
+        )
+
+
+def _say(text: str) -> None:
+    note(f"wattribute: {text}")

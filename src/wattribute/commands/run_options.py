@@ -1,0 +1,91 @@
+"""The options of ``wattribute run`` that no other command has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from wattribute.commands.output import Format
+
+_WHOSE: Final = "Whose it is"
+_FAR: Final = "How far it is"
+
+
+def _whose(name: str, *variables: str, about: str = "", default: str | bool = False) -> Any:
+    return typer.Option(
+        name, envvar=list(variables), help=about, rich_help_panel=_WHOSE, show_default=default
+    )
+
+
+def _regex(name: str, about: str, default: str | bool = False) -> Any:
+    return typer.Option(name, metavar="REGEX", help=about, rich_help_panel=_FAR, show_default=default)
+
+
+CommandArgument = Annotated[
+    list[str], typer.Argument(metavar="-- COMMAND…", help="What to run, with its arguments.")
+]
+ModelOption = Annotated[str, _whose("--model", "WATTRIBUTE_MODEL", about="What is trained, or serves.")]
+VersionOption = Annotated[str, _whose("--model-version", "WATTRIBUTE_MODEL_VERSION")]
+RunOption = Annotated[
+    str,
+    _whose(
+        "--run",
+        *("WATTRIBUTE_RUN", "WATTRIBUTE_RUN_ID"),
+        about="What to call it; started again under this name, it is the next attempt.",
+        default="as Slurm, W&B, … call it, else by command and time",
+    ),
+]
+TeamOption = Annotated[str, _whose("--team", "WATTRIBUTE_TEAM")]
+PhaseOption = Annotated[
+    str, _whose("--phase", "WATTRIBUTE_PHASE", about="training, inference, …", default=True)
+]
+AttemptOption = Annotated[
+    int | None,
+    typer.Option(
+        "--attempt",
+        min=0,
+        envvar=["WATTRIBUTE_ATTEMPT", "SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"],
+        help="Which start of the run, from 0.",
+        rich_help_panel=_WHOSE,
+        show_default="one after the last that the store knows",
+    ),
+]
+ProgressOption = Annotated[
+    str | None, _regex("--progress", "Finds the step in a line of output; a second group, of how many.")
+]
+CheckpointOption = Annotated[
+    str | None,
+    _regex("--checkpoint", "Finds a line that says that a checkpoint was saved; a group, at which step."),
+]
+ResumeOption = Annotated[
+    str | None,
+    _regex("--resume", "Finds the step that it goes on from.", "the last checkpoint that was told"),
+]
+ProgressFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--progress-file",
+        metavar="FILE",
+        help="Look in this file, and leave the output alone.",
+        rich_help_panel=_FAR,
+    ),
+]
+StepsOption = Annotated[
+    int | None, typer.Option("--steps", min=1, help="How many steps there are.", rich_help_panel=_FAR)
+]
+PriceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--price-per-gpu-hour",
+        metavar="USD",
+        min=0,
+        help="Put into the price book for the GPUs that it held, as by 'price add'.",
+    ),
+]
+OutputOption = Annotated[
+    Path | None,
+    typer.Option("--output", metavar="FILE", help="Also write what it cost here, as rows for programs."),
+]
+OutputFormatOption = Annotated[Format, typer.Option("--format", help="Of the rows in --output.")]

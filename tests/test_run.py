@@ -1,0 +1,611 @@
+"""``wattribute run``: what it passes through, what it reads, and figures worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.survival.conftest import missing
+from tests.survival.processes import asked, ran, started, wait_until
+from wattribute.commands.progress import Lines, Patterns, Progress, follow, pattern
+from wattribute.errors import UsageError
+from wattribute.records import Record, Run, Unit
+
+# The command alone, as ``wattribute run`` starts it, without anything that measures.
+PASSING = """
+import os, sys
+from wattribute.commands.passing import Command, end_as
+seen = []
+command = Command()
+reader = (lambda: seen.append) if sys.argv[1] == "read" else None
+command.start(sys.argv[2:], {**os.environ, "ADDED": "yes"}, reader)
+status = command.wait()
+command.release()
+if reader:
+    with open(os.environ["SEEN"], "wb") as file:
+        file.write(b"".join(seen))
+end_as(status)
+"""
+PYTHON = sys.executable
+
+
+def passed(how: str, *words: str) -> list[str]:
+    return [PYTHON, "-c", PASSING, how, *words]
+
+
+@pytest.fixture(params=["untouched", "read"])
+def how(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
+    return str(request.param)
+
+
+def test_what_goes_in_and_out_is_unchanged(how: str, tmp_path: Path) -> None:
+    text = bytes(range(256)) * 1000 + b"\r 1%\r 2%\rno end"
+    code = (
+        "import sys; t = sys.stdin.buffer.read(); sys.stdout.buffer.write(t); sys.stderr.buffer.write(t[:99])"
+    )
+    done = subprocess.run(passed(how, PYTHON, "-c", code), input=text, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, text, text[:99])
+    if how == "read":
+        assert len((tmp_path / "seen").read_bytes()) == len(text) + 99 + 2
+
+
+def test_the_order_of_two_outputs_into_one_file_is_kept(how: str) -> None:
+    code = "import os\nfor n in range(2000): os.write(1 + n % 2, b'%d\\n' % n)"
+    words = passed(how, PYTHON, "-c", code)
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True)
+    assert done.stdout.split() == [b"%d" % number for number in range(2000)]
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("import sys; sys.exit(0)", 0),
+        ("import sys; sys.exit(77)", 77),
+        ("import sys; sys.exit(130)", 130),
+        ("import os; os.kill(os.getpid(), 9)", -9),
+        ("import os; os.kill(os.getpid(), 15)", -15),
+        ("import os; os.abort()", -6),
+    ],
+)
+def test_it_ends_as_the_command_ends(how: str, code: str, status: int) -> None:
+    done = subprocess.run(passed(how, PYTHON, "-c", code), capture_output=True, check=False)
+    assert done.returncode == status
+
+
+def test_what_a_command_inherits_is_what_it_would_have_inherited(how: str) -> None:
+    code = (
+        "import os, signal; print(os.environ['ADDED'], os.getpgrp(), signal.getsignal(signal.SIGHUP).name,"
+        " sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),"
+        # without 32 and 33, which belong to the C library
+        " [int(line[7:], 16) & 0x7fffffff for line in open('/proc/self/status') if line[:7] == 'SigIgn:'])"
+    )
+    ours = subprocess.Popen(
+        ["nohup", *passed(how, PYTHON, "-c", code)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+    )  # fmt: skip
+    added, group, hangup, *_ = ours.communicate()[0].split()
+    assert (added, group, hangup) == ("yes", str(ours.pid), "SIG_IGN")
+    bare = subprocess.run(
+        [PYTHON, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "ADDED": ""}
+    )
+    mine = subprocess.run(passed(how, PYTHON, "-c", code), capture_output=True, text=True, check=True)
+    assert mine.stdout.split()[2:] == bare.stdout.split()[1:]
+
+
+COUNTING = """
+import signal, sys, time
+seen = []
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+    signal.signal(number, lambda number, _: (seen.append(number), print(number, flush=True)))
+print("ready", flush=True)
+while len(seen) < 6:
+    time.sleep(0.01)
+time.sleep(0.3)  # one too many would come now
+print("end", *map(int, seen), flush=True)
+"""
+
+
+def test_every_signal_comes_once_whether_sent_to_us_or_to_the_group(how: str) -> None:
+    """As programs that save at a first SIGTERM and leave at a second need it."""
+    words = passed(how, PYTHON, "-c", COUNTING)
+    sent = [
+        (os.kill, signal.SIGTERM), (os.killpg, signal.SIGTERM), (os.killpg, signal.SIGINT),
+        (os.kill, signal.SIGINT), (os.kill, signal.SIGUSR1), (os.killpg, signal.SIGHUP),
+    ]  # fmt: skip
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as ours:
+        assert ours.stdout is not None
+        assert ours.stdout.readline() == "ready\n"
+        for send, number in sent:
+            send(ours.pid, number)
+            assert ours.stdout.readline() == f"{int(number)}\n"
+        assert ours.stdout.readline() == f"end {' '.join(str(int(number)) for _, number in sent)}\n"
+    assert ours.returncode == 0
+
+
+def on_a_terminal(words: list[str], typed: bytes) -> bytes:
+    """What a terminal of 33 columns shows of a command when something is typed."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(words[0], words)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 11, 33, 0, 0))
+    shown = b""
+    try:
+        while chunk := os.read(terminal, 1 << 16):
+            shown += chunk
+            if b"go" in shown and typed:
+                os.write(terminal, typed)
+                typed = b""
+    except OSError:  # so a terminal ends
+        pass
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    return shown + b"status %d" % os.waitstatus_to_exitcode(status)
+
+
+def test_on_a_terminal_it_stays_a_terminal(how: str) -> None:
+    code = (
+        "import os, sys, time; time.sleep(0.3); columns = os.get_terminal_size(1).columns;"
+        " print(*map(os.isatty, range(3)), columns, 'go');"
+        " print(input() + '!'); sys.stderr.write('\\r50%\\r100%\\n')"
+    )
+    shown = on_a_terminal(passed(how, PYTHON, "-c", code), b"typed\n")
+    assert b"True True True 33 go\r\n" in shown
+    assert b"typed!\r\n" in shown
+    assert shown.endswith(b"\r50%\r100%\r\nstatus 0")
+
+
+def test_ctrl_c_reaches_the_command_once(how: str) -> None:
+    code = (
+        "import time, sys\n"
+        "try:\n  print('go', flush=True); time.sleep(60)\n"
+        "except KeyboardInterrupt:\n  time.sleep(0.2); print('saved'); sys.exit(4)"
+    )
+    shown = on_a_terminal(passed(how, PYTHON, "-c", code), b"\x03")
+    assert shown.endswith(b"saved\r\nstatus 4")
+
+
+# What is read.
+
+
+def read_of(
+    *lines: str, attempt: int = 0, kept: int | None = None, **patterns: str
+) -> tuple[Progress, list[Record]]:
+    looked_for = {name: pattern(name, text, 0, 2) for name, text in patterns.items()}
+    whose = {"run": "r", "model": "m", "model_version": "v", "phase": "training"}
+    progress = Progress(whose, Patterns(**looked_for), None)
+    progress.start(attempt, kept)
+    reading = Lines(progress.read)
+    for line in lines:
+        reading.feed(line.encode())
+    return progress, progress.records()
+
+
+def events_of(records: list[Record]) -> list[tuple[str, int | None]]:
+    return [(record.event, record.step) for record in records if isinstance(record, Run)]
+
+
+def test_steps_are_read_from_lines_and_from_progress_bars() -> None:
+    bar = "\r 10%|█ | 5/50 [00:01<00:09]\r 20%|██ | 1", "0/50 [00:02<00:08]\r\x1b[A"
+    progress, (start, unit) = read_of(*bar, progress=r"(\d+)/(\d+) \[")
+    assert isinstance(start, Run)
+    assert isinstance(unit, Unit)
+    assert (start.event, start.step) == ("start", 0)
+    assert (unit.unit, unit.quantity, unit.run, unit.model) == ("steps", 10, "r", "m")
+    assert unit.period_ns is not None
+    assert progress.step == 10
+    assert progress.records() == []
+    progress.end(0)
+    (end,) = progress.records()
+    assert isinstance(end, Run)
+    assert (end.event, end.step, end.steps) == ("finish", 10, 50)
+
+
+def test_what_counts_from_anew_and_what_is_no_number_is_no_progress() -> None:
+    progress, records = read_of(
+        "epoch 1 step 9\nepoch 2 step 3\n", "step x\n", "step 1,200\n", progress=r"step ([\dx,]+)"
+    )
+    assert progress.step == 1200
+    assert progress.unread == 1
+    assert sum(record.quantity for record in records if isinstance(record, Unit)) == 1200
+
+
+@pytest.mark.parametrize(
+    ("lines", "kept", "resumed"),
+    [
+        ("resumed at 6\nstep 7\n", None, 6),
+        ("resumed at 6\nstep 7\n", 4, 6),
+        ("step 7\n", 6, 6),  # from the last checkpoint
+        ("step 3\n", 6, 2),  # from an earlier one that nobody told of
+        ("step 7\n", None, 6),
+    ],
+)
+def test_what_an_attempt_goes_on_from(lines: str, kept: int | None, resumed: int) -> None:
+    looked_for = {"progress": r"step (\d+)", "resume": r"resumed at (\d+)"}
+    _, records = read_of(lines, attempt=1, kept=kept, **looked_for)
+    assert events_of(records) == [("start", None), ("start", resumed)]
+    (unit,) = [record for record in records if isinstance(record, Unit)]
+    assert unit.quantity == int(re.findall(r"step (\d+)", lines)[0]) - resumed
+
+
+def test_a_checkpoint_is_of_its_own_step_or_of_the_last_one() -> None:
+    _, records = read_of("step 5\nsaved 4\n", progress=r"step (\d+)", checkpoint=r"saved (\d+)")
+    assert events_of(records) == [("start", 0), ("checkpoint", 4)]
+    _, records = read_of("step 5\nsaved\n", progress=r"step (\d+)", checkpoint="saved")
+    assert events_of(records) == [("start", 0), ("checkpoint", 5)]
+
+
+def test_of_a_line_without_end_little_is_kept() -> None:
+    import tracemalloc
+
+    found: list[bytes] = []
+    reading = Lines(found.extend)
+    chunk = b"x" * (1 << 16)
+    tracemalloc.start()
+    for _ in range(2000):
+        reading.feed(chunk)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    reading.feed(b" step 5\nstep 6\n")
+    assert peak_bytes < 1 << 20
+    assert [len(line) for line in found] == [4096, 6]
+
+
+def test_a_file_that_comes_later_and_begins_anew_is_followed(tmp_path: Path) -> None:
+    import threading
+
+    found: list[bytes] = []
+    ended = threading.Event()
+    path = tmp_path / "log"
+    follower = threading.Thread(target=follow, args=(path, Lines(found.extend), ended))
+    follower.start()
+
+    def holds(count: int) -> None:
+        deadline_s = time.monotonic() + 60
+        while len(found) < count:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+
+    path.write_text("first, which is long\nsecond\n")
+    holds(2)
+    path.write_text("third\n")
+    holds(3)
+    with path.open("a") as file:
+        file.write("fourth, without an end")
+    ended.set()
+    follower.join()
+    assert found == [b"first, which is long", b"second", b"third", b"fourth, without an end"]
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [("step", "has 0 groups"), ("(a)(b)(c)", "has 3 groups"), ("(", "no regular expression")],
+)
+def test_a_pattern_that_finds_no_step_is_refused(text: str, what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        pattern("--progress", text, 1, 2)
+
+
+# The whole, on a simulated device.
+
+# 100 W, whoever holds it: joules follow from seconds alone.
+STEADY = """
+[host]
+name = "lab"
+provider = "nebius"
+region = "eu-north1"
+pricing = "on_demand"
+
+[[gpu]]
+name = "NVIDIA H200"
+noise_ratio = 0
+idle_w = 100
+context_w = 0
+
+[[tenant]]
+name = "command"
+command = true
+gpus = [0]
+pattern = "train"
+watts_per_sm_percent = 0
+"""
+# Ten steps, a checkpoint after the fourth and the eighth; it fails after the sixth, hangs after the eighth,
+# and then comes to its end.
+TRAIN = """
+import os, pathlib, sys, time
+attempt = int(os.environ["WATTRIBUTE_ATTEMPT"])
+first = (0, 4, 8)[attempt]
+print(f"resumed at {first}", flush=True)
+time.sleep(0.7)
+for step in range(first + 1, 11):
+    time.sleep(0.25)
+    print(f"step {step}/10", flush=True)
+    if step in (4, 8):
+        print(f"saved {step}", flush=True)
+    if (attempt, step) == (0, 6):
+        sys.exit(3)
+    if (attempt, step) == (1, 8):
+        pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
+        time.sleep(600)
+"""
+USD_PER_NS = Fraction("3.5") / 3_600_000_000_000  # bundled: an hour of an H200 at Nebius on demand
+LOOKED_FOR = (
+    *("--progress", r"step (\d+)/(\d+)"),
+    *("--checkpoint", r"saved (\d+)", "--resume", r"resumed at (\d+)"),
+)
+KEPT = (4, 8, None)  # by attempt, the step that the next one goes on from
+WINDOW_MS = "200"
+
+
+class Hand:
+    """Run r worked out by hand: the GPU time of its windows, and what of each was in vain."""
+
+    def __init__(self, store: str) -> None:
+        self.windows, self.events, self.units = asked(
+            store,
+            "SELECT attempt, toUnixTimestamp64Milli(window_start) * 1000000 AS begin_ns,"
+            " begin_ns + window_ms * 1000000 AS end_ns, gpu_time_equal_ns AS time_ns,"
+            " active_energy_uj + idle_energy_equal_uj AS energy_uj"
+            " FROM attribution FINAL WHERE run = 'r' ORDER BY begin_ns",
+            "SELECT attempt, toUnixTimestamp64Nano(t) AS t, event, step FROM run_event FINAL"
+            " WHERE run = 'r' ORDER BY t",
+            "SELECT attempt, toUnixTimestamp64Nano(t) AS t, period_ns, quantity FROM unit FINAL"
+            " WHERE run = 'r' AND unit = 'steps' ORDER BY t",
+        )
+
+    def told(self, attempt: int) -> list[tuple[str, int | None]]:
+        return [(e["event"], e["step"]) for e in self.events if e["attempt"] == attempt]
+
+    def at(self, attempt: int, event: str, step: int | None = None) -> int | None:
+        found = (e for e in self.events if (e["attempt"], e["event"]) == (attempt, event))
+        return next((e["t"] for e in found if step is None or e["step"] == step), None)
+
+    def steps(self, attempt: int) -> int:
+        return int(sum(unit["quantity"] for unit in self.units if unit["attempt"] == attempt))
+
+    def time_ns(self, attempt: int) -> int:
+        return sum(window["time_ns"] for window in self.windows if window["attempt"] == attempt)
+
+    def cost_usd(self, *attempts: int) -> float:
+        return float(sum(map(self.time_ns, attempts)) * USD_PER_NS)
+
+    def wasted_usd(self, *attempts: int) -> float:
+        return float(sum(map(self.wasted_ns, attempts)) * USD_PER_NS)
+
+    def working_from_ns(self, attempt: int) -> Fraction:
+        """When its first step ended: of q steps in a period, after one q-th of it."""
+        first = next(unit for unit in self.units if unit["attempt"] == attempt)
+        rest = 1 - 1 / Fraction(first["quantity"])
+        return Fraction(first["t"]) - Fraction(first["period_ns"]) * rest
+
+    def wasted_ns(self, attempt: int) -> Fraction:
+        wasted_ns = Fraction(0)
+        is_followed = any(event["attempt"] > attempt for event in self.events)
+        lost_from_ns = self.at(attempt, "checkpoint", KEPT[attempt]) if is_followed else None
+        for window in (window for window in self.windows if window["attempt"] == attempt):
+            from_ns = max(window["begin_ns"], self.at(attempt, "start") or 0)
+            ended_ns = self.at(attempt, "fail") or self.at(attempt, "finish") or window["end_ns"]
+            to_ns = min(window["end_ns"], ended_ns) if ended_ns > from_ns else window["end_ns"]
+            lost_ns = (
+                Fraction(0) if lost_from_ns is None else Fraction(max(0, to_ns - max(from_ns, lost_from_ns)))
+            )
+            if attempt > 0:
+                lost_ns += max(Fraction(0), min(Fraction(to_ns), self.working_from_ns(attempt)) - from_ns)
+            wasted_ns += Fraction(window["time_ns"]) * min(lost_ns / (to_ns - from_ns), Fraction(1))
+        return wasted_ns
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    try:
+        import chdb  # noqa: F401
+    except ImportError:
+        missing("chdb is not installed")
+    folder = tmp_path_factory.mktemp("lab")
+    (folder / "steady.toml").write_text(STEADY)
+    (folder / "train.py").write_text(TRAIN)
+    return folder
+
+
+def training(lab: Path, *more: str) -> tuple[str, ...]:
+    """The command line of an attempt."""
+    of_run = ("--run", "r", "--model", "llama", "--model-version", "v3", "--team", "research")
+    simulated = ("--simulate", "--scenario", f"{lab}/steady.toml", "--store", f"chdb://{lab}/store")
+    return ("run", *simulated, *of_run, *LOOKED_FOR, *more, "--", PYTHON, f"{lab}/train.py", f"{lab}/hangs")
+
+
+@dataclass(frozen=True)
+class State:
+    """What the store said after an attempt, and what it said itself."""
+
+    hand: Hand
+    row: dict[str, Any]
+    stdout: str = ""
+    stderr: str = ""
+
+
+def state_of(lab: Path, stdout: str = "", stderr: str = "") -> State:
+    store = f"chdb://{lab}/store"
+    (row,) = json.loads(ran("runs", "--store", store, "--format", "json").stdout)
+    return State(Hand(store), row, stdout, stderr)
+
+
+@pytest.fixture(scope="module")
+def failed(lab: Path) -> State:
+    """After the first attempt, which failed."""
+    done = ran(*training(lab, "--output", f"{lab}/first.json"), status=3, window_ms=WINDOW_MS)
+    return state_of(lab, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def killed(lab: Path, failed: State) -> State:
+    """After the second attempt: ``wattribute run`` was killed while it went on, and then its command too."""
+    store = f"chdb://{lab}/store"
+    running = started(*training(lab), window_ms=WINDOW_MS)
+    wait_until((lab / "hangs").exists, running)
+    told = "SELECT sum(quantity) AS steps FROM unit FINAL WHERE run = 'r' AND attempt = 1"
+    wait_until(lambda: asked(store, told)[0][0]["steps"] == 4, running)
+    running.kill()
+    running.communicate()
+    os.kill(int((lab / "hangs").read_text()), signal.SIGKILL)  # the command goes on without us
+    ran("stream", "--bus", f"local://{lab}/bus", "--store", store, "--until-idle", window_ms=WINDOW_MS)
+    return state_of(lab)
+
+
+@pytest.fixture(scope="module")
+def finished(lab: Path, killed: State) -> State:
+    """After the third attempt, which came to the end."""
+    done = ran(*training(lab), window_ms=WINDOW_MS)
+    return state_of(lab, done.stdout, done.stderr)
+
+
+exactly = partial(pytest.approx, rel=1e-9)
+
+
+def test_an_attempt_that_failed(lab: Path, failed: State) -> None:
+    hand = failed.hand
+    assert failed.stdout.splitlines()[:3] == ["resumed at 0", "step 1/10", "step 2/10"]
+    assert "What run r cost (SIMULATED DATA)" in failed.stderr
+    assert re.search(r"^attempt 0 +failed +6 of 10 ", failed.stderr, re.MULTILINE)
+    assert "measured by the GPU's energy counter; it had the GPU alone" in failed.stderr
+    assert hand.told(0) == [("start", None), ("start", 0), ("checkpoint", 4), ("fail", 6)]
+    assert hand.steps(0) == 6
+    this, all_of_it = json.loads((lab / "first.json").read_text())
+    assert (this["attempt"], this["outcome"], this["position"]) == (0, "failed", 6)
+    assert (all_of_it["attempt"], all_of_it["attempts"]) == (None, 1)
+    assert this["cost_usd"] == all_of_it["cost_usd"] == exactly(hand.cost_usd(0))
+    # nobody has resumed it yet: what came after the checkpoint is lost at least, at most all of it
+    assert 0 < this["wasted_usd"] < this["wasted_most_usd"] == exactly(hand.cost_usd(0))
+
+
+def test_an_attempt_that_goes_on_costs_what_is_worked_out_by_hand(killed: State) -> None:
+    hand, row = killed.hand, killed.row
+    assert hand.told(1) == [("start", None), ("start", 4), ("checkpoint", 8)]
+    assert hand.steps(1) == 4
+    assert (row["attempts"], row["outcome"]) == (2, "running")  # nobody was there to tell its end
+    assert (row["position"], row["target_position"]) == (8, 10)
+    assert row["cost_usd"] == exactly(hand.cost_usd(0, 1))
+    assert row["wasted_usd"] == row["wasted_most_usd"] == exactly(hand.wasted_usd(0, 1))
+    assert row["cost_usd_per_step"] == exactly(hand.cost_usd(0, 1) / 8)
+    of_a_step_usd = (hand.cost_usd(1) - hand.wasted_usd(1)) / 4
+    assert row["projected_cost_usd"] == exactly(hand.cost_usd(0, 1) + 2 * of_a_step_usd)
+    until_ns = max(window["end_ns"] for window in hand.windows)
+    ends_ns = until_ns + (until_ns - hand.working_from_ns(1)) * 2 / 4
+    ends_s = datetime.fromisoformat(row["projected_end"]).timestamp()
+    assert ends_s == pytest.approx(float(ends_ns) / 1e9, abs=0.002)
+
+
+def test_a_run_that_has_come_to_its_end_costs_what_is_worked_out_by_hand(lab: Path, finished: State) -> None:
+    hand, row = finished.hand, finished.row
+    assert finished.stdout.splitlines() == ["resumed at 8", "step 9/10", "step 10/10"]
+    assert re.search(r"^all 3 attempts +finished +10 of 10 ", finished.stderr, re.MULTILINE)
+    assert (row["attempts"], row["outcome"], row["position"]) == (3, "finished", 10)
+    assert row["cost_usd"] == exactly(hand.cost_usd(0, 1, 2))
+    assert row["wasted_usd"] == row["wasted_most_usd"] == exactly(hand.wasted_usd(0, 1, 2))
+    assert hand.wasted_usd(0, 1, 2) > hand.wasted_usd(0, 1) > hand.wasted_usd(0) > 0
+    assert row["cost_usd_per_step"] == exactly(hand.cost_usd(0, 1, 2) / 10)
+    assert row["projected_cost_usd"] is None
+    energy_uj = sum(window["energy_uj"] for window in hand.windows)
+    assert row["energy_j"] == exactly(energy_uj / 1e6)
+    # 100 W are 100 J a second; where an attempt begins and ends the counter is 0.1 s apart
+    assert row["energy_j"] == pytest.approx(100 * sum(map(hand.time_ns, range(3))) / 1e9, rel=0.02)
+    assert asked(f"chdb://{lab}/store", "SELECT * FROM conservation") == [[]]
+
+
+def test_whose_a_process_is_comes_from_its_tags(lab: Path, finished: State) -> None:
+    (rows,) = asked(
+        f"chdb://{lab}/store",
+        "SELECT DISTINCT model, model_version, team, phase, identity_source FROM process FINAL"
+        " WHERE run = 'r'",
+    )
+    due = {"model": "llama", "model_version": "v3", "team": "research", "phase": "training"}
+    assert rows == [due | {"identity_source": "tag"}]
+
+
+@pytest.mark.usefixtures("lab")
+def test_where_a_collector_is_here_it_is_only_told(tmp_path: Path) -> None:
+    store, bus = f"chdb://{tmp_path}/store", f"local://{tmp_path}/bus"
+    up = started("up", "--simulate", "--duration", "10m", "--store", store, window_ms=WINDOW_MS)
+    try:
+        wait_until((tmp_path / "store" / "query.sock").exists, up)
+        wait_until(lambda: asked(store, "SELECT count() AS n FROM attribution")[0][0]["n"] > 0, up)
+        code = "print('step 1/3', flush=True); print('step 2/3')"
+        words = ("run", "--run", "told", "--progress", r"step (\d+)/(\d+)", "--store", store, "--bus", bus)
+        done = ran(*words, "--", PYTHON, "-c", code)
+        assert done.stdout == "step 1/3\nstep 2/3\n"
+        assert "it was not seen on a GPU" in done.stderr  # of the simulated host
+        refused = ran("run", "--simulate", "--store", store, "--", PYTHON, "-c", code, status=2)
+        assert "a collector sends to" in refused.stderr
+        told = "SELECT event, step, steps FROM run_event FINAL WHERE run = 'told' ORDER BY t, step"
+        counted = "SELECT sum(quantity) AS steps FROM unit FINAL WHERE run = 'told'"
+        wait_until(lambda: asked(store, counted)[0][0]["steps"] == 2, up)
+        ((start, end),) = asked(store, told)
+        assert (start, end) == (
+            {"event": "start", "step": 0, "steps": None},
+            {"event": "finish", "step": 2, "steps": 3},
+        )
+        code = (
+            f"import os, time; os.kill({up.pid}, 15)\n"
+            f"while os.path.exists('/proc/{up.pid}/fd/0'): time.sleep(0.1)\ntime.sleep(1.5)"
+        )
+        alone = ran("run", "--run", "told", "--store", store, "--", PYTHON, "-c", code)
+        print(alone.stderr)
+        assert "the collector has ended: from now on nothing is measured" in alone.stderr
+        ((last,),) = asked(
+            store, "SELECT max(attempt) AS attempt, count() AS n FROM run_event WHERE run = 'told'"
+        )
+        assert last == {"attempt": 1, "n": 4}
+    finally:
+        up.kill()
+        up.communicate()
+
+
+def test_a_command_that_there_is_not(tmp_path: Path) -> None:
+    done = ran(
+        "run", "--simulate", "--store", f"chdb://{tmp_path}/store", "--", "no-such-command", status=127
+    )
+    assert done.stderr == "wattribute: cannot run no-such-command: there is no such command\n"
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_scenario_without_a_place_for_a_command_is_refused(tmp_path: Path) -> None:
+    words = ("run", "--simulate", "--scenario", "churn", "--store", f"chdb://{tmp_path}/store", "--", "true")
+    assert "has no place for a command" in ran(*words, status=2).stderr
+
+
+def test_where_nothing_can_be_measured_the_command_runs_all_the_same(tmp_path: Path) -> None:
+    """A folder that is no store; what is not ours of the command line is the command's."""
+    (tmp_path / "other").write_text("not a store")
+    words = (
+        "run",
+        "--simulate",
+        "--store",
+        f"chdb://{tmp_path}",
+        "--bus",
+        f"local://{tmp_path}/bus",
+        "--run",
+        "r",
+    )
+    code = "import sys; print(sys.argv[1:]); sys.exit(5)"
+    done = ran(*words, "--", PYTHON, "-c", code, "--debug", "--help", "--", "-x", status=5)
+    assert done.stdout == "['--debug', '--help', '--', '-x']\n"
+    assert "what it cost is not known: " in done.stderr
+    assert "holds other files and is no store" in done.stderr

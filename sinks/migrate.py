@@ -26,7 +26,8 @@ ORDER BY number
 # In an order in which those that ask others come after them.
 _VIEWS: Final = (
     *("conservation", "attempt", "price_book", "cost", "counted_unit", "unit_cost"),
-    *("attempt_progress", "attempt_cost", "run_cost", "model_cost"),
+    *("attempt_progress", "attempt_cost", "run_cost"),
+    *("model_minute", "token_fit", "model_capacity", "amortised_training", "model_quality", "model_cost"),
 )
 
 

@@ -1,27 +1,99 @@
 -- What each model version cost in [since, until), and for each token and request that it served, under an idle policy:
 --     SELECT … FROM model_cost(policy = 'equal', since = …, until = …)
 -- Serving is what is not training: training is of phase training, or of a run without a phase, and a column of its own.
--- Energy and money of the processes alone, as in unit_cost. Without units, or without a price, a quotient is NULL.
+-- Energy and money of the processes alone, as in unit_cost; over the rows they add up to those of all processes, for
+-- what has no model, no units, or no GPU time has a row too (unmatched). What cannot be said is NULL, and reasons
+-- says why. docs/unit-costs.md has the mathematics.
 CREATE OR REPLACE VIEW model_cost AS
+WITH
+    2.5 AS output_ratio, -- of the price of an output token to that of an input token, where it cannot be fitted
+    used.gpu_time > 0 AS is_seen,
+    if(used.money_unknown, NULL, used.money) AS known_money
 SELECT
-    spent.model AS model,
-    spent.model_version AS model_version,
-    spent.energy AS energy_uj,
-    spent.gpu_time AS gpu_time_ns,
-    if(gpu_time_ns > 0, spent.active_time / gpu_time_ns, NULL) AS active_ratio,
-    spent.money AS cost_usd,
-    spent.active_money AS active_cost_usd,
-    spent.training_energy AS training_energy_uj,
-    spent.training_gpu_time AS training_gpu_time_ns,
-    spent.training_money AS training_cost_usd,
-    if(served.output_tokens > 0, served.output_tokens, NULL) AS output_tokens,
-    if(served.input_tokens > 0, served.input_tokens, NULL) AS input_tokens,
-    if(served.requests > 0, served.requests, NULL) AS requests,
-    cost_usd / output_tokens * 1e6 AS cost_usd_per_million_output_tokens,
-    active_cost_usd / output_tokens * 1e6 AS busy_usd_per_million_output_tokens,
-    cost_usd / requests AS cost_usd_per_request,
-    energy_uj / 1e6 / output_tokens AS j_per_output_token,
-    measured.quality AS quality
+    used.model AS model,
+    used.model_version AS model_version,
+    multiIf(
+        model = '', 'no model',
+        NOT is_seen AND used.unit_rows > 0, 'no GPU time',
+        is_seen AND used.unit_rows = 0, 'no units',
+        '') AS unmatched,
+    used.energy AS energy_uj,
+    used.gpu_time AS gpu_time_ns,
+    if(is_seen, used.active_time / gpu_time_ns, NULL) AS active_ratio,
+    known_money AS cost_usd,
+    if(used.money_unknown, NULL, used.active_money) AS active_cost_usd,
+    used.error_energy AS error_uj,
+    if(used.money_unknown, NULL, used.error_money) AS error_usd,
+    used.training_energy AS training_energy_uj,
+    used.training_gpu_time AS training_gpu_time_ns,
+    if(used.training_unknown, NULL, used.training_money) AS training_cost_usd,
+    nullIf(used.output_count, 0) AS output_tokens,
+    nullIf(used.input_count, 0) AS input_tokens,
+    if(input_tokens IS NULL, NULL, least(used.cached_count, used.input_count)) AS cached_tokens,
+    nullIf(used.reasoning_count, 0) AS reasoning_tokens,
+    nullIf(used.request_count, 0) AS requests,
+    if(is_seen, cost_usd / output_tokens * 1e6, NULL) AS cost_usd_per_million_output_tokens,
+    if(is_seen, active_cost_usd / output_tokens * 1e6, NULL) AS busy_usd_per_million_output_tokens,
+    capacity.output_tokens_per_gpu_s AS capacity_output_tokens_per_gpu_s,
+    if(is_seen AND capacity_output_tokens_per_gpu_s > 0,
+        cost_usd / (gpu_time_ns / 1e9) / capacity_output_tokens_per_gpu_s * 1e6, NULL)
+        AS capacity_usd_per_million_output_tokens,
+    if(is_seen, cost_usd / requests, NULL) AS cost_usd_per_request,
+    if(is_seen, energy_uj / 1e6 / output_tokens, NULL) AS j_per_output_token,
+    if(is_seen, energy_uj / 1e6 / requests, NULL) AS j_per_request,
+    -- a price for each token: what was read from the cache was not computed, and counts as no input
+    ifNull(input_tokens - cached_tokens, 0) AS computed_tokens,
+    fit.minutes AS fit_minutes,
+    fit.r_squared AS fit_r_squared,
+    multiIf(
+        NOT is_seen OR computed_tokens + used.output_count = 0, '',
+        used.output_count = 0, 'input_only',
+        computed_tokens = 0, 'output_only',
+        fit.minutes > 0 AND fit.unusable = '', 'fit',
+        'ratio') AS token_price_method,
+    multiIf(
+        token_price_method = 'fit', fit.input_token_ns * computed_tokens
+            / (fit.input_token_ns * computed_tokens + fit.output_token_ns * used.output_count),
+        token_price_method = 'ratio', computed_tokens / (computed_tokens + output_ratio * used.output_count),
+        token_price_method = 'input_only', 1,
+        token_price_method = 'output_only', 0,
+        NULL) AS input_cost_ratio,
+    cost_usd * input_cost_ratio AS input_cost_usd,
+    cost_usd - input_cost_usd AS output_cost_usd,
+    if(computed_tokens > 0, input_cost_usd / computed_tokens * 1e6, NULL) AS input_price_usd_per_million,
+    output_cost_usd / output_tokens * 1e6 AS output_price_usd_per_million,
+    if(computed_tokens > 0, energy_uj * input_cost_ratio / computed_tokens, NULL) AS input_j_per_million,
+    energy_uj * (1 - input_cost_ratio) / output_tokens AS output_j_per_million,
+    cached_tokens * input_price_usd_per_million / 1e6 AS cache_saving_usd,
+    if(empty(trained.runs), NULL, trained.amortised_training_usd) AS amortised_training_usd,
+    if(is_seen, (cost_usd + amortised_training_usd) / output_tokens * 1e6, NULL)
+        AS fully_loaded_usd_per_million_output_tokens,
+    measured.quality AS quality,
+    measured.latency AS latency_s,
+    CAST(arrayFilter(reason -> reason.2 != '', [
+        ('cost_usd_per_million_output_tokens', multiIf(
+            unmatched = 'no GPU time', 'no GPU time was seen under this name: its tokens have no cost here',
+            NOT is_seen, 'it served nothing',
+            output_tokens IS NULL, 'no output tokens were counted',
+            cost_usd IS NULL, 'a part has no price',
+            '')),
+        ('cost_usd_per_request', if(is_seen AND requests IS NULL, 'no requests were counted', '')),
+        ('capacity_usd_per_million_output_tokens', if(
+            is_seen AND output_tokens > 0 AND capacity.output_tokens_per_gpu_s = 0,
+            'no 15 minutes in a row are known yet', '')),
+        ('token_price_method', multiIf(
+            token_price_method = 'ratio' AND fit.minutes = 0, 'fewer than 10 minutes with tokens and GPU time',
+            token_price_method = 'ratio', fit.unusable,
+            token_price_method = 'output_only' AND input_tokens IS NULL, 'no input tokens were counted',
+            token_price_method = 'output_only', 'all input tokens came from the cache',
+            token_price_method = 'input_only', 'no output tokens were counted',
+            '')),
+        ('fully_loaded_usd_per_million_output_tokens', multiIf(
+            empty(trained.runs), 'no training is declared for it',
+            notEmpty(trained.unknown_runs), concat('never seen: run ', arrayStringConcat(trained.unknown_runs, ', ')),
+            amortised_training_usd IS NULL, 'a part of its training has no price',
+            ''))
+    ]), 'Map(String, String)') AS reasons
 FROM
 (
     SELECT
@@ -30,58 +102,79 @@ FROM
         sumIf(energy_uj, NOT is_training) AS energy,
         sumIf(gpu_time_ns, NOT is_training) AS gpu_time,
         sumIf(active_time_ns, NOT is_training) AS active_time,
+        sumIf(error_uj, NOT is_training) AS error_energy,
+        sumIf(ifNull(cost_usd, 0), NOT is_training) AS money,
+        sumIf(ifNull(active_cost_usd, 0), NOT is_training) AS active_money,
+        sumIf(ifNull(error_money, 0), NOT is_training) AS error_money,
+        countIf(cost_usd IS NULL AND NOT is_training) > 0 AS money_unknown,
         sumIf(energy_uj, is_training) AS training_energy,
         sumIf(gpu_time_ns, is_training) AS training_gpu_time,
-        if(countIf(cost_usd IS NULL AND NOT is_training) = 0, ifNull(sumIf(cost_usd, NOT is_training), 0), NULL) AS money,
-        if(money IS NULL, NULL, ifNull(sumIf(active_cost_usd, NOT is_training), 0)) AS active_money,
-        if(countIf(cost_usd IS NULL AND is_training) = 0, ifNull(sumIf(cost_usd, is_training), 0), NULL) AS training_money
-    FROM
-    (
-        SELECT *, phase = 'training' OR (run != '' AND phase = '') AS is_training
-        FROM cost(policy = {policy:String}, since = {since:String}, until = {until:String})
-        WHERE account = 'process' AND model != ''
-    )
-    GROUP BY model, model_version
-) AS spent
-LEFT JOIN
-(
-    SELECT
-        model,
-        model_version,
-        sumIf(quantity, unit = 'output_tokens') AS output_tokens,
-        sumIf(quantity, unit = 'input_tokens') AS input_tokens,
-        sumIf(quantity, unit = 'requests') AS requests
-    FROM
-    (
-        SELECT 'output_tokens' AS unit, model, model_version, run, phase, quantity
-        FROM counted_unit(unit = 'output_tokens', since = {since:String}, until = {until:String})
-        UNION ALL
-        SELECT 'input_tokens' AS unit, model, model_version, run, phase, quantity
-        FROM counted_unit(unit = 'input_tokens', since = {since:String}, until = {until:String})
-        UNION ALL
-        SELECT 'requests' AS unit, model, model_version, run, phase, quantity
-        FROM counted_unit(unit = 'requests', since = {since:String}, until = {until:String})
-    )
-    WHERE NOT (phase = 'training' OR (run != '' AND phase = ''))
-    GROUP BY model, model_version
-) AS served ON spent.model = served.model AND spent.model_version = served.model_version
-LEFT JOIN
-(
-    -- the latest of each metric, whenever it was measured
-    SELECT
-        model,
-        model_version,
-        mapFromArrays(groupArray(measure), groupArray(latest)) AS quality
+        sumIf(ifNull(cost_usd, 0), is_training) AS training_money,
+        countIf(cost_usd IS NULL AND is_training) > 0 AS training_unknown,
+        countIf(unit != '') AS unit_rows,
+        sumIf(quantity, unit = 'output_tokens') AS output_count,
+        sumIf(quantity, unit = 'input_tokens') AS input_count,
+        sumIf(quantity, unit = 'cached_tokens') AS cached_count,
+        sumIf(quantity, unit = 'reasoning_tokens') AS reasoning_count,
+        sumIf(quantity, unit = 'requests') AS request_count
     FROM
     (
         SELECT
             model,
             model_version,
-            concat(metric, if(dataset = '', '', concat(' on ', dataset))) AS measure,
-            argMax(value, t) AS latest
-        FROM quality FINAL
-        GROUP BY model, model_version, measure
-        ORDER BY measure
+            phase = 'training' OR (run != '' AND phase = '') AS is_training,
+            energy_uj,
+            gpu_time_ns,
+            active_time_ns,
+            error_uj,
+            cost_usd,
+            active_cost_usd,
+            price_per_gpu_hour_usd * error_ns / 3.6e12 AS error_money,
+            '' AS unit,
+            0. AS quantity
+        FROM cost(policy = {policy:String}, since = {since:String}, until = {until:String})
+        WHERE account = 'process'
+        UNION ALL
+        SELECT
+            model, model_version, false AS is_training, 0 AS energy_uj, 0 AS gpu_time_ns, 0 AS active_time_ns,
+            0 AS error_uj, 0. AS cost_usd, 0. AS active_cost_usd, 0. AS error_money, unit, quantity
+        FROM
+        (
+            SELECT 'output_tokens' AS unit, *
+            FROM counted_unit(unit = 'output_tokens', since = {since:String}, until = {until:String})
+            UNION ALL
+            SELECT 'input_tokens' AS unit, *
+            FROM counted_unit(unit = 'input_tokens', since = {since:String}, until = {until:String})
+            UNION ALL
+            SELECT 'cached_tokens' AS unit, *
+            FROM counted_unit(unit = 'cached_tokens', since = {since:String}, until = {until:String})
+            UNION ALL
+            SELECT 'reasoning_tokens' AS unit, *
+            FROM counted_unit(unit = 'reasoning_tokens', since = {since:String}, until = {until:String})
+            UNION ALL
+            SELECT 'requests' AS unit, *
+            FROM counted_unit(unit = 'requests', since = {since:String}, until = {until:String})
+        )
+        WHERE NOT (phase = 'training' OR (run != '' AND phase = ''))
     )
     GROUP BY model, model_version
-) AS measured ON spent.model = measured.model AND spent.model_version = measured.model_version
+) AS used
+LEFT JOIN token_fit(since = {since:String}, until = {until:String}) AS fit
+    ON used.model = fit.model AND used.model_version = fit.model_version
+LEFT JOIN model_capacity(policy = {policy:String}, since = {since:String}, until = {until:String}) AS capacity
+    ON used.model = capacity.model AND used.model_version = capacity.model_version
+LEFT JOIN amortised_training(policy = {policy:String}, since = {since:String}, until = {until:String}) AS trained
+    ON used.model = trained.model AND used.model_version = trained.model_version
+LEFT JOIN
+(
+    SELECT
+        model,
+        model_version,
+        mapFromArrays(
+            groupArrayIf(concat(metric, if(dataset = '', '', concat(' on ', dataset))), NOT is_latency),
+            groupArrayIf(value, NOT is_latency)) AS quality,
+        mapFromArrays(groupArrayIf(metric, is_latency), groupArrayIf(value, is_latency)) AS latency
+    FROM (SELECT * FROM model_quality(since = {since:String}, until = {until:String}) ORDER BY metric, dataset)
+    GROUP BY model, model_version
+) AS measured ON used.model = measured.model AND used.model_version = measured.model_version
+WHERE used.gpu_time > 0 OR used.training_gpu_time > 0 OR used.unit_rows > 0 OR used.energy > 0 OR used.training_energy > 0

@@ -10,7 +10,7 @@ import pytest
 from wattribute.errors import StoreError, UsageError
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
-from wattribute.sinks.costs import model_rows
+from wattribute.sinks.models import model_rows
 from wattribute.sinks.prices import Price, add_prices
 
 AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
@@ -72,9 +72,11 @@ def test_what_serving_cost_and_what_training_did(
     ]
     sink.write_rows("quality", qualities)
 
-    (row,) = model_rows(sink.store, None, None, "equal")
+    row, nameless = model_rows(sink.store, None, None, "equal")
 
-    assert (row["model"], row["model_version"]) == ("m", "v1")
+    assert (row["model"], row["model_version"], row["unmatched"]) == ("m", "v1", "")
+    assert (nameless["model"], nameless["unmatched"]) == ("", "no model")
+    assert nameless["cost_usd"] == pytest.approx(9)
     assert row["energy_j"] == 2 * 3
     assert row["gpu_hours"] == pytest.approx(6 * T_NS / 3.6e12)
     assert row["active_ratio"] == pytest.approx(2 / 6)

@@ -50,7 +50,7 @@ def models(
     """
     settings = load_settings({"store": store}, config)
     begin, end = parse_span(since, until)
-    from wattribute.sinks.costs import model_rows
+    from wattribute.sinks.models import model_rows
     from wattribute.sinks.query_server import open_store_for_reading
 
     with closing(open_store_for_reading(settings.store)) as opened:

@@ -5,176 +5,214 @@
 -- what has no model, no units, or no GPU time has a row too (unmatched). What cannot be said is NULL, and reasons
 -- says why. docs/unit-costs.md has the mathematics.
 CREATE OR REPLACE VIEW model_cost AS
-WITH
-    2.5 AS output_ratio, -- of the price of an output token to that of an input token, where it cannot be fitted
-    used.gpu_time > 0 AS is_seen,
-    if(used.money_unknown, NULL, used.money) AS known_money
 SELECT
-    used.model AS model,
-    used.model_version AS model_version,
-    multiIf(
-        model = '', 'no model',
-        NOT is_seen AND used.unit_rows > 0, 'no GPU time',
-        is_seen AND used.unit_rows = 0, 'no units',
-        '') AS unmatched,
-    used.energy AS energy_uj,
-    used.gpu_time AS gpu_time_ns,
-    if(is_seen, used.active_time / gpu_time_ns, NULL) AS active_ratio,
-    known_money AS cost_usd,
-    if(used.money_unknown, NULL, used.active_money) AS active_cost_usd,
-    used.error_energy AS error_uj,
-    if(used.money_unknown, NULL, used.error_money) AS error_usd,
-    used.training_energy AS training_energy_uj,
-    used.training_gpu_time AS training_gpu_time_ns,
-    if(used.training_unknown, NULL, used.training_money) AS training_cost_usd,
-    nullIf(used.output_count, 0) AS output_tokens,
-    nullIf(used.input_count, 0) AS input_tokens,
-    if(input_tokens IS NULL, NULL, least(used.cached_count, used.input_count)) AS cached_tokens,
-    nullIf(used.reasoning_count, 0) AS reasoning_tokens,
-    nullIf(used.request_count, 0) AS requests,
-    if(is_seen, cost_usd / output_tokens * 1e6, NULL) AS cost_usd_per_million_output_tokens,
-    if(is_seen, active_cost_usd / output_tokens * 1e6, NULL) AS busy_usd_per_million_output_tokens,
-    capacity.output_tokens_per_gpu_s AS capacity_output_tokens_per_gpu_s,
-    if(is_seen AND capacity_output_tokens_per_gpu_s > 0,
-        cost_usd / (gpu_time_ns / 1e9) / capacity_output_tokens_per_gpu_s * 1e6, NULL)
+    model,
+    model_version,
+    unmatched,
+    energy_uj,
+    gpu_time_ns,
+    if(gpu_time_ns > 0, active_time_ns / gpu_time_ns, NULL) AS active_ratio,
+    cost_usd,
+    active_cost_usd,
+    error_uj,
+    error_usd,
+    training_energy_uj,
+    training_gpu_time_ns,
+    training_cost_usd,
+    output_tokens,
+    input_tokens,
+    cached_tokens,
+    reasoning_tokens,
+    requests,
+    served_cost_usd / output_tokens * 1e6 AS cost_usd_per_million_output_tokens,
+    served_active_usd / output_tokens * 1e6 AS busy_usd_per_million_output_tokens,
+    capacity_output_tokens_per_gpu_s,
+    served_cost_usd / (gpu_time_ns / 1e9) / capacity_output_tokens_per_gpu_s * 1e6
         AS capacity_usd_per_million_output_tokens,
-    if(is_seen, cost_usd / requests, NULL) AS cost_usd_per_request,
-    if(is_seen, energy_uj / 1e6 / output_tokens, NULL) AS j_per_output_token,
-    if(is_seen, energy_uj / 1e6 / requests, NULL) AS j_per_request,
-    -- a price for each token: what was read from the cache was not computed, and counts as no input
-    ifNull(input_tokens - cached_tokens, 0) AS computed_tokens,
-    fit.minutes AS fit_minutes,
-    fit.r_squared AS fit_r_squared,
-    multiIf(
-        NOT is_seen OR computed_tokens + used.output_count = 0, '',
-        used.output_count = 0, 'input_only',
-        computed_tokens = 0, 'output_only',
-        fit.minutes > 0 AND fit.unusable = '', 'fit',
-        'ratio') AS token_price_method,
-    multiIf(
-        token_price_method = 'fit', fit.input_token_ns * computed_tokens
-            / (fit.input_token_ns * computed_tokens + fit.output_token_ns * used.output_count),
-        token_price_method = 'ratio', computed_tokens / (computed_tokens + output_ratio * used.output_count),
-        token_price_method = 'input_only', 1,
-        token_price_method = 'output_only', 0,
-        NULL) AS input_cost_ratio,
-    cost_usd * input_cost_ratio AS input_cost_usd,
-    cost_usd - input_cost_usd AS output_cost_usd,
-    if(computed_tokens > 0, input_cost_usd / computed_tokens * 1e6, NULL) AS input_price_usd_per_million,
-    output_cost_usd / output_tokens * 1e6 AS output_price_usd_per_million,
-    if(computed_tokens > 0, energy_uj * input_cost_ratio / computed_tokens, NULL) AS input_j_per_million,
-    energy_uj * (1 - input_cost_ratio) / output_tokens AS output_j_per_million,
-    cached_tokens * input_price_usd_per_million / 1e6 AS cache_saving_usd,
-    if(empty(trained.runs), NULL, trained.amortised_training_usd) AS amortised_training_usd,
-    if(is_seen, (cost_usd + amortised_training_usd) / output_tokens * 1e6, NULL)
-        AS fully_loaded_usd_per_million_output_tokens,
-    measured.quality AS quality,
-    measured.latency AS latency_s,
+    served_cost_usd / requests AS cost_usd_per_request,
+    served_j / output_tokens AS j_per_output_token,
+    served_j / requests AS j_per_request,
+    fit_minutes,
+    fit_r_squared,
+    token_price_method,
+    served_cost_usd * input_ratio AS input_cost_usd,
+    served_cost_usd - input_cost_usd AS output_cost_usd,
+    served_cost_usd * input_ratio / nullIf(computed_tokens, 0) * 1e6 AS input_price_usd_per_million,
+    served_cost_usd * (1 - input_ratio) / output_tokens * 1e6 AS output_price_usd_per_million,
+    served_j * input_ratio / nullIf(computed_tokens, 0) * 1e6 AS input_j_per_million,
+    served_j * (1 - input_ratio) / output_tokens * 1e6 AS output_j_per_million,
+    served_cost_usd * input_ratio / nullIf(computed_tokens, 0) * cached_tokens AS cache_saving_usd,
+    amortised_training_usd,
+    (served_cost_usd + amortised_training_usd) / output_tokens * 1e6 AS fully_loaded_usd_per_million_output_tokens,
+    quality,
+    latency_s,
     CAST(arrayFilter(reason -> reason.2 != '', [
         ('cost_usd_per_million_output_tokens', multiIf(
             unmatched = 'no GPU time', 'no GPU time was seen under this name: its tokens have no cost here',
-            NOT is_seen, 'it served nothing',
+            gpu_time_ns = 0, 'it served nothing',
             output_tokens IS NULL, 'no output tokens were counted',
             cost_usd IS NULL, 'a part has no price',
             '')),
-        ('cost_usd_per_request', if(is_seen AND requests IS NULL, 'no requests were counted', '')),
+        ('cost_usd_per_request', if(gpu_time_ns > 0 AND requests IS NULL, 'no requests were counted', '')),
         ('capacity_usd_per_million_output_tokens', if(
-            is_seen AND output_tokens > 0 AND capacity.output_tokens_per_gpu_s = 0,
-            'no 15 minutes in a row are known yet', '')),
+            gpu_time_ns > 0 AND output_tokens > 0 AND capacity_output_tokens_per_gpu_s IS NULL,
+            'no 15 minutes in a row are known', '')),
         ('token_price_method', multiIf(
-            token_price_method = 'ratio' AND fit.minutes = 0, 'fewer than 10 minutes with tokens and GPU time',
-            token_price_method = 'ratio', fit.unusable,
-            token_price_method = 'output_only' AND input_tokens IS NULL, 'no input tokens were counted',
-            token_price_method = 'output_only', 'all input tokens came from the cache',
+            token_price_method = 'ratio', fit_unusable,
+            token_price_method = 'output_only', if(input_tokens IS NULL,
+                'no input tokens were counted', 'all input tokens came from the cache'),
             token_price_method = 'input_only', 'no output tokens were counted',
             '')),
         ('fully_loaded_usd_per_million_output_tokens', multiIf(
-            empty(trained.runs), 'no training is declared for it',
-            notEmpty(trained.unknown_runs), concat('never seen: run ', arrayStringConcat(trained.unknown_runs, ', ')),
+            empty(runs), 'no training is declared for it',
+            notEmpty(unknown_runs), concat('never seen: run ', arrayStringConcat(unknown_runs, ', ')),
             amortised_training_usd IS NULL, 'a part of its training has no price',
             ''))
     ]), 'Map(String, String)') AS reasons
 FROM
 (
     SELECT
-        model,
-        model_version,
-        sumIf(energy_uj, NOT is_training) AS energy,
-        sumIf(gpu_time_ns, NOT is_training) AS gpu_time,
-        sumIf(active_time_ns, NOT is_training) AS active_time,
-        sumIf(error_uj, NOT is_training) AS error_energy,
-        sumIf(ifNull(cost_usd, 0), NOT is_training) AS money,
-        sumIf(ifNull(active_cost_usd, 0), NOT is_training) AS active_money,
-        sumIf(ifNull(error_money, 0), NOT is_training) AS error_money,
-        countIf(cost_usd IS NULL AND NOT is_training) > 0 AS money_unknown,
-        sumIf(energy_uj, is_training) AS training_energy,
-        sumIf(gpu_time_ns, is_training) AS training_gpu_time,
-        sumIf(ifNull(cost_usd, 0), is_training) AS training_money,
-        countIf(cost_usd IS NULL AND is_training) > 0 AS training_unknown,
-        countIf(unit != '') AS unit_rows,
-        sumIf(quantity, unit = 'output_tokens') AS output_count,
-        sumIf(quantity, unit = 'input_tokens') AS input_count,
-        sumIf(quantity, unit = 'cached_tokens') AS cached_count,
-        sumIf(quantity, unit = 'reasoning_tokens') AS reasoning_count,
-        sumIf(quantity, unit = 'requests') AS request_count
+        *,
+        multiIf(
+            token_price_method = 'fit', input_token_ns * computed_tokens
+                / (input_token_ns * computed_tokens + output_token_ns * output_count),
+            -- OpenCost takes an output token for 2.5 input tokens too, where nothing tells
+            token_price_method = 'ratio', computed_tokens / (computed_tokens + 2.5 * output_count),
+            token_price_method = 'input_only', 1,
+            token_price_method = 'output_only', 0,
+            NULL) AS input_ratio
     FROM
     (
         SELECT
-            model,
-            model_version,
-            phase = 'training' OR (run != '' AND phase = '') AS is_training,
-            energy_uj,
-            gpu_time_ns,
-            active_time_ns,
-            error_uj,
-            cost_usd,
-            active_cost_usd,
-            price_per_gpu_hour_usd * error_ns / 3.6e12 AS error_money,
-            '' AS unit,
-            0. AS quantity
-        FROM cost(policy = {policy:String}, since = {since:String}, until = {until:String})
-        WHERE account = 'process'
-        UNION ALL
-        SELECT
-            model, model_version, false AS is_training, 0 AS energy_uj, 0 AS gpu_time_ns, 0 AS active_time_ns,
-            0 AS error_uj, 0. AS cost_usd, 0. AS active_cost_usd, 0. AS error_money, unit, quantity
+            used.model AS model,
+            used.model_version AS model_version,
+            multiIf(
+                model = '', 'no model',
+                used.gpu_time = 0 AND used.unit_rows > 0, 'no GPU time',
+                used.gpu_time > 0 AND used.unit_rows = 0, 'no units',
+                '') AS unmatched,
+            used.energy AS energy_uj,
+            used.gpu_time AS gpu_time_ns,
+            used.active_time AS active_time_ns,
+            if(used.unpriced = 0, used.money, NULL) AS cost_usd,
+            if(used.unpriced = 0, used.active_money, NULL) AS active_cost_usd,
+            used.error_energy AS error_uj,
+            if(used.unpriced = 0, used.error_money, NULL) AS error_usd,
+            used.training_energy AS training_energy_uj,
+            used.training_gpu_time AS training_gpu_time_ns,
+            if(used.training_unpriced = 0, used.training_money, NULL) AS training_cost_usd,
+            -- what tokens and requests are divided into: without GPU time they have no cost, rather than one of 0
+            if(used.gpu_time > 0 AND used.unpriced = 0, used.money, NULL) AS served_cost_usd,
+            if(used.gpu_time > 0 AND used.unpriced = 0, used.active_money, NULL) AS served_active_usd,
+            if(used.gpu_time > 0, used.energy / 1e6, NULL) AS served_j,
+            used.output_count AS output_count,
+            nullIf(used.output_count, 0) AS output_tokens,
+            nullIf(used.input_count, 0) AS input_tokens,
+            if(used.input_count = 0, NULL, least(used.cached_count, used.input_count)) AS cached_tokens,
+            nullIf(used.reasoning_count, 0) AS reasoning_tokens,
+            nullIf(used.request_count, 0) AS requests,
+            -- what came from the cache was not computed
+            greatest(0, used.input_count - used.cached_count) AS computed_tokens,
+            nullIf(capacity.output_tokens_per_gpu_s, 0) AS capacity_output_tokens_per_gpu_s,
+            if(fit.minutes = 0, 'fewer than 10 minutes with tokens and GPU time', fit.unusable) AS fit_unusable,
+            fit.minutes AS fit_minutes,
+            fit.r_squared AS fit_r_squared,
+            fit.input_token_ns AS input_token_ns,
+            fit.output_token_ns AS output_token_ns,
+            multiIf(
+                used.gpu_time = 0 OR used.output_count + computed_tokens = 0, '',
+                used.output_count = 0, 'input_only',
+                computed_tokens = 0, 'output_only',
+                fit_unusable = '', 'fit',
+                'ratio') AS token_price_method,
+            trained.runs AS runs,
+            trained.unknown_runs AS unknown_runs,
+            if(empty(trained.runs), NULL, trained.amortised_training_usd) AS amortised_training_usd,
+            measured.quality AS quality,
+            measured.latency AS latency_s
         FROM
         (
-            SELECT 'output_tokens' AS unit, *
-            FROM counted_unit(unit = 'output_tokens', since = {since:String}, until = {until:String})
-            UNION ALL
-            SELECT 'input_tokens' AS unit, *
-            FROM counted_unit(unit = 'input_tokens', since = {since:String}, until = {until:String})
-            UNION ALL
-            SELECT 'cached_tokens' AS unit, *
-            FROM counted_unit(unit = 'cached_tokens', since = {since:String}, until = {until:String})
-            UNION ALL
-            SELECT 'reasoning_tokens' AS unit, *
-            FROM counted_unit(unit = 'reasoning_tokens', since = {since:String}, until = {until:String})
-            UNION ALL
-            SELECT 'requests' AS unit, *
-            FROM counted_unit(unit = 'requests', since = {since:String}, until = {until:String})
-        )
-        WHERE NOT (phase = 'training' OR (run != '' AND phase = ''))
+            SELECT
+                model,
+                model_version,
+                sumIf(energy_uj, NOT is_training) AS energy,
+                sumIf(gpu_time_ns, NOT is_training) AS gpu_time,
+                sumIf(active_time_ns, NOT is_training) AS active_time,
+                sumIf(error_uj, NOT is_training) AS error_energy,
+                sumIf(ifNull(cost_usd, 0), NOT is_training) AS money,
+                sumIf(ifNull(active_cost_usd, 0), NOT is_training) AS active_money,
+                sumIf(ifNull(error_money, 0), NOT is_training) AS error_money,
+                countIf(cost_usd IS NULL AND NOT is_training) AS unpriced,
+                sumIf(energy_uj, is_training) AS training_energy,
+                sumIf(gpu_time_ns, is_training) AS training_gpu_time,
+                sumIf(ifNull(cost_usd, 0), is_training) AS training_money,
+                countIf(cost_usd IS NULL AND is_training) AS training_unpriced,
+                countIf(unit != '') AS unit_rows,
+                sumIf(quantity, unit = 'output_tokens') AS output_count,
+                sumIf(quantity, unit = 'input_tokens') AS input_count,
+                sumIf(quantity, unit = 'cached_tokens') AS cached_count,
+                sumIf(quantity, unit = 'reasoning_tokens') AS reasoning_count,
+                sumIf(quantity, unit = 'requests') AS request_count
+            FROM
+            (
+                SELECT
+                    model,
+                    model_version,
+                    phase = 'training' OR (run != '' AND phase = '') AS is_training,
+                    energy_uj,
+                    gpu_time_ns,
+                    active_time_ns,
+                    error_uj,
+                    cost_usd,
+                    active_cost_usd,
+                    price_per_gpu_hour_usd * error_ns / 3.6e12 AS error_money,
+                    '' AS unit,
+                    0. AS quantity
+                FROM cost(policy = {policy:String}, since = {since:String}, until = {until:String})
+                WHERE account = 'process'
+                UNION ALL
+                SELECT
+                    model, model_version, false AS is_training, 0 AS energy_uj, 0 AS gpu_time_ns, 0 AS active_time_ns,
+                    0 AS error_uj, 0. AS cost_usd, 0. AS active_cost_usd, 0. AS error_money, unit, quantity
+                FROM
+                (
+                    SELECT 'output_tokens' AS unit, *
+                    FROM counted_unit(unit = 'output_tokens', since = {since:String}, until = {until:String})
+                    UNION ALL
+                    SELECT 'input_tokens' AS unit, *
+                    FROM counted_unit(unit = 'input_tokens', since = {since:String}, until = {until:String})
+                    UNION ALL
+                    SELECT 'cached_tokens' AS unit, *
+                    FROM counted_unit(unit = 'cached_tokens', since = {since:String}, until = {until:String})
+                    UNION ALL
+                    SELECT 'reasoning_tokens' AS unit, *
+                    FROM counted_unit(unit = 'reasoning_tokens', since = {since:String}, until = {until:String})
+                    UNION ALL
+                    SELECT 'requests' AS unit, *
+                    FROM counted_unit(unit = 'requests', since = {since:String}, until = {until:String})
+                )
+                WHERE NOT (phase = 'training' OR (run != '' AND phase = ''))
+            )
+            GROUP BY model, model_version
+        ) AS used
+        LEFT JOIN token_fit(since = {since:String}, until = {until:String}) AS fit
+            ON used.model = fit.model AND used.model_version = fit.model_version
+        LEFT JOIN model_capacity(policy = {policy:String}, since = {since:String}, until = {until:String}) AS capacity
+            ON used.model = capacity.model AND used.model_version = capacity.model_version
+        LEFT JOIN amortised_training(policy = {policy:String}, since = {since:String}, until = {until:String}) AS trained
+            ON used.model = trained.model AND used.model_version = trained.model_version
+        LEFT JOIN
+        (
+            SELECT
+                model,
+                model_version,
+                mapFromArrays(
+                    groupArrayIf(concat(metric, if(dataset = '', '', concat(' on ', dataset))), NOT is_latency),
+                    groupArrayIf(value, NOT is_latency)) AS quality,
+                mapFromArrays(groupArrayIf(metric, is_latency), groupArrayIf(value, is_latency)) AS latency
+            FROM (SELECT * FROM model_quality(since = {since:String}, until = {until:String}) ORDER BY metric, dataset)
+            GROUP BY model, model_version
+        ) AS measured ON used.model = measured.model AND used.model_version = measured.model_version
+        WHERE used.gpu_time > 0 OR used.training_gpu_time > 0 OR used.unit_rows > 0 OR used.energy > 0 OR used.training_energy > 0
     )
-    GROUP BY model, model_version
-) AS used
-LEFT JOIN token_fit(since = {since:String}, until = {until:String}) AS fit
-    ON used.model = fit.model AND used.model_version = fit.model_version
-LEFT JOIN model_capacity(policy = {policy:String}, since = {since:String}, until = {until:String}) AS capacity
-    ON used.model = capacity.model AND used.model_version = capacity.model_version
-LEFT JOIN amortised_training(policy = {policy:String}, since = {since:String}, until = {until:String}) AS trained
-    ON used.model = trained.model AND used.model_version = trained.model_version
-LEFT JOIN
-(
-    SELECT
-        model,
-        model_version,
-        mapFromArrays(
-            groupArrayIf(concat(metric, if(dataset = '', '', concat(' on ', dataset))), NOT is_latency),
-            groupArrayIf(value, NOT is_latency)) AS quality,
-        mapFromArrays(groupArrayIf(metric, is_latency), groupArrayIf(value, is_latency)) AS latency
-    FROM (SELECT * FROM model_quality(since = {since:String}, until = {until:String}) ORDER BY metric, dataset)
-    GROUP BY model, model_version
-) AS measured ON used.model = measured.model AND used.model_version = measured.model_version
-WHERE used.gpu_time > 0 OR used.training_gpu_time > 0 OR used.unit_rows > 0 OR used.energy > 0 OR used.training_energy > 0
+)

@@ -24,6 +24,7 @@ from wattribute.commands.cost import cost
 from wattribute.commands.doctor import doctor
 from wattribute.commands.emit import emit
 from wattribute.commands.explain import explain
+from wattribute.commands.lineage import lineage
 from wattribute.commands.migrate import migrate
 from wattribute.commands.models import models
 from wattribute.commands.price import price
@@ -119,6 +120,7 @@ _add(
     "wattribute explain --gpu GPU-59097160-… --window 2026-06-01T08:00:05Z",
 )
 app.add_typer(price, name="price", rich_help_panel=_KEEP)
+app.add_typer(lineage, name="lineage", rich_help_panel=_KEEP)
 _add(_KEEP, doctor, "wattribute doctor", "wattribute doctor --format json")
 _add(_KEEP, check_config, "wattribute check-config --config wattribute.toml")
 _add(_KEEP, migrate, "wattribute migrate --plan --store clickhouse://w@ch:8123/wattribute")

@@ -27,7 +27,7 @@ ORDER BY number
 _VIEWS: Final = (
     *("conservation", "attempt", "price_book", "cost", "counted_unit", "unit_cost"),
     *("attempt_progress", "attempt_cost", "run_cost"),
-    *("model_minute", "token_fit", "model_capacity", "amortised_training", "model_quality", "model_cost"),
+    *("model_minute", "model_throughput", "amortised_training", "model_quality", "model_cost"),
 )
 
 

@@ -113,12 +113,12 @@ FROM
             nullIf(used.request_count, 0) AS requests,
             -- what came from the cache was not computed
             greatest(0, used.input_count - used.cached_count) AS computed_tokens,
-            nullIf(capacity.output_tokens_per_gpu_s, 0) AS capacity_output_tokens_per_gpu_s,
-            if(fit.minutes = 0, 'fewer than 10 minutes with tokens and GPU time', fit.unusable) AS fit_unusable,
-            fit.minutes AS fit_minutes,
-            fit.r_squared AS fit_r_squared,
-            fit.input_token_ns AS input_token_ns,
-            fit.output_token_ns AS output_token_ns,
+            pace.capacity_output_tokens_per_gpu_s AS capacity_output_tokens_per_gpu_s,
+            if(pace.fit_minutes = 0, 'fewer than 10 minutes with tokens and GPU time', pace.fit_unusable) AS fit_unusable,
+            pace.fit_minutes AS fit_minutes,
+            pace.fit_r_squared AS fit_r_squared,
+            pace.input_token_ns AS input_token_ns,
+            pace.output_token_ns AS output_token_ns,
             multiIf(
                 used.gpu_time = 0 OR used.output_count + computed_tokens = 0, '',
                 used.output_count = 0, 'input_only',
@@ -195,10 +195,8 @@ FROM
             )
             GROUP BY model, model_version
         ) AS used
-        LEFT JOIN token_fit(since = {since:String}, until = {until:String}) AS fit
-            ON used.model = fit.model AND used.model_version = fit.model_version
-        LEFT JOIN model_capacity(policy = {policy:String}, since = {since:String}, until = {until:String}) AS capacity
-            ON used.model = capacity.model AND used.model_version = capacity.model_version
+        LEFT JOIN model_throughput(policy = {policy:String}, since = {since:String}, until = {until:String}) AS pace
+            ON used.model = pace.model AND used.model_version = pace.model_version
         LEFT JOIN amortised_training(policy = {policy:String}, since = {since:String}, until = {until:String}) AS trained
             ON used.model = trained.model AND used.model_version = trained.model_version
         LEFT JOIN

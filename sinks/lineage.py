@@ -36,7 +36,9 @@ class Lineage:
         if self.life_to > _LATEST or self.life_from < datetime(1970, 1, 1, tzinfo=UTC):
             raise UsageError(f"a life lies between 1970 and {_LATEST:%Y-%m-%d}")
         if self.life_from >= self.life_to:
-            raise UsageError(f"the life ends ({_shown(self.life_to)}) before it begins ({_shown(self.life_from)})")
+            raise UsageError(
+                f"the life ends ({_shown(self.life_to)}) before it begins ({_shown(self.life_from)})"
+            )
 
 
 def add_lineage(store: Store, made: Lineage) -> list[str]:
@@ -53,16 +55,16 @@ def add_lineage(store: Store, made: Lineage) -> list[str]:
     if made.share_ratio > 0 and taken + made.share_ratio > 1 + _ROUNDING:
         holders = ", ".join(f"{row['model']} {row['model_version']} {row['share_ratio']:g}" for row in others)
         raise UsageError(
-            f"of run {made.run} {taken:g} is given out already ({holders}): at most {max(0.0, 1 - taken):.4g} is"
-            f" left, not {made.share_ratio:g}"
+            f"of run {made.run} {taken:g} is given out already ({holders}): at most"
+            f" {max(0.0, 1 - taken):.4g} is left, not {made.share_ratio:g}"
         )
     store.insert_rows("lineage", [{**asdict(made), "version": time.time_ns()}])
     return _remarks(store, made)
 
 
 def list_lineage(store: Readable) -> list[dict[str, Any]]:
-    """Every statement in force: model, model_version, run, share_ratio, life_from, life_to, and whether the run
-    was seen."""
+    """Every statement in force: model, model_version, run, share_ratio, life_from, life_to, and is_seen:
+    whether anything of the run was measured."""
     return store.query(
         "SELECT model, model_version, run, share_ratio, life_from, life_to,"
         " run IN (SELECT run FROM attribution_day WHERE run IN (SELECT run FROM lineage)) AS is_seen"

@@ -27,7 +27,8 @@ ORDER BY number
 _VIEWS: Final = (
     *("conservation", "attempt", "price_book", "cost", "counted_unit", "unit_cost"),
     *("attempt_progress", "attempt_cost", "run_cost"),
-    *("model_minute", "model_throughput", "amortised_training", "model_quality", "model_cost"),
+    *("model_minute", "model_throughput", "amortised_training", "model_quality", "renamed_model"),
+    "model_cost",
 )
 
 

@@ -1,8 +1,8 @@
 """Ask the process that owns a chDB store: a Unix socket in the store's folder, for its owner alone.
 
 A message is four bytes of length, big-endian, and a JSON object: ``{"sql", "params"}``, ``{"prices"}`` or
-``{"lineage"}`` one way, ``{"columns", "rows", "times"}``, ``{"remarks"}`` or ``{"error", "usage"}`` the other. ``times`` are the
-columns whose texts are datetimes.
+``{"lineage"}`` one way, ``{"columns", "rows", "times"}``, ``{"remarks"}`` or ``{"error", "usage"}`` the
+other. ``times`` are the columns whose texts are datetimes.
 """
 
 from __future__ import annotations

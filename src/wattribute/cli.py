@@ -20,6 +20,7 @@ import typer
 from wattribute import __version__
 from wattribute.commands.check_config import check_config
 from wattribute.commands.collect import collect
+from wattribute.commands.compare import compare
 from wattribute.commands.cost import cost
 from wattribute.commands.doctor import doctor
 from wattribute.commands.emit import emit
@@ -104,6 +105,12 @@ _add(
     "wattribute cost --by model,model_version --unit output_tokens --format json",
 )
 _add(_ASK, models, "wattribute models --since 24h", "wattribute models --policy active --format csv")
+_add(
+    _ASK,
+    compare,
+    "wattribute compare chat@v1 chat@v2",
+    "wattribute compare chat@v1 chat@v2 --since 7d --format json",
+)
 _add(_ASK, runs, "wattribute runs --since 7d", "wattribute runs --policy memory --format json")
 _add(
     _ASK,

@@ -1,4 +1,4 @@
-"""What of its training a model version bears: figures worked out by hand, and statements that make no sense."""
+"""What of its training a model version bears: figures worked out by hand, and what makes no sense."""
 
 from __future__ import annotations
 
@@ -56,7 +56,10 @@ def test_training_is_spread_over_the_life_and_is_in_no_sum(served: ClickHouseSin
     assert add_lineage(served.store, of("v1", 10, 0.75)) == []
     assert add_lineage(served.store, of("v2", 100, 0.25)) == []
 
-    day = {row["model_version"]: row for row in model_rows(served.store, BEGIN, BEGIN + timedelta(days=1), "equal")}
+    day = {
+        row["model_version"]: row
+        for row in model_rows(served.store, BEGIN, BEGIN + timedelta(days=1), "equal")
+    }
     both = {row["model_version"]: row for row in model_rows(served.store, None, None, "equal")}
 
     # 75 USD over 10 days; 25 USD over 100
@@ -73,12 +76,17 @@ def test_training_is_spread_over_the_life_and_is_in_no_sum(served: ClickHouseSin
 
 def test_where_the_run_is_not_known_nothing_is_loaded(served: ClickHouseSink) -> None:
     (remark,) = add_lineage(served.store, of("v1", 10, run="SFT-7 é'; DRO"))
-    assert remark == f"no run SFT-7 é'; DRO was seen yet: until it is, its cost is not known; one named {RUN} is known"
+    assert (
+        remark
+        == f"no run SFT-7 é'; DRO was seen yet: until it is, its cost is not known; one named {RUN} is known"
+    )
 
     rows = {row["model_version"]: row for row in model_rows(served.store, None, None, "equal")}
 
     assert rows["v1"]["fully_loaded_usd_per_million_output_tokens"] is None
-    reason = {name: row["reasons"]["fully_loaded_usd_per_million_output_tokens"] for name, row in rows.items()}
+    reason = {
+        name: row["reasons"]["fully_loaded_usd_per_million_output_tokens"] for name, row in rows.items()
+    }
     assert reason["v1"] == "never seen: run SFT-7 é'; DRO"
     assert reason["v2"] == "no training is declared for it"
     assert [(row["run"], row["is_seen"]) for row in list_lineage(served.store)] == [("SFT-7 é'; DRO", 0)]
@@ -87,7 +95,9 @@ def test_where_the_run_is_not_known_nothing_is_loaded(served: ClickHouseSink) ->
 def test_of_a_run_no_more_than_all_is_given_out(served: ClickHouseSink) -> None:
     for version in ("v1", "v2", "v3"):
         add_lineage(served.store, of(version, 10, 1 / 3))
-    with pytest.raises(UsageError, match=r"1 is given out already \(m v1 0.333333, .*at most 0 is left, not 0.1"):
+    with pytest.raises(
+        UsageError, match=r"1 is given out already \(m v1 0.333333, .*at most 0 is left, not 0.1"
+    ):
         add_lineage(served.store, of("v4", 10, 0.1))
     add_lineage(served.store, of("v1", 10, 0))
     add_lineage(served.store, of("v4", 10, 0.3))

@@ -56,7 +56,7 @@ def priced(sink: ClickHouseSink) -> ClickHouseSink:
 
 def varied(input_ms: float, output_ms: float, minutes: int = 30, noise: float = 0.0) -> list[Served | None]:
     """Minutes in which an input token that is not cached takes input_ms, and an output token output_ms."""
-    chance = random.Random(7)  # noqa: S311 - not for secrets
+    chance = random.Random(7)
     made: list[Served | None] = []
     for _ in range(minutes):
         computed, cached, output = chance.randint(0, 9000), chance.randint(0, 9000), chance.randint(0, 3000)
@@ -93,10 +93,12 @@ def test_what_a_token_takes_is_found_in_the_minutes(
     assert "token_price_method" not in row["reasons"]
 
 
-UNUSABLE = {
+UNUSABLE: dict[str, list[Served | None]] = {
     "fewer than 10 minutes with tokens and GPU time": varied(1, 8, minutes=9),
     "input and output tokens rise and fall together": [(n, 10.0 * n, 0, 5.0 * n) for n in range(1, 31)],
-    "the fit makes a token cost less than nothing": [(4.0 * n - n % 4, 1e3 * n, 0, 1e3 * (n % 4)) for n in range(1, 16)],
+    "the fit makes a token cost less than nothing": [
+        (4.0 * n - n % 4, 1e3 * n, 0, 1e3 * (n % 4)) for n in range(1, 16)
+    ],
     "tokens explain less than half of how GPU time varies": [
         (10 + 40 * (n % 2), 1000.0 + 10 * (n // 2 % 2), 0, 500.0 + 7 * (n // 4 % 2)) for n in range(32)
     ],

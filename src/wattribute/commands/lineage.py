@@ -1,4 +1,4 @@
-"""``wattribute lineage``: which training a model version came of, so that its tokens can bear a part of it."""
+"""``wattribute lineage``: which training a model version came of, so that its tokens bear a part of it."""
 
 from __future__ import annotations
 

@@ -43,9 +43,18 @@ def money(first: Row, second: Row) -> tuple[str, Difference] | None:
     """What the two cost for the first of HEADLINE that both have, and what that is called."""
     for name, heading, per in HEADLINE:
         if first[name] is not None and second[name] is not None:
-            band = first[name] * _error_ratio(first) + second[name] * _error_ratio(second)
+            band = sum(row[name] * _error_ratio(row, "error_usd", "cost_usd") for row in (first, second))
             return per, _difference(heading, first[name], second[name], band, higher_is_better=False)
     return None
+
+
+def energy(first: Row, second: Row) -> Difference | None:
+    """What an output token of each took; None where one of them is not known."""
+    name = "j_per_output_token"
+    if first[name] is None or second[name] is None:
+        return None
+    band = sum(row[name] * _error_ratio(row, "error_j", "energy_j") for row in (first, second))
+    return _difference("J per output token", first[name], second[name], band, higher_is_better=False)
 
 
 def qualities(first: Measures, second: Measures) -> list[Difference]:
@@ -124,8 +133,8 @@ def mix_note(first: Row, second: Row) -> str:
     )
 
 
-def _error_ratio(row: Row) -> float:
-    return row["error_usd"] / row["cost_usd"] if row["cost_usd"] and row["error_usd"] else 0.0
+def _error_ratio(row: Row, error: str, of: str) -> float:
+    return row[error] / row[of] if row[of] and row[error] else 0.0
 
 
 def _difference(figure: str, first: float, second: float, band: float, higher_is_better: bool) -> Difference:

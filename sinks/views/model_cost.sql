@@ -108,7 +108,7 @@ FROM
             used.output_count AS output_count,
             nullIf(used.output_count, 0) AS output_tokens,
             nullIf(used.input_count, 0) AS input_tokens,
-            if(used.input_count = 0, NULL, least(used.cached_count, used.input_count)) AS cached_tokens,
+            if(used.cached_rows = 0, NULL, least(used.cached_count, used.input_count)) AS cached_tokens,
             nullIf(used.reasoning_count, 0) AS reasoning_tokens,
             nullIf(used.request_count, 0) AS requests,
             -- what came from the cache was not computed
@@ -151,6 +151,7 @@ FROM
                 sumIf(quantity, unit = 'output_tokens') AS output_count,
                 sumIf(quantity, unit = 'input_tokens') AS input_count,
                 sumIf(quantity, unit = 'cached_tokens') AS cached_count,
+                countIf(unit = 'cached_tokens') AS cached_rows,
                 sumIf(quantity, unit = 'reasoning_tokens') AS reasoning_count,
                 sumIf(quantity, unit = 'requests') AS request_count
             FROM

@@ -11,7 +11,7 @@ SELECT
     fit_minutes,
     input_token_ns,
     output_token_ns,
-    if(spread > 0, 1 - rest / spread, NULL) AS fit_r_squared,
+    if(fit_minutes > 2 AND spread > 0, 1 - rest / spread, NULL) AS fit_r_squared,
     multiIf(
         fit_minutes < 10, 'fewer than 10 minutes with tokens and GPU time',
         input_token_ns IS NULL, 'input and output tokens rise and fall together',

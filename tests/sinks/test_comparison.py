@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from wattribute.commands.compare import conclusion
-from wattribute.sinks.comparison import chance_band, coverage_note, dominated, mix_note, money, qualities
+from wattribute.sinks.comparison import (
+    chance_band,
+    coverage_note,
+    dominated,
+    energy,
+    mix_note,
+    money,
+    qualities,
+)
 
 V1, V2, V3 = ("m", "v1"), ("m", "v2"), ("m", "v3")
 
@@ -20,6 +28,11 @@ def cost(version: str, per_million: float | None, error: float = 0.01, **more: A
         "cost_usd_per_million_output_tokens": per_million,
     }
     row |= {"cost_usd_per_request": None, "cost_usd": 100.0, "error_usd": 100 * error, "reasons": {}}
+    row |= {
+        "j_per_output_token": None if per_million is None else per_million / 2,
+        "energy_j": 10.0,
+        "error_j": 0.5,
+    }
     return row | {"input_tokens": 3e6, "output_tokens": 1e6} | more
 
 
@@ -76,7 +89,7 @@ def test_the_conclusion(costs: tuple[float, float], shares: tuple[float, float],
     rows = [cost(version, amount) for version, amount in zip(("v1", "v2"), costs, strict=True)]
     measures = (share(shares[0]), share(shares[1]))
     lines = conclusion(
-        ["m v1", "m v2"], money(rows[0], rows[1]), qualities(*measures), measures, is_covered=True
+        ["m v1", "m v2"], money(rows[0], rows[1]), None, qualities(*measures), measures, is_covered=True
     )
     assert lines[-1] == said
 
@@ -84,9 +97,17 @@ def test_the_conclusion(costs: tuple[float, float], shares: tuple[float, float],
 def test_the_sentences_name_the_difference_its_band_and_the_counts() -> None:
     measures = (share(0.71), share(0.73, 500))
     headline = money(cost("v1", 1.0), cost("v2", 0.8))
-    lines = conclusion(["m v1", "m v2"], headline, qualities(*measures), measures, is_covered=True)
+    lines = conclusion(
+        ["m v1", "m v2"],
+        headline,
+        energy(cost("v1", 1.0), cost("v2", 0.8)),
+        qualities(*measures),
+        measures,
+        is_covered=True,
+    )
     assert lines == [
-        "cost: m v2 is 20.0 % cheaper per output token; the band of error is ±1.8 %",
+        "cost per output token: m v2 is 20.0 % cheaper; the band of error is ±1.8 %",
+        "energy per output token: m v2 is 20.0 % less; the band of error is ±9.0 %",
         "quality: no difference in resolved_ratio on support that 400 and 500 samples could tell:"
         " up to 0.059 may be chance",
         "so: m v2: cheaper, and as good",
@@ -98,7 +119,7 @@ def test_without_counts_or_coverage_nothing_is_concluded() -> None:
     assert coverage_note(few) == "of m v2 only 62 % of its time has counts: too little to compare by"
     measures = (share(0.71, None), share(0.73, None))
     lines = conclusion(
-        ["m v1", "m v2"], money(cost("v1", 1.0), few), qualities(*measures), measures, is_covered=False
+        ["m v1", "m v2"], money(cost("v1", 1.0), few), None, qualities(*measures), measures, is_covered=False
     )
     assert lines == [
         "which is cheaper per output token cannot be said",

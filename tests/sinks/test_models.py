@@ -119,7 +119,7 @@ def test_without_units_or_price_there_is_no_quotient(
 def test_what_does_not_meet_is_shown_and_the_total_is_right(
     sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:
-    """Tokens under the engine's name for the model, GPU time under another: no line is lost or counts twice."""
+    """Tokens under the engine's name for the model, GPU time under another: no line is lost."""
     add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=3.6)])
     evil = "x') OR 1=1; DROP TABLE unit; -- é\\"
     rows = [

@@ -30,7 +30,6 @@ _FIGURES: Final = {  # heading -> column of models
     "fully loaded USD per million output tokens": "fully_loaded_usd_per_million_output_tokens",
     "USD per million input tokens": "input_price_usd_per_million",
     "USD per million output tokens, without input": "output_price_usd_per_million",
-    "J per output token": "j_per_output_token",
     "output tokens": "output_tokens",
     "active ratio": "active_ratio",
 }
@@ -73,19 +72,21 @@ def compare(
         for heading, name in _FIGURES.items()
         if rows[0][name] is not None or rows[1][name] is not None
     ]
-    found = [*([headline[1]] if headline else []), *plain, *told]
+    joules = comparison.energy(rows[0], rows[1])
+    found = [*([headline[1]] if headline else []), *([joules] if joules else []), *plain, *told]
     if shape is not Format.table:
         write_rows([_object(difference) for difference in found], shape, _COLUMNS)
         return
     names = [" ".join(filter(None, version)) for version in versions]
     notes = [comparison.coverage_note(row) for row in rows] + [comparison.mix_note(rows[0], rows[1])]
-    says = conclusion(names, headline, told, (one, other), not any(notes[:2]))
+    says = conclusion(names, headline, joules, told, (one, other), not any(notes[:2]))
     write_grid(_grid(found, names, [note for note in notes if note] + says))
 
 
 def conclusion(
     names: list[str],
     headline: tuple[str, Difference] | None,
+    joules: Difference | None,
     told: list[Difference],
     measures: tuple[Measures, Measures],
     is_covered: bool,
@@ -93,41 +94,41 @@ def conclusion(
     """What the figures say, in sentences; what they do not say, too."""
     lines = []
     cheaper = None
-    if headline is not None:
-        per, paid = headline
-        by = "" if paid.ratio is None else f"{abs(100 * paid.ratio):.1f} %"
-        band = f"the band of error is {_share(paid.band, paid.first)}"
-        if not is_covered:
-            lines.append(f"which is cheaper {per} cannot be said")
-        elif paid.better == 0:
-            lines.append(f"cost: no difference {per} that could be told: {by}, and {band}")
-            cheaper = 0
-        else:
-            cheaper = paid.better
-            lines.append(
-                f"cost: {names[1]} is {by} {'cheaper' if paid.better == 1 else 'dearer'} {per}; {band}"
-            )
-    verdicts = []
-    for difference in told:
-        if difference.better is None or difference.band is None:
-            continue
-        counts = _counts(difference.figure, measures)
-        if difference.better == 0:
-            lines.append(
-                f"quality: no difference in {difference.figure} that {counts} samples could tell: up to"
-                f" {difference.band:.2g} may be chance"
-            )
-        else:
-            better = names[max(0, difference.better)]
-            lines.append(
-                f"quality: {better} is better in {difference.figure}, beyond chance ({counts} samples)"
-            )
-        verdicts.append(difference.better)
-    if not verdicts:
+    if headline is not None and not is_covered:
+        lines.append(f"which is cheaper {headline[0]} cannot be said")
+    elif headline is not None:
+        cheaper = headline[1].better
+        lines.append(f"cost {_apart(names, headline[0], headline[1], 'cheaper', 'dearer')}")
+    if joules is not None and is_covered:
+        lines.append(f"energy {_apart(names, 'per output token', joules, 'less', 'more')}")
+    judged = [difference for difference in told if difference.better is not None]
+    lines += [_judged(names, difference, measures) for difference in judged]
+    if not judged:
         lines.append("quality: nothing can be said: no share of counted samples is known of both")
     elif cheaper is not None:
-        lines.append(_together(names, cheaper, set(verdicts)))
+        lines.append(_together(names, cheaper, {difference.better for difference in judged}))
     return lines
+
+
+def _apart(names: list[str], per: str, difference: Difference, less: str, more: str) -> str:
+    """By how much the second differs from the first."""
+    of = difference.first or 0.0
+    by = "not known" if difference.ratio is None else f"{abs(100 * difference.ratio):.1f} %"
+    band = f"the band of error is ±{100 * (difference.band or 0.0) / of:.1f} %" if of else "the first is 0"
+    if not difference.better:
+        return f"{per}: no difference that could be told: {by}, and {band}"
+    return f"{per}: {names[1]} is {by} {less if difference.better == 1 else more}; {band}"
+
+
+def _judged(names: list[str], difference: Difference, measures: tuple[Measures, Measures]) -> str:
+    counts = _counts(difference.figure, measures)
+    if not difference.better:
+        return (
+            f"quality: no difference in {difference.figure} that {counts} samples could tell: up to"
+            f" {difference.band:.2g} may be chance"
+        )
+    better = names[max(0, difference.better)]
+    return f"quality: {better} is better in {difference.figure}, beyond chance ({counts} samples)"
 
 
 def _together(names: list[str], cheaper: int, verdicts: set[int | None]) -> str:
@@ -193,7 +194,3 @@ def _grid(found: list[Difference], names: list[str], notes: list[str]) -> Grid:
         numeric=frozenset({1, 2, 3, 4}),
         notes=notes,
     )
-
-
-def _share(band: float | None, of: float | None) -> str:
-    return "not known" if band is None or not of else f"±{100 * band / of:.1f} %"

@@ -41,14 +41,14 @@ _ALWAYS: Final = {  # heading -> column
 }
 _IF_WIDE_ENOUGH: Final = {
     "at best USD": "capacity_usd_per_million_output_tokens",
-    "input token USD": "input_price_usd_per_million",
-    "output token USD": "output_price_usd_per_million",
+    "input USD": "input_price_usd_per_million",
+    "output USD": "output_price_usd_per_million",
 }
 _WIDE: Final = {
     "fully loaded USD": "fully_loaded_usd_per_million_output_tokens",
     "at best tokens per GPU s": "capacity_output_tokens_per_gpu_s",
-    "input token mJ": "input_j_per_million",
-    "output token mJ": "output_j_per_million",
+    "input J per million": "input_j_per_million",
+    "output J per million": "output_j_per_million",
     "cache saving USD": "cache_saving_usd",
     "input tokens": "input_tokens",
     "cached": "cached_tokens",

@@ -1,6 +1,7 @@
 -- What each model version did in each minute that begins in [since, until), under an idle policy: its GPU time, and
--- the tokens that it served. Of serving alone. A count is spread evenly over its period; longest_period_ns is the
--- longest that reaches into the minute. Time comes from attribution_minute, so not of the minute that is under way.
+-- the tokens that it served, as the best source of each model counted them. Of serving alone. A count is spread evenly
+-- over its period; longest_period_ns is the longest that reaches into the minute. Time comes from attribution_minute,
+-- so not of the minute that is under way.
 CREATE OR REPLACE VIEW model_minute AS
 WITH
     (
@@ -8,9 +9,12 @@ WITH
             {policy:String} NOT IN ('equal', 'memory', 'active'),
             'unknown policy: it is one of equal, memory, active')
     ) AS wrong_policy,
-    60000000000 AS minute_ns,
-    intDiv(toUnixTimestamp64Second(parseDateTime64BestEffort({since:String}, 3, 'UTC')) + 59, 60) AS first_minute,
-    intDiv(toUnixTimestamp64Second(parseDateTime64BestEffort({until:String}, 3, 'UTC')) + 59, 60) AS end_minute
+    toInt64(60000000000) AS minute_ns,
+    -- in ns a time must stay below 2262
+    intDiv(greatest(0, toUnixTimestamp64Second(parseDateTime64BestEffort({since:String}, 3, 'UTC'))) + 59, 60)
+        AS first_minute,
+    intDiv(least(9000000000, toUnixTimestamp64Second(parseDateTime64BestEffort({until:String}, 3, 'UTC'))) + 59, 60)
+        AS end_minute
 SELECT
     model,
     model_version,
@@ -57,13 +61,14 @@ FROM
             unit.quantity AS counted,
             period_ns,
             toUnixTimestamp64Nano(t) AS end_ns,
-            end_ns - toInt64(period_ns) AS begin_ns,
-            authority = max(authority) OVER (PARTITION BY unit, model, model_version, run) AS counts
+            end_ns - toInt64(period_ns) AS begin_ns
         FROM unit FINAL
         WHERE unit.unit IN ('input_tokens', 'cached_tokens', 'output_tokens')
+            AND (unit.unit, model, authority) IN (SELECT unit, model, max(authority) FROM unit
+                WHERE unit IN ('input_tokens', 'cached_tokens', 'output_tokens') GROUP BY unit, model)
             AND NOT (phase = 'training' OR (run != '' AND phase = ''))
+            AND end_ns >= first_minute * minute_ns AND begin_ns < end_minute * minute_ns
     )
-    WHERE counts
 )
 WHERE minute >= first_minute AND minute < end_minute
 GROUP BY model, model_version, minute

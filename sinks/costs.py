@@ -15,7 +15,9 @@ _BY: Final = ("host", "gpu", "gpu_instance", *(name for name in IDENTITY if name
 _LABEL: Final = "labels."
 _SINCE: Final = "1970-01-01"
 _UNTIL: Final = "2200-01-01"  # later than any record that is accepted
-_UNIT_COLUMNS: Final = ("quantity", "cost_usd_per_unit", "cost_usd_per_million", "j_per_unit")
+_UNIT_COLUMNS: Final = (
+    *("quantity", "cost_usd_per_unit", "cost_usd_per_million", "j_per_unit", "coverage_ratio"),
+)
 
 Time = datetime | str | None
 
@@ -27,9 +29,11 @@ def cost_rows(
 
     Each row has the ``by`` columns, account, active_energy_j, idle_energy_j, energy_j, gpu_hours,
     active_cost_usd, idle_cost_usd, cost_usd; with ``unit`` also quantity, cost_usd_per_unit,
-    cost_usd_per_million, j_per_unit. Money is None where any part of the row has no price; a quotient is None
-    where there is no unit. Units stand in the rows of processes alone, and have a row of their own where no
-    process of theirs was seen. Raises UsageError for a column or policy that there is not, StoreError.
+    cost_usd_per_million, j_per_unit, coverage_ratio. Money is None where any part of the row has no price; a
+    quotient is None where there is no unit, and leaves out what was spent while the units were not counted:
+    coverage_ratio is the part of the GPU time that is in it, None where nobody tells. Units stand in the rows
+    of processes alone; those of which no process was seen have a row with the account unmatched. Raises
+    UsageError for a column or policy that there is not, StoreError.
     """
     by = [name for name in dict.fromkeys(by) if name != "account"]
     _check(by, unit)
@@ -97,27 +101,52 @@ def _with_units(
         {"unit": unit, "since": params["since"], "until": params["until"]},
     ).rows
     quantities = {tuple(row[:-1]): row[-1] for row in counted}
+    covered = _covered(store, by, {**params, "unit": unit})
     for row in priced:
-        quantity = (
-            quantities.pop(tuple(row[name] for name in by), None) if row["account"] == "process" else None
-        )
-        row.update(_quotients(row, quantity))
+        is_process = row["account"] == "process"
+        key = tuple(row[name] for name in by)
+        whole = (row["cost_usd"], row["energy_j"], None)
+        of = covered.get(key, whole) if is_process else whole
+        row.update(_quotients(quantities.pop(key, None) if is_process else None, *of))
     for key, quantity in quantities.items():
-        unseen = dict(zip(by, key, strict=True)) | {"account": "process"}
-        unseen |= dict.fromkeys(("active_energy_j", "idle_energy_j", "energy_j", "gpu_hours"), 0.0)
-        unseen |= dict.fromkeys(("active_cost_usd", "idle_cost_usd", "cost_usd"))
-        priced.append(unseen | dict.fromkeys(_UNIT_COLUMNS) | {"quantity": quantity})
+        unmatched = dict(zip(by, key, strict=True)) | {"account": "unmatched"}
+        unmatched |= dict.fromkeys(("active_energy_j", "idle_energy_j", "energy_j", "gpu_hours"), 0.0)
+        unmatched |= dict.fromkeys(("active_cost_usd", "idle_cost_usd", "cost_usd"), 0.0)
+        priced.append(unmatched | dict.fromkeys(_UNIT_COLUMNS) | {"quantity": quantity})
     return priced
 
 
-def _quotients(row: dict[str, Any], quantity: float | None) -> dict[str, Any]:
-    if not quantity:
-        return dict.fromkeys(_UNIT_COLUMNS) | {"quantity": quantity}
-    per_unit = None if row["cost_usd"] is None else row["cost_usd"] / quantity
-    per_million = None if per_unit is None else per_unit * 1e6
-    return dict(
-        zip(_UNIT_COLUMNS, (quantity, per_unit, per_million, row["energy_j"] / quantity), strict=True)
-    )
+def _covered(
+    store: Readable, by: Sequence[str], params: dict[str, str]
+) -> dict[tuple[Any, ...], tuple[float | None, float | None, float | None]]:
+    """Of each group of processes: money and joules of the time in which their units were counted, and the part
+    of the GPU time that it is. To cost again is dear: only where an engine tells when it was looked at."""
+    if not store.query("SELECT 1 FROM unit WHERE unit = 'observed_ns' LIMIT 1").rows:
+        return {}
+    names = [f"by{place}" for place in range(len(by))]
+    selected = "".join(f"{name} AS {alias}, " for name, alias in zip(by, names, strict=True))
+    rows = store.query(
+        f"SELECT {selected} if(countIf(cost_usd IS NULL) = 0, sum(cost_usd * covered_time_ratio), NULL),"  # noqa: S608
+        " sum(energy_uj * covered_energy_ratio) / 1e6,"
+        " sum(gpu_time_ns * covered_time_ratio) / sum(gpu_time_ns)"
+        " FROM covered_cost(policy = {policy:String}, since = {since:String}, until = {until:String},"
+        " unit = {unit:String})"
+        f" {'GROUP BY ' + ', '.join(names) if by else ''} HAVING max(is_known) AND sum(gpu_time_ns) > 0",
+        params,
+    ).rows
+    return {tuple(row[:-3]): (row[-3], row[-2], row[-1]) for row in rows}
+
+
+def _quotients(
+    quantity: float | None, cost_usd: float | None, energy_j: float | None, coverage_ratio: float | None
+) -> dict[str, Any]:
+    found: dict[str, Any] = dict.fromkeys(_UNIT_COLUMNS)
+    found |= {"quantity": quantity, "coverage_ratio": coverage_ratio}
+    if quantity and coverage_ratio != 0:
+        found["cost_usd_per_unit"] = None if cost_usd is None else cost_usd / quantity
+        found["cost_usd_per_million"] = None if cost_usd is None else cost_usd / quantity * 1e6
+        found["j_per_unit"] = None if energy_j is None else energy_j / quantity
+    return found
 
 
 def _check(by: Sequence[str], unit: str | None) -> None:

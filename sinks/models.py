@@ -11,7 +11,7 @@ from wattribute.sinks.store import Readable
 
 COLUMNS: Final = (
     *("model", "model_version", "unmatched", "energy_j", "gpu_hours", "active_ratio", "cost_usd"),
-    *("error_j", "error_usd"),
+    *("error_j", "error_usd", "coverage_ratio"),
     *("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "requests"),
     *("cost_usd_per_million_output_tokens", "busy_usd_per_million_output_tokens"),
     *("capacity_usd_per_million_output_tokens", "capacity_output_tokens_per_gpu_s"),

@@ -1,15 +1,12 @@
 -- The units that count in [since, until), each by the part of (t - period, t] that lies in the span; one without
--- a period by its t. Where sources of one model, version and run count the same unit, only those of the
--- greatest authority count.
+-- a period by its t. Of several sources of the same one counts, minute by minute: see lesser_unit.
 CREATE OR REPLACE VIEW counted_unit AS
 WITH
     -- in ns a time must stay below 2262
     toUnixTimestamp64Milli(greatest(parseDateTime64BestEffort({since:String}, 3, 'UTC'), toDateTime64(0, 3, 'UTC')))
         * 1000000 AS since_ns,
     least(toUnixTimestamp64Milli(parseDateTime64BestEffort({until:String}, 3, 'UTC')), 9000000000000)
-        * 1000000 AS until_ns,
-    toUnixTimestamp64Nano(t) AS end_ns,
-    end_ns - toInt64(period_ns) AS begin_ns
+        * 1000000 AS until_ns
 SELECT
     host,
     pod,
@@ -26,12 +23,30 @@ FROM
 (
     SELECT
         *,
-        quantity * multiIf(
-            period_ns = 0, if(end_ns >= since_ns AND end_ns < until_ns, 1, 0),
-            begin_ns >= since_ns AND end_ns <= until_ns, 1,
-            greatest(0, least(end_ns, until_ns) - greatest(begin_ns, since_ns)) / period_ns) AS counted_quantity,
-        max(authority) OVER (PARTITION BY model, model_version, run) AS greatest_authority
+        toUnixTimestamp64Nano(t) AS end_ns,
+        end_ns - toInt64(period_ns) AS begin_ns,
+        quantity * if(begin_ns >= since_ns AND end_ns <= until_ns, 1,
+            (least(end_ns, until_ns) - greatest(begin_ns, since_ns)) / period_ns) AS counted_quantity
     FROM unit FINAL
-    WHERE unit = {unit:String} AND end_ns >= since_ns AND begin_ns < until_ns
+    WHERE unit = {unit:String}
+        AND (model, authority) IN (SELECT model, max(authority) FROM unit WHERE unit = {unit:String} GROUP BY model)
+        AND begin_ns < until_ns AND end_ns >= since_ns AND (end_ns > since_ns OR period_ns = 0)
 )
-WHERE authority = greatest_authority
+UNION ALL
+SELECT
+    host,
+    pod,
+    model,
+    model_version,
+    run,
+    attempt,
+    part,
+    application,
+    phase,
+    source,
+    -- what counts in all its minutes counts as it was told: of parts the sum would be off by a rounding
+    if(min(counts), any(whole), sumIf(minutes.quantity, counts)) AS quantity
+FROM lesser_unit(unit = {unit:String}, since = {since:String}, until = {until:String}) AS minutes
+GROUP BY host, pod, place, model, model_version, run, attempt, part, application, phase, source, authority,
+    first_minute, last_minute
+HAVING max(counts)

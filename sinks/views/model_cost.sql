@@ -14,6 +14,7 @@ SELECT
     if(gpu_time_ns > 0, active_time_ns / gpu_time_ns, NULL) AS active_ratio,
     cost_usd,
     active_cost_usd,
+    coverage_ratio,
     error_uj,
     error_usd,
     training_energy_uj,
@@ -27,7 +28,7 @@ SELECT
     served_cost_usd / output_tokens * 1e6 AS cost_usd_per_million_output_tokens,
     served_active_usd / output_tokens * 1e6 AS busy_usd_per_million_output_tokens,
     capacity_output_tokens_per_gpu_s,
-    served_cost_usd / (gpu_time_ns / 1e9) / capacity_output_tokens_per_gpu_s * 1e6
+    served_cost_usd / served_s / capacity_output_tokens_per_gpu_s * 1e6
         AS capacity_usd_per_million_output_tokens,
     served_cost_usd / requests AS cost_usd_per_request,
     served_j / output_tokens AS j_per_output_token,
@@ -51,6 +52,7 @@ SELECT
             unmatched = 'no GPU time', 'no GPU time was seen under this name: its tokens have no cost here',
             gpu_time_ns = 0, 'it served nothing',
             output_tokens IS NULL, 'no output tokens were counted',
+            served_j IS NULL, 'no GPU time while tokens were counted',
             cost_usd IS NULL, 'a part has no price',
             '')),
         ('cost_usd_per_request', if(gpu_time_ns > 0 AND requests IS NULL, 'no requests were counted', '')),
@@ -101,10 +103,13 @@ FROM
             used.training_energy AS training_energy_uj,
             used.training_gpu_time AS training_gpu_time_ns,
             if(used.training_unpriced = 0, used.training_money, NULL) AS training_cost_usd,
-            -- what tokens and requests are divided into: without GPU time they have no cost, rather than one of 0
-            if(used.gpu_time > 0 AND used.unpriced = 0, used.money, NULL) AS served_cost_usd,
-            if(used.gpu_time > 0 AND used.unpriced = 0, used.active_money, NULL) AS served_active_usd,
-            if(used.gpu_time > 0, used.energy / 1e6, NULL) AS served_j,
+            if(used.coverage_known AND used.gpu_time > 0, used.covered_time / used.gpu_time, NULL) AS coverage_ratio,
+            -- what tokens and requests are divided into: of the time in which they were counted. Without any they
+            -- have no cost, rather than one of 0
+            if(used.covered_time > 0 AND used.unpriced = 0, used.covered_money, NULL) AS served_cost_usd,
+            if(used.covered_time > 0 AND used.unpriced = 0, used.covered_active_money, NULL) AS served_active_usd,
+            used.covered_time / 1e9 AS served_s,
+            if(used.covered_time > 0, used.covered_energy / 1e6, NULL) AS served_j,
             used.output_count AS output_count,
             nullIf(used.output_count, 0) AS output_tokens,
             nullIf(used.input_count, 0) AS input_tokens,
@@ -120,7 +125,7 @@ FROM
             pace.input_token_ns AS input_token_ns,
             pace.output_token_ns AS output_token_ns,
             multiIf(
-                used.gpu_time = 0 OR used.output_count + computed_tokens = 0, '',
+                used.covered_time = 0 OR used.output_count + computed_tokens = 0, '',
                 used.output_count = 0, 'input_only',
                 computed_tokens = 0, 'output_only',
                 fit_unusable = '', 'fit',
@@ -143,6 +148,11 @@ FROM
                 sumIf(ifNull(active_cost_usd, 0), NOT is_training) AS active_money,
                 sumIf(ifNull(error_money, 0), NOT is_training) AS error_money,
                 countIf(cost_usd IS NULL AND NOT is_training) AS unpriced,
+                maxIf(is_known, NOT is_training) AS coverage_known,
+                sumIf(gpu_time_ns * covered_time_ratio, NOT is_training) AS covered_time,
+                sumIf(energy_uj * covered_energy_ratio, NOT is_training) AS covered_energy,
+                sumIf(ifNull(cost_usd, 0) * covered_time_ratio, NOT is_training) AS covered_money,
+                sumIf(ifNull(active_cost_usd, 0) * covered_time_ratio, NOT is_training) AS covered_active_money,
                 sumIf(energy_uj, is_training) AS training_energy,
                 sumIf(gpu_time_ns, is_training) AS training_gpu_time,
                 sumIf(ifNull(cost_usd, 0), is_training) AS training_money,
@@ -167,14 +177,18 @@ FROM
                     cost_usd,
                     active_cost_usd,
                     price_per_gpu_hour_usd * error_ns / 3.6e12 AS error_money,
+                    covered_time_ratio,
+                    covered_energy_ratio,
+                    is_known,
                     '' AS unit,
                     0. AS quantity
-                FROM cost(policy = {policy:String}, since = {since:String}, until = {until:String})
-                WHERE account = 'process'
+                FROM covered_cost(
+                    policy = {policy:String}, since = {since:String}, until = {until:String}, unit = 'output_tokens')
                 UNION ALL
                 SELECT
                     model, model_version, false AS is_training, 0 AS energy_uj, 0 AS gpu_time_ns, 0 AS active_time_ns,
-                    0 AS error_uj, 0. AS cost_usd, 0. AS active_cost_usd, 0. AS error_money, unit, quantity
+                    0 AS error_uj, 0. AS cost_usd, 0. AS active_cost_usd, 0. AS error_money,
+                    0. AS covered_time_ratio, 0. AS covered_energy_ratio, 0 AS is_known, unit, quantity
                 FROM
                 (
                     SELECT 'output_tokens' AS unit, *

@@ -1,36 +1,65 @@
 -- What one unit cost and took, by model, model version and run: Σ cost / Σ units, each summed before they meet.
 --     SELECT … FROM unit_cost(policy = 'memory', since = …, until = …, unit = 'output_tokens')
--- Energy and money of the processes alone: idle and residual are in cost. Without units, or without a price, a quotient is NULL.
+-- Energy and money of the processes alone: idle and residual are in cost. What was spent while the units were not
+-- counted is left out of the quotients: coverage_ratio is the part of the GPU time that is in. Where a quotient is NULL,
+-- why_null says why. Units of which no GPU time was seen have a row of their own.
 CREATE OR REPLACE VIEW unit_cost AS
 SELECT
-    spent.model AS model,
-    spent.model_version AS model_version,
-    spent.run AS run,
+    model,
+    model_version,
+    run,
     {unit:String} AS unit,
-    if(counted.unit_rows = 0, NULL, counted.quantity) AS quantity,
-    spent.energy AS energy_uj,
-    spent.gpu_time AS gpu_time_ns,
-    spent.money AS cost_usd,
-    if(quantity > 0, cost_usd / quantity, NULL) AS cost_usd_per_unit,
-    if(quantity > 0, cost_usd / quantity * 1e6, NULL) AS cost_usd_per_million,
-    if(quantity > 0, energy_uj / 1e6 / quantity, NULL) AS j_per_unit
+    if(unit_rows = 0, NULL, counted_quantity) AS quantity,
+    energy AS energy_uj,
+    gpu_time AS gpu_time_ns,
+    if(unpriced = 0, money, NULL) AS cost_usd,
+    if(quantity > 0 AND covered_time > 0, if(unpriced = 0, covered_money, NULL) / quantity, NULL) AS cost_usd_per_unit,
+    cost_usd_per_unit * 1e6 AS cost_usd_per_million,
+    if(quantity > 0 AND covered_time > 0, covered_energy / 1e6 / quantity, NULL) AS j_per_unit,
+    if(is_known AND gpu_time > 0, covered_time / gpu_time, NULL) AS coverage_ratio,
+    multiIf(
+        unit_rows = 0, 'not counted',
+        counted_quantity = 0, 'the count is 0',
+        spent_rows = 0, 'unmatched: no GPU time was seen',
+        covered_time = 0, 'no GPU time while it was counted',
+        unpriced > 0, 'unpriced',
+        '') AS why_null
 FROM
 (
     SELECT
         model,
         model_version,
         run,
-        sum(energy_uj) AS energy,
-        sum(gpu_time_ns) AS gpu_time,
-        if(countIf(cost_usd IS NULL) = 0, sum(cost_usd), NULL) AS money
-    FROM cost(policy = {policy:String}, since = {since:String}, until = {until:String})
-    WHERE account = 'process'
+        sum(spent_row) AS spent_rows,
+        sum(1 - spent_row) AS unit_rows,
+        sum(number) AS counted_quantity,
+        sum(energy_part) AS energy,
+        sum(time_part) AS gpu_time,
+        sum(money_part) AS money,
+        sum(unpriced_part) AS unpriced,
+        sum(energy_part * energy_share) AS covered_energy,
+        sum(time_part * time_share) AS covered_time,
+        sum(money_part * time_share) AS covered_money,
+        max(known) AS is_known
+    FROM
+    (
+        SELECT
+            model,
+            model_version,
+            run,
+            1 AS spent_row,
+            0. AS number,
+            energy_uj AS energy_part,
+            gpu_time_ns AS time_part,
+            ifNull(cost_usd, 0) AS money_part,
+            cost_usd IS NULL AS unpriced_part,
+            covered_energy_ratio AS energy_share,
+            covered_time_ratio AS time_share,
+            is_known AS known
+        FROM covered_cost(policy = {policy:String}, since = {since:String}, until = {until:String}, unit = {unit:String})
+        UNION ALL
+        SELECT model, model_version, run, 0, quantity, 0, 0, 0, 0, 0, 0, 0
+        FROM counted_unit(unit = {unit:String}, since = {since:String}, until = {until:String})
+    )
     GROUP BY model, model_version, run
-) AS spent
-LEFT JOIN
-(
-    SELECT model, model_version, run, sum(quantity) AS quantity, count() AS unit_rows
-    FROM counted_unit(unit = {unit:String}, since = {since:String}, until = {until:String})
-    GROUP BY model, model_version, run
-) AS counted
-ON spent.model = counted.model AND spent.model_version = counted.model_version AND spent.run = counted.run
+)

@@ -48,6 +48,7 @@ _EXTRAS: Final = {
     "pyarrow": "stream",
     "clickhouse_connect": "stream",
     "chdb": "embedded",
+    "opentelemetry": "otlp",
 }
 
 app = typer.Typer(

@@ -23,6 +23,7 @@ from wattribute.errors import UsageError
 FILE: Final = "wattribute.toml"
 PREFIX: Final = "WATTRIBUTE_"
 CONFIG: Final = "WATTRIBUTE_CONFIG"
+INTAKE: Final = "127.0.0.1:4318"  # OTLP's port over HTTP
 KAFKA_PASSWORD_FILE: Final = "WATTRIBUTE_KAFKA_PASSWORD_FILE"  # noqa: S105 - the name of the variable
 
 # Not settings, but ours: secrets that the store reads itself, and what tells whose a process is.
@@ -86,6 +87,11 @@ class Settings:
     kafka_group: str = _text("consumer group of stream", "wattribute")
     kafka_partitions: int = _number(12, 1, 10_000, "partitions of the topic of samples, where it is created")
     kafka_replication: int = _number(1, 1, 10, "replicas of a topic that has to be created")
+    intake: str = _text("where applications tell what came out (OTLP, HTTP): address:port, or off", INTAKE)
+    model_aliases: Mapping[str, str] = _table(
+        "names that requests have for a model, and what it is called here"
+    )
+    gateways: str = _text("names of services that are gateways, beside the known ones: name,name")
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def shown(self) -> list[dict[str, str]]:
@@ -137,6 +143,10 @@ def load_settings(
     values["bus"] = values.get("bus") or f"local://{_beside(values['store'], environ) / 'bus'}"
     values["spool"] = values.get("spool") or str(data_folder(environ) / "spool")
     problems += _url_problems(values["store"], values["bus"], origins)
+    try:
+        intake_address(values.get("intake", INTAKE))
+    except UsageError as problem:
+        problems.append(f"{origins['intake']}: {problem}")
     if problems:
         raise UsageError("; ".join(problems))
     return Settings(**values, origins=origins)
@@ -150,6 +160,16 @@ def local_folder(bus: str) -> Path | None:
     if parts.scheme == "local" and not parts.netloc and parts.path.strip("/"):
         return Path(unquote(parts.path))
     raise UsageError(f"bus {bus!r} is neither kafka://broker:9092 nor local:///path/of/a/folder")
+
+
+def intake_address(intake: str) -> tuple[str, int] | None:
+    """Address and port of ``address:port`` or ``[address]:port``, None for ``off``. Raises UsageError."""
+    host, _, port = intake.rpartition(":")
+    if intake == "off":
+        return None
+    if not host or not port.isdecimal() or int(port) > 65_535 or (":" in host) != host.startswith("["):
+        raise UsageError(f"intake {intake!r} is neither address:port, as {INTAKE}, nor off")
+    return host.strip("[]"), int(port)
 
 
 def _keys() -> list[Field[Any]]:

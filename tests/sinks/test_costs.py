@@ -200,7 +200,7 @@ def test_cost_of_a_unit(sink: ClickHouseSink, as_columns: AsColumns, start_ms: i
         assert [
             row[name] for name in ("quantity", "cost_usd_per_unit", "cost_usd_per_million", "j_per_unit")
         ] == [None] * 4
-    assert (unseen["model"], unseen["quantity"], unseen["cost_usd"]) == ("not seen", 5, None)
+    assert (unseen["model"], unseen["quantity"], unseen["cost_usd"]) == ("not seen", 5, 0)
     assert unseen.keys() == a.keys()
     view = sink.store.query(
         "SELECT model, run, quantity, cost_usd_per_unit, j_per_unit FROM unit_cost(policy = 'equal',"

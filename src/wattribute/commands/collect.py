@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 
 from wattribute.collector.publish import Publisher
 from wattribute.commands.ends import open_sending_end, stopping
+from wattribute.commands.intake import open_intake
 from wattribute.commands.options import (
     BusOption,
     ConfigOption,
@@ -19,6 +21,7 @@ from wattribute.commands.options import (
 from wattribute.commands.output import note
 from wattribute.commands.since import parse_duration_s
 from wattribute.commands.source import open_source
+from wattribute.records import Record
 from wattribute.settings import load_settings
 
 
@@ -42,9 +45,14 @@ def collect(
     producer, log = open_sending_end(settings)
     with closing(producer), closing(source), stopping() as stop:
         publisher = Publisher(producer, log, source.name, source.boot_id)
-        sampler = source.sampler(settings, lambda records: publisher(records, sampler.epoch))
-        note(f"collecting {source.shown()} -> {settings.bus}")
-        health = sampler.run(stop, duration_s)
+
+        def publish(records: Sequence[Record]) -> None:
+            publisher(records, sampler.epoch)
+
+        with open_intake(settings, source.simulated is not None, publish) as told:
+            sampler = source.sampler(settings, publish, told.take)
+            note(f"collecting {source.shown()} -> {settings.bus}")
+            health = sampler.run(stop, duration_s)
     kept = (
         f", {publisher.unsent_messages:,} of them still in {settings.spool}"
         if publisher.unsent_messages

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -32,7 +32,7 @@ POLICIES: Final = {
     "active": "idle energy and time of a GPU are split over its holders by the work they do",
 }
 _STYLES: Final = {"unheld": "yellow", "residual": "magenta", "reserved": "yellow"}
-_ACCOUNTS: Final = ("process", "reserved", "unheld", "residual")
+_ACCOUNTS: Final = ("process", "reserved", "unheld", "residual", "unmatched")
 _ENERGY: Final = ("active_energy_j", "idle_energy_j", "energy_j")
 _MONEY: Final = ("active_cost_usd", "idle_cost_usd", "cost_usd")
 
@@ -80,7 +80,7 @@ def cost(
             return
     names = [*columns, "account", *_ENERGY, "gpu_hours", *_MONEY]
     if unit is not None:
-        names += ["quantity", "cost_usd_per_unit", "cost_usd_per_million", "j_per_unit"]
+        names += ["quantity", "cost_usd_per_unit", "cost_usd_per_million", "j_per_unit", "coverage_ratio"]
     write_rows(rows, shape, names)
 
 
@@ -120,13 +120,17 @@ def cost_grid(rows: Rows, by: Sequence[str], policy: str, notes: Sequence[str], 
 
 def unit_grid(rows: Rows, by: Sequence[str], unit: str) -> Grid:
     """What one unit cost. Idle GPUs and the residual make no units, and are not in here."""
-    counted = [row for row in rows if row["quantity"]]
+    unmatched = [row for row in rows if row["account"] == "unmatched" and row["quantity"]]
+    counted = [row for row in rows if row["quantity"] and row not in unmatched]
+    covered = [row["coverage_ratio"] for row in counted]
+    is_told = any(ratio is not None for ratio in covered)
     per_million = [row["cost_usd_per_million"] for row in counted]
     joules = [row["j_per_unit"] for row in counted]
     money = [row["cost_usd"] for row in counted]
     places = [decimals_for(values) for values in (money, per_million, joules)]
     return Grid(
-        headers=[*by, unit, "cost USD", f"USD per million {unit}", f"J per {unit}"],
+        headers=[*by, unit, "cost USD", f"USD per million {unit}", f"J per {unit}"]
+        + (["coverage %"] if is_told else []),
         rows=[
             [
                 *(str(row[name]) for name in by),
@@ -136,12 +140,25 @@ def unit_grid(rows: Rows, by: Sequence[str], unit: str) -> Grid:
                 _shown_money(row["cost_usd"], places[0]),
                 _shown_money(row["cost_usd_per_million"], places[1]),
                 shown_number(row["j_per_unit"], places[2]),
+                *([_shown_percent(row["coverage_ratio"])] if is_told else []),
             ]
             for row in counted
         ],
-        numeric=frozenset(range(len(by), len(by) + 4)),
-        notes=[] if counted else [f"no {unit} were counted in this span"],
+        numeric=frozenset(range(len(by), len(by) + 5)),
+        notes=[
+            *([] if counted else [f"no {unit} were counted in this span"]),
+            *(_unmatched_note(row, by, unit) for row in unmatched),
+        ],
     )
+
+
+def _unmatched_note(row: Mapping[str, Any], by: Sequence[str], unit: str) -> str:
+    whose = " ".join(str(row[name]) for name in by if row[name]) or "nobody named"
+    return f"unmatched: {row['quantity']:,.6g} {unit} of {whose}; no GPU time of this name was seen"
+
+
+def _shown_percent(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{100 * ratio:.4g}"
 
 
 def unpriced_notes(

@@ -115,9 +115,10 @@ def models(
 
 
 def _grid(rows: Rows, notes: list[str], wide: bool) -> Grid:
+    covered = any(row["coverage_ratio"] is not None for row in rows)
     names = _ALWAYS | _IF_WIDE_ENOUGH | (_WIDE if wide else {})
     figures = [_column([row[name] for row in rows]) for name in names.values()]
-    more = ["latency s", "token price"] if wide else []
+    more = (["counted %"] if covered else []) + (["latency s", "token price"] if wide else [])
     return Grid(
         headers=["model", "version", *names, "active %", "quality", *more],
         rows=[
@@ -125,8 +126,9 @@ def _grid(rows: Rows, notes: list[str], wide: bool) -> Grid:
                 str(row["model"]),
                 str(row["model_version"]),
                 *(column[place] for column in figures),
-                "-" if row["active_ratio"] is None else f"{100 * row['active_ratio']:.0f}",
+                _percent(row["active_ratio"]),
                 _measures(row["quality"]),
+                *([_percent(row["coverage_ratio"])] if covered else []),
                 *([_measures(row["latency_s"]), row["token_price_method"] or "-"] if wide else []),
             ]
             for place, row in enumerate(rows)
@@ -140,6 +142,10 @@ def _grid(rows: Rows, notes: list[str], wide: bool) -> Grid:
 def _column(values: list[float | None]) -> list[str]:
     decimals = decimals_for(values)
     return [shown_number(value, decimals) for value in values]
+
+
+def _percent(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{100 * ratio:.0f}"
 
 
 def _measures(values: dict[str, float]) -> str:

@@ -47,8 +47,14 @@ class Source:
         if isinstance(self.processes, ProcTree):
             self.processes.close()
 
-    def sampler(self, settings: Settings, emit: Callable[[Sequence[Record]], None]) -> Sampler:
-        """A sampler of all its GPUs."""
+    def sampler(
+        self,
+        settings: Settings,
+        emit: Callable[[Sequence[Record]], None],
+        *outcomes: Callable[[int], Sequence[Record]],
+    ) -> Sampler:
+        """A sampler of all its GPUs. ``outcomes`` are asked for further records at each flush."""
+        asked = [*outcomes, *([self.simulated.outcomes] if self.simulated else [])]
         return Sampler(
             self.nvml,
             self.processes,
@@ -58,7 +64,7 @@ class Source:
             fast_hz=settings.fast_hz,
             slow_s=settings.slow_s,
             flush_s=settings.flush_s,
-            outcomes=self.simulated.outcomes if self.simulated else None,
+            outcomes=lambda now_ns: [record for outcome in asked for record in outcome(now_ns)],
             start_worker=inline_worker if self.inline else thread_worker,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from wattribute.collector.publish import Publisher
 from wattribute.commands.cost import balance_note, cost_grid, unit_grid, unpriced_notes
 from wattribute.commands.ends import Worker, open_sending_end, stopping
 from wattribute.commands.fresh import empty_folders
+from wattribute.commands.intake import open_intake
 from wattribute.commands.options import (
     HOST,
     PLACES,
@@ -37,6 +38,7 @@ from wattribute.commands.source import Source, open_source
 from wattribute.commands.streaming import opened_stream
 from wattribute.commands.top import show_live, top_grid, top_rows
 from wattribute.errors import UsageError, WattributeError
+from wattribute.records import Record
 from wattribute.settings import Settings, data_folder, load_settings
 
 if TYPE_CHECKING:
@@ -108,11 +110,22 @@ def _live(settings: Settings, open_host: Callable[[], Source], duration_s: float
         stack.enter_context(closing(producer))
         stop = stack.enter_context(stopping())
         publisher = Publisher(producer, log, source.name, source.boot_id)
-        sampler = source.sampler(settings, lambda records: publisher(records, sampler.epoch))
+
+        def publish(records: Sequence[Record]) -> None:
+            publisher(records, sampler.epoch)
+
+        intake = ExitStack()  # ends with the collector, before what it sent last is streamed
+        told = intake.enter_context(open_intake(settings, source.simulated is not None, publish))
+        sampler = source.sampler(settings, publish, told.take)
         began_ns = source.clock.now_ns() // (settings.window_ms * 1_000_000) * settings.window_ms * 1_000_000
         ending = "" if duration_s is None else f"; this ends after {duration_s:g} s"
         note(f"collecting {source.shown()} -> {settings.store}{ending}")
-        collector = Worker(lambda: sampler.run(stop), stop, "collector")
+
+        def collect() -> None:
+            with intake:
+                sampler.run(stop)
+
+        collector = Worker(collect, stop, "collector")
         display = Worker(lambda: _show(sink, loop, source, stop), stop, "display")
         if duration_s is not None:
             timer = threading.Timer(duration_s, stop.set)

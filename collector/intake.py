@@ -1,0 +1,247 @@
+"""The intake: OTLP and plain HTTP, by which applications tell what came out and how good it was.
+
+Whatever comes in, sampling goes on: a request has limits of size, time and number, and what it raises ends
+with its answer. A connection carries one request, so that none is held open.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+import zlib
+from contextlib import suppress
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
+from typing import Any, Final
+
+from wattribute.collector.otlp_routes import Otlp
+from wattribute.collector.plain_routes import PATHS as PLAIN
+from wattribute.collector.plain_routes import read_plain
+from wattribute.collector.told import FullError, Told
+from wattribute.errors import RecordError
+from wattribute.settings import Settings
+
+_BODY_MOST: Final = 16 << 20  # as it comes, and unpacked
+_JSON_MOST: Final = 4 << 20  # reading it holds Python's lock: 16 MiB held up the sampler for 0.3 s
+_RECEIVE_S: Final = 10.0  # between two pieces
+_REQUEST_S: Final = 20.0
+_LINGER_S: Final = 2.0
+_POLL_S: Final = 0.2
+_CONNECTIONS_MOST: Final = 32
+_BUSY: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+)
+_SIGNALS: Final = {f"/v1/{signal}": signal for signal in ("metrics", "traces", "logs")}
+_log = logging.getLogger(__name__)
+
+
+class _RefusedError(Exception):
+    """A request that gets no success: status and one line why."""
+
+    def __init__(self, status: HTTPStatus, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class Intake(ThreadingHTTPServer):
+    """Listens at an address until it is closed. Raises OSError where it cannot."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 64
+
+    def __init__(self, address: tuple[str, int], settings: Settings, told: Told) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self.told = told
+        self.otlp = Otlp(settings, told, time.time_ns())
+        self._open: dict[socket.socket, float] = {}
+        self._changing = threading.Lock()
+        super().__init__(address, _Handler)
+        self._thread = threading.Thread(
+            target=self.serve_forever, args=(_POLL_S,), name="intake", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def at(self) -> str:
+        """Where it listens, as a URL has it."""
+        host, port = self.server_address[:2]
+        return f"[{host!s}]:{port}" if ":" in str(host) else f"{host!s}:{port}"
+
+    def close(self) -> None:
+        """Listen no more, and wait shortly for the requests at hand."""
+        self.shutdown()
+        self.server_close()
+        until = time.monotonic() + 1
+        while self._open and time.monotonic() < until:
+            time.sleep(0.01)
+
+    def server_bind(self) -> None:
+        """As the library does it, without asking DNS for a name."""
+        TCPServer.server_bind(self)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """A thread for the connection, unless there are too many."""
+        with self._changing:
+            crowded = len(self._open) >= _CONNECTIONS_MOST
+            if not crowded:
+                self._open[request] = time.monotonic()
+        if not crowded:
+            super().process_request(request, client_address)
+            return
+        self.told.health.refused += 1
+        with suppress(OSError):
+            request.setblocking(False)
+            request.send(_BUSY)
+        self.shutdown_request(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        """The end of a connection."""
+        with self._changing:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Now and then: end the connections that take too long."""
+        late = time.monotonic() - _REQUEST_S
+        with self._changing:
+            overdue = [connection for connection, since in self._open.items() if since < late]
+        for connection in overdue:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """A connection that broke off: nobody is left to be answered."""
+        self.told.health.refused += 1
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One request. Every answer closes the connection."""
+
+    server: Intake
+    protocol_version = "HTTP/1.1"
+    server_version = "wattribute"
+    sys_version = ""
+    timeout = _RECEIVE_S
+    unread = False
+
+    def do_POST(self) -> None:
+        """Take in what is sent, and say whether it was."""
+        health = self.server.told.health
+        health.requests += 1
+        path = self.path.partition("?")[0].rstrip("/")
+        signal = _SIGNALS.get(path, "")
+        is_json = self.headers.get_content_type() == "application/json"
+        try:
+            self._check(path)
+            body = self._body(is_json or not signal)
+            now_ns = time.time_ns()
+            if signal:
+                self._answer(
+                    HTTPStatus.OK, self.server.otlp.read(signal, body, is_json, now_ns), signal, is_json
+                )
+            else:
+                self._answer(HTTPStatus.OK, read_plain(path, body, self.server.told, now_ns), "", True)
+        except _RefusedError as error:
+            self._refuse(error.status, str(error), signal, is_json)
+        except RecordError as error:
+            self._refuse(HTTPStatus.BAD_REQUEST, str(error), signal, is_json)
+        except FullError as error:
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, str(error), signal, is_json)
+        except OSError:  # too slow, or gone
+            health.refused += 1
+            self.close_connection = True
+        except Exception as error:
+            # Whatever a hostile request brings about must end nothing but itself. What it says stays unsaid.
+            _log.warning(
+                "a request to %s failed: %s", path if path in PLAIN else signal, type(error).__name__
+            )
+            self._refuse(HTTPStatus.BAD_REQUEST, "this cannot be read", signal, is_json)
+
+    def _check(self, path: str) -> None:
+        if path not in _SIGNALS and path not in PLAIN:
+            where = ", ".join([*_SIGNALS, *PLAIN])
+            raise _RefusedError(HTTPStatus.NOT_FOUND, f"there is nothing here; POST to {where}")
+        if self.headers.get("Origin"):  # a page in a browser, which may reach the loopback too
+            raise _RefusedError(HTTPStatus.FORBIDDEN, "pages in a browser tell nothing here")
+        if path in _SIGNALS and not self.server.otlp.is_installed:
+            raise _RefusedError(
+                HTTPStatus.NOT_IMPLEMENTED, "this collector reads no OTLP: pip install 'wattribute[otlp]'"
+            )
+
+    def _body(self, is_text: bool) -> bytes:
+        most = _JSON_MOST if is_text else _BODY_MOST
+        told = self.headers.get("Content-Length", "")
+        if not told.isdecimal():
+            raise _RefusedError(HTTPStatus.LENGTH_REQUIRED, "say its Content-Length")
+        too_large = _RefusedError(
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {most >> 20} MiB; send it in parts"
+        )
+        if len(told) > 12 or int(told) > most:
+            raise too_large
+        body = self.rfile.read(int(told))
+        if len(body) < int(told):
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "it ends before its Content-Length")
+        coding = self.headers.get("Content-Encoding", "identity").strip().lower()
+        if coding in ("identity", ""):
+            return body
+        if coding != "gzip":
+            raise _RefusedError(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "its Content-Encoding is neither gzip nor identity"
+            )
+        unpack = zlib.decompressobj(wbits=31)
+        try:
+            unpacked = unpack.decompress(body, most)
+        except zlib.error:
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "it is not gzip") from None
+        if unpack.unconsumed_tail:
+            raise too_large
+        if not unpack.eof:
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "its gzip is cut short")
+        return unpacked
+
+    def _refuse(self, status: HTTPStatus, why: str, signal: str, is_json: bool) -> None:
+        self.server.told.health.refused += 1
+        otlp = self.server.otlp
+        body = otlp.refusal(why, is_json) if signal and otlp.is_installed else f"{why}\n".encode()
+        self._answer(status, body, signal if otlp.is_installed else "", is_json)
+
+    def _answer(self, status: HTTPStatus, body: bytes, signal: str, is_json: bool) -> None:
+        shape = "application/x-protobuf" if signal and not is_json else "application/json"
+        if not signal and status != HTTPStatus.OK:
+            shape = "text/plain; charset=utf-8"
+        self.send_response(status)
+        self.send_header("Content-Type", shape)
+        self.send_header("Content-Length", str(len(body)))
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            self.send_header("Retry-After", "1")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+        self.close_connection = True
+        self.unread = status >= HTTPStatus.BAD_REQUEST
+
+    def finish(self) -> None:
+        """Read on for a moment what a refused request still sends: else it hears of a reset alone."""
+        with suppress(OSError):
+            super().finish()
+            if self.unread:
+                self.connection.shutdown(socket.SHUT_WR)
+                self.connection.settimeout(_LINGER_S)
+                until = time.monotonic() + _LINGER_S
+                while time.monotonic() < until and self.connection.recv(1 << 16):
+                    pass
+
+    def send_error(self, code: int, *_: Any, **__: Any) -> None:
+        """What the library refuses by itself: other methods, lines too long, no HTTP at all."""
+        status = HTTPStatus.METHOD_NOT_ALLOWED if code == HTTPStatus.NOT_IMPLEMENTED else HTTPStatus(code)
+        self.server.told.health.refused += 1
+        self._answer(
+            status, f"{status.phrase}: POST to {', '.join([*_SIGNALS, *PLAIN])}\n".encode(), "", True
+        )
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing: a request is counted, not logged."""

@@ -1,0 +1,172 @@
+"""OTLP over HTTP: a request's bytes into messages, and answers as the protocol has them.
+
+Of attributes only those are looked at whose names a reader asks for: prompts and completions stay unread.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError, Message
+from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsServiceRequest,
+    ExportLogsServiceResponse,
+)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+
+from wattribute.errors import RecordError
+from wattribute.records import Record
+
+PROTOBUF: Final = "application/x-protobuf"
+JSON: Final = "application/json"
+_REQUESTS: Final[dict[str, type[Message]]] = {
+    "metrics": ExportMetricsServiceRequest,
+    "traces": ExportTraceServiceRequest,
+    "logs": ExportLogsServiceRequest,
+}
+_RESPONSES: Final[dict[str, tuple[type[Message], str]]] = {
+    "metrics": (ExportMetricsServiceResponse, "rejected_data_points"),
+    "traces": (ExportTraceServiceResponse, "rejected_spans"),
+    "logs": (ExportLogsServiceResponse, "rejected_log_records"),
+}
+_VALUES: Final = ("string_value", "int_value", "double_value", "bool_value")
+_REASONS_SHOWN: Final = 5
+
+# A service or instrumentation of one of these names is a gateway: what it counts, others count too.
+GATEWAYS: Final = frozenset(
+    (
+        *("litellm", "litellm-proxy", "portkey", "portkey-gateway", "helicone", "openrouter", "bifrost"),
+        *("kong", "kong-gateway", "envoy-ai-gateway", "ai-gateway-extproc", "agentgateway", "tensorzero"),
+    )
+)
+MODEL: Final = ("wattribute.model", "gen_ai.response.model", "gen_ai.request.model")
+"""The attributes that name a model; the first there is counts."""
+WHO: Final = frozenset(
+    (
+        *(*MODEL, "service.name", "wattribute.model_version", "wattribute.run", "wattribute.attempt"),
+        *("wattribute.phase", "wattribute.source"),
+    )
+)
+"""The attributes that say whose something is; of a resource, or of a span or point, which win."""
+INFERENCE: Final = frozenset(("chat", "text_completion", "generate_content", "embeddings"))
+"""``gen_ai.operation.name`` of what is one call of a model. Agents, workflows and tools are not."""
+
+Attributes = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Reading:
+    """What came of a request: records, and how much was rejected, by reason."""
+
+    records: list[Record] = field(default_factory=list)
+    rejected: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """How models and gateways are called here: ``aliases`` of models, further ``gateways``."""
+
+    aliases: Mapping[str, str]
+    gateways: frozenset[str] = GATEWAYS
+
+    def who(self, attributes: Attributes, scope: str, source: str) -> dict[str, Any]:
+        """The fields of a record that say whose it is. It comes of ``source``, where nothing says that it is
+        of a gateway. Raises RecordError where it is nobody's."""
+        named = [str(attributes[name]) for name in MODEL if attributes.get(name)]
+        service = str(attributes.get("service.name", ""))
+        is_gateway = service.lower() in self.gateways or scope.lower() in self.gateways
+        found: dict[str, Any] = {
+            "model": self.aliases.get(named[0], named[0]) if named else "",
+            "model_version": attributes.get("wattribute.model_version", ""),
+            "run": attributes.get("wattribute.run", ""),
+            "application": service,
+            "phase": attributes.get("wattribute.phase", "inference"),
+            "source": attributes.get("wattribute.source", "gateway" if is_gateway else source),
+        }
+        if "wattribute.attempt" in attributes:
+            found["attempt"] = attributes["wattribute.attempt"]
+        if not found["model"] and not found["run"]:
+            raise RecordError("neither gen_ai.request.model nor gen_ai.response.model says whose it is")
+        return {name: value for name, value in found.items() if value != ""}
+
+
+def attributes_of(attributes: Iterable[Any], names: Collection[str]) -> dict[str, Any]:
+    """The plain values of the named attributes; the others are passed over unread."""
+    found = {}
+    for item in attributes:
+        if item.key in names:
+            kind = item.value.WhichOneof("value")
+            if kind in _VALUES:
+                found[item.key] = getattr(item.value, kind)
+    return found
+
+
+def decode(signal: str, body: bytes, is_json: bool) -> Any:
+    """The request of a signal (metrics, traces or logs). Raises RecordError, which quotes nothing of it."""
+    request = _REQUESTS[signal]()
+    try:
+        if is_json:
+            json_format.Parse(body, request, ignore_unknown_fields=True)
+        else:
+            request.ParseFromString(body)
+        if is_json and signal == "traces":
+            _repair_ids(request)
+    except (DecodeError, json_format.ParseError, ValueError, RecursionError, TypeError):
+        # The text of such an error may hold a part of what was sent.
+        shape = "JSON" if is_json else "protobuf"
+        raise RecordError(f"not an OTLP {signal} request in {shape}") from None
+    return request
+
+
+def _repair_ids(request: Any) -> None:
+    """OTLP's JSON has ids in hex where JSON of protobuf has base64: what was decoded as that is undone."""
+    for resource in request.resource_spans:
+        for scope in resource.scope_spans:
+            for span in scope.spans:
+                span.trace_id = _from_hex(span.trace_id)
+                span.span_id = _from_hex(span.span_id)
+                span.parent_span_id = _from_hex(span.parent_span_id)
+
+
+def _from_hex(decoded: bytes) -> bytes:
+    return bytes.fromhex(base64.b64encode(decoded).decode())
+
+
+def answer(signal: str, rejected: Mapping[str, int], is_json: bool) -> bytes:
+    """The body of a success; a partial one where something was rejected."""
+    cls, name = _RESPONSES[signal]
+    response: Any = cls()
+    if rejected:
+        setattr(response.partial_success, name, sum(rejected.values()))
+        response.partial_success.error_message = reasons(rejected)
+    return _encoded(response, is_json)
+
+
+def refusal(message: str, is_json: bool) -> bytes:
+    """The body of a failure."""
+    return _encoded(Status(message=message), is_json)
+
+
+def reasons(rejected: Mapping[str, int]) -> str:
+    """Why things were rejected, and how many for each reason."""
+    most = sorted(rejected.items(), key=lambda item: -item[1])
+    shown = "; ".join(f"{why} ({count})" for why, count in most[:_REASONS_SHOWN])
+    return shown + (f"; and {len(most) - _REASONS_SHOWN} other reasons" if len(most) > _REASONS_SHOWN else "")
+
+
+def _encoded(message: Message, is_json: bool) -> bytes:
+    encoded: bytes = message.SerializeToString()
+    return json_format.MessageToJson(message, indent=None).encode() if is_json else encoded

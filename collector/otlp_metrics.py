@@ -1,0 +1,177 @@
+"""Units out of OTLP metrics: the token counters of gen_ai, and what came before them.
+
+A cumulative series counts by what it gained since its last point. A new start time, or a value that fell, is
+a reset: it closes the segment, and the new value counts whole. Of a series that began before this collector
+did the first point is only where counting begins: whoever collected before has counted what came before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, DataPointFlags
+
+from wattribute.collector.otlp import INFERENCE, WHO, Attributes, Naming, Reading, attributes_of
+from wattribute.collector.told import Told, record_of
+from wattribute.errors import RecordError
+from wattribute.records import Unit
+
+_USAGE: Final = "gen_ai.client.inference.usage."
+_COUNTERS: Final = {
+    f"{_USAGE}input_tokens": "input_tokens",
+    f"{_USAGE}output_tokens": "output_tokens",
+    f"{_USAGE}cache_read.input_tokens": "cached_tokens",
+    f"{_USAGE}reasoning.output_tokens": "reasoning_tokens",
+}
+_OLDER: Final = "gen_ai.client.token.usage"
+_TOKEN_TYPES: Final = {"input": "input_tokens", "output": "output_tokens"}
+_SERVED: Final = "gen_ai.server.request.duration"
+_NAMES: Final = frozenset((*WHO, "gen_ai.token.type", "gen_ai.operation.name"))
+_SERIES_MOST: Final = 20_000
+_FORGET_NS: Final = 3_600_000_000_000  # a series that was silent for so long may make room for another
+_PERIOD_MOST_NS: Final = 86_400_000_000_000  # as records.py has it
+
+
+@dataclass(slots=True)
+class _Series:
+    start: int
+    t: int
+    value: float
+    seen_ns: int
+
+
+class MetricReader:
+    """Reads requests of metrics; remembers each cumulative series. ``began_ns`` is when it began."""
+
+    def __init__(self, naming: Naming, told: Told, began_ns: int) -> None:
+        self._naming, self._told, self._began_ns = naming, told, began_ns
+        self._series: OrderedDict[bytes, _Series] = OrderedDict()
+        self._newer: OrderedDict[bytes, int] = OrderedDict()  # resources with the newer counters, last seen
+
+    def read(self, request: Any, now_ns: int) -> Reading:
+        """The units of a request that was received at ``now_ns``."""
+        reading = Reading()
+        for resource in request.resource_metrics:
+            key = _digest(resource.resource.attributes)
+            owner = attributes_of(resource.resource.attributes, WHO)
+            if any(m.name in _COUNTERS for scope in resource.scope_metrics for m in scope.metrics):
+                self._newer[key] = now_ns
+                if len(self._newer) > _SERIES_MOST:
+                    self._newer.popitem(last=False)
+            for scope in resource.scope_metrics:
+                for metric in scope.metrics:
+                    if metric.name in _COUNTERS or metric.name in (_OLDER, _SERVED):
+                        place = key + scope.scope.name.encode() + b"\0" + metric.name.encode()
+                        self._metric(reading, metric, (place, owner, scope.scope.name), now_ns)
+        return reading
+
+    def _metric(self, reading: Reading, metric: Any, of: tuple[bytes, Attributes, str], now_ns: int) -> None:
+        place, owner, scope = of
+        kind = metric.WhichOneof("data")
+        expected = ("sum",) if metric.name in _COUNTERS else ("histogram", "exponential_histogram")
+        points = getattr(metric, kind).data_points if kind else ()
+        if kind not in expected:
+            reading.rejected[f"{metric.name} is not a {expected[0]}"] += len(points) or 1
+            return
+        if metric.name == _OLDER and self._newer.get(place[:16], 0) > now_ns - _FORGET_NS:
+            return  # the newer counters say the same
+        whole = getattr(metric, kind)
+        delta = whole.aggregation_temporality == AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
+        cumulative = (
+            whole.aggregation_temporality == AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
+        )
+        if not (delta or cumulative) or (kind == "sum" and not whole.is_monotonic):
+            reading.rejected[f"{metric.name} is neither a delta nor a cumulative counter"] += len(points)
+            return
+        for point, unit, value in _values(metric.name, kind, points):
+            own = owner | attributes_of(point.attributes, _NAMES)
+            if own.get("gen_ai.operation.name", "chat") not in INFERENCE:
+                continue  # an agent's sum of what its calls have counted
+            try:
+                fields = self._naming.who(own, scope, "client") | {"unit": unit(own)}
+                key = hashlib.blake2b(place + _digest(point.attributes), digest_size=16).digest()
+                gained = (
+                    (point.start_time_unix_nano, value) if delta else self._gain(key, point, value, now_ns)
+                )
+                if gained is None:
+                    continue
+                reading.records.append(self._unit(fields, key, point, gained, now_ns))
+            except RecordError as error:
+                reading.rejected[str(error)] += 1
+
+    def _unit(
+        self, fields: dict[str, Any], key: bytes, point: Any, gained: tuple[int, float], now_ns: int
+    ) -> Unit:
+        since, quantity = gained
+        period_ns = point.time_unix_nano - since if since else 0
+        fields |= {"t": point.time_unix_nano, "quantity": quantity}
+        fields["event_id"] = f"{key.hex()}/{point.start_time_unix_nano}/{point.time_unix_nano}"
+        if period_ns > 0:
+            fields["period_ns"] = min(period_ns, _PERIOD_MOST_NS)
+        unit = record_of("unit", fields)
+        assert isinstance(unit, Unit)  # noqa: S101 - what parse makes of this kind
+        return self._told.at_a_credible_time(unit, now_ns, unit.application)
+
+    def _gain(self, key: bytes, point: Any, value: float, now_ns: int) -> tuple[int, float] | None:
+        """Since when, and by how much a series grew; None where that is not known, or was told before."""
+        start, t = point.start_time_unix_nano, point.time_unix_nano
+        if not value >= 0:  # NaN too
+            raise RecordError(f"quantity {value} is below 0")
+        known = self._series.get(key)
+        if known is None:
+            self._make_room(now_ns)
+            self._series[key] = _Series(start, t, value, now_ns)
+            return (start, value) if start >= self._began_ns else None
+        self._series.move_to_end(key)
+        known.seen_ns = now_ns
+        if start < known.start or (start == known.start and t <= known.t):
+            self._told.health.repeated += 1
+            return None
+        since, before = known.t, known.value
+        if start > known.start:
+            since, before = start, 0.0
+        elif value < before:
+            before = 0.0
+        known.start, known.t, known.value = start, t, value
+        return since, value - before
+
+    def _make_room(self, now_ns: int) -> None:
+        if len(self._series) < _SERIES_MOST:
+            return
+        oldest, series = next(iter(self._series.items()))
+        if now_ns - series.seen_ns < _FORGET_NS:
+            raise RecordError(f"more than {_SERIES_MOST:,} series at once")
+        del self._series[oldest]
+
+
+def _values(name: str, kind: str, points: Iterable[Any]) -> Iterator[tuple[Any, Any, float]]:
+    """Each point, what makes its unit of its attributes, and its value."""
+    for point in points:
+        if point.flags & DataPointFlags.DATA_POINT_FLAGS_NO_RECORDED_VALUE_MASK:
+            continue
+        if kind == "sum":
+            yield (
+                point,
+                lambda _: _COUNTERS[name],
+                float(getattr(point, point.WhichOneof("value") or "as_int")),
+            )
+        elif name == _SERVED:
+            yield point, lambda _: "requests", float(point.count)
+        else:
+            yield point, _token_type, float(point.sum)
+
+
+def _token_type(attributes: Attributes) -> str:
+    found = _TOKEN_TYPES.get(str(attributes.get("gen_ai.token.type")))
+    if found is None:
+        raise RecordError(f"{_OLDER} with a gen_ai.token.type that is neither input nor output")
+    return found
+
+
+def _digest(attributes: Iterable[Any]) -> bytes:
+    parts = sorted((item.key, item.value.SerializeToString()) for item in attributes)
+    return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()

@@ -1,0 +1,67 @@
+"""What the intake does with each signal of OTLP; where its optional libraries may be missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from typing import TYPE_CHECKING, Final
+
+from wattribute.collector.told import Told
+from wattribute.settings import Settings
+
+if TYPE_CHECKING:
+    from wattribute.collector.otlp_metrics import MetricReader
+    from wattribute.collector.otlp_spans import SpanReader
+
+_NEEDED: Final = ("opentelemetry.proto", "google.rpc")
+
+
+class Otlp:
+    """Reads requests of metrics and traces. Logs are taken and not read: they hold nothing that is counted.
+
+    ``is_installed`` is whether the libraries are there. ``began_ns``: when collecting began.
+    """
+
+    def __init__(self, settings: Settings, told: Told, began_ns: int) -> None:
+        self.is_installed = all(_is_there(name) for name in _NEEDED)
+        self._told = told
+        self._reading = threading.Lock()  # the readers remember series and traces
+        self._metrics: MetricReader | None = None
+        self._spans: SpanReader | None = None
+        if self.is_installed:
+            from wattribute.collector.otlp import GATEWAYS, Naming  # noqa: PLC0415 - an extra
+            from wattribute.collector.otlp_metrics import MetricReader  # noqa: PLC0415
+            from wattribute.collector.otlp_spans import SpanReader  # noqa: PLC0415
+
+            more = {name.strip().lower() for name in settings.gateways.split(",") if name.strip()}
+            naming = Naming(settings.model_aliases, GATEWAYS | more)
+            self._metrics = MetricReader(naming, told, began_ns)
+            self._spans = SpanReader(naming, told)
+
+    def read(self, signal: str, body: bytes, is_json: bool, now_ns: int) -> bytes:
+        """Take a request in; the body of the answer. Raises RecordError, FullError."""
+        from wattribute.collector import otlp  # noqa: PLC0415
+
+        request = otlp.decode(signal, body, is_json)
+        reader = {"metrics": self._metrics, "traces": self._spans}.get(signal)
+        if reader is None:
+            return otlp.answer(signal, {}, is_json)
+        with self._reading:
+            self._told.ensure_room()
+            reading = reader.read(request, now_ns)
+            self._told.put(reading.records)
+        self._told.reject(reading.rejected)
+        return otlp.answer(signal, reading.rejected, is_json)
+
+    def refusal(self, why: str, is_json: bool) -> bytes:
+        """The body of a failure."""
+        from wattribute.collector import otlp  # noqa: PLC0415
+
+        return otlp.refusal(why, is_json)
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False

@@ -1,0 +1,30 @@
+-- The rows of processes in cost, and how much of each falls into time in which a unit was counted (unit_coverage).
+CREATE OR REPLACE VIEW covered_cost AS
+SELECT
+    spent.*,
+    ifNull(covered.known, 0) AS is_known,
+    if(is_known AND covered.time > 0, covered.covered_time / covered.time, 1) AS covered_time_ratio,
+    if(is_known AND covered.energy > 0, covered.covered_energy / covered.energy, 1) AS covered_energy_ratio
+FROM
+(
+    SELECT *
+    FROM cost(policy = {policy:String}, since = {since:String}, until = {until:String})
+    WHERE account = 'process'
+) AS spent
+LEFT JOIN
+(
+    SELECT
+        host,
+        gpu,
+        pod,
+        model,
+        model_version,
+        run,
+        phase,
+        is_known AS known,
+        gpu_time_ns AS time,
+        energy_uj AS energy,
+        covered_gpu_time_ns AS covered_time,
+        covered_energy_uj AS covered_energy
+    FROM unit_coverage(policy = {policy:String}, since = {since:String}, until = {until:String}, unit = {unit:String})
+) AS covered USING (host, gpu, pod, model, model_version, run, phase)

@@ -1,0 +1,123 @@
+-- The units of sources that are not the best of their model, minute by minute, and whether they count there:
+--     SELECT … FROM lesser_unit(unit = 'output_tokens', since = …, until = …)
+-- They count in a minute in which no source of a greater authority (engine, span, client, gateway, others) was there
+-- that may speak of the same. A source was there if it told the unit, were it 0, or that it looked (observed_ns), which
+-- says nothing of a unit that it never tells. Two may speak of the same where they do not name different versions, or
+-- different pods or processes; an application's metrics and spans also not different applications.
+-- whole, head and tail are what a count comes to in the span, in the first and in the last of its minutes.
+CREATE OR REPLACE VIEW lesser_unit AS
+WITH
+    sources AS
+    (
+        -- without FINAL: of a source whose every count was told again by another it finds one too many, which then is
+        -- there in no minute
+        SELECT
+            model,
+            authority,
+            min(authority) OVER (PARTITION BY model) AS least,
+            max(authority) OVER (PARTITION BY model) AS greatest
+        FROM (SELECT model, authority FROM unit WHERE unit = {unit:String} GROUP BY model, authority)
+    ),
+    placed AS
+    (
+        SELECT multiIf(pod != '', pod, concat(host, ' ', toString(pid))) AS place
+        FROM unit
+        WHERE unit = {unit:String} AND (pod != '' OR pid != 0)
+            AND (model, authority) IN (SELECT model, authority FROM sources WHERE authority < greatest)
+        GROUP BY place
+    ),
+    toInt64(60000000000) AS minute_ns,
+    -- in ns a time must stay below 2262
+    toUnixTimestamp64Milli(greatest(parseDateTime64BestEffort({since:String}, 3, 'UTC'), toDateTime64(0, 3, 'UTC')))
+        * 1000000 AS since_ns,
+    least(toUnixTimestamp64Milli(parseDateTime64BestEffort({until:String}, 3, 'UTC')), 9000000000000)
+        * 1000000 AS until_ns
+SELECT
+    lesser.*,
+    multiIf(minute = first_minute, head, minute = last_minute, tail, (whole - head - tail) / (last_minute - first_minute - 1))
+        AS quantity,
+    NOT arrayExists(
+        o -> o.1 > authority
+            AND (o.2 = '' OR model_version = '' OR o.2 = model_version)
+            AND (o.3 = '' OR place = '' OR o.3 = place)
+            AND (o.1 != 3 OR authority != 2 OR o.4 = '' OR application = '' OR o.4 = application),
+        better.seen) AS counts
+FROM
+(
+    SELECT *, arrayJoin(range(first_minute, last_minute + 1)) AS minute
+    FROM
+    (
+        SELECT
+            host,
+            pod,
+            multiIf(pod != '', pod, pid != 0, concat(host, ' ', toString(pid)), '') AS place,
+            model,
+            model_version,
+            run,
+            attempt,
+            part,
+            application,
+            phase,
+            source,
+            authority,
+            if(phase = 'training' OR (run != '' AND phase = ''), run, '') AS training,
+            first_minute,
+            last_minute,
+            sum(in_span) AS whole,
+            sum(in_first) AS head,
+            sum(in_last) AS tail
+        FROM
+        (
+            SELECT
+                *,
+                toUnixTimestamp64Nano(t) AS end_ns,
+                end_ns - toInt64(period_ns) AS begin_ns,
+                greatest(begin_ns, since_ns) AS from_ns,
+                least(end_ns, until_ns) AS to_ns,
+                intDiv(from_ns, minute_ns) AS first_minute,
+                greatest(first_minute, intDiv(to_ns - 1, minute_ns)) AS last_minute,
+                quantity * if(from_ns = begin_ns AND to_ns = end_ns, 1, (to_ns - from_ns) / period_ns) AS in_span,
+                if(first_minute = last_minute, in_span,
+                    in_span * ((first_minute + 1) * minute_ns - from_ns) / (to_ns - from_ns)) AS in_first,
+                if(first_minute = last_minute, in_span,
+                    in_span * (to_ns - last_minute * minute_ns) / (to_ns - from_ns)) AS in_last
+            FROM unit FINAL
+            WHERE unit = {unit:String}
+                AND (model, authority) IN (SELECT model, authority FROM sources WHERE authority < greatest)
+                AND begin_ns < until_ns AND end_ns >= since_ns AND (end_ns > since_ns OR period_ns = 0)
+        )
+        GROUP BY ALL
+    )
+) AS lesser
+LEFT JOIN
+(
+    SELECT
+        model,
+        training,
+        arrayJoin(range(first_minute, last_minute + 1)) AS minute,
+        groupUniqArray((authority, model_version, at, of)) AS seen
+    FROM
+    (
+        SELECT
+            model,
+            if(phase = 'training' OR (run != '' AND phase = ''), run, '') AS training,
+            authority,
+            model_version,
+            -- a place that no lesser source names needs no name: thousands of pods are one
+            multiIf(
+                pod = '' AND pid = 0, '',
+                (SELECT count() FROM placed) = 0, '-',
+                if(pod != '', pod, concat(host, ' ', toString(pid))) AS place IN (SELECT place FROM placed), place,
+                '-') AS at,
+            if(authority = 3, application, '') AS of,
+            intDiv(toUnixTimestamp64Nano(t) - toInt64(period_ns), minute_ns) AS first_minute,
+            greatest(first_minute, intDiv(toUnixTimestamp64Nano(t) - 1, minute_ns)) AS last_minute
+        FROM unit FINAL
+        WHERE (unit = {unit:String} OR (unit = 'observed_ns' AND quantity > 0))
+            AND (model, authority) IN (SELECT model, authority FROM sources WHERE authority > least)
+            AND toUnixTimestamp64Nano(t) - toInt64(period_ns) < until_ns
+            AND toUnixTimestamp64Nano(t) >= since_ns
+        GROUP BY ALL
+    )
+    GROUP BY model, training, minute
+) AS better USING (model, training, minute)

@@ -1,0 +1,134 @@
+-- The GPU time and energy of what serves, and how much of it falls into time in which its units were counted:
+--     SELECT … FROM unit_coverage(policy = 'equal', unit = 'output_tokens', since = …, until = …)
+-- By minutes, of the models whose engines tell when they were looked at (units observed_ns): of a minute as much is
+-- covered as an engine at that host and pod was observed, and all where a lesser source counts. Several engines there
+-- weigh the same, each from its first to its last observed minute, which are covered whole; what is before and after is
+-- not. A host and pod at which no engine was ever observed follows nothing (is_known 0): all of it is covered.
+CREATE OR REPLACE VIEW unit_coverage AS
+WITH
+    toInt64(60000000000) AS minute_ns,
+    parseDateTime64BestEffort({since:String}, 3, 'UTC') AS since_at,
+    parseDateTime64BestEffort({until:String}, 3, 'UTC') AS until_at,
+    toUnixTimestamp64Milli(greatest(since_at, toDateTime64(0, 3, 'UTC'))) * 1000000 AS since_ns,
+    least(toUnixTimestamp64Milli(until_at), 9000000000000) * 1000000 AS until_ns,
+    places AS (SELECT host, pod, model, model_version FROM unit WHERE unit = 'observed_ns' GROUP BY ALL),
+    dirty AS (SELECT host, gpu, bucket_start FROM dirty_bucket FINAL),
+    observed AS
+    (
+        SELECT
+            host,
+            pod,
+            model,
+            model_version,
+            pid,
+            process_start_ns,
+            minute,
+            sum(quantity * (least(end_ns, (minute + 1) * minute_ns) - greatest(begin_ns, minute * minute_ns))
+                / (end_ns - begin_ns)) AS in_minute_ns
+        FROM
+        (
+            SELECT
+                *,
+                toUnixTimestamp64Nano(t) AS end_ns,
+                end_ns - toInt64(period_ns) AS begin_ns,
+                arrayJoin(range(
+                    intDiv(greatest(begin_ns, since_ns), minute_ns),
+                    intDiv(least(end_ns, until_ns) - 1, minute_ns) + 1)) AS minute
+            FROM unit FINAL
+            WHERE unit = 'observed_ns' AND quantity > 0 AND period_ns > 0 AND end_ns > since_ns AND begin_ns < until_ns
+        )
+        GROUP BY ALL
+    ),
+    looked AS
+    (
+        SELECT host, pod, model, model_version, minute, avg(if(is_edge, 1, least(1, in_minute_ns / minute_ns))) AS ratio
+        FROM
+        (
+            SELECT
+                * EXCEPT (first_minute, last_minute),
+                arrayJoin(range(first_minute, last_minute + 1)) AS minute,
+                minute IN (first_minute, last_minute) AS is_edge
+            FROM
+            (
+                SELECT host, pod, model, model_version, pid, process_start_ns,
+                    min(minute) AS first_minute, max(minute) AS last_minute
+                FROM observed
+                GROUP BY ALL
+            )
+        ) AS life
+        LEFT JOIN observed USING (host, pod, model, model_version, pid, process_start_ns, minute)
+        GROUP BY ALL
+    ),
+    filled AS
+    (
+        SELECT model, model_version, minute
+        FROM lesser_unit(unit = {unit:String}, since = {since:String}, until = {until:String})
+        WHERE counts AND training = '' AND model IN (SELECT model FROM places)
+        GROUP BY ALL
+    ),
+    spent AS
+    (
+        SELECT host, gpu, pod, model, model_version, run, phase, minute,
+            (host, pod, model, model_version) IN places AS is_known,
+            sum(time_ns) AS time_ns,
+            sum(energy) AS energy
+        FROM
+        (
+            SELECT host, gpu, pod, model, model_version, run, phase,
+                toInt64(intDiv(toUnixTimestamp(bucket_start), 60)) AS minute,
+                multiIf(
+                    {policy:String} = 'equal', gpu_time_equal_ns,
+                    {policy:String} = 'memory', gpu_time_memory_ns,
+                    gpu_time_active_ns) AS time_ns,
+                active_energy_uj + multiIf(
+                    {policy:String} = 'equal', idle_energy_equal_uj,
+                    {policy:String} = 'memory', idle_energy_memory_uj,
+                    idle_energy_active_uj) AS energy
+            FROM attribution_minute FINAL
+            WHERE account = 'process' AND bucket_start >= toStartOfMinute(since_at) AND bucket_start < until_at
+                AND (host, gpu, bucket_start) NOT IN dirty
+            UNION ALL
+            SELECT host, gpu, pod, model, model_version, run, phase,
+                toInt64(intDiv(toUnixTimestamp(window_start), 60)) AS minute,
+                multiIf(
+                    {policy:String} = 'equal', gpu_time_equal_ns,
+                    {policy:String} = 'memory', gpu_time_memory_ns,
+                    gpu_time_active_ns) AS time_ns,
+                active_energy_uj + multiIf(
+                    {policy:String} = 'equal', idle_energy_equal_uj,
+                    {policy:String} = 'memory', idle_energy_memory_uj,
+                    idle_energy_active_uj) AS energy
+            FROM attribution FINAL
+            WHERE account = 'process' AND window_start >= since_at AND window_start < until_at
+                -- where there is none, no row is read
+                AND window_start >= (SELECT if(count() = 0, toDateTime('2105-01-01', 'UTC'), min(bucket_start)) FROM dirty)
+                AND (host, gpu, toStartOfMinute(window_start)) IN dirty
+        )
+        WHERE model IN (SELECT model FROM places) AND NOT (phase = 'training' OR (run != '' AND phase = ''))
+        GROUP BY ALL
+    )
+SELECT
+    host,
+    gpu,
+    pod,
+    model,
+    model_version,
+    run,
+    phase,
+    max(is_known) AS is_known,
+    sum(time_ns) AS gpu_time_ns,
+    sum(energy) AS energy_uj,
+    sum(time_ns * share) AS covered_gpu_time_ns,
+    sum(energy * share) AS covered_energy_uj
+FROM
+(
+    SELECT
+        *,
+        multiIf(
+            NOT is_known, 1,
+            (model, model_version, minute) IN filled OR (model, '', minute) IN filled, 1,
+            looked.ratio) AS share
+    FROM spent
+    LEFT JOIN looked USING (host, pod, model, model_version, minute)
+)
+GROUP BY host, gpu, pod, model, model_version, run, phase

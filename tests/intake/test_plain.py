@@ -1,0 +1,80 @@
+"""One line of HTTP tells units, qualities and run events; what makes no sense is refused in a line."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from tests.intake.conftest import Running
+from wattribute.records import Quality, Run, Unit
+
+_H: int = 3_600_000_000_000
+
+
+def test_a_line_is_a_record(running: Running) -> None:
+    before = time.time_ns()
+    answer = running.post("/v1/units", '{"unit":"images","quantity":64,"model":"sdxl"}')
+    assert (answer.status, json.loads(answer.body)) == (200, {"accepted": 1})
+    lines = '{"metric":"mmlu","value":0.61,"model":"m"}\n\n'
+    lines += '{"metric":"loss","value":2,"run":"r","higher_is_better":false}\n'
+    assert json.loads(running.post("/v1/quality", lines).body) == {"accepted": 2}
+    assert running.post("/v1/runs/", '{"kind":"run","run":"r","event":"start","steps":50}').status == 200
+
+    unit, first, second, run = running.records()
+    assert isinstance(unit, Unit)
+    assert (unit.unit, unit.quantity, unit.model, unit.source) == ("images", 64, "sdxl", "emit")
+    assert before <= unit.t <= time.time_ns()
+    assert len(unit.event_id) == 32
+    assert isinstance(first, Quality)
+    assert isinstance(second, Quality)
+    assert (first.metric, first.value, second.run, second.higher_is_better) == ("mmlu", 0.61, "r", False)
+    assert isinstance(run, Run)
+    assert (run.run, run.event, run.steps, run.step) == ("r", "start", 50, None)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/v1/units", "", "nothing was sent"),
+        ("/v1/units", "unit=images", "not a JSON object"),
+        ("/v1/units", "[1]", "not a JSON object"),
+        ("/v1/units", "[" * 100_000, "not a JSON object"),
+        ("/v1/units", '{"unit":"images","model":"m"}', "unit without quantity"),
+        ("/v1/units", '{"unit":"images","quantity":-1,"model":"m"}', "quantity -1 is outside 0"),
+        ("/v1/units", '{"unit":"images","quantity":NaN,"model":"m"}', "not a JSON object"),
+        ("/v1/units", '{"unit":"images","quantity":"64","model":"m"}', "quantity is '64', not a number"),
+        ("/v1/units", '{"unit":"images","quantity":1}', "model or run"),
+        ("/v1/units", '{"unit":"i","quantity":1,"modle":"m"}', "unknown field 'modle'; did you mean model?"),
+        ("/v1/units", '{"unit":"i","quantity":1,"model":"a\\u001b[2J"}', "model holds control characters"),
+        ("/v1/units", '{"unit":"i","quantity":1,"model":"m","t":-5}', "t -5 is outside"),
+        ("/v1/units", '{"unit":"i","quantity":1,"model":"m"}\n{"unit":"i"}', "line 2: say whose it is"),
+        (
+            "/v1/quality",
+            '{"kind":"unit","metric":"q","value":1,"model":"m"}',
+            "kind is 'unit'; here it is quality",
+        ),
+        ("/v1/runs", '{"run":"r","event":"halt"}', "none of start, checkpoint, finish, fail"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_a_line(running: Running, path: str, body: str, said: str) -> None:
+    answer = running.post(path, body)
+    assert answer.status == 400
+    assert said in answer.body.decode()
+    assert answer.body.count(b"\n") == 1
+    assert running.records() == []  # none of a request, where one of its lines is bad
+
+
+def test_a_clock_that_is_off_is_not_believed(running: Running, caplog: pytest.LogCaptureFixture) -> None:
+    now = time.time_ns()
+    times = (now - 2 * _H, now + _H, now - _H // 2, now)
+    lines = [f'{{"unit":"i","quantity":1,"model":"m","application":"desk","t":{t}}}' for t in times]
+    answer = running.post("/v1/units", "\n".join(lines))
+    assert json.loads(answer.body) == {"accepted": 4, "put_at_receipt": 2}
+    told = [record.t for record in running.records()]
+    assert told[2:] == list(times[2:])
+    assert all(now <= t <= time.time_ns() for t in told[:2])
+    assert running.told.health.moved == 2
+    assert caplog.text.count("the clock of desk is off by -7200 s") == 1
+    assert len(caplog.records) == 1

@@ -1,0 +1,266 @@
+"""What a real OpenTelemetry SDK exports to a real port becomes units and qualities."""
+
+from __future__ import annotations
+
+import gzip
+import time
+from collections.abc import Callable
+
+import pytest
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import Counter, MeterProvider
+from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
+
+from tests.intake.applications import CHAT, Given, metrics, traces, usage
+from tests.intake.conftest import Running
+from wattribute.records import Quality, Unit
+
+SECRET = "my password is hunter2"
+USAGE = "gen_ai.client.inference.usage"
+
+
+@pytest.mark.parametrize("is_delta", [True, False])
+def test_counters_count_by_what_they_gain(running: Running, is_delta: bool) -> None:
+    with metrics(running.url, "desk", is_delta) as (meter, reader):
+        counters = {
+            name: meter.create_counter(f"{USAGE}.{name}", "{token}")
+            for name in (
+                "input_tokens",
+                "output_tokens",
+                "cache_read.input_tokens",
+                "reasoning.output_tokens",
+            )
+        }
+        for name, count in zip(counters, (100, 40, 64, 8), strict=True):
+            counters[name].add(count, CHAT)
+        reader.collect()
+        first = running.units()
+        counters["output_tokens"].add(2, CHAT)
+        reader.collect()
+        second = running.units()
+
+    model = ("client", "qwen3-8b")
+    assert first == {
+        (*model, "input_tokens"): 100,
+        (*model, "output_tokens"): 40,
+        (*model, "cached_tokens"): 64,
+        (*model, "reasoning_tokens"): 8,
+    }
+    assert {key: count for key, count in second.items() if count} == {(*model, "output_tokens"): 2}
+    assert not running.told.health.rejected
+
+
+def test_a_series_tells_whose_and_when(running: Running) -> None:
+    with metrics(running.url, "desk", False, **{"wattribute.model_version": "v7"}) as (meter, reader):
+        meter.create_counter(f"{USAGE}.output_tokens").add(5, CHAT | {"wattribute.run": "eval-3"})
+        reader.collect()
+        (unit,) = running.records()
+    assert isinstance(unit, Unit)
+    assert (unit.application, unit.phase, unit.model_version, unit.run) == (
+        "desk",
+        "inference",
+        "v7",
+        "eval-3",
+    )
+    series, start, end = unit.event_id.split("/")
+    assert len(series) == 32
+    assert (int(end), int(end) - int(start)) == (unit.t, unit.period_ns)
+
+
+def test_the_older_histogram_counts_where_the_counters_are_absent(running: Running) -> None:
+    def record(meter: object, value: int, kind: str) -> None:
+        histogram = meter.create_histogram("gen_ai.client.token.usage")  # type: ignore[attr-defined]
+        histogram.record(value, CHAT | {"gen_ai.token.type": kind})
+
+    with metrics(running.url, "older") as (meter, reader):
+        record(meter, 30, "output")
+        record(meter, 12, "output")
+        record(meter, 100, "input")
+        reader.collect()
+        assert running.units() == {
+            ("client", "qwen3-8b", "output_tokens"): 42,
+            ("client", "qwen3-8b", "input_tokens"): 100,
+        }
+        record(meter, 9, "image")
+        meter.create_histogram("gen_ai.server.request.duration").record(0.2, CHAT)
+        reader.collect()
+        assert {key: count for key, count in running.units().items() if count} == {
+            ("client", "qwen3-8b", "requests"): 1
+        }
+    running.records()
+    assert list(running.told.health.rejected) == [
+        "gen_ai.client.token.usage with a gen_ai.token.type that is neither input nor output"
+    ]
+    with metrics(running.url, "both") as (meter, reader):
+        record(meter, 30, "output")
+        meter.create_counter(f"{USAGE}.output_tokens").add(30, CHAT)
+        reader.collect()
+        assert running.units() == {("client", "qwen3-8b", "output_tokens"): 30}
+
+
+def test_an_agents_sum_is_not_counted_beside_its_calls(running: Running) -> None:
+    with metrics(running.url, "agents") as (meter, reader):
+        counter = meter.create_counter(f"{USAGE}.output_tokens")
+        counter.add(70, CHAT)
+        counter.add(70, CHAT | {"gen_ai.operation.name": "invoke_agent"})
+        reader.collect()
+    with traces(running.url, "agents") as tracer:
+        agent = {"gen_ai.operation.name": "invoke_agent", "gen_ai.request.model": "qwen3-8b"}
+        with tracer.start_as_current_span("invoke_agent", attributes={**agent, **usage(110, 900)}):
+            with tracer.start_as_current_span("chat", attributes={**CHAT, **usage(70, 500)}):
+                pass
+            with tracer.start_as_current_span("tool"):
+                chain: Given = {**CHAT, **usage(40, 400, cached=128, reasoning=10)}
+                with tracer.start_as_current_span("chat of a framework", attributes=chain):  # noqa: SIM117
+                    with tracer.start_as_current_span("http"):
+                        with tracer.start_as_current_span("chat", attributes=chain):
+                            pass
+    assert running.units() == {
+        ("client", "qwen3-8b", "output_tokens"): 70,
+        ("span", "qwen3-8b", "output_tokens"): 110,
+        ("span", "qwen3-8b", "input_tokens"): 900,
+        ("span", "qwen3-8b", "cached_tokens"): 128,
+        ("span", "qwen3-8b", "reasoning_tokens"): 10,
+        ("span", "qwen3-8b", "requests"): 2,
+    }
+
+
+def test_a_child_that_comes_after_its_parent_takes_it_back(running: Running) -> None:
+    """As where the child is of another service, which exports later."""
+    with traces(running.url, "router") as inner, traces(running.url, "desk") as outer:
+        parent = outer.start_span("chat", attributes={**CHAT, **usage(70, 500)})
+        below = set_span_in_context(parent)
+        child = inner.start_span("chat", attributes={**CHAT, **usage(70, 500)}, context=below)
+        parent.end()
+        child.end()
+    told = [record for record in running.records() if isinstance(record, Unit)]
+    assert [unit.quantity for unit in told if unit.unit == "output_tokens"] == [70, 0, 70]
+    kept = {(unit.unit, unit.event_id): unit.quantity for unit in told}  # as the store keeps the last of each
+    assert sum(count for (name, _), count in kept.items() if name == "output_tokens") == 70
+    assert sum(count for (name, _), count in kept.items() if name == "requests") == 1
+    assert running.told.health.taken_back == 1
+
+
+def test_gateways_and_servers_are_known_by_what_they_say(listen: Callable[..., Running]) -> None:
+    running = listen(gateways="our-proxy", model_aliases={"qwen3-8b": "qwen"})
+    for service, scope, more in (
+        ("litellm", "x", {}),
+        ("desk", "litellm", {}),
+        ("our-proxy", "x", {}),
+        ("mesh", "x", {"wattribute.source": "gateway"}),
+        ("desk", "x", {}),
+    ):
+        with (
+            traces(running.url, service, scope, **more) as tracer,
+            tracer.start_as_current_span("c", attributes=CHAT),
+        ):
+            pass
+    assert running.units() == {("gateway", "qwen", "requests"): 4, ("span", "qwen", "requests"): 1}
+    pod = {"k8s.pod.name": "vllm-0"}
+    with traces(running.url, "vllm", **pod) as tracer:
+        # as vLLM names them
+        attributes: Given = {
+            "gen_ai.usage.prompt_tokens": 7,
+            "gen_ai.usage.completion_tokens": 3,
+            "gen_ai.response.model": "q",
+        }
+        tracer.start_span("llm_request", attributes=attributes, kind=SpanKind.SERVER).end()
+        tracer.start_span("chat", attributes=CHAT, kind=SpanKind.CLIENT).end()
+    told = [record for record in running.records() if isinstance(record, Unit)]
+    assert {(unit.unit, unit.quantity, unit.pod, unit.model) for unit in told} == {
+        ("input_tokens", 7, "vllm-0", "q"),
+        ("output_tokens", 3, "vllm-0", "q"),
+        ("requests", 1, "vllm-0", "q"),
+        ("requests", 1, "", "qwen"),
+    }
+
+
+def test_a_request_that_failed_is_none(running: Running) -> None:
+    with traces(running.url, "desk") as tracer:
+        for attributes in (CHAT, {**CHAT, **usage(3, 4)}):
+            span = tracer.start_span("chat", attributes=attributes)
+            span.set_status(Status(StatusCode.ERROR, SECRET))
+            span.end()
+    assert running.units()["span", "qwen3-8b", "requests"] == 1
+
+
+def test_evaluations_are_qualities_of_the_call_that_they_are_about(running: Running) -> None:
+    version = {"wattribute.model_version": "v7"}
+    with (
+        traces(running.url, "desk", **version) as tracer,
+        tracer.start_as_current_span("chat", attributes=CHAT) as span,
+    ):
+        of: Given = {"gen_ai.evaluation.name": "relevance", "gen_ai.evaluation.score.value": 0.75}
+        span.add_event("gen_ai.evaluation.result", {**of, "gen_ai.evaluation.explanation": SECRET})
+        judged = {"gen_ai.evaluation.name": "polite", "gen_ai.evaluation.score.label": "Pass"}
+        tracer.start_span("evaluate", attributes=judged).end()
+    found = [record for record in running.records() if isinstance(record, Quality)]
+    assert {(q.model, q.model_version, q.metric, q.value, q.sample_count) for q in found} == {
+        ("qwen3-8b", "v7", "relevance", 0.75, 1),
+        ("qwen3-8b", "v7", "polite", 1.0, 1),
+    }
+
+
+def test_what_was_said_is_in_no_record_and_no_answer(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = {"gen_ai.input.messages": SECRET, "gen_ai.output.messages": SECRET, "gen_ai.prompt": SECRET}
+    with traces(running.url, "desk") as tracer:
+        with tracer.start_as_current_span("chat", attributes={**CHAT, **said, **usage(3, 4)}) as span:
+            span.add_event("gen_ai.user.message", {"content": SECRET})
+        broken = {**CHAT, **said, "gen_ai.usage.output_tokens": SECRET}
+        tracer.start_span(SECRET, attributes=broken).end()
+    told = running.records()
+    assert len(told) == 3
+    assert running.told.health.rejected == {"gen_ai.usage.output_tokens is not a number": 1}
+    for path in ("/v1/traces", "/v1/metrics"):
+        for shape in ("application/json", "application/x-protobuf"):
+            answer = running.post(path, f'{{"resourceSpans": [{{"x": "{SECRET}"', Content_Type=shape)
+            assert answer.status == 400
+            assert b"hunter2" not in answer.body
+    assert "hunter2" not in repr(told) + caplog.text
+
+
+def test_a_retried_export_is_the_same_events_again(running: Running) -> None:
+    spans = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    provider.get_tracer("x").start_span("chat", attributes={**CHAT, **usage(3, 4)}).end()
+    meters = InMemoryMetricReader({Counter: AggregationTemporality.DELTA})
+    MeterProvider([meters]).get_meter("x").create_counter(f"{USAGE}.output_tokens").add(3, CHAT)
+    measured = meters.get_metrics_data()
+    assert measured is not None
+
+    told: list[list[tuple[str, str, float]]] = []
+    for _ in range(2):
+        assert (
+            OTLPSpanExporter(f"{running.url}/v1/traces").export(spans.get_finished_spans()).name == "SUCCESS"
+        )
+        assert OTLPMetricExporter(f"{running.url}/v1/metrics").export(measured).name == "SUCCESS"
+        units = [record for record in running.records() if isinstance(record, Unit)]
+        told.append(sorted((unit.unit, unit.event_id, unit.quantity) for unit in units))
+    assert len(told[0]) == 4
+    assert set(told[1]) <= set(told[0])
+
+
+def test_json_and_protobuf_are_the_same(running: Running) -> None:
+    span = """{"resourceSpans":[{
+      "resource":{"attributes":[{"key":"service.name","value":{"stringValue":"desk"}}]},
+      "scopeSpans":[{"spans":[{"traceId":"5b8efff798038103d269b633813fc60c","spanId":"eee19b7ec3c1b174",
+      "name":"chat","kind":3,"startTimeUnixNano":"%d","endTimeUnixNano":"%d","unknown":{"a":1},
+      "attributes":[{"key":"gen_ai.operation.name","value":{"stringValue":"chat"}},
+      {"key":"gen_ai.request.model","value":{"stringValue":"m"}},
+      {"key":"gen_ai.usage.output_tokens","value":{"intValue":"12"}}]}]}]}]}"""
+    t = time.time_ns()
+    body = gzip.compress((span % (t - 10**9, t)).encode())
+    answer = running.post("/v1/traces", body, Content_Type="application/json", Content_Encoding="gzip")
+    assert (answer.status, answer.body, answer.headers["Content-Type"]) == (200, b"{}", "application/json")
+    told = [record for record in running.records() if isinstance(record, Unit)]
+    assert {(unit.unit, unit.quantity) for unit in told} == {("output_tokens", 12), ("requests", 1)}
+    assert {unit.event_id for unit in told} == {"5b8efff798038103d269b633813fc60c/eee19b7ec3c1b174"}
+    assert {(unit.t, unit.period_ns) for unit in told} == {(t, 10**9)}

@@ -1,0 +1,317 @@
+"""The same tokens told by several sources count once, minute by minute; and what was spent while nobody
+counted is left out of the cost of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from wattribute.sinks.clickhouse import ClickHouseSink
+from wattribute.sinks.contract import Column
+from wattribute.sinks.costs import cost_rows
+from wattribute.sinks.prices import Price, add_prices
+
+AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
+Row = dict[str, Any]
+
+AUTHORITY = {"engine": 4, "span": 3, "client": 2, "gateway": 1, "emit": 0}
+MINUTE_NS = 60 * 10**9
+T_NS = 10**12  # costs 1 USD at 3.6 USD per GPU-hour
+SPAN = "since = '2000-01-01', until = '2100-01-01'"
+
+
+def told(start_ms: int, source: str, minute: float, quantity: float, seconds: float = 60, **more: Any) -> Row:
+    """``quantity`` in the ``seconds`` from a minute on."""
+    t = start_ms * 1_000_000 + round((minute + seconds / 60) * MINUTE_NS)
+    row = {"t": t, "period_ns": round(seconds * 1e9), "host": "h", "source": source, "unit": "output_tokens"}
+    row |= {"authority": AUTHORITY[source], "model": "m", "quantity": quantity, "phase": "inference"}
+    return row | {"event_id": f"{source} {minute} {seconds} {more}"} | more
+
+
+def observed(start_ms: int, minute: float, ratio: float = 1, **more: Any) -> Row:
+    row = told(start_ms, "engine", minute, ratio * MINUTE_NS, unit="observed_ns", **more)
+    return row | {"pid": 9, "process_start_ns": 5} | more
+
+
+def counted(sink: ClickHouseSink, span: str = SPAN, unit: str = "output_tokens") -> dict[str, float]:
+    """The quantity that counts, by source."""
+    sql = f"SELECT source, sum(quantity) FROM counted_unit(unit = '{unit}', {span}) GROUP BY source"
+    return dict(sink.store.query(sql).rows)
+
+
+def test_of_all_sources_at_once_the_best_counts(sink: ClickHouseSink, start_ms: int) -> None:
+    rows = [told(start_ms, source, minute, 100) for source in AUTHORITY for minute in range(3)]
+    sink.write_rows("unit", rows[::-1])
+    assert counted(sink) == {"engine": 300}
+    sink.write_rows("unit", rows)  # a retried export
+    assert counted(sink) == {"engine": 300}
+
+
+def test_while_the_best_is_down_the_next_counts(sink: ClickHouseSink, start_ms: int) -> None:
+    rows = [told(start_ms, "engine", minute, 100) for minute in (0, 1, 4)]
+    rows += [told(start_ms, "span", minute, 90) for minute in (0, 1, 2, 4)]
+    rows += [told(start_ms, "gateway", minute, 80) for minute in range(5)]
+    sink.write_rows("unit", rows)
+    assert counted(sink) == {"engine": 300, "span": 90, "gateway": 80}
+
+
+@pytest.mark.parametrize("looked", ["observed_ns", "a count of 0"])
+def test_a_source_that_counted_nothing_is_not_down(sink: ClickHouseSink, start_ms: int, looked: str) -> None:
+    zero = observed(start_ms, 1) if looked == "observed_ns" else told(start_ms, "engine", 1, 0)
+    rows = [told(start_ms, "engine", 0, 100), zero]
+    rows += [told(start_ms, "span", minute, 90) for minute in range(3)]
+    sink.write_rows("unit", [*rows, observed(start_ms, 2, 0)])  # it looked in vain
+    assert counted(sink) == {"engine": 100, "span": 90}
+
+
+def test_who_never_counts_a_unit_is_no_better_source_of_it(sink: ClickHouseSink, start_ms: int) -> None:
+    rows = [told(start_ms, "engine", 0, 100), observed(start_ms, 0)]
+    sink.write_rows("unit", [*rows, told(start_ms, "span", 0, 7, unit="reasoning_tokens")])
+    assert counted(sink, unit="reasoning_tokens") == {"span": 7}
+
+
+def test_a_count_over_several_minutes_counts_by_the_minutes(sink: ClickHouseSink, start_ms: int) -> None:
+    """Three minutes and a half of a client, of which the engine saw the second and half of the third."""
+    rows = [
+        told(start_ms, "client", 0.5, 700, 210),
+        told(start_ms, "engine", 1, 50),
+        observed(start_ms, 2, 0.5),
+    ]
+    sink.write_rows("unit", rows)
+    assert counted(sink) == {"engine": 50, "client": pytest.approx(100 + 200)}
+    since = f"since = fromUnixTimestamp64Milli({start_ms + 210_000}), until = '2100-01-01'"
+    assert counted(sink, since) == {"client": pytest.approx(100)}
+
+
+@pytest.mark.parametrize(
+    ("engine", "span", "both"),
+    [
+        ({"model_version": "v1"}, {}, False),
+        ({}, {"model_version": "v1"}, False),
+        ({"model_version": "v1"}, {"model_version": "v1"}, False),
+        ({"model_version": "v1"}, {"model_version": "v2"}, True),
+        ({"pod": "a"}, {}, False),
+        ({"pod": "a"}, {"pod": "a"}, False),
+        ({"pod": "a"}, {"pod": "b"}, True),
+        ({"pid": 1}, {"pid": 2}, True),
+        ({"pid": 1}, {"host": "other"}, False),
+        ({}, {"run": "eval-7"}, False),  # who asks does not matter
+        ({}, {"run": "sft", "phase": "training"}, True),
+        ({}, {"model": "n"}, True),
+    ],
+)
+def test_only_what_may_be_the_same_is_counted_once(
+    sink: ClickHouseSink, start_ms: int, engine: Row, span: Row, both: bool
+) -> None:
+    sink.write_rows(
+        "unit", [told(start_ms, "engine", 0, 100, **engine), told(start_ms, "span", 0, 90, **span)]
+    )
+    assert counted(sink) == {"engine": 100, **({"span": 90} if both else {})}
+
+
+def test_metrics_and_spans_of_two_applications_are_two(sink: ClickHouseSink, start_ms: int) -> None:
+    rows = [
+        told(start_ms, "span", 0, 10, application="desk"),
+        told(start_ms, "client", 0, 9, application="desk"),
+    ]
+    rows += [told(start_ms, "client", 0, 5, application="shop"), told(start_ms, "gateway", 0, 15)]
+    sink.write_rows("unit", rows)
+    assert counted(sink) == {"span": 10, "client": 5}
+
+
+ROWS: st.SearchStrategy[list[Row]] = st.lists(
+    st.builds(
+        dict,
+        source=st.sampled_from(list(AUTHORITY)),
+        begin=st.integers(0, 400),
+        seconds=st.sampled_from([0, 1, 15, 60, 100, 200]),
+        quantity=st.integers(0, 50),
+        model=st.sampled_from(["m", "n"]),
+        model_version=st.sampled_from(["", "v1", "v2"]),
+        pod=st.sampled_from(["", "", "a", "b"]),
+        application=st.sampled_from(["", "desk", "shop"]),
+        unit=st.sampled_from(["output_tokens", "output_tokens", "observed_ns"]),
+    ),
+    max_size=12,
+)
+
+
+def minutes_of(row: Row) -> list[int]:
+    end = row["begin"] + row["seconds"]
+    return list(range(row["begin"] // 60, max(row["begin"] // 60, (end - 1) // 60) + 1))
+
+
+def expected(rows: Sequence[Row]) -> Fraction:
+    """What counts, by the rule as it is written, in fractions."""
+    tells = {(row["model"], row["source"]) for row in rows if row["unit"] == "output_tokens"}
+    total = Fraction(0)
+    for row in rows:
+        if row["unit"] != "output_tokens":
+            continue
+        for minute in minutes_of(row):
+            better = any(
+                AUTHORITY[other["source"]] > AUTHORITY[row["source"]]
+                and minute in minutes_of(other)
+                and other["model"] == row["model"]
+                and (other["unit"] == "output_tokens" or other["quantity"] > 0)
+                and (other["model"], other["source"]) in tells
+                and all(
+                    "" in (row[name], other[name]) or row[name] == other[name]
+                    for name in ("model_version", "pod")
+                )
+                and (
+                    {row["source"], other["source"]} != {"span", "client"}
+                    or "" in (row["application"], other["application"])
+                    or row["application"] == other["application"]
+                )
+                for other in rows
+            )
+            if not better:
+                begin, end = row["begin"], row["begin"] + row["seconds"]
+                inside = min(end, 60 * minute + 60) - max(begin, 60 * minute)
+                total += (
+                    Fraction(row["quantity"] * inside, row["seconds"]) if row["seconds"] else row["quantity"]
+                )
+    return total
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=ROWS)
+def test_what_counts_is_what_the_rule_says(sink: ClickHouseSink, start_ms: int, rows: list[Row]) -> None:
+    sink.store.command("TRUNCATE TABLE unit")
+    for number, row in enumerate(rows):
+        more = {name: row[name] for name in ("model", "model_version", "pod", "application", "unit")}
+        made = told(start_ms, row["source"], row["begin"] / 60, row["quantity"], row["seconds"], **more)
+        sink.write_rows("unit", [made | {"event_id": str(number)}])
+    assert sum(counted(sink).values()) == pytest.approx(float(expected(rows)))
+
+
+def spent(start_ms: int, minute: int, **more: Any) -> Row:
+    """A minute of a GPU: 3 J and 1 USD."""
+    row: Row = {"window_start": start_ms + 60_000 * minute, "pid": 1, "model": "m", "phase": "inference"}
+    for policy in ("equal", "memory", "active"):
+        row |= {f"gpu_time_{policy}_ns": T_NS, f"idle_energy_{policy}_uj": 2_000_000}
+    return row | {"active_time_ns": T_NS // 2, "active_energy_uj": 1_000_000} | more
+
+
+@pytest.fixture
+def priced(sink: ClickHouseSink) -> ClickHouseSink:
+    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=3.6)])
+    return sink
+
+
+def unit_cost(sink: ClickHouseSink) -> list[Row]:
+    sql = f"SELECT * FROM unit_cost(policy = 'equal', {SPAN}, unit = 'output_tokens') ORDER BY model"
+    return sink.store.query(sql).dicts()
+
+
+@pytest.mark.parametrize("is_rolled_up", [False, True])
+def test_a_minute_without_a_source_is_left_out_of_both_sides(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, is_rolled_up: bool
+) -> None:
+    rows = [spent(start_ms, minute) for minute in range(6)]
+    rows[3] |= {"active_energy_uj": 7_000_000}  # in the minute that is left out
+    priced.write_attribution(as_columns(rows))
+    if is_rolled_up:
+        priced.refresh_rollups()
+    units = [
+        row for m in (0, 1, 2, 4, 5) for row in (observed(start_ms, m), told(start_ms, "engine", m, 100))
+    ]
+    priced.write_rows("unit", units)
+
+    (row,) = unit_cost(priced)
+    assert (row["quantity"], row["cost_usd"], row["energy_uj"]) == (500, pytest.approx(6), 24_000_000)
+    assert row["coverage_ratio"] == pytest.approx(5 / 6)
+    assert row["cost_usd_per_unit"] == pytest.approx(5 / 500)
+    assert row["j_per_unit"] == pytest.approx(15 / 500)
+    assert row["why_null"] == ""
+    (row,) = cost_rows(priced.store, ["model"], None, None, "equal", "output_tokens")
+    assert (row["cost_usd"], row["coverage_ratio"]) == (pytest.approx(6), pytest.approx(5 / 6))
+    assert row["cost_usd_per_unit"] == pytest.approx(5 / 500)
+    assert row["j_per_unit"] == pytest.approx(15 / 500)
+
+    priced.write_rows("unit", [told(start_ms, "span", minute, 90) for minute in range(6)])
+    (row,) = unit_cost(priced)
+    assert (row["quantity"], row["coverage_ratio"]) == (590, 1)
+    assert row["cost_usd_per_unit"] == pytest.approx(6 / 590)
+
+
+def test_half_a_minute_is_half_left_out(priced: ClickHouseSink, as_columns: AsColumns, start_ms: int) -> None:
+    priced.write_attribution(as_columns([spent(start_ms, minute) for minute in range(3)]))
+    units = [observed(start_ms, 0), observed(start_ms, 1, 0.5), observed(start_ms, 2, 0.25)]
+    priced.write_rows("unit", [*units, told(start_ms, "engine", 0, 100)])
+    (row,) = unit_cost(priced)
+    assert row["coverage_ratio"] == pytest.approx(2.5 / 3)  # in its last minute it was there to its end
+    assert row["cost_usd_per_unit"] == pytest.approx(2.5 / 100)
+
+
+def test_of_two_servers_the_one_that_is_not_seen_is_left_out(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    add_prices(priced.store, [Price(gpu_model="NVIDIA L4", price=36)])
+    a, b = {"pod": "a"}, {"pod": "b", "gpu": "GPU-2", "gpu_model": "NVIDIA L4"}
+    elsewhere = {"pod": "c", "gpu": "GPU-3"}  # at which no engine was ever seen
+    rows = [spent(start_ms, minute, **where) for minute in range(2) for where in (a, b, elsewhere)]
+    priced.write_attribution(as_columns(rows))
+    units = [observed(start_ms, minute, pod="a") for minute in (0, 1)] + [observed(start_ms, -20, pod="b")]
+    priced.write_rows(
+        "unit", [*units, *(told(start_ms, "engine", minute, 100, pod="a") for minute in (0, 1))]
+    )
+    (row,) = cost_rows(priced.store, ["model"], None, None, "equal", "output_tokens")
+    assert row["quantity"] == 200
+    assert row["cost_usd"] == pytest.approx(2 + 20 + 2)
+    assert row["cost_usd_per_unit"] == pytest.approx((2 + 2) / 200)
+    assert row["coverage_ratio"] == pytest.approx(4 / 6)
+
+
+def test_two_engines_in_one_place_weigh_the_same(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    priced.write_attribution(as_columns([spent(start_ms, minute) for minute in range(4)]))
+    units = [observed(start_ms, minute, pid=8) for minute in range(4)]
+    units += [observed(start_ms, minute, pid=9) for minute in (0, 3)]
+    priced.write_rows("unit", [*units, told(start_ms, "engine", 0, 100)])
+    (row,) = unit_cost(priced)
+    assert row["coverage_ratio"] == pytest.approx((1 + 0.5 + 0.5 + 1) / 4)
+
+
+def test_why_there_is_no_quotient(priced: ClickHouseSink, as_columns: AsColumns, start_ms: int) -> None:
+    rows = [spent(start_ms, 0, model=f"{name}", gpu=f"GPU-{name}") for name in ("none", "zero", "away")]
+    rows += [spent(start_ms, 0, model="unpriced", gpu="GPU-u", gpu_model="NVIDIA Nothing")]
+    priced.write_attribution(as_columns(rows))
+    units = [told(start_ms, "engine", 0, 0, model="zero"), told(start_ms, "engine", 0, 5, model="unmatched")]
+    units += [told(start_ms, "engine", 0, 5, model="unpriced")]
+    units += [told(start_ms, "engine", 30, 5, model="away"), observed(start_ms, 30, model="away")]
+    priced.write_rows("unit", units)
+    assert {row["model"]: row["why_null"] for row in unit_cost(priced)} == {
+        "away": "no GPU time while it was counted",
+        "none": "not counted",
+        "unmatched": "unmatched: no GPU time was seen",
+        "unpriced": "unpriced",
+        "zero": "the count is 0",
+    }
+    for row in unit_cost(priced):
+        assert row["cost_usd_per_unit"] is None
+        assert (row["j_per_unit"] is None) == (row["model"] != "unpriced")
+    lines = cost_rows(priced.store, ["model"], None, None, "equal", "output_tokens")
+    unmatched = lines[-1]
+    assert (unmatched["model"], unmatched["account"], unmatched["quantity"]) == ("unmatched", "unmatched", 5)
+    assert (unmatched["cost_usd"], unmatched["energy_j"]) == (0, 0)  # the total stays right
+    assert all(line["cost_usd_per_unit"] is None for line in lines)
+    assert sum(line["quantity"] or 0 for line in lines) == 15
+
+
+def test_training_is_not_measured_by_what_serves(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    training = {"phase": "training", "run": "sft", "gpu": "GPU-2"}
+    rows = [spent(start_ms, minute, **more) for minute in range(2) for more in ({}, training)]
+    priced.write_attribution(as_columns(rows))
+    priced.write_rows("unit", [observed(start_ms, 0), told(start_ms, "engine", 0, 100)])
+    serving, trained = cost_rows(priced.store, ["run"], None, None, "equal", "output_tokens")
+    assert (serving["coverage_ratio"], trained["coverage_ratio"]) == (pytest.approx(0.5), None)

@@ -1,5 +1,5 @@
 -- The units that count in [since, until), each by the part of (t - period, t] that lies in the span; one without
--- a period by its t. Of several sources of the same one counts, minute by minute: see lesser_unit.
+-- a period by its t; unit may name several, with commas between. Of several sources of the same one counts, minute by minute: see lesser_unit.
 CREATE OR REPLACE VIEW counted_unit AS
 WITH
     -- in ns a time must stay below 2262
@@ -18,7 +18,8 @@ SELECT
     application,
     phase,
     source,
-    counted_quantity AS quantity
+    counted_quantity AS quantity,
+    unit
 FROM
 (
     SELECT
@@ -28,8 +29,12 @@ FROM
         quantity * if(begin_ns >= since_ns AND end_ns <= until_ns, 1,
             (least(end_ns, until_ns) - greatest(begin_ns, since_ns)) / period_ns) AS counted_quantity
     FROM unit FINAL
-    WHERE unit = {unit:String}
-        AND (model, authority) IN (SELECT model, max(authority) FROM unit WHERE unit = {unit:String} GROUP BY model)
+    WHERE (unit, model, authority) IN (
+            SELECT unit, model, max(authority)
+            FROM unit
+            WHERE unit IN (SELECT arrayJoin(splitByChar(',', {unit:String})))
+            GROUP BY unit, model)
+        AND unit IN (SELECT arrayJoin(splitByChar(',', {unit:String})))
         AND begin_ns < until_ns AND end_ns >= since_ns AND (end_ns > since_ns OR period_ns = 0)
 )
 UNION ALL
@@ -45,8 +50,9 @@ SELECT
     phase,
     source,
     -- what counts in all its minutes counts as it was told: of parts the sum would be off by a rounding
-    if(min(counts), any(whole), sumIf(minutes.quantity, counts)) AS quantity
+    if(min(counts), any(whole), sumIf(minutes.quantity, counts)) AS quantity,
+    unit
 FROM lesser_unit(unit = {unit:String}, since = {since:String}, until = {until:String}) AS minutes
-GROUP BY host, pod, place, model, model_version, run, attempt, part, application, phase, source, authority,
+GROUP BY unit, host, pod, place, model, model_version, run, attempt, part, application, phase, source, authority,
     first_minute, last_minute
 HAVING max(counts)

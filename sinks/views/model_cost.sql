@@ -189,23 +189,9 @@ FROM
                     model, model_version, false AS is_training, 0 AS energy_uj, 0 AS gpu_time_ns, 0 AS active_time_ns,
                     0 AS error_uj, 0. AS cost_usd, 0. AS active_cost_usd, 0. AS error_money,
                     0. AS covered_time_ratio, 0. AS covered_energy_ratio, 0 AS is_known, unit, quantity
-                FROM
-                (
-                    SELECT 'output_tokens' AS unit, *
-                    FROM counted_unit(unit = 'output_tokens', since = {since:String}, until = {until:String})
-                    UNION ALL
-                    SELECT 'input_tokens' AS unit, *
-                    FROM counted_unit(unit = 'input_tokens', since = {since:String}, until = {until:String})
-                    UNION ALL
-                    SELECT 'cached_tokens' AS unit, *
-                    FROM counted_unit(unit = 'cached_tokens', since = {since:String}, until = {until:String})
-                    UNION ALL
-                    SELECT 'reasoning_tokens' AS unit, *
-                    FROM counted_unit(unit = 'reasoning_tokens', since = {since:String}, until = {until:String})
-                    UNION ALL
-                    SELECT 'requests' AS unit, *
-                    FROM counted_unit(unit = 'requests', since = {since:String}, until = {until:String})
-                )
+                FROM counted_unit(
+                    unit = 'output_tokens,input_tokens,cached_tokens,reasoning_tokens,requests',
+                    since = {since:String}, until = {until:String})
                 WHERE NOT (phase = 'training' OR (run != '' AND phase = ''))
             )
             GROUP BY model, model_version

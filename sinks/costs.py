@@ -119,8 +119,8 @@ def _with_units(
 def _covered(
     store: Readable, by: Sequence[str], params: dict[str, str]
 ) -> dict[tuple[Any, ...], tuple[float | None, float | None, float | None]]:
-    """Of each group of processes: money and joules of the time in which their units were counted, and the part
-    of the GPU time that it is. To cost again is dear: only where an engine tells when it was looked at."""
+    """Of each group of processes: money and joules of the time in which their units were counted, and what
+    part of the GPU time that is. To cost again is dear: only where an engine tells when it was looked at."""
     if not store.query("SELECT 1 FROM unit WHERE unit = 'observed_ns' LIMIT 1").rows:
         return {}
     names = [f"by{place}" for place in range(len(by))]

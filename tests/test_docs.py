@@ -38,6 +38,11 @@ VIEWS: Final = {
     **{name: f"{name}({SPAN})" for name in ("model_quality", "renamed_model")},
     "unit_cost": f"unit_cost(policy = 'equal', {SPAN}, unit = 'output_tokens')",
     "counted_unit": f"counted_unit(unit = 'output_tokens', {SPAN})",
+    "lesser_unit": f"lesser_unit(unit = 'output_tokens', {SPAN})",
+    **{
+        name: f"{name}(policy = 'equal', {SPAN}, unit = 'output_tokens')"
+        for name in ("unit_coverage", "covered_cost")
+    },
 }
 # As Grafana's ClickHouse data source expands them for a panel of one day.
 MACROS: Final = (

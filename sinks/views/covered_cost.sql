@@ -1,13 +1,33 @@
--- The rows of processes in cost, and how much of each falls into time in which a unit was counted (unit_coverage).
+-- The rows of processes in cost, and how much of each falls into time in which a unit was counted (unit_coverage):
+--     SELECT … FROM covered_cost(policy = 'equal', unit = 'output_tokens', since = …, until = …)
+-- By the GPU and identity, so that a price that changes within the span is averaged over it.
 CREATE OR REPLACE VIEW covered_cost AS
 SELECT
-    spent.*,
-    ifNull(covered.known, 0) AS is_known,
+    host,
+    gpu,
+    pod,
+    model,
+    model_version,
+    run,
+    attempt,
+    part,
+    application,
+    phase,
+    energy_uj,
+    error_uj,
+    active_time_ns,
+    gpu_time_ns,
+    error_ns,
+    price_per_gpu_hour_usd,
+    active_cost_usd,
+    cost_usd,
+    covered.known AS is_known,
     if(is_known AND covered.time > 0, covered.covered_time / covered.time, 1) AS covered_time_ratio,
     if(is_known AND covered.energy > 0, covered.covered_energy / covered.energy, 1) AS covered_energy_ratio
 FROM
 (
-    SELECT *
+    SELECT host, gpu, pod, model, model_version, run, attempt, part, application, phase, energy_uj, error_uj,
+        active_time_ns, gpu_time_ns, error_ns, price_per_gpu_hour_usd, active_cost_usd, cost_usd
     FROM cost(policy = {policy:String}, since = {since:String}, until = {until:String})
     WHERE account = 'process'
 ) AS spent

@@ -1,6 +1,6 @@
 -- The units of sources that are not the best of their model, minute by minute, and whether they count there:
 --     SELECT … FROM lesser_unit(unit = 'output_tokens', since = …, until = …)
--- unit may name several, with commas between: to ask for them at once is a fifth of asking for five.
+-- unit may name several, with commas between.
 -- They count in a minute in which no source of a greater authority (engine, span, client, gateway, others) was there
 -- that may speak of the same. A source was there if it told the unit, were it 0, or that it looked (observed_ns), which
 -- says nothing of a unit that it never tells. Two may speak of the same where they do not name different versions, or

@@ -69,7 +69,9 @@ WITH
     spent AS
     (
         SELECT host, gpu, pod, model, model_version, run, phase, minute,
-            (host, pod, model, model_version) IN places AS is_known,
+            -- an engine that names no pod is that of all at its host
+            if((host, pod, model, model_version) IN places, pod, '') AS engine_pod,
+            (host, engine_pod, model, model_version) IN places AS is_known,
             sum(time_ns) AS time_ns,
             sum(energy) AS energy
         FROM
@@ -129,6 +131,7 @@ FROM
             (model, model_version, minute) IN filled OR (model, '', minute) IN filled, 1,
             looked.ratio) AS share
     FROM spent
-    LEFT JOIN looked USING (host, pod, model, model_version, minute)
+    LEFT JOIN (SELECT * EXCEPT (pod), pod AS engine_pod FROM looked) AS looked
+        USING (host, engine_pod, model, model_version, minute)
 )
 GROUP BY host, gpu, pod, model, model_version, run, phase

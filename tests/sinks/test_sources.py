@@ -255,7 +255,7 @@ def test_of_two_servers_the_one_that_is_not_seen_is_left_out(
 ) -> None:
     add_prices(priced.store, [Price(gpu_model="NVIDIA L4", price=36)])
     a, b = {"pod": "a"}, {"pod": "b", "gpu": "GPU-2", "gpu_model": "NVIDIA L4"}
-    elsewhere = {"pod": "c", "gpu": "GPU-3"}  # at which no engine was ever seen
+    elsewhere = {"host": "i", "pod": "c", "gpu": "GPU-3"}  # at which no engine was ever seen
     rows = [spent(start_ms, minute, **where) for minute in range(2) for where in (a, b, elsewhere)]
     priced.write_attribution(as_columns(rows))
     units = [observed(start_ms, minute, pod="a") for minute in (0, 1)] + [observed(start_ms, -20, pod="b")]
@@ -315,3 +315,29 @@ def test_training_is_not_measured_by_what_serves(
     priced.write_rows("unit", [observed(start_ms, 0), told(start_ms, "engine", 0, 100)])
     serving, trained = cost_rows(priced.store, ["run"], None, None, "equal", "output_tokens")
     assert (serving["coverage_ratio"], trained["coverage_ratio"]) == (pytest.approx(0.5), None)
+
+
+@pytest.mark.parametrize("is_rolled_up", [False, True])
+def test_what_names_no_version_is_of_the_only_one_there_is(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, is_rolled_up: bool
+) -> None:
+    sft = {"phase": "training", "run": "sft", "gpu": "GPU-2", "model_version": "v8"}
+    priced.write_attribution(as_columns([spent(start_ms, 0, model_version="v7"), spent(start_ms, 0, **sft)]))
+    priced.write_attribution(as_columns([spent(start_ms, 5, model_version="v9")]))
+    if is_rolled_up:
+        priced.refresh_rollups()
+    rows = [told(start_ms, "span", 0, 10), told(start_ms, "span", 0, 3, run="sft", phase="training")]
+    priced.write_rows("unit", [*rows, told(start_ms, "span", 0, 2, model="elsewhere")])
+    since = (
+        f"since = fromUnixTimestamp64Milli({start_ms}), until = fromUnixTimestamp64Milli({start_ms + 60_000})"
+    )
+    of = "SELECT model, model_version, sum(quantity) FROM counted_unit(unit = 'output_tokens', "
+
+    def found(span: str) -> set[tuple[str, str, float]]:
+        return {(row[0], row[1], row[2]) for row in priced.store.query(f"{of}{span}) GROUP BY ALL").rows}
+
+    others = {("m", "", 3.0), ("elsewhere", "", 2.0)}
+    if not is_rolled_up:
+        assert found(since) == {("m", "v7", 10.0), *others}
+    assert found(SPAN) == {("m", "", 13.0), ("elsewhere", "", 2.0)}
+    assert found(f"since = fromUnixTimestamp64Milli({start_ms + 60_000}), until = '2100-01-01'") == set()

@@ -120,9 +120,9 @@ def cost_grid(rows: Rows, by: Sequence[str], policy: str, notes: Sequence[str], 
 
 def unit_grid(rows: Rows, by: Sequence[str], unit: str) -> Grid:
     """What one unit cost. Idle GPUs and the residual make no units, and are not in here."""
-    unmatched = [row for row in rows if row["account"] == "unmatched" and row["quantity"]]
+    unmatched = [row for row in rows if row["quantity"] and row.get("account") == "unmatched"]
     counted = [row for row in rows if row["quantity"] and row not in unmatched]
-    covered = [row["coverage_ratio"] for row in counted]
+    covered = [row.get("coverage_ratio") for row in counted]
     is_told = any(ratio is not None for ratio in covered)
     per_million = [row["cost_usd_per_million"] for row in counted]
     joules = [row["j_per_unit"] for row in counted]
@@ -140,7 +140,7 @@ def unit_grid(rows: Rows, by: Sequence[str], unit: str) -> Grid:
                 _shown_money(row["cost_usd"], places[0]),
                 _shown_money(row["cost_usd_per_million"], places[1]),
                 shown_number(row["j_per_unit"], places[2]),
-                *([_shown_percent(row["coverage_ratio"])] if is_told else []),
+                *([_shown_percent(row.get("coverage_ratio"))] if is_told else []),
             ]
             for row in counted
         ],

@@ -21,7 +21,7 @@ from wattribute.errors import UsageError
 from wattribute.settings import load_settings
 
 if TYPE_CHECKING:
-    from wattribute.sinks.comparison import Difference, Measures
+    from wattribute.sinks.model_comparison import Difference, Measures
 
 _COLUMNS: Final = ("figure", "first", "second", "difference_ratio", "band", "better")
 _FIGURES: Final = {  # heading -> column of models
@@ -57,7 +57,7 @@ def compare(
     versions = [_version(first), _version(second)]
     if versions[0] == versions[1]:
         raise UsageError(f"{first} is compared with itself")
-    from wattribute.sinks import comparison
+    from wattribute.sinks import model_comparison
     from wattribute.sinks.models import quality_rows, version_row
     from wattribute.sinks.query_server import open_store_for_reading
 
@@ -65,20 +65,22 @@ def compare(
         rows = [version_row(opened, version, begin, end, policy) for version in versions]
         measures = quality_rows(opened, versions, begin, end)
     one, other = (measures[version] for version in versions)
-    headline = comparison.money(rows[0], rows[1])
-    told = comparison.qualities(one, other)
+    headline = model_comparison.money(rows[0], rows[1])
+    told = model_comparison.qualities(one, other)
     plain = [
-        comparison.Difference(heading, rows[0][name], rows[1][name], None, None)
+        model_comparison.Difference(heading, rows[0][name], rows[1][name], None, None)
         for heading, name in _FIGURES.items()
         if rows[0][name] is not None or rows[1][name] is not None
     ]
-    joules = comparison.energy(rows[0], rows[1])
+    joules = model_comparison.energy(rows[0], rows[1])
     found = [*([headline[1]] if headline else []), *([joules] if joules else []), *plain, *told]
     if shape is not Format.table:
         write_rows([_object(difference) for difference in found], shape, _COLUMNS)
         return
     names = [" ".join(filter(None, version)) for version in versions]
-    notes = [comparison.coverage_note(row) for row in rows] + [comparison.mix_note(rows[0], rows[1])]
+    notes = [model_comparison.coverage_note(row) for row in rows] + [
+        model_comparison.mix_note(rows[0], rows[1])
+    ]
     says = conclusion(names, headline, joules, told, (one, other), not any(notes[:2]))
     write_grid(_grid(found, names, [note for note in notes if note] + says))
 

@@ -187,7 +187,7 @@ def _unmatched_notes(rows: Rows) -> list[str]:
 
 def _version_notes(store: Readable, rows: Rows, since: datetime | None, until: datetime | None) -> list[str]:
     """Versions that another beats in every way, and those that are one process under two names."""
-    from wattribute.sinks.comparison import dominated
+    from wattribute.sinks.model_comparison import dominated
     from wattribute.sinks.models import quality_rows, renamed_rows
 
     versions = [(row["model"], row["model_version"]) for row in rows if row["model"]]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from wattribute.commands.compare import conclusion
-from wattribute.sinks.comparison import (
+from wattribute.sinks.model_comparison import (
     chance_band,
     coverage_note,
     dominated,

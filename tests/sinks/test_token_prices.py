@@ -172,6 +172,33 @@ def test_at_its_best_it_costs_what_the_best_quarter_of_an_hour_tells(
     assert short["reasons"]["capacity_usd_per_million_output_tokens"] == "no 15 minutes in a row are known"
 
 
+def test_time_in_which_nobody_counted_is_on_neither_side(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """Four minutes of a GPU; the engine was looked at in the first two."""
+    looked = [
+        {
+            "t": (start_ms + 60_000 * minute) * 10**6,
+            "period_ns": MINUTE_NS,
+            "unit": "observed_ns",
+            "host": "h",
+        }
+        | {"quantity": float(MINUTE_NS), "authority": 4, "model": "m", "model_version": "v1"}
+        | {"event_id": f"looked {minute}", "phase": "inference"}
+        for minute in (1, 2)
+    ]
+    priced.write_rows("unit", looked)
+    serve(priced, as_columns, start_ms, [(30, 50, 0, 100), (30, 50, 0, 100), (30, 0, 0, 0), (30, 0, 0, 0)])
+
+    (row,) = model_rows(priced.store, None, None, "equal")
+
+    assert row["coverage_ratio"] == pytest.approx(0.5)
+    assert row["cost_usd"] == pytest.approx(240 * USD_PER_S)
+    assert row["cost_usd_per_million_output_tokens"] == pytest.approx(120 * USD_PER_S / 200 * 1e6)
+    assert row["input_cost_usd"] + row["output_cost_usd"] == pytest.approx(120 * USD_PER_S)
+    assert row["j_per_output_token"] == pytest.approx(2 * 600 / 200)
+
+
 whole_minutes = st.lists(
     st.tuples(st.floats(0, 60), st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6)),
     min_size=1, max_size=16,

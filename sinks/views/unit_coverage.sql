@@ -13,58 +13,58 @@ WITH
     least(toUnixTimestamp64Milli(until_at), 9000000000000) * 1000000 AS until_ns,
     places AS (SELECT host, pod, model, model_version FROM unit WHERE unit = 'observed_ns' GROUP BY ALL),
     dirty AS (SELECT host, gpu, bucket_start FROM dirty_bucket FINAL),
-    observed AS
+    looked AS
     (
         SELECT
             host,
-            pod,
+            pod AS engine_pod,
             model,
             model_version,
-            pid,
-            process_start_ns,
-            minute,
-            sum(quantity * (least(end_ns, (minute + 1) * minute_ns) - greatest(begin_ns, minute * minute_ns))
-                / (end_ns - begin_ns)) AS in_minute_ns
+            arrayJoin(range(seen_minute, if(is_last, seen_minute + 1, next_minute))) AS minute,
+            -- between two minutes in which it was observed it was not
+            avg(multiIf(minute != seen_minute, 0, is_first OR is_last, 1, least(1, in_minute_ns / minute_ns))) AS ratio
         FROM
         (
             SELECT
                 *,
-                toUnixTimestamp64Nano(t) AS end_ns,
-                end_ns - toInt64(period_ns) AS begin_ns,
-                arrayJoin(range(
-                    intDiv(greatest(begin_ns, since_ns), minute_ns),
-                    intDiv(least(end_ns, until_ns) - 1, minute_ns) + 1)) AS minute
-            FROM unit FINAL
-            WHERE unit = 'observed_ns' AND quantity > 0 AND period_ns > 0 AND end_ns > since_ns AND begin_ns < until_ns
-        )
-        GROUP BY ALL
-    ),
-    looked AS
-    (
-        SELECT host, pod, model, model_version, minute, avg(if(is_edge, 1, least(1, in_minute_ns / minute_ns))) AS ratio
-        FROM
-        (
-            SELECT
-                * EXCEPT (first_minute, last_minute),
-                arrayJoin(range(first_minute, last_minute + 1)) AS minute,
-                minute IN (first_minute, last_minute) AS is_edge
+                row_number() OVER life = 1 AS is_first,
+                leadInFrame(seen_minute, 1, toInt64(-1)) OVER life AS next_minute,
+                next_minute = -1 AS is_last
             FROM
             (
-                SELECT host, pod, model, model_version, pid, process_start_ns,
-                    min(minute) AS first_minute, max(minute) AS last_minute
-                FROM observed
-                GROUP BY ALL
+                SELECT
+                    host,
+                    pod,
+                    model,
+                    model_version,
+                    pid,
+                    process_start_ns,
+                    arrayJoin(range(
+                        intDiv(greatest(begin_ns, since_ns), minute_ns),
+                        intDiv(least(end_ns, until_ns) - 1, minute_ns) + 1)) AS seen_minute,
+                    sum(quantity * (least(end_ns, (seen_minute + 1) * minute_ns) - greatest(begin_ns, seen_minute * minute_ns))
+                        / (end_ns - begin_ns)) AS in_minute_ns
+                FROM
+                (
+                    SELECT *, toUnixTimestamp64Nano(t) AS end_ns, end_ns - toInt64(period_ns) AS begin_ns
+                    FROM unit FINAL
+                    WHERE unit = 'observed_ns' AND quantity > 0 AND period_ns > 0 AND end_ns > since_ns
+                        AND begin_ns < until_ns
+                )
+                GROUP BY host, pod, model, model_version, pid, process_start_ns, seen_minute
             )
-        ) AS life
-        LEFT JOIN observed USING (host, pod, model, model_version, pid, process_start_ns, minute)
-        GROUP BY ALL
+            WINDOW life AS (
+                PARTITION BY host, pod, model, model_version, pid, process_start_ns ORDER BY seen_minute
+                ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
+        )
+        GROUP BY host, engine_pod, model, model_version, minute
     ),
     filled AS
     (
-        SELECT model, model_version, minute
+        SELECT model, minute, groupUniqArray(model_version) AS versions
         FROM lesser_unit(unit = {unit:String}, since = {since:String}, until = {until:String})
         WHERE counts AND training = '' AND model IN (SELECT model FROM places)
-        GROUP BY ALL
+        GROUP BY model, minute
     ),
     spent AS
     (
@@ -128,10 +128,10 @@ FROM
         *,
         multiIf(
             NOT is_known, 1,
-            (model, model_version, minute) IN filled OR (model, '', minute) IN filled, 1,
+            has(filled.versions, '') OR has(filled.versions, model_version), 1,
             looked.ratio) AS share
     FROM spent
-    LEFT JOIN (SELECT * EXCEPT (pod), pod AS engine_pod FROM looked) AS looked
-        USING (host, engine_pod, model, model_version, minute)
+    LEFT JOIN looked USING (host, engine_pod, model, model_version, minute)
+    LEFT JOIN filled USING (model, minute)
 )
 GROUP BY host, gpu, pod, model, model_version, run, phase

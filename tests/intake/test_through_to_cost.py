@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.intake.applications import CHAT, metrics, resource, usage
-from tests.survival.processes import completed, ran, started, wait_until
+from tests.survival.processes import asked, completed, ran, started, wait_until
 
 USAGE = "gen_ai.client.inference.usage"
 MINUTE_NS = 60 * 10**9
@@ -192,7 +192,11 @@ def test_up_takes_in_a_line_of_curl(tmp_path: Path, port: int) -> None:
 
     try:
         wait_until(is_told, process)
+        for path in ("traces", "metrics", "units"):  # goes on whatever comes
+            curl = ["curl", "-s", "-d", "\xff{" * 9000, f"http://127.0.0.1:{port}/v1/{path}"]
+            assert subprocess.run(curl, check=False, capture_output=True).stdout
         completed(process)
     finally:
         process.kill()
     assert costs(store, "--unit", "images")["sdxl"]["quantity"] == 64
+    assert asked(store, "SELECT * FROM conservation") == [[]]

@@ -230,10 +230,11 @@ def test_a_minute_without_a_source_is_left_out_of_both_sides(
     assert row["cost_usd_per_unit"] == pytest.approx(5 / 500)
     assert row["j_per_unit"] == pytest.approx(15 / 500)
     assert row["why_null"] == ""
-    (row,) = cost_rows(priced.store, ["model"], None, None, "equal", "output_tokens")
-    assert (row["cost_usd"], row["coverage_ratio"]) == (pytest.approx(6), pytest.approx(5 / 6))
-    assert row["cost_usd_per_unit"] == pytest.approx(5 / 500)
-    assert row["j_per_unit"] == pytest.approx(15 / 500)
+    for by in ([], ["model"], ["host", "phase", "run"]):
+        (row,) = cost_rows(priced.store, by, None, None, "memory", "output_tokens")
+        assert (row["cost_usd"], row["coverage_ratio"]) == (pytest.approx(6), pytest.approx(5 / 6))
+        assert row["cost_usd_per_unit"] == pytest.approx(5 / 500)
+        assert row["j_per_unit"] == pytest.approx(15 / 500)
 
     priced.write_rows("unit", [told(start_ms, "span", minute, 90) for minute in range(6)])
     (row,) = unit_cost(priced)

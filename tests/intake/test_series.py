@@ -1,0 +1,85 @@
+"""What a cumulative series gained: resets, restarts on either side, repeats."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.intake.conftest import Running
+from wattribute.records import Unit
+
+S: int = 10**9
+
+
+def told(
+    running: Running, *points: tuple[int, int, int], name: str = "output_tokens"
+) -> list[tuple[float, int, int]]:
+    """Send points (start, time, value) one by one: quantity, end and length of each unit of them."""
+    for start, t, value in points:
+        point = (
+            f'{{"startTimeUnixNano":"{start}","timeUnixNano":"{t}","asInt":"{value}","attributes":'
+            '[{"key":"gen_ai.request.model","value":{"stringValue":"m"}}]}'
+        )
+        metric = (
+            f'{{"name":"gen_ai.client.inference.usage.{name}","sum":{{"aggregationTemporality":2,'
+            f'"isMonotonic":true,"dataPoints":[{point}]}}}}'
+        )
+        body = f'{{"resourceMetrics":[{{"scopeMetrics":[{{"metrics":[{metric}]}}]}}]}}'
+        assert running.post("/v1/metrics", body, Content_Type="application/json").status == 200
+    units = [record for record in running.records() if isinstance(record, Unit)]
+    return [(unit.quantity, unit.t, unit.period_ns or 0) for unit in units]
+
+
+def test_a_series_that_began_here_counts_from_its_start(running: Running) -> None:
+    a = time.time_ns()
+    points = [(a, a + S, 10), (a, a + 2 * S, 14), (a, a + 3 * S, 14)]
+    assert told(running, *points) == [(10, a + S, S), (4, a + 2 * S, S), (0, a + 3 * S, S)]
+
+
+def test_one_that_began_before_counts_from_what_it_was(running: Running) -> None:
+    a = time.time_ns()
+    before = a - 600 * S
+    assert told(running, (before, a, 1000), (before, a + S, 1004)) == [(4, a + S, S)]
+    assert told(running, (0, a, 7), (0, a + S, 9), name="input_tokens") == [(2, a + S, S)]
+
+
+def test_a_reset_closes_a_segment(running: Running) -> None:
+    a = time.time_ns()
+    restarted = [(a, a + S, 10), (a + 2 * S, a + 3 * S, 4)]
+    assert told(running, *restarted) == [(10, a + S, S), (4, a + 3 * S, S)]
+    fell = [(a, a + S, 10), (a, a + 3 * S, 4)]  # without saying so
+    assert told(running, *fell, name="input_tokens") == [(10, a + S, S), (4, a + 3 * S, 2 * S)]
+
+
+def test_what_comes_again_or_late_is_counted_as_repeated(running: Running) -> None:
+    a = time.time_ns()
+    points = [(a, a + S, 10), (a, a + 2 * S, 14), (a, a + S, 10), (a, a + 2 * S, 14), (a - S, a + 3 * S, 99)]
+    assert [quantity for quantity, _, _ in told(running, *points)] == [10, 4]
+    assert running.told.health.repeated == 3
+
+
+def test_without_the_libraries_it_says_what_to_install(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running.intake.otlp, "is_installed", False)
+    answer = running.post("/v1/traces", b"", Content_Type="application/x-protobuf")
+    assert (answer.status, answer.body) == (
+        501,
+        b"this collector reads no OTLP: pip install 'wattribute[otlp]'\n",
+    )
+    assert running.post("/v1/units", '{"unit":"i","quantity":1,"model":"m"}').status == 200
+
+
+def test_a_collector_without_the_libraries_starts() -> None:
+    code = (
+        "import sys; sys.modules.update({'opentelemetry': None, 'google': None, 'google.rpc': None});"
+        "from wattribute.collector.intake import Intake; from wattribute.collector.told import Told;"
+        "from wattribute.settings import load_settings;"
+        "intake = Intake(('127.0.0.1', 0), load_settings({}, None, {'HOME': '/x'}), Told());"
+        "print(intake.otlp.is_installed); intake.close()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("False\n", "")

@@ -1,4 +1,4 @@
-"""What things cost: the rows of ``wattribute cost``, ``runs`` and ``models`` (docs/store.md)."""
+"""What things cost: the rows of ``wattribute cost`` and ``runs`` (docs/store.md)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def cost_rows(
     """
     by = [name for name in dict.fromkeys(by) if name != "account"]
     _check(by, unit)
-    params = _params(policy, since, until)
+    params = span_params(policy, since, until)
     expressions = []
     for place, name in enumerate(by):
         if name.startswith(_LABEL):
@@ -82,7 +82,7 @@ def run_rows(
         " FROM run_cost(policy = {policy:String}, since = {since:String}, until = {until:String})"
         + ("" if run is None else " WHERE run = {run:String}")
         + " ORDER BY cost_usd DESC NULLS LAST, energy_j DESC, run",
-        _params(policy, since, until) | ({} if run is None else {"run": run}),
+        span_params(policy, since, until) | ({} if run is None else {"run": run}),
     ).dicts()
 
 
@@ -108,32 +108,12 @@ def attempt_rows(store: Readable, run: str, policy: str) -> list[dict[str, Any]]
         " LEFT JOIN attempt_progress AS progress"
         " ON spent.run = progress.run AND spent.attempt = progress.attempt"
         " WHERE spent.run = {run:String} ORDER BY attempt",
-        _params(policy, None, None) | {"run": run},
+        span_params(policy, None, None) | {"run": run},
     ).dicts()
 
 
-def model_rows(store: Readable, since: Time, until: Time, policy: str) -> list[dict[str, Any]]:
-    """What each model version cost in [since, until), and for what it served, by name.
-
-    Each row has model, model_version, energy_j, gpu_hours, active_ratio, cost_usd, output_tokens,
-    input_tokens, requests, cost_usd_per_million_output_tokens, busy_usd_per_million_output_tokens,
-    cost_usd_per_request, j_per_output_token, training_energy_j, training_gpu_hours, training_cost_usd,
-    quality (docs/store.md, model_cost). None is what is not known. Raises UsageError for a policy that there
-    is not, StoreError.
-    """
-    return store.query(
-        "SELECT model, model_version, energy_uj / 1e6 AS energy_j, gpu_time_ns / 3.6e12 AS gpu_hours,"
-        " active_ratio, cost_usd, output_tokens, input_tokens, requests, cost_usd_per_million_output_tokens,"
-        " busy_usd_per_million_output_tokens, cost_usd_per_request, j_per_output_token,"
-        " training_energy_uj / 1e6 AS training_energy_j, training_gpu_time_ns / 3.6e12 AS training_gpu_hours,"
-        " training_cost_usd, quality"
-        " FROM model_cost(policy = {policy:String}, since = {since:String}, until = {until:String})"
-        " ORDER BY model, model_version",
-        _params(policy, since, until),
-    ).dicts()
-
-
-def _params(policy: str, since: Time, until: Time) -> dict[str, str]:
+def span_params(policy: str, since: Time, until: Time) -> dict[str, str]:
+    """The parameters that every view of cost takes. Raises UsageError for a policy that there is not."""
     if policy not in POLICIES:
         raise UsageError(f"unknown policy {policy!r}: it is one of {', '.join(POLICIES)}")
     return {"policy": policy, "since": _text(since, _SINCE), "until": _text(until, _UNTIL)}

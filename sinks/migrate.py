@@ -25,18 +25,11 @@ ORDER BY number
 """
 # In an order in which those that ask others come after them.
 _VIEWS: Final = (
-    *(
-        "conservation",
-        "attempt",
-        "price_book",
-        "cost",
-        "lesser_unit",
-        "counted_unit",
-        "unit_coverage",
-        "covered_cost",
-        "unit_cost",
-    ),
-    *("attempt_progress", "attempt_cost", "run_cost", "model_cost"),
+    *("conservation", "attempt", "price_book", "cost"),
+    *("lesser_unit", "counted_unit", "unit_coverage", "covered_cost", "unit_cost"),
+    *("attempt_progress", "attempt_cost", "run_cost"),
+    *("model_minute", "model_throughput", "amortised_training", "model_quality", "renamed_model"),
+    "model_cost",
 )
 
 

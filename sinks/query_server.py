@@ -1,8 +1,8 @@
 """Ask the process that owns a chDB store: a Unix socket in the store's folder, for its owner alone.
 
-A message is four bytes of length, big-endian, and a JSON object: ``{"sql", "params"}`` or ``{"prices"}`` one
-way, ``{"columns", "rows", "times"}``, ``{"remarks"}`` or ``{"error", "usage"}`` the other. ``times`` are the
-columns whose texts are datetimes.
+A message is four bytes of length, big-endian, and a JSON object: ``{"sql", "params"}``, ``{"prices"}`` or
+``{"lineage"}`` one way, ``{"columns", "rows", "times"}``, ``{"remarks"}`` or ``{"error", "usage"}`` the
+other. ``times`` are the columns whose texts are datetimes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import orjson
 
 from wattribute.errors import StoreError, UsageError, WattributeError
 from wattribute.sinks.folder import folder_of, owner_of
+from wattribute.sinks.lineage import Lineage, add_lineage, lineage_of
 from wattribute.sinks.migrate import migrate
 from wattribute.sinks.prices import Price, add_prices, price_of
 from wattribute.sinks.reading import Reader
@@ -120,6 +121,8 @@ class QueryServer:
             raise UsageError("a request is a JSON object")
         if "prices" in request:
             return {"remarks": add_prices(self._store, [price_of(price) for price in request["prices"]])}
+        if "lineage" in request:
+            return {"remarks": add_lineage(self._store, lineage_of(request["lineage"]))}
         sql, params = request.get("sql"), request.get("params") or {}
         if not isinstance(sql, str) or not isinstance(params, dict):
             raise UsageError("a request holds sql, a text, and params, an object")
@@ -133,7 +136,7 @@ class QueryServer:
 
 
 class RemoteStore:
-    """A store that another process of this machine owns. It can be asked, and told prices."""
+    """A store that another process of this machine owns. It can be asked, and told prices and lineage."""
 
     def __init__(self, folder: Path) -> None:
         """Raises OSError where nobody answers."""
@@ -163,6 +166,11 @@ class RemoteStore:
             for price in prices
         ]
         remarks: list[str] = self._ask({"prices": texts})["remarks"]
+        return remarks
+
+    def add_lineage(self, made: Lineage) -> list[str]:
+        """Have the owner store what a model version came of; its remarks. Raises UsageError, StoreError."""
+        remarks: list[str] = self._ask({"lineage": asdict(made)})["remarks"]
         return remarks
 
     def close(self) -> None:
@@ -209,6 +217,17 @@ def add_prices_to(url: str, prices: Sequence[Price]) -> list[str]:
     with contextlib.closing(open_store(url)) as store:
         migrate(store)
         return add_prices(store, prices)
+
+
+def add_lineage_to(url: str, made: Lineage) -> list[str]:
+    """Store what a model version came of, through the owner where there is one; remarks for a person."""
+    remote = _owner(url)
+    if remote is not None:
+        with contextlib.closing(remote):
+            return remote.add_lineage(made)
+    with contextlib.closing(open_store(url)) as store:
+        migrate(store)
+        return add_lineage(store, made)
 
 
 def _owner(url: str) -> RemoteStore | None:

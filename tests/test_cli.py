@@ -23,8 +23,8 @@ from wattribute.errors import UsageError
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
 COMMANDS = (
     *("up", "run", "collect", "stream", "record", "replay", "emit"),
-    *("top", "cost", "models", "runs", "query", "explain"),
-    *("price", "doctor", "check-config", "migrate"),
+    *("top", "cost", "models", "compare", "runs", "query", "explain"),
+    *("price", "lineage", "doctor", "check-config", "migrate"),
 )
 
 

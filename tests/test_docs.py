@@ -31,6 +31,11 @@ SPAN: Final = "since = '2026-05-28', until = '2026-05-29'"
 VIEWS: Final = {
     "cost": f"cost(policy = 'equal', {SPAN})",
     **{name: f"{name}(policy = 'equal', {SPAN})" for name in ("attempt_cost", "run_cost", "model_cost")},
+    **{
+        name: f"{name}(policy = 'equal', {SPAN})"
+        for name in ("model_minute", "model_throughput", "amortised_training")
+    },
+    **{name: f"{name}({SPAN})" for name in ("model_quality", "renamed_model")},
     "unit_cost": f"unit_cost(policy = 'equal', {SPAN}, unit = 'output_tokens')",
     "counted_unit": f"counted_unit(unit = 'output_tokens', {SPAN})",
     "lesser_unit": f"lesser_unit(unit = 'output_tokens', {SPAN})",
@@ -215,7 +220,7 @@ def test_every_table_and_column_is_described(store: str) -> None:
         if rows:
             assert sorted(all_names(rows)) == sorted(columns[table]), table
     assert [table for table, rows in described.items() if not rows] == [
-        *("lineage", "tariff", "budget"),
+        *("tariff", "budget"),
         *("dirty_bucket", "migration"),
     ]
 

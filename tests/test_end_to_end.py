@@ -307,7 +307,13 @@ def test_models_say_what_a_token_costs_beside_how_good_it_is(minute: str) -> Non
     assert by_name.keys() == {
         *(("support-chat", version) for version in ("v1", "v2", "v3")),
         *(("code-review", version) for version in ("v1", "v2")),
+        ("", ""),  # a notebook
     }
+    assert by_name.pop(("", ""))["unmatched"] == "no model"
+    costs = json.loads(ran("cost", "--by", "model", "--store", minute, "--format", "json").stdout)
+    assert sum(row["cost_usd"] + row["training_cost_usd"] for row in rows) == pytest.approx(
+        sum(row["cost_usd"] for row in costs if row["account"] == "process")
+    )
     trained = by_name.pop(("support-chat", "v3"))
     runs = json.loads(ran("runs", "--store", minute, "--format", "json").stdout)
     assert trained["training_cost_usd"] == pytest.approx(sum(run["cost_usd"] for run in runs))
@@ -327,6 +333,28 @@ def test_models_say_what_a_token_costs_beside_how_good_it_is(minute: str) -> Non
     table = ran("models", "--store", minute).stdout
     assert "resolved_ratio on support-2026-09 0.71" in table
     assert "policy equal: " in table
+    assert "of processes that name no model" in table
+
+
+def test_two_versions_side_by_side_and_what_they_came_of(minute: str) -> None:
+    v1, v2 = "support-chat@v1", "support-chat@v2"
+    told = json.loads(ran("compare", v1, v2, "--store", minute, "--format", "json").stdout)
+    figures = {row["figure"]: row for row in told}
+    quality = figures["resolved_ratio on support-2026-09"]
+    assert (quality["first"], quality["second"], quality["better"]) == (0.71, 0.73, "same")
+    assert "400 and 400 samples could tell" in ran("compare", v1, v2, "--store", minute).stdout
+    assert "the nearest known is" in ran("compare", v1, "chat@v9", "--store", minute, status=2).stderr
+    assert "MODEL@VERSION" in ran("compare", v1, "@v9", "--store", minute, status=2).stderr
+    whose = ("--model", "support-chat", "--model-version", "v2", "--run", "support-chat-v3-sft-1")
+    ran("lineage", "add", *whose, "--from", "2026-01-01", "--until", "2036-01-01", "--store", minute)
+    wrong = ran("lineage", "add", *whose, "--until", "2020-01-01", "--store", minute, status=2).stderr
+    assert "the life ends (2020-01-01T00:00Z) before it begins" in wrong
+    (declared,) = json.loads(ran("lineage", "list", "--store", minute, "--format", "json").stdout)
+    assert (declared["run"], declared["is_seen"]) == ("support-chat-v3-sft-1", 1)
+    assert "support-chat-v3-sft-1" in ran("lineage", "list", "--store", minute).stdout
+    wide = ran("models", "--wide", "--limit", "2", "--store", minute)
+    assert "fully loaded USD" in wide.stdout
+    assert "4 cheaper model versions are left out" in wide.stderr
 
 
 def test_runs_as_a_table(minute: str, golden: str) -> None:

@@ -1,6 +1,7 @@
 -- The units that count in [since, until), each by the part of (t - period, t] that lies in the span; one without
 -- a period by its t. Of several sources of the same one counts, minute by minute: see lesser_unit. What names no
 -- version (an application seldom knows it) is of the model's version, where only one held a GPU in the span.
+-- unit may name several, with commas between: to ask for five at once is a fifth of the work.
 CREATE OR REPLACE VIEW counted_unit AS
 WITH
     parseDateTime64BestEffort({since:String}, 3, 'UTC') AS since_at,
@@ -20,10 +21,12 @@ SELECT
     application,
     phase,
     source,
-    counted_quantity AS quantity
+    counted_quantity AS quantity,
+    unit
 FROM
 (
     SELECT
+        unit,
         host,
         pod,
         model,
@@ -40,12 +43,17 @@ FROM
     (
         SELECT *, toUnixTimestamp64Nano(t) AS end_ns, end_ns - toInt64(period_ns) AS begin_ns
         FROM unit FINAL
-        WHERE unit = {unit:String}
-            AND (model, authority) IN (SELECT model, max(authority) FROM unit WHERE unit = {unit:String} GROUP BY model)
+        WHERE unit IN (SELECT arrayJoin(splitByChar(',', {unit:String})))
+            AND (unit, model, authority) IN (
+                SELECT unit, model, max(authority)
+                FROM unit
+                WHERE unit IN (SELECT arrayJoin(splitByChar(',', {unit:String})))
+                GROUP BY unit, model)
             AND begin_ns < until_ns AND end_ns >= since_ns AND (end_ns > since_ns OR period_ns = 0)
     )
     UNION ALL
     SELECT
+        unit,
         host,
         pod,
         model,
@@ -59,7 +67,7 @@ FROM
         -- what counts in all its minutes counts as it was told: of parts the sum would be off by a rounding
         if(min(counts), any(whole), sumIf(minutes.quantity, counts)) AS counted_quantity
     FROM lesser_unit(unit = {unit:String}, since = {since:String}, until = {until:String}) AS minutes
-    GROUP BY host, pod, place, model, model_version, run, attempt, part, application, phase, source, authority,
+    GROUP BY unit, host, pod, place, model, model_version, run, attempt, part, application, phase, source, authority,
         first_minute, last_minute
     HAVING max(counts)
 ) AS counted

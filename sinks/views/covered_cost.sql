@@ -14,14 +14,20 @@ SELECT
     application,
     phase,
     energy_uj,
+    error_uj,
+    active_time_ns,
     gpu_time_ns,
+    error_ns,
+    price_per_gpu_hour_usd,
+    active_cost_usd,
     cost_usd,
     covered.known AS is_known,
     if(is_known AND covered.time > 0, covered.covered_time / covered.time, 1) AS covered_time_ratio,
     if(is_known AND covered.energy > 0, covered.covered_energy / covered.energy, 1) AS covered_energy_ratio
 FROM
 (
-    SELECT host, gpu, pod, model, model_version, run, attempt, part, application, phase, energy_uj, gpu_time_ns, cost_usd
+    SELECT host, gpu, pod, model, model_version, run, attempt, part, application, phase, energy_uj, error_uj,
+        active_time_ns, gpu_time_ns, error_ns, price_per_gpu_hour_usd, active_cost_usd, cost_usd
     FROM cost(policy = {policy:String}, since = {since:String}, until = {until:String})
     WHERE account = 'process'
 ) AS spent

@@ -1,5 +1,6 @@
 -- The units of sources that are not the best of their model, minute by minute, and whether they count there:
 --     SELECT … FROM lesser_unit(unit = 'output_tokens', since = …, until = …)
+-- unit may name several, with commas between.
 -- They count in a minute in which no source of a greater authority (engine, span, client, gateway, others) was there
 -- that may speak of the same. A source was there if it told the unit, were it 0, or that it looked (observed_ns), which
 -- says nothing of a unit that it never tells. Two may speak of the same where they do not name different versions, or
@@ -12,18 +13,25 @@ WITH
         -- without FINAL: of a source whose every count was told again by another it finds one too many, which then is
         -- there in no minute
         SELECT
+            unit,
             model,
             authority,
-            min(authority) OVER (PARTITION BY model) AS least,
-            max(authority) OVER (PARTITION BY model) AS greatest
-        FROM (SELECT model, authority FROM unit WHERE unit = {unit:String} GROUP BY model, authority)
+            min(authority) OVER (PARTITION BY unit, model) AS least,
+            max(authority) OVER (PARTITION BY unit, model) AS greatest
+        FROM
+        (
+            SELECT unit, model, authority
+            FROM unit
+            WHERE unit IN (SELECT arrayJoin(splitByChar(',', {unit:String})))
+            GROUP BY unit, model, authority
+        )
     ),
     placed AS
     (
         SELECT multiIf(pod != '', pod, concat(host, ' ', toString(pid))) AS place
         FROM unit
-        WHERE unit = {unit:String} AND (pod != '' OR pid != 0)
-            AND (model, authority) IN (SELECT model, authority FROM sources WHERE authority < greatest)
+        WHERE (pod != '' OR pid != 0)
+            AND (unit, model, authority) IN (SELECT unit, model, authority FROM sources WHERE authority < greatest)
         GROUP BY place
     ),
     toInt64(60000000000) AS minute_ns,
@@ -48,6 +56,7 @@ FROM
     FROM
     (
         SELECT
+            unit,
             host,
             pod,
             multiIf(pod != '', pod, pid != 0, concat(host, ' ', toString(pid)), '') AS place,
@@ -82,8 +91,7 @@ FROM
                 if(first_minute = last_minute, in_span,
                     in_span * (to_ns - last_minute * minute_ns) / (to_ns - from_ns)) AS in_last
             FROM unit FINAL
-            WHERE unit = {unit:String}
-                AND (model, authority) IN (SELECT model, authority FROM sources WHERE authority < greatest)
+            WHERE (unit, model, authority) IN (SELECT unit, model, authority FROM sources WHERE authority < greatest)
                 AND begin_ns < until_ns AND end_ns >= since_ns AND (end_ns > since_ns OR period_ns = 0)
         )
         GROUP BY ALL
@@ -92,6 +100,7 @@ FROM
 LEFT JOIN
 (
     SELECT
+        unit,
         model,
         training,
         arrayJoin(range(first_minute, last_minute + 1)) AS minute,
@@ -99,6 +108,7 @@ LEFT JOIN
     FROM
     (
         SELECT
+            told.unit AS unit,
             model,
             if(phase = 'training' OR (run != '' AND phase = ''), run, '') AS training,
             authority,
@@ -112,12 +122,12 @@ LEFT JOIN
             if(authority = 3, application, '') AS of,
             intDiv(toUnixTimestamp64Nano(t) - toInt64(period_ns), minute_ns) AS first_minute,
             greatest(first_minute, intDiv(toUnixTimestamp64Nano(t) - 1, minute_ns)) AS last_minute
-        FROM unit FINAL
-        WHERE (unit = {unit:String} OR (unit = 'observed_ns' AND quantity > 0))
-            AND (model, authority) IN (SELECT model, authority FROM sources WHERE authority > least)
+        FROM unit AS seen_unit FINAL
+        INNER JOIN (SELECT unit, model, authority FROM sources WHERE authority > least) AS told USING (model, authority)
+        WHERE (seen_unit.unit = told.unit OR (seen_unit.unit = 'observed_ns' AND quantity > 0))
             AND toUnixTimestamp64Nano(t) - toInt64(period_ns) < until_ns
             AND toUnixTimestamp64Nano(t) >= since_ns
         GROUP BY ALL
     )
-    GROUP BY model, training, minute
-) AS better USING (model, training, minute)
+    GROUP BY unit, model, training, minute
+) AS better USING (unit, model, training, minute)

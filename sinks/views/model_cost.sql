@@ -1,87 +1,217 @@
 -- What each model version cost in [since, until), and for each token and request that it served, under an idle policy:
 --     SELECT … FROM model_cost(policy = 'equal', since = …, until = …)
 -- Serving is what is not training: training is of phase training, or of a run without a phase, and a column of its own.
--- Energy and money of the processes alone, as in unit_cost. Without units, or without a price, a quotient is NULL.
+-- Energy and money of the processes alone, as in unit_cost; over the rows they add up to those of all processes, for
+-- what has no model, no units, or no GPU time has a row too (unmatched). What cannot be said is NULL, and reasons
+-- says why. docs/unit-costs.md has the mathematics.
 CREATE OR REPLACE VIEW model_cost AS
 SELECT
-    spent.model AS model,
-    spent.model_version AS model_version,
-    spent.energy AS energy_uj,
-    spent.gpu_time AS gpu_time_ns,
-    if(gpu_time_ns > 0, spent.active_time / gpu_time_ns, NULL) AS active_ratio,
-    spent.money AS cost_usd,
-    spent.active_money AS active_cost_usd,
-    spent.training_energy AS training_energy_uj,
-    spent.training_gpu_time AS training_gpu_time_ns,
-    spent.training_money AS training_cost_usd,
-    if(served.output_tokens > 0, served.output_tokens, NULL) AS output_tokens,
-    if(served.input_tokens > 0, served.input_tokens, NULL) AS input_tokens,
-    if(served.requests > 0, served.requests, NULL) AS requests,
-    cost_usd / output_tokens * 1e6 AS cost_usd_per_million_output_tokens,
-    active_cost_usd / output_tokens * 1e6 AS busy_usd_per_million_output_tokens,
-    cost_usd / requests AS cost_usd_per_request,
-    energy_uj / 1e6 / output_tokens AS j_per_output_token,
-    measured.quality AS quality
+    model,
+    model_version,
+    unmatched,
+    energy_uj,
+    gpu_time_ns,
+    if(gpu_time_ns > 0, active_time_ns / gpu_time_ns, NULL) AS active_ratio,
+    cost_usd,
+    active_cost_usd,
+    coverage_ratio,
+    error_uj,
+    error_usd,
+    training_energy_uj,
+    training_gpu_time_ns,
+    training_cost_usd,
+    output_tokens,
+    input_tokens,
+    cached_tokens,
+    reasoning_tokens,
+    requests,
+    served_cost_usd / output_tokens * 1e6 AS cost_usd_per_million_output_tokens,
+    served_active_usd / output_tokens * 1e6 AS busy_usd_per_million_output_tokens,
+    capacity_output_tokens_per_gpu_s,
+    served_cost_usd / served_s / capacity_output_tokens_per_gpu_s * 1e6
+        AS capacity_usd_per_million_output_tokens,
+    served_cost_usd / requests AS cost_usd_per_request,
+    served_j / output_tokens AS j_per_output_token,
+    served_j / requests AS j_per_request,
+    fit_minutes,
+    fit_r_squared,
+    token_price_method,
+    served_cost_usd * input_ratio AS input_cost_usd,
+    served_cost_usd - input_cost_usd AS output_cost_usd,
+    served_cost_usd * input_ratio / nullIf(computed_tokens, 0) * 1e6 AS input_price_usd_per_million,
+    served_cost_usd * (1 - input_ratio) / output_tokens * 1e6 AS output_price_usd_per_million,
+    served_j * input_ratio / nullIf(computed_tokens, 0) * 1e6 AS input_j_per_million,
+    served_j * (1 - input_ratio) / output_tokens * 1e6 AS output_j_per_million,
+    served_cost_usd * input_ratio / nullIf(computed_tokens, 0) * cached_tokens AS cache_saving_usd,
+    amortised_training_usd,
+    (served_cost_usd + amortised_training_usd) / output_tokens * 1e6 AS fully_loaded_usd_per_million_output_tokens,
+    quality,
+    latency_s,
+    CAST(arrayFilter(reason -> reason.2 != '', [
+        ('cost_usd_per_million_output_tokens', multiIf(
+            unmatched = 'no GPU time', 'no GPU time was seen under this name: its tokens have no cost here',
+            gpu_time_ns = 0, 'it served nothing',
+            output_tokens IS NULL, 'no output tokens were counted',
+            served_j IS NULL, 'no GPU time while tokens were counted',
+            cost_usd IS NULL, 'a part has no price',
+            '')),
+        ('cost_usd_per_request', if(gpu_time_ns > 0 AND requests IS NULL, 'no requests were counted', '')),
+        ('capacity_usd_per_million_output_tokens', if(
+            gpu_time_ns > 0 AND output_tokens > 0 AND capacity_output_tokens_per_gpu_s IS NULL,
+            'no 15 minutes in a row are known', '')),
+        ('token_price_method', multiIf(
+            token_price_method = 'ratio', fit_unusable,
+            token_price_method = 'output_only', if(input_tokens IS NULL,
+                'no input tokens were counted', 'all input tokens came from the cache'),
+            token_price_method = 'input_only', 'no output tokens were counted',
+            '')),
+        ('fully_loaded_usd_per_million_output_tokens', multiIf(
+            empty(runs), 'no training is declared for it',
+            notEmpty(unknown_runs), concat('never seen: run ', arrayStringConcat(unknown_runs, ', ')),
+            amortised_training_usd IS NULL, 'a part of its training has no price',
+            ''))
+    ]), 'Map(String, String)') AS reasons
 FROM
 (
     SELECT
-        model,
-        model_version,
-        sumIf(energy_uj, NOT is_training) AS energy,
-        sumIf(gpu_time_ns, NOT is_training) AS gpu_time,
-        sumIf(active_time_ns, NOT is_training) AS active_time,
-        sumIf(energy_uj, is_training) AS training_energy,
-        sumIf(gpu_time_ns, is_training) AS training_gpu_time,
-        if(countIf(cost_usd IS NULL AND NOT is_training) = 0, ifNull(sumIf(cost_usd, NOT is_training), 0), NULL) AS money,
-        if(money IS NULL, NULL, ifNull(sumIf(active_cost_usd, NOT is_training), 0)) AS active_money,
-        if(countIf(cost_usd IS NULL AND is_training) = 0, ifNull(sumIf(cost_usd, is_training), 0), NULL) AS training_money
-    FROM
-    (
-        SELECT *, phase = 'training' OR (run != '' AND phase = '') AS is_training
-        FROM cost(policy = {policy:String}, since = {since:String}, until = {until:String})
-        WHERE account = 'process' AND model != ''
-    )
-    GROUP BY model, model_version
-) AS spent
-LEFT JOIN
-(
-    SELECT
-        model,
-        model_version,
-        sumIf(quantity, unit = 'output_tokens') AS output_tokens,
-        sumIf(quantity, unit = 'input_tokens') AS input_tokens,
-        sumIf(quantity, unit = 'requests') AS requests
-    FROM
-    (
-        SELECT 'output_tokens' AS unit, model, model_version, run, phase, quantity
-        FROM counted_unit(unit = 'output_tokens', since = {since:String}, until = {until:String})
-        UNION ALL
-        SELECT 'input_tokens' AS unit, model, model_version, run, phase, quantity
-        FROM counted_unit(unit = 'input_tokens', since = {since:String}, until = {until:String})
-        UNION ALL
-        SELECT 'requests' AS unit, model, model_version, run, phase, quantity
-        FROM counted_unit(unit = 'requests', since = {since:String}, until = {until:String})
-    )
-    WHERE NOT (phase = 'training' OR (run != '' AND phase = ''))
-    GROUP BY model, model_version
-) AS served ON spent.model = served.model AND spent.model_version = served.model_version
-LEFT JOIN
-(
-    -- the latest of each metric, whenever it was measured
-    SELECT
-        model,
-        model_version,
-        mapFromArrays(groupArray(measure), groupArray(latest)) AS quality
+        *,
+        multiIf(
+            token_price_method = 'fit', input_token_ns * computed_tokens
+                / (input_token_ns * computed_tokens + output_token_ns * output_count),
+            -- OpenCost takes an output token for 2.5 input tokens too, where nothing tells
+            token_price_method = 'ratio', computed_tokens / (computed_tokens + 2.5 * output_count),
+            token_price_method = 'input_only', 1,
+            token_price_method = 'output_only', 0,
+            NULL) AS input_ratio
     FROM
     (
         SELECT
-            model,
-            model_version,
-            concat(metric, if(dataset = '', '', concat(' on ', dataset))) AS measure,
-            argMax(value, t) AS latest
-        FROM quality FINAL
-        GROUP BY model, model_version, measure
-        ORDER BY measure
+            used.model AS model,
+            used.model_version AS model_version,
+            multiIf(
+                model = '', 'no model',
+                used.gpu_time = 0 AND used.unit_rows > 0, 'no GPU time',
+                used.gpu_time > 0 AND used.unit_rows = 0, 'no units',
+                '') AS unmatched,
+            used.energy AS energy_uj,
+            used.gpu_time AS gpu_time_ns,
+            used.active_time AS active_time_ns,
+            if(used.unpriced = 0, used.money, NULL) AS cost_usd,
+            if(used.unpriced = 0, used.active_money, NULL) AS active_cost_usd,
+            used.error_energy AS error_uj,
+            if(used.unpriced = 0, used.error_money, NULL) AS error_usd,
+            used.training_energy AS training_energy_uj,
+            used.training_gpu_time AS training_gpu_time_ns,
+            if(used.training_unpriced = 0, used.training_money, NULL) AS training_cost_usd,
+            if(used.coverage_known AND used.gpu_time > 0, used.covered_time / used.gpu_time, NULL) AS coverage_ratio,
+            -- what tokens and requests are divided into: of the time in which they were counted. Without any they
+            -- have no cost, rather than one of 0
+            if(used.covered_time > 0 AND used.unpriced = 0, used.covered_money, NULL) AS served_cost_usd,
+            if(used.covered_time > 0 AND used.unpriced = 0, used.covered_active_money, NULL) AS served_active_usd,
+            used.covered_time / 1e9 AS served_s,
+            if(used.covered_time > 0, used.covered_energy / 1e6, NULL) AS served_j,
+            used.output_count AS output_count,
+            nullIf(used.output_count, 0) AS output_tokens,
+            nullIf(used.input_count, 0) AS input_tokens,
+            if(used.cached_rows = 0, NULL, least(used.cached_count, used.input_count)) AS cached_tokens,
+            nullIf(used.reasoning_count, 0) AS reasoning_tokens,
+            nullIf(used.request_count, 0) AS requests,
+            -- what came from the cache was not computed
+            greatest(0, used.input_count - used.cached_count) AS computed_tokens,
+            pace.capacity_output_tokens_per_gpu_s AS capacity_output_tokens_per_gpu_s,
+            if(pace.fit_minutes = 0, 'fewer than 10 minutes with tokens and GPU time', pace.fit_unusable) AS fit_unusable,
+            pace.fit_minutes AS fit_minutes,
+            pace.fit_r_squared AS fit_r_squared,
+            pace.input_token_ns AS input_token_ns,
+            pace.output_token_ns AS output_token_ns,
+            multiIf(
+                used.covered_time = 0 OR used.output_count + computed_tokens = 0, '',
+                used.output_count = 0, 'input_only',
+                computed_tokens = 0, 'output_only',
+                fit_unusable = '', 'fit',
+                'ratio') AS token_price_method,
+            trained.runs AS runs,
+            trained.unknown_runs AS unknown_runs,
+            if(empty(trained.runs), NULL, trained.amortised_training_usd) AS amortised_training_usd,
+            measured.quality AS quality,
+            measured.latency AS latency_s
+        FROM
+        (
+            SELECT
+                model,
+                model_version,
+                sumIf(energy_uj, NOT is_training) AS energy,
+                sumIf(gpu_time_ns, NOT is_training) AS gpu_time,
+                sumIf(active_time_ns, NOT is_training) AS active_time,
+                sumIf(error_uj, NOT is_training) AS error_energy,
+                sumIf(ifNull(cost_usd, 0), NOT is_training) AS money,
+                sumIf(ifNull(active_cost_usd, 0), NOT is_training) AS active_money,
+                sumIf(ifNull(error_money, 0), NOT is_training) AS error_money,
+                countIf(cost_usd IS NULL AND NOT is_training) AS unpriced,
+                maxIf(is_known, NOT is_training) AS coverage_known,
+                sumIf(gpu_time_ns * covered_time_ratio, NOT is_training) AS covered_time,
+                sumIf(energy_uj * covered_energy_ratio, NOT is_training) AS covered_energy,
+                sumIf(ifNull(cost_usd, 0) * covered_time_ratio, NOT is_training) AS covered_money,
+                sumIf(ifNull(active_cost_usd, 0) * covered_time_ratio, NOT is_training) AS covered_active_money,
+                sumIf(energy_uj, is_training) AS training_energy,
+                sumIf(gpu_time_ns, is_training) AS training_gpu_time,
+                sumIf(ifNull(cost_usd, 0), is_training) AS training_money,
+                countIf(cost_usd IS NULL AND is_training) AS training_unpriced,
+                countIf(unit != '') AS unit_rows,
+                sumIf(quantity, unit = 'output_tokens') AS output_count,
+                sumIf(quantity, unit = 'input_tokens') AS input_count,
+                sumIf(quantity, unit = 'cached_tokens') AS cached_count,
+                countIf(unit = 'cached_tokens') AS cached_rows,
+                sumIf(quantity, unit = 'reasoning_tokens') AS reasoning_count,
+                sumIf(quantity, unit = 'requests') AS request_count
+            FROM
+            (
+                SELECT
+                    model,
+                    model_version,
+                    phase = 'training' OR (run != '' AND phase = '') AS is_training,
+                    energy_uj,
+                    gpu_time_ns,
+                    active_time_ns,
+                    error_uj,
+                    cost_usd,
+                    active_cost_usd,
+                    price_per_gpu_hour_usd * error_ns / 3.6e12 AS error_money,
+                    covered_time_ratio,
+                    covered_energy_ratio,
+                    is_known,
+                    '' AS unit,
+                    0. AS quantity
+                FROM covered_cost(
+                    policy = {policy:String}, since = {since:String}, until = {until:String}, unit = 'output_tokens')
+                UNION ALL
+                SELECT
+                    model, model_version, false AS is_training, 0 AS energy_uj, 0 AS gpu_time_ns, 0 AS active_time_ns,
+                    0 AS error_uj, 0. AS cost_usd, 0. AS active_cost_usd, 0. AS error_money,
+                    0. AS covered_time_ratio, 0. AS covered_energy_ratio, 0 AS is_known, unit, quantity
+                FROM counted_unit(
+                    unit = 'output_tokens,input_tokens,cached_tokens,reasoning_tokens,requests',
+                    since = {since:String}, until = {until:String})
+                WHERE NOT (phase = 'training' OR (run != '' AND phase = ''))
+            )
+            GROUP BY model, model_version
+        ) AS used
+        LEFT JOIN model_throughput(policy = {policy:String}, since = {since:String}, until = {until:String}) AS pace
+            ON used.model = pace.model AND used.model_version = pace.model_version
+        LEFT JOIN amortised_training(policy = {policy:String}, since = {since:String}, until = {until:String}) AS trained
+            ON used.model = trained.model AND used.model_version = trained.model_version
+        LEFT JOIN
+        (
+            SELECT
+                model,
+                model_version,
+                mapFromArrays(
+                    groupArrayIf(concat(metric, if(dataset = '', '', concat(' on ', dataset))), NOT is_latency),
+                    groupArrayIf(value, NOT is_latency)) AS quality,
+                mapFromArrays(groupArrayIf(metric, is_latency), groupArrayIf(value, is_latency)) AS latency
+            FROM (SELECT * FROM model_quality(since = {since:String}, until = {until:String}) ORDER BY metric, dataset)
+            GROUP BY model, model_version
+        ) AS measured ON used.model = measured.model AND used.model_version = measured.model_version
+        WHERE used.gpu_time > 0 OR used.training_gpu_time > 0 OR used.unit_rows > 0 OR used.energy > 0 OR used.training_energy > 0
     )
-    GROUP BY model, model_version
-) AS measured ON spent.model = measured.model AND spent.model_version = measured.model_version
+)

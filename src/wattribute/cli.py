@@ -20,10 +20,12 @@ import typer
 from wattribute import __version__
 from wattribute.commands.check_config import check_config
 from wattribute.commands.collect import collect
+from wattribute.commands.compare import compare
 from wattribute.commands.cost import cost
 from wattribute.commands.doctor import doctor
 from wattribute.commands.emit import emit
 from wattribute.commands.explain import explain
+from wattribute.commands.lineage import lineage
 from wattribute.commands.migrate import migrate
 from wattribute.commands.models import models
 from wattribute.commands.price import price
@@ -114,6 +116,12 @@ _add(
     "wattribute cost --by model,model_version --unit output_tokens --format json",
 )
 _add(_ASK, models, "wattribute models --since 24h", "wattribute models --policy active --format csv")
+_add(
+    _ASK,
+    compare,
+    "wattribute compare chat@v1 chat@v2",
+    "wattribute compare chat@v1 chat@v2 --since 7d --format json",
+)
 _add(_ASK, runs, "wattribute runs --since 7d", "wattribute runs --policy memory --format json")
 _add(
     _ASK,
@@ -130,6 +138,7 @@ _add(
     "wattribute explain --gpu GPU-59097160-… --window 2026-06-01T08:00:05Z",
 )
 app.add_typer(price, name="price", rich_help_panel=_KEEP)
+app.add_typer(lineage, name="lineage", rich_help_panel=_KEEP)
 _add(_KEEP, doctor, "wattribute doctor", "wattribute doctor --format json")
 _add(_KEEP, check_config, "wattribute check-config --config wattribute.toml")
 _add(_KEEP, migrate, "wattribute migrate --plan --store clickhouse://w@ch:8123/wattribute")

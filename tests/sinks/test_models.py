@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from wattribute.errors import StoreError, UsageError
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
-from wattribute.sinks.costs import model_rows
+from wattribute.sinks.models import count_versions, model_rows, quality_rows, renamed_rows, version_row
 from wattribute.sinks.prices import Price, add_prices
 
 AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
@@ -72,9 +73,11 @@ def test_what_serving_cost_and_what_training_did(
     ]
     sink.write_rows("quality", qualities)
 
-    (row,) = model_rows(sink.store, None, None, "equal")
+    row, nameless = model_rows(sink.store, None, None, "equal")
 
-    assert (row["model"], row["model_version"]) == ("m", "v1")
+    assert (row["model"], row["model_version"], row["unmatched"]) == ("m", "v1", "")
+    assert (nameless["model"], nameless["unmatched"]) == ("", "no model")
+    assert nameless["cost_usd"] == pytest.approx(9)
     assert row["energy_j"] == 2 * 3
     assert row["gpu_hours"] == pytest.approx(6 * T_NS / 3.6e12)
     assert row["active_ratio"] == pytest.approx(2 / 6)
@@ -111,6 +114,111 @@ def test_without_units_or_price_there_is_no_quotient(
     assert second["cost_usd"] is None  # a part of it has no price
     assert second["cost_usd_per_million_output_tokens"] is None
     assert second["j_per_output_token"] == pytest.approx(6 / 10)
+
+
+def test_what_does_not_meet_is_shown_and_the_total_is_right(
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """Tokens under the engine's name for the model, GPU time under another: no line is lost."""
+    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=3.6)])
+    evil = "x') OR 1=1; DROP TABLE unit; -- é\\"
+    rows = [
+        used(1, 4, 1, model=evil, model_version="v1"),
+        used(2, 2, 1, model="", run="sft"),
+        used(3, 3, 1),
+        used(4, 5, 1, model_version="v2"),
+    ]
+    sink.write_attribution(as_columns(rows))
+    told = [counted(start_ms, "output_tokens", 8.0, model="Qwen/x"), counted(start_ms, "requests", 4.0)]
+    sink.write_rows("unit", [*told, counted(start_ms, "output_tokens", 1000.0, model_version="v2")])
+
+    found = model_rows(sink.store, None, None, "equal")
+    by_name = {(row["model"], row["model_version"]): row for row in found}
+
+    assert {name: row["unmatched"] for name, row in by_name.items()} == {
+        ("Qwen/x", "v1"): "no GPU time",
+        ("m", "v1"): "",
+        ("m", "v2"): "",
+        (evil, "v1"): "no units",
+        ("", "v1"): "no model",
+    }
+    assert sum(row["cost_usd"] + row["training_cost_usd"] for row in found) == pytest.approx(4 + 2 + 3 + 5)
+    strange = by_name["Qwen/x", "v1"]
+    assert (strange["cost_usd"], strange["cost_usd_per_million_output_tokens"]) == (0, None)
+    assert strange["reasons"]["cost_usd_per_million_output_tokens"].startswith("no GPU time was seen")
+    reasons = by_name["m", "v1"]["reasons"]
+    assert reasons["cost_usd_per_million_output_tokens"] == "no output tokens were counted"
+    assert by_name["m", "v2"]["reasons"]["cost_usd_per_request"] == "no requests were counted"
+    assert version_row(sink.store, (evil, "v1"), None, None, "equal")["cost_usd"] == pytest.approx(4)
+
+
+def test_of_many_versions_the_dearest_are_kept(
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=3.6)])
+    sink.write_attribution(as_columns([used(n, n, 0, model_version=f"v{n:02}") for n in range(1, 31)]))
+    kept = model_rows(sink.store, None, None, "equal", limit=3)
+    assert [row["model_version"] for row in kept] == ["v28", "v29", "v30"]
+    assert count_versions(sink.store, None, None) == 30
+
+
+def test_a_version_that_was_not_seen_is_pointed_out(sink: ClickHouseSink, as_columns: AsColumns) -> None:
+    with pytest.raises(UsageError, match="m@v9 was not seen in this span; no model is known yet"):
+        version_row(sink.store, ("m", "v9"), None, None, "equal")
+    sink.write_attribution(as_columns([used(1, 4, 1), used(2, 4, 1, model="other", model_version="v9")]))
+    sink.refresh_rollups()
+    with pytest.raises(UsageError, match="m@v2 was not seen in this span; the nearest known is m@v1"):
+        version_row(sink.store, ("m", "v2"), None, None, "equal")
+
+
+def test_a_model_renamed_half_way_counts_as_two_and_is_told(
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    def at(second: int, pid: int, **more: Any) -> dict[str, Any]:
+        return used(pid, 1, 1, window_start=start_ms + 1000 * second, **more)
+
+    renamed = [at(n, 1) for n in range(0, 150, 10)]
+    renamed += [at(n, 1, model="m", model_version="v2") for n in range(150, 300, 10)]
+    follows = [at(n, 2, gpu="GPU-2") for n in range(0, 60, 10)]
+    follows += [at(n, 3, gpu="GPU-2", model_version="v2") for n in range(60, 120, 10)]
+    late = [at(0, 4, gpu="GPU-3", model=""), at(60, 4, gpu="GPU-3")]  # named late: that is no renaming
+    sink.write_attribution(as_columns([*renamed, *follows, *late]))
+    sink.refresh_rollups()
+
+    (row,) = renamed_rows(sink.store, None, None)
+
+    assert (row["model"], row["model_version"], row["next_model"], row["next_version"]) == (
+        "m",
+        "v1",
+        "m",
+        "v2",
+    )
+    assert row["at"] == datetime.fromtimestamp(start_ms / 1000 + 150, UTC)
+    assert renamed_rows(sink.store, row["at"], None) == []
+
+
+def test_quality_is_the_latest_and_latency_the_mean_of_the_span(sink: ClickHouseSink, start_ms: int) -> None:
+    speed = {"metric": "ttft_p95_s", "higher_is_better": False, "source": "engine"}
+    rows = [
+        measured(start_ms, 0.6, sample_count=100),
+        measured(start_ms + 5000, 0.7, sample_count=400, source="later"),
+        measured(start_ms + 9000, 0.8, sample_count=900),  # after the span
+        measured(start_ms + 1000, 0.2, sample_count=30, **speed),
+        measured(start_ms + 2000, 0.6, sample_count=10, **speed),
+        measured(start_ms - 1000, 9.0, sample_count=99, **speed),  # before it
+        measured(start_ms, 1.0, model_version="v2", metric="ppl", higher_is_better=False),
+    ]
+    sink.write_rows("quality", rows)
+    since, until = (datetime.fromtimestamp(start_ms / 1000 + second, UTC) for second in (0, 9))
+
+    found = quality_rows(sink.store, [("m", "v1"), ("m", "v2")], since, until)
+
+    good, fast = found["m", "v1"]["resolved", ""], found["m", "v1"]["ttft_p95_s", ""]
+    assert (good["value"], good["sample_count"], bool(good["higher_is_better"])) == (0.7, 400, True)
+    assert (fast["value"], fast["sample_count"]) == (pytest.approx((30 * 0.2 + 10 * 0.6) / 40), 40)
+    assert not fast["higher_is_better"]
+    (other,) = found["m", "v2"].values()
+    assert (other["sample_count"], bool(other["higher_is_better"])) == (None, False)
 
 
 def test_a_policy_that_there_is_not(sink: ClickHouseSink) -> None:

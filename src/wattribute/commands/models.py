@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import Any, Final
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
 
 from wattribute.commands.cost import POLICIES, unpriced_notes
 from wattribute.commands.options import (
@@ -14,24 +17,55 @@ from wattribute.commands.options import (
     StoreOption,
     UntilOption,
 )
-from wattribute.commands.output import Format, Grid, Rows, decimals_for, shown_number, write_grid, write_rows
+from wattribute.commands.output import (
+    Format,
+    Grid,
+    Rows,
+    decimals_for,
+    note,
+    shown_number,
+    write_grid,
+    write_rows,
+)
 from wattribute.commands.since import parse_span
 from wattribute.settings import load_settings
 
-_COLUMNS: Final = (
-    *("model", "model_version", "energy_j", "gpu_hours", "active_ratio", "cost_usd"),
-    *("output_tokens", "input_tokens", "requests", "cost_usd_per_million_output_tokens"),
-    *("busy_usd_per_million_output_tokens", "cost_usd_per_request", "j_per_output_token"),
-    *("training_energy_j", "training_gpu_hours", "training_cost_usd", "quality"),
-)
-_FIGURES: Final = {  # heading -> column
+if TYPE_CHECKING:
+    from wattribute.sinks.store import Readable
+
+_ALWAYS: Final = {  # heading -> column
     "USD per million output tokens": "cost_usd_per_million_output_tokens",
     "busy USD": "busy_usd_per_million_output_tokens",
     "J per output token": "j_per_output_token",
     "USD per request": "cost_usd_per_request",
+}
+_IF_WIDE_ENOUGH: Final = {
+    "at best USD": "capacity_usd_per_million_output_tokens",
+    "input USD": "input_price_usd_per_million",
+    "output USD": "output_price_usd_per_million",
+}
+_WIDE: Final = {
+    "fully loaded USD": "fully_loaded_usd_per_million_output_tokens",
+    "at best tokens per GPU s": "capacity_output_tokens_per_gpu_s",
+    "input J per million": "input_j_per_million",
+    "output J per million": "output_j_per_million",
+    "cache saving USD": "cache_saving_usd",
+    "input tokens": "input_tokens",
+    "cached": "cached_tokens",
     "output tokens": "output_tokens",
+    "reasoning": "reasoning_tokens",
+    "requests": "requests",
+    "energy J": "energy_j",
+    "GPU hours": "gpu_hours",
     "serving USD": "cost_usd",
+    "± USD": "error_usd",
     "training USD": "training_cost_usd",
+}
+_SHOWN: Final = 50
+_MOST: Final = 50_000  # the store answers with 64 MiB at most
+_UNMATCHED: Final = {
+    "no GPU time": "tokens without GPU time: is its engine's name another than that of its processes?",
+    "no units": "GPU time without tokens: does nobody count them, or under another name?",
 }
 
 
@@ -39,6 +73,13 @@ def models(
     since: SinceOption = None,
     until: UntilOption = None,
     policy: PolicyOption = "equal",
+    wide: Annotated[bool, typer.Option("--wide", help="Every column, however narrow the terminal.")] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit", min=1, max=_MOST, help="So many versions, the dearest.", show_default="50 in a table"
+        ),
+    ] = None,
     shape: FormatOption = Format.table,
     store: StoreOption = None,
     config: ConfigOption = None,
@@ -46,42 +87,54 @@ def models(
     """What each model version costs for each token and request it serves, and how good it is.
 
     All that its processes cost counts, idle and input tokens included; busy is the part for the time that the
-    GPU worked. What training cost is a column of its own.
+    GPU worked; at best is what it would be at the throughput of its best 15 minutes. An input and an output
+    token have a price each, together the whole cost. What training cost is a column of its own.
     """
     settings = load_settings({"store": store}, config)
     begin, end = parse_span(since, until)
-    from wattribute.sinks.costs import model_rows
+    from wattribute.sinks.models import COLUMNS, count_versions, model_rows
     from wattribute.sinks.query_server import open_store_for_reading
 
+    kept = limit or (_SHOWN if shape is Format.table else _MOST)
     with closing(open_store_for_reading(settings.store)) as opened:
-        rows = model_rows(opened, begin, end, policy)
+        rows = model_rows(opened, begin, end, policy, kept)
+        left_out = count_versions(opened, begin, end) - len(rows) if len(rows) == kept else 0
+        if left_out:
+            note(f"note: {left_out:,} cheaper model versions are left out: --limit, or a query of model_cost")
         if shape is not Format.table:
-            write_rows(rows, shape, _COLUMNS)
+            write_rows(rows, shape, COLUMNS)
             return
-        notes = [f"policy {policy}: {POLICIES.get(policy, '')}"]
+        notes = [f"policy {policy}: {POLICIES.get(policy, '')}", *_price_notes(rows)]
         if any(row["cost_usd"] is None or row["training_cost_usd"] is None for row in rows):
             notes += unpriced_notes(opened, [{"cost_usd": None}], policy, begin, end)
-        if not rows:
+        notes += _unmatched_notes(rows)
+        notes += _version_notes(opened, rows, begin, end)
+        if not any(row["model"] for row in rows):
             notes = ["no model was seen in this span: set WATTRIBUTE_MODEL where you start one"]
-        write_grid(_grid(rows, notes))
+        write_grid(_grid([row for row in rows if row["model"]], notes, wide))
 
 
-def _grid(rows: Rows, notes: list[str]) -> Grid:
-    figures = [_column([row[name] for row in rows]) for name in _FIGURES.values()]
+def _grid(rows: Rows, notes: list[str], wide: bool) -> Grid:
+    covered = any(row["coverage_ratio"] is not None for row in rows)
+    names = _ALWAYS | _IF_WIDE_ENOUGH | (_WIDE if wide else {})
+    figures = [_column([row[name] for row in rows]) for name in names.values()]
+    more = (["counted %"] if covered else []) + (["latency s", "token price"] if wide else [])
     return Grid(
-        headers=["model", "version", *_FIGURES, "active %", "quality"],
+        headers=["model", "version", *names, "active %", "quality", *more],
         rows=[
             [
                 str(row["model"]),
                 str(row["model_version"]),
                 *(column[place] for column in figures),
-                "-" if row["active_ratio"] is None else f"{100 * row['active_ratio']:.0f}",
-                _quality(row),
+                _percent(row["active_ratio"]),
+                _measures(row["quality"]),
+                *([_percent(row["coverage_ratio"])] if covered else []),
+                *([_measures(row["latency_s"]), row["token_price_method"] or "-"] if wide else []),
             ]
             for place, row in enumerate(rows)
         ],
-        numeric=frozenset(range(2, 3 + len(_FIGURES))),
-        spare=frozenset({3, 5, 6}),
+        numeric=frozenset(range(2, 3 + len(names))),
+        spare=frozenset() if wide else frozenset(range(2 + len(_ALWAYS), 2 + len(names))),
         notes=notes,
     )
 
@@ -91,5 +144,69 @@ def _column(values: list[float | None]) -> list[str]:
     return [shown_number(value, decimals) for value in values]
 
 
-def _quality(row: Any) -> str:
-    return ", ".join(f"{measure} {value:.4g}" for measure, value in row["quality"].items()) or "-"
+def _percent(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{100 * ratio:.0f}"
+
+
+def _measures(values: dict[str, float]) -> str:
+    return ", ".join(f"{measure} {value:.4g}" for measure, value in values.items()) or "-"
+
+
+def _price_notes(rows: Rows) -> list[str]:
+    """How the prices of tokens came about."""
+    fitted, by_ratio = ([row for row in rows if row["token_price_method"] == how] for how in ("fit", "ratio"))
+    notes = []
+    if fitted:
+        evidence = ", ".join(
+            f"{_name(row)} (r² {row['fit_r_squared']:.2f}, {row['fit_minutes']:,} minutes)"
+            for row in fitted[:3]
+        )
+        notes.append(f"token prices fitted to the minutes of {evidence}{_and_more(fitted[3:])}")
+    if by_ratio:
+        reason = by_ratio[0]["reasons"]["token_price_method"]
+        named = f"{_name(by_ratio[0])}{_and_more(by_ratio[1:])}"
+        notes.append(f"token prices of {named} take an output token for 2.5 input tokens: {reason}")
+    return notes
+
+
+def _unmatched_notes(rows: Rows) -> list[str]:
+    """What cannot be in a unit cost, so that nobody looks for it in vain."""
+    notes = []
+    for kind, meaning in _UNMATCHED.items():
+        found = [row for row in rows if row["unmatched"] == kind]
+        if found:
+            notes.append(f"unmatched: {_name(found[0])}{_and_more(found[1:])}: {meaning}")
+    for row in rows:
+        if row["unmatched"] == "no model":
+            joules = row["energy_j"] + row["training_energy_j"]
+            money = [row[name] for name in ("cost_usd", "training_cost_usd")]
+            usd = "unpriced" if None in money else f"{sum(money):,.4g} USD"
+            notes.append(f"unmatched: {joules:,.4g} J and {usd} of processes that name no model")
+    return notes
+
+
+def _version_notes(store: Readable, rows: Rows, since: datetime | None, until: datetime | None) -> list[str]:
+    """Versions that another beats in every way, and those that are one process under two names."""
+    from wattribute.sinks.model_comparison import dominated
+    from wattribute.sinks.models import quality_rows, renamed_rows
+
+    versions = [(row["model"], row["model_version"]) for row in rows if row["model"]]
+    if not versions:
+        return []
+    beaten = dominated(rows, quality_rows(store, versions, since, until))
+    notes = [f"dearer and no better: {_name(row)} than {_name(other)}" for row, other in beaten]
+    for row in renamed_rows(store, since, until):
+        other = {"model": row["next_model"], "model_version": row["next_version"]}
+        notes.append(
+            f"renamed: a process was {_name(row)} until {row['at']:%Y-%m-%d %H:%M:%S}, then {_name(other)}:"
+            " it counts as two"
+        )
+    return notes
+
+
+def _name(row: Any) -> str:
+    return " ".join(filter(None, (row["model"], row["model_version"]))) or "no model"
+
+
+def _and_more(rows: Rows) -> str:
+    return f" and {len(rows):,} more" if rows else ""

@@ -1,0 +1,97 @@
+"""Which training runs a model version came of, and over which life of the version their cost is spread."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from wattribute.errors import UsageError
+from wattribute.sinks.store import Readable, Store
+
+_ROUNDING: Final = 1e-9  # three thirds are whole
+_LATEST: Final = datetime(2106, 2, 7, tzinfo=UTC)  # what a DateTime of the store still holds
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """``share_ratio`` of what ``run`` cost belongs to a model version, and is spread evenly over its life
+    [life_from, life_to). A share of 0 takes an earlier statement back. Raises UsageError."""
+
+    model: str
+    model_version: str
+    run: str
+    life_from: datetime
+    life_to: datetime
+    share_ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.model or not self.run:
+            raise UsageError("lineage names a model and a run: --model and --run")
+        if not (math.isfinite(self.share_ratio) and 0 <= self.share_ratio <= 1):
+            raise UsageError(f"a share of {self.share_ratio:g} is outside 0 to 1")
+        if self.life_to > _LATEST or self.life_from < datetime(1970, 1, 1, tzinfo=UTC):
+            raise UsageError(f"a life lies between 1970 and {_LATEST:%Y-%m-%d}")
+        if self.life_from >= self.life_to:
+            raise UsageError(
+                f"the life ends ({_shown(self.life_to)}) before it begins ({_shown(self.life_from)})"
+            )
+
+
+def add_lineage(store: Store, made: Lineage) -> list[str]:
+    """Store what a model version came of, in place of what was said of the two before; remarks for a person.
+
+    Raises UsageError where more than all of a run would be given out.
+    """
+    others = [
+        row
+        for row in list_lineage(store)
+        if row["run"] == made.run and (row["model"], row["model_version"]) != (made.model, made.model_version)
+    ]
+    taken = math.fsum(row["share_ratio"] for row in others)
+    if made.share_ratio > 0 and taken + made.share_ratio > 1 + _ROUNDING:
+        holders = ", ".join(f"{row['model']} {row['model_version']} {row['share_ratio']:g}" for row in others)
+        raise UsageError(
+            f"of run {made.run} {taken:g} is given out already ({holders}): at most"
+            f" {max(0.0, 1 - taken):.4g} is left, not {made.share_ratio:g}"
+        )
+    store.insert_rows("lineage", [{**asdict(made), "version": time.time_ns()}])
+    return _remarks(store, made)
+
+
+def list_lineage(store: Readable) -> list[dict[str, Any]]:
+    """Every statement in force: model, model_version, run, share_ratio, life_from, life_to, and is_seen:
+    whether anything of the run was measured."""
+    return store.query(
+        "SELECT model, model_version, run, share_ratio, life_from, life_to,"
+        " run IN (SELECT run FROM attribution_day WHERE run IN (SELECT run FROM lineage)) AS is_seen"
+        " FROM lineage FINAL WHERE share_ratio > 0 ORDER BY model, model_version, run"
+    ).dicts()
+
+
+def lineage_of(texts: Mapping[str, Any]) -> Lineage:
+    """What another process of ours has written as JSON."""
+    times = {name: datetime.fromisoformat(texts[name]) for name in ("life_from", "life_to")}
+    return Lineage(**{**texts, **times})
+
+
+def _remarks(store: Store, made: Lineage) -> list[str]:
+    if not made.share_ratio:
+        return []
+    near = store.query(
+        "SELECT run, ngramDistanceCaseInsensitiveUTF8(run, {run:String}) AS distance"
+        " FROM (SELECT DISTINCT toString(run) AS run FROM attribution_day WHERE run != '')"
+        " ORDER BY run = {run:String} DESC, distance LIMIT 1",
+        {"run": made.run},
+    ).rows
+    if near and near[0][0] == made.run:
+        return []
+    known = f"; one named {near[0][0]} is known" if near and near[0][1] < 0.6 else ""
+    return [f"no run {made.run} was seen yet: until it is, its cost is not known{known}"]
+
+
+def _shown(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H:%MZ}"

@@ -1,0 +1,153 @@
+"""Which of two model versions is cheaper, and whether it is as good: as far as the figures can tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+_Z: Final = 1.96  # 95 %
+_LEAST_COVERAGE: Final = 0.9
+_SAME_MIX: Final = 1.2  # input tokens per output token: beyond this the two did different work
+HEADLINE: Final = (
+    ("cost_usd_per_million_output_tokens", "USD per million output tokens", "per output token"),
+    ("cost_usd_per_request", "USD per request", "per request"),
+)
+
+Row = Mapping[str, Any]
+Measures = Mapping[tuple[str, str], Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A figure of two versions. Within ``band`` a difference may be chance or error; None: not known.
+    ``better`` is -1 where the first is better, 1 where the second is, 0 where they are the same as far as the
+    band can tell, and None where nothing can be said."""
+
+    figure: str
+    first: float | None
+    second: float | None
+    band: float | None
+    better: int | None
+
+    @property
+    def ratio(self) -> float | None:
+        """By how much of the first the second is more; None where there is none."""
+        if self.first is None or self.second is None or not self.first:
+            return None
+        return self.second / self.first - 1
+
+
+def money(first: Row, second: Row) -> tuple[str, Difference] | None:
+    """What the two cost for the first of HEADLINE that both have, and what that is called."""
+    for name, heading, per in HEADLINE:
+        if first[name] is not None and second[name] is not None:
+            band = sum(row[name] * _error_ratio(row, "error_usd", "cost_usd") for row in (first, second))
+            return per, _difference(heading, first[name], second[name], band, higher_is_better=False)
+    return None
+
+
+def energy(first: Row, second: Row) -> Difference | None:
+    """What an output token of each took; None where one of them is not known."""
+    name = "j_per_output_token"
+    if first[name] is None or second[name] is None:
+        return None
+    band = sum(row[name] * _error_ratio(row, "error_j", "energy_j") for row in (first, second))
+    return _difference("J per output token", first[name], second[name], band, higher_is_better=False)
+
+
+def qualities(first: Measures, second: Measures) -> list[Difference]:
+    """Every measure that both have; latencies too, of which no band is known."""
+    found = []
+    for metric, dataset in first.keys() & second.keys():
+        one, other = first[metric, dataset], second[metric, dataset]
+        name = f"{metric} on {dataset}" if dataset else metric
+        higher = bool(one["higher_is_better"])
+        band = None if one["is_latency"] else chance_band(metric, one, other)
+        if band is None:
+            found.append(Difference(name, one["value"], other["value"], None, None))
+        else:
+            found.append(_difference(name, one["value"], other["value"], band, higher))
+    return sorted(found, key=lambda difference: difference.figure)
+
+
+def chance_band(metric: str, first: Row, second: Row) -> float | None:
+    """Up to which difference two shares of samples may be the same (95 %; Agresti and Caffo 2000: a success
+    and a failure are added to each). None for what is no share: outside 0 to 1, not counted, or a loss."""
+    low, high = sorted((first["value"], second["value"]))
+    is_share = first["higher_is_better"] or metric.endswith(("_ratio", "_rate"))
+    if not (is_share and low >= 0 and high <= 1 and first["sample_count"] and second["sample_count"]):
+        return None
+    counts = [row["sample_count"] + 2 for row in (first, second)]
+    shares = [
+        (row["value"] * row["sample_count"] + 1) / count
+        for row, count in zip((first, second), counts, strict=True)
+    ]
+    variance = sum(share * (1 - share) / count for share, count in zip(shares, counts, strict=True))
+    # the band lies around the difference with what was added, which is nearer to 0
+    drawn_in: float = abs((first["value"] - second["value"]) - (shares[0] - shares[1]))
+    return _Z * math.sqrt(variance) + drawn_in
+
+
+def dominated(rows: Sequence[Row], measures: Mapping[tuple[str, str], Measures]) -> list[tuple[Row, Row]]:
+    """Versions that are dearer per output token than another, beyond the error, and no better in anything
+    that both were measured by: each with the cheapest such other. Latency counts as a measure."""
+    priced = [row for row in rows if row["cost_usd_per_million_output_tokens"] is not None and row["model"]]
+    priced.sort(key=lambda row: float(row["cost_usd_per_million_output_tokens"]))
+    found = []
+    for place, row in enumerate(priced):
+        mine = measures[row["model"], row["model_version"]]
+        for other in priced[:place]:
+            compared = money(other, row)
+            theirs = measures[other["model"], other["model_version"]]
+            if compared is None or compared[1].better != -1 or not _any_quality(mine, theirs):
+                continue
+            if not any(_exceeds(mine[name], theirs[name]) for name in mine.keys() & theirs.keys()):
+                found.append((row, other))
+                break
+    return found
+
+
+def coverage_note(row: Row) -> str:
+    """Why the cost of a version cannot be compared; empty where it can."""
+    name = f"{row['model']} {row['model_version']}"
+    coverage = row.get("coverage_ratio")
+    if coverage is not None and coverage < _LEAST_COVERAGE:
+        return f"of {name} only {100 * coverage:.0f} % of its time has counts: too little to compare by"
+    if row["cost_usd_per_million_output_tokens"] is None and row["cost_usd_per_request"] is None:
+        return f"{name}: {row['reasons'].get('cost_usd_per_million_output_tokens', 'no cost of a token')}"
+    return ""
+
+
+def mix_note(first: Row, second: Row) -> str:
+    """Whether the two served such different work that a token of one is not a token of the other."""
+    if not all(row[name] for row in (first, second) for name in ("input_tokens", "output_tokens")):
+        return ""
+    mixes = [row["input_tokens"] / row["output_tokens"] for row in (first, second)]
+    if max(mixes) <= _SAME_MIX * min(mixes):
+        return ""
+    return (
+        f"they served different work: {mixes[0]:.3g} and {mixes[1]:.3g} input tokens for each output token;"
+        " compare the prices of input and output tokens too"
+    )
+
+
+def _error_ratio(row: Row, error: str, of: str) -> float:
+    return row[error] / row[of] if row[of] and row[error] else 0.0
+
+
+def _difference(figure: str, first: float, second: float, band: float, higher_is_better: bool) -> Difference:
+    more = second - first if higher_is_better else first - second
+    better = 0 if abs(more) <= band else (1 if more > 0 else -1)
+    return Difference(figure, first, second, band, better)
+
+
+def _any_quality(mine: Measures, theirs: Measures) -> bool:
+    return any(not mine[name]["is_latency"] for name in mine.keys() & theirs.keys())
+
+
+def _exceeds(mine: Row, theirs: Row) -> bool:
+    if mine["higher_is_better"]:
+        return bool(mine["value"] > theirs["value"])
+    return bool(mine["value"] < theirs["value"])

@@ -1,0 +1,112 @@
+"""What model versions cost for what they serve, and how good they are: the rows of ``wattribute models``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from wattribute.errors import UsageError
+from wattribute.sinks.costs import Time, span_params
+from wattribute.sinks.store import Readable
+
+COLUMNS: Final = (
+    *("model", "model_version", "unmatched", "energy_j", "gpu_hours", "active_ratio", "cost_usd"),
+    *("error_j", "error_usd", "coverage_ratio"),
+    *("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens", "requests"),
+    *("cost_usd_per_million_output_tokens", "busy_usd_per_million_output_tokens"),
+    *("capacity_usd_per_million_output_tokens", "capacity_output_tokens_per_gpu_s"),
+    *("fully_loaded_usd_per_million_output_tokens", "amortised_training_usd"),
+    *("cost_usd_per_request", "j_per_output_token", "j_per_request"),
+    *("token_price_method", "fit_minutes", "fit_r_squared", "input_cost_usd", "output_cost_usd"),
+    *("input_price_usd_per_million", "output_price_usd_per_million", "input_j_per_million"),
+    *("output_j_per_million", "cache_saving_usd"),
+    *("training_energy_j", "training_gpu_hours", "training_cost_usd", "quality", "latency_s", "reasons"),
+)
+_EXPRESSIONS: Final = {
+    "energy_j": "energy_uj / 1e6",
+    "error_j": "error_uj / 1e6",
+    "gpu_hours": "gpu_time_ns / 3.6e12",
+    "training_energy_j": "training_energy_uj / 1e6",
+    "training_gpu_hours": "training_gpu_time_ns / 3.6e12",
+}
+_SELECTED: Final = ", ".join(
+    f"{_EXPRESSIONS[name]} AS {name}" if name in _EXPRESSIONS else name for name in COLUMNS
+)
+_FROM: Final = " FROM model_cost(policy = {policy:String}, since = {since:String}, until = {until:String})"
+
+Version = tuple[str, str]
+"""A model and its version."""
+
+
+def model_rows(
+    store: Readable, since: Time, until: Time, policy: str, limit: int = 50_000
+) -> list[dict[str, Any]]:
+    """What each model version cost in [since, until), and for what it served, by name.
+
+    Each row has the columns COLUMNS (docs/store.md, model_cost): energy in joules, time in hours; None is
+    what is not known, and ``reasons`` says why. Of more than ``limit`` versions it keeps the dearest, those
+    without a price before them. Raises UsageError for a policy that there is not, StoreError.
+    """
+    return store.query(
+        f"SELECT * FROM (SELECT {_SELECTED}{_FROM}"  # noqa: S608 - names from COLUMNS; values are parameters
+        " ORDER BY cost_usd + training_cost_usd DESC NULLS FIRST, model, model_version LIMIT {limit:UInt32})"
+        " ORDER BY model = '', model, model_version",
+        {**span_params(policy, since, until), "limit": limit},
+    ).dicts()
+
+
+def count_versions(store: Readable, since: Time, until: Time) -> int:
+    """How many model versions, the nameless among them, were measured in [since, until)."""
+    counted: int = store.query(f"SELECT count(){_FROM}", span_params("equal", since, until)).rows[0][0]
+    return counted
+
+
+def version_row(store: Readable, version: Version, since: Time, until: Time, policy: str) -> dict[str, Any]:
+    """The row of one model version. Raises UsageError, which names the nearest, where it was not seen."""
+    rows = store.query(
+        f"SELECT {_SELECTED}{_FROM} WHERE model = {{model:String}} AND model_version = {{version:String}}",
+        {**span_params(policy, since, until), "model": version[0], "version": version[1]},
+    ).dicts()
+    if rows:
+        return rows[0]
+    near = store.query(
+        "SELECT model, model_version FROM"
+        " (SELECT DISTINCT toString(model) AS model, toString(model_version) AS model_version"
+        " FROM attribution_day WHERE model != '')"
+        " ORDER BY ngramDistanceCaseInsensitiveUTF8(concat(model, '@', model_version),"
+        " concat({model:String}, '@', {version:String})), model, model_version LIMIT 1",
+        {"model": version[0], "version": version[1]},
+    ).rows
+    hint = f"the nearest known is {near[0][0]}@{near[0][1]}" if near else "no model is known yet"
+    raise UsageError(f"{version[0]}@{version[1]} was not seen in this span; {hint}")
+
+
+def quality_rows(
+    store: Readable, versions: Sequence[Version], since: Time, until: Time
+) -> dict[Version, dict[tuple[str, str], dict[str, Any]]]:
+    """How good and how fast each of ``versions`` was, by metric and dataset: value, sample_count,
+    higher_is_better, is_latency, measured_at (docs/store.md, model_quality)."""
+    params: dict[str, Any] = span_params("equal", since, until)
+    params |= {"models": sorted({model for model, _ in versions})}
+    rows = store.query(
+        "SELECT model, model_version, metric, dataset, value, sample_count, higher_is_better, is_latency,"
+        " measured_at FROM model_quality(since = {since:String}, until = {until:String})"
+        " WHERE has({models:Array(String)}, model) ORDER BY is_latency, metric, dataset",
+        params,
+    ).dicts()
+    found: dict[Version, dict[tuple[str, str], dict[str, Any]]] = {version: {} for version in versions}
+    for row in rows:
+        if (row["model"], row["model_version"]) in found:
+            found[row["model"], row["model_version"]][row["metric"], row["dataset"]] = row
+    return found
+
+
+def renamed_rows(store: Readable, since: Time, until: Time, limit: int = 3) -> list[dict[str, Any]]:
+    """Processes that went by two names in [since, until), the latest first: model, model_version, next_model,
+    next_version, and ``at``, when the second began."""
+    return store.query(
+        "SELECT model, model_version, next_model, next_version, at"
+        " FROM renamed_model(since = {since:String}, until = {until:String})"
+        " ORDER BY at DESC LIMIT {limit:UInt32}",
+        {**span_params("equal", since, until), "limit": limit},
+    ).dicts()

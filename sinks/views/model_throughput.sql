@@ -1,0 +1,77 @@
+-- What the minutes of [since, until) tell of each model version, under an idle policy (docs/unit-costs.md):
+--   how much SM time an input and an output token took: the least squares of
+--     SM time of a minute = input_token_ns × (input - cached) + output_token_ns × output
+--     over the minutes with tokens and GPU time. fit_unusable says why it should not be believed; empty: it may be.
+--   the most that it served for its GPU time: output tokens a GPU second in the best 15 minutes in a row, in each of
+--     which it held a GPU; NULL where there were no such 15 minutes.
+CREATE OR REPLACE VIEW model_throughput AS
+SELECT
+    model,
+    model_version,
+    fit_minutes,
+    input_token_ns,
+    output_token_ns,
+    if(fit_minutes > 2 AND spread > 0, 1 - rest / spread, NULL) AS fit_r_squared,
+    multiIf(
+        fit_minutes < 10, 'fewer than 10 minutes with tokens and GPU time',
+        input_token_ns IS NULL, 'input and output tokens rise and fall together',
+        input_token_ns <= 0 OR output_token_ns <= 0, 'the fit makes a token cost less than nothing',
+        ifNull(fit_r_squared, 0) < 0.5, 'tokens explain less than half of how GPU time varies',
+        -- each is to be known to a half of itself (95 %): two standard errors
+        2 * input_error_ns > input_token_ns / 2 OR 2 * output_error_ns > output_token_ns / 2,
+            'input and output tokens cannot be told apart well enough',
+        '') AS fit_unusable,
+    best.1 AS capacity_output_tokens_per_gpu_s,
+    if(best.1 IS NULL, NULL, fromUnixTimestamp64Second((best.2 - 14) * 60, 'UTC')) AS capacity_from
+FROM
+(
+    SELECT
+        *,
+        greatest(0, aa - input_token_ns * xa - output_token_ns * ya) AS rest,
+        sqrt(rest / (fit_minutes - 2) * yy / determinant) AS input_error_ns,
+        sqrt(rest / (fit_minutes - 2) * xx / determinant) AS output_error_ns
+    FROM
+    (
+        SELECT
+            *,
+            -- 0 where one is a fixed multiple of the other: then nothing tells what each takes
+            xx * yy - xy * xy AS determinant,
+            if(determinant > 1e-9 * xx * yy, (xa * yy - ya * xy) / determinant, NULL) AS input_token_ns,
+            if(determinant > 1e-9 * xx * yy, (ya * xx - xa * xy) / determinant, NULL) AS output_token_ns
+        FROM
+        (
+            SELECT
+                model,
+                model_version,
+                countIf(fits) AS fit_minutes,
+                sumIf(x * x, fits) AS xx,
+                sumIf(x * y, fits) AS xy,
+                sumIf(y * y, fits) AS yy,
+                sumIf(x * active, fits) AS xa,
+                sumIf(y * active, fits) AS ya,
+                sumIf(active * active, fits) AS aa,
+                aa - sumIf(active, fits) * sumIf(active, fits) / fit_minutes AS spread,
+                max(if(minutes = 15 AND tokens > 0, (tokens / time_ns * 1e9, minute), (NULL, minute))) AS best
+            FROM
+            (
+                SELECT
+                    model,
+                    model_version,
+                    minute,
+                    greatest(0, input_tokens - cached_tokens) AS x,
+                    output_tokens AS y,
+                    toFloat64(active_time_ns) AS active,
+                    -- a count over more than a minute says nothing of one
+                    x + y > 0 AND longest_period_ns <= 60000000000 AS fits,
+                    sum(output_tokens) OVER quarter AS tokens,
+                    sum(gpu_time_ns) OVER quarter AS time_ns,
+                    count() OVER quarter AS minutes
+                FROM model_minute(policy = {policy:String}, since = {since:String}, until = {until:String})
+                WHERE gpu_time_ns > 0
+                WINDOW quarter AS (
+                    PARTITION BY model, model_version ORDER BY minute RANGE BETWEEN 14 PRECEDING AND CURRENT ROW)
+            )
+            GROUP BY model, model_version
+        )
+    )
+)

@@ -1,0 +1,92 @@
+"""``wattribute lineage``: which training a model version came of, so that its tokens bear a part of it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import typer
+
+from wattribute.commands.options import ConfigOption, FormatOption, StoreOption
+from wattribute.commands.output import Format, Grid, note, write_grid, write_rows
+from wattribute.commands.since import parse_time
+from wattribute.errors import UsageError
+from wattribute.settings import load_settings
+
+lineage = typer.Typer(
+    help="Which training a model version came of: what 'wattribute models' calls fully loaded.",
+    no_args_is_help=True,
+    epilog="[bold]For example[/bold]\n\n  wattribute lineage add --model chat --model-version v3 --run sft-7"
+    " --from 2026-06-01 --until 2026-12-01\n\n  wattribute lineage list",
+)
+_COLUMNS: Final = ("model", "model_version", "run", "share_ratio", "life_from", "life_to", "is_seen")
+
+
+@lineage.command()
+def add(
+    model: Annotated[str, typer.Option("--model", show_default=False)],
+    run: Annotated[str, typer.Option("--run", help="The training run that it came of.", show_default=False)],
+    until: Annotated[
+        str, typer.Option("--until", metavar="TIME", help="The end of its life: until when it is to serve.")
+    ],
+    model_version: Annotated[str, typer.Option("--model-version", show_default=False)] = "",
+    share: Annotated[
+        float, typer.Option("--share", help="The part of the run that it bears, 0 to 1; 0 takes it back.")
+    ] = 1.0,
+    since: Annotated[
+        str | None,
+        typer.Option("--from", metavar="TIME", help="The beginning of its life.", show_default="today"),
+    ] = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Say which run a model version came of.
+
+    What the run cost is spread evenly over the version's life; said again, it replaces what was said before.
+    """
+    settings = load_settings({"store": store}, config)
+    now = datetime.now(UTC)
+    life_from, life_to = parse_time(since or "today", now), parse_time(until, now)
+    if life_from is None or life_to is None:
+        raise UsageError("a life has two ends: --from and --until")
+    from wattribute.sinks.lineage import Lineage
+    from wattribute.sinks.query_server import add_lineage_to
+
+    made = Lineage(model, model_version, run, life_from, life_to, share)
+    for remark in add_lineage_to(settings.store, made):
+        note(f"note: {remark}")
+    life = f"from {life_from:%Y-%m-%d} until {life_to:%Y-%m-%d}"
+    note(f"{model} {model_version}: {share:.4g} of run {run}, {life}" if share else f"{run}: taken back")
+
+
+@lineage.command("list")
+def list_(shape: FormatOption = Format.table, store: StoreOption = None, config: ConfigOption = None) -> None:
+    """Which runs each model version came of, and over which life their cost is spread."""
+    settings = load_settings({"store": store}, config)
+    from wattribute.sinks.lineage import list_lineage
+    from wattribute.sinks.query_server import open_store_for_reading
+
+    with closing(open_store_for_reading(settings.store)) as opened:
+        rows = list_lineage(opened)
+    if shape is Format.table:
+        write_grid(_grid(rows))
+    else:
+        write_rows(rows, shape, _COLUMNS)
+
+
+def _grid(rows: list[dict[str, Any]]) -> Grid:
+    return Grid(
+        headers=["model", "version", "run", "share", "from", "until", "seen"],
+        rows=[
+            [
+                *(str(row[name]) for name in ("model", "model_version", "run")),
+                f"{row['share_ratio']:.4g}",
+                *(f"{row[name]:%Y-%m-%d %H:%M}" for name in ("life_from", "life_to")),
+                "yes" if row["is_seen"] else "never",
+            ]
+            for row in rows
+        ],
+        numeric=frozenset({3}),
+        notes=[] if rows else ["nothing is declared: wattribute lineage add"],
+    )

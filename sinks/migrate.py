@@ -27,6 +27,7 @@ ORDER BY number
 _VIEWS: Final = (
     *("conservation", "attempt", "price_book", "cost", "counted_unit", "unit_cost"),
     *("attempt_progress", "attempt_cost", "run_cost", "model_cost"),
+    *("billed", "reconcile"),
 )
 
 

@@ -25,7 +25,8 @@ ORDER BY number
 """
 # In an order in which those that ask others come after them.
 _VIEWS: Final = (
-    *("conservation", "attempt", "price_book", "cost", "counted_unit", "unit_cost"),
+    *("conservation", "attempt", "price_book", "priced_usage", "cost"),
+    *("cost_over_time", "cost_as_of", "counted_unit", "unit_cost"),
     *("attempt_progress", "attempt_cost", "run_cost", "model_cost"),
     *("billed", "reconcile"),
 )

@@ -14,7 +14,8 @@ WITH
     parseDateTime64BestEffort({until:String}, 3, 'UTC') AS until_at,
     (
         SELECT arraySort(groupUniqArray(edge))
-        FROM (SELECT arrayJoin([valid_from, valid_to]) AS edge FROM price FINAL)
+        FROM (SELECT arrayJoin([book_price.7, book_price.8]) AS edge
+            FROM (SELECT arrayJoin(prices) AS book_price FROM price_book(as_of = '2200-01-01')))
         WHERE edge > since_at AND edge < until_at
     ) AS edges
 SELECT
@@ -105,6 +106,6 @@ FROM
         ) AS w
         GROUP BY run, attempt, gpu_model, provider, region, pricing, segment
     ) AS used
-    LEFT JOIN price_book AS book ON used.gpu_model = book.gpu_model
+    LEFT JOIN price_book(as_of = '2200-01-01') AS book ON used.gpu_model = book.gpu_model
 ) AS priced
 GROUP BY run, attempt

@@ -1,4 +1,5 @@
--- The prices of each GPU model, as cost and attempt_cost look them up: of those that match, the greatest tuple wins.
+-- The prices of each GPU model, as they were known at a time: of those that match, the greatest tuple wins.
+--     SELECT … FROM price_book(as_of = '2200-01-01')
 CREATE OR REPLACE VIEW price_book AS
 SELECT
     gpu_model,
@@ -13,7 +14,15 @@ SELECT
         valid_to,
         provider,
         region,
-        category)) AS prices
-FROM price FINAL
-WHERE coalesce(effective_price, contracted_price, list_price) IS NOT NULL
+        category,
+        includes_energy)) AS prices
+FROM
+(
+    SELECT *
+    FROM price_history FINAL
+    WHERE recorded_at <= parseDateTime64BestEffort({as_of:String}, 3, 'UTC')
+    ORDER BY recorded_at DESC
+    LIMIT 1 BY price_id
+)
+WHERE NOT deleted AND coalesce(effective_price, contracted_price, list_price) IS NOT NULL
 GROUP BY gpu_model

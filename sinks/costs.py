@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from wattribute.errors import UsageError
 from wattribute.sinks.schema import IDENTITY, POLICIES, UNIT_IDENTITY
@@ -15,15 +16,24 @@ _BY: Final = ("host", "gpu", "gpu_instance", *(name for name in IDENTITY if name
 _LABEL: Final = "labels."
 _SINCE: Final = "1970-01-01"
 _UNTIL: Final = "2200-01-01"  # later than any record that is accepted
+STEPS: Final = ("hour", "day", "week", "month")
 _UNIT_COLUMNS: Final = ("quantity", "cost_usd_per_unit", "cost_usd_per_million", "j_per_unit")
 
 Time = datetime | str | None
 
 
 def cost_rows(
-    store: Readable, by: Sequence[str], since: Time, until: Time, policy: str, unit: str | None = None
+    store: Readable,
+    by: Sequence[str],
+    since: Time,
+    until: Time,
+    policy: str,
+    unit: str | None = None,
+    tz: str = "UTC",
+    as_of: Time = None,
 ) -> list[dict[str, Any]]:
-    """Cost of [since, until) by the columns ``by`` (also ``labels.<name>``), and by account.
+    """Cost of [since, until) by the columns ``by`` (also ``labels.<name>``, and one of hour, day, week and month of
+    the calendar of ``tz``), and by account; with the prices known at ``as_of``.
 
     Each row has the ``by`` columns, account, active_energy_j, idle_energy_j, energy_j, gpu_hours,
     active_cost_usd, idle_cost_usd, cost_usd; with ``unit`` also quantity, cost_usd_per_unit,
@@ -33,14 +43,16 @@ def cost_rows(
     """
     by = [name for name in dict.fromkeys(by) if name != "account"]
     _check(by, unit)
-    params = _params(policy, since, until)
+    steps = [name for name in by if name in STEPS]
+    params = span_params(policy, since, until)
+    params |= {"step": steps[0] if steps else "all", "tz": tz, "as_of": _text(as_of, _UNTIL)}
     expressions = []
     for place, name in enumerate(by):
         if name.startswith(_LABEL):
             params[f"label{place}"] = name.removeprefix(_LABEL)
             expressions.append(f"labels[{{label{place}:String}}]")
         else:
-            expressions.append(name)
+            expressions.append("bucket_start" if name in STEPS else name)
     names = [f"by{place}" for place in range(len(by))]
     selected = "".join(f"{e} AS {n}, " for e, n in zip(expressions, names, strict=True))
     rows = store.query(
@@ -50,13 +62,17 @@ def cost_rows(
         " if(countIf(cost_usd IS NULL) = 0, sum(active_cost_usd), NULL),"
         " if(countIf(cost_usd IS NULL) = 0, sum(idle_cost_usd), NULL),"
         " if(countIf(cost_usd IS NULL) = 0, sum(cost_usd), NULL)"
-        " FROM cost(policy = {policy:String}, since = {since:String}, until = {until:String})"
+        " FROM priced_usage(policy = {policy:String}, since = {since:String}, until = {until:String},"
+        " step = {step:String}, tz = {tz:String}, as_of = {as_of:String})"
         f" GROUP BY {', '.join([*names, 'holder'])} ORDER BY {', '.join([*names, 'holder'])}",
         params,
     ).rows
     columns = [*by, "account", "active_energy_j", "idle_energy_j", "energy_j", "gpu_hours"]
     columns += ["active_cost_usd", "idle_cost_usd", "cost_usd"]
     priced = [dict(zip(columns, row, strict=True)) for row in rows]
+    zone = ZoneInfo(tz)
+    for row in priced:
+        row |= {name: row[name].astimezone(zone) for name in steps}
     return priced if unit is None else _with_units(store, priced, by, unit, params)
 
 
@@ -74,7 +90,7 @@ def run_rows(store: Readable, since: Time, until: Time, policy: str) -> list[dic
         " position, target_position, cost_usd_per_step, j_per_step, projected_cost_usd, projected_end"
         " FROM run_cost(policy = {policy:String}, since = {since:String}, until = {until:String})"
         " ORDER BY cost_usd DESC NULLS LAST, energy_j DESC, run",
-        _params(policy, since, until),
+        span_params(policy, since, until),
     ).dicts()
 
 
@@ -95,11 +111,12 @@ def model_rows(store: Readable, since: Time, until: Time, policy: str) -> list[d
         " training_cost_usd, quality"
         " FROM model_cost(policy = {policy:String}, since = {since:String}, until = {until:String})"
         " ORDER BY model, model_version",
-        _params(policy, since, until),
+        span_params(policy, since, until),
     ).dicts()
 
 
-def _params(policy: str, since: Time, until: Time) -> dict[str, str]:
+def span_params(policy: str, since: Time, until: Time) -> dict[str, str]:
+    """The parameters that the views have in common. Raises UsageError for a policy that there is not."""
     if policy not in POLICIES:
         raise UsageError(f"unknown policy {policy!r}: it is one of {', '.join(POLICIES)}")
     return {"policy": policy, "since": _text(since, _SINCE), "until": _text(until, _UNTIL)}
@@ -141,10 +158,18 @@ def _quotients(row: dict[str, Any], quantity: float | None) -> dict[str, Any]:
 
 
 def _check(by: Sequence[str], unit: str | None) -> None:
+    steps = [name for name in by if name in STEPS]
+    if len(steps) > 1:
+        raise UsageError(f"cost by {' and '.join(steps)} is two calendars at once: ask for one of them")
     for name in by:
+        if name in STEPS:
+            if unit is not None:
+                raise UsageError(f"units are not counted by {name} yet: leave out --unit, or ask for one {name}")
+            continue
         if name not in _BY and not (name.startswith(_LABEL) and name != _LABEL):
-            near = difflib.get_close_matches(name, _BY, 1)
-            hint = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(_BY)}, {_LABEL}<name>"
+            near = difflib.get_close_matches(name, (*_BY, *STEPS), 1)
+            known = ", ".join((*_BY, f"{_LABEL}<name>", *STEPS))
+            hint = f"did you mean {near[0]}?" if near else f"it is one of {known}"
             raise UsageError(f"cost by {name!r} is not known; {hint}")
         if unit is not None and name not in UNIT_IDENTITY:
             raise UsageError(f"units are not known by {name}; with a unit use {', '.join(UNIT_IDENTITY)}")

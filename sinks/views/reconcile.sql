@@ -51,6 +51,7 @@ FROM
     UNION ALL
     SELECT host, gpu_model, provider, region, pricing, is_declared, price_id, currency, price_per_gpu_hour_usd,
         0, 0, 0, 0, unobserved_ns, billed_ns
-    FROM billed(since = {since:String}, until = {until:String}, step = 'all', tz = 'UTC')
+    FROM billed(since = {since:String}, until = {until:String}, step = 'all', tz = 'UTC',
+        as_of = '2200-01-01')
 ) AS side
 GROUP BY host, gpu_model, provider, region, pricing, price_id, currency, price_per_gpu_hour_usd

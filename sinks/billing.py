@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from wattribute.errors import UsageError
-from wattribute.sinks.costs import Time, span_params
 from wattribute.sinks.prices import BEGINNING, END
+from wattribute.sinks.span import Time, span_params
 from wattribute.sinks.store import Readable, Store
 
 PARTS: Final = ("process", "reserved", "unheld", "residual", "unobserved")
@@ -71,15 +71,15 @@ def add_billed(store: Store, billed: BilledHost) -> list[str]:
     return _remarks(store, whole, {model: gpus for model, gpus, _ in seen})
 
 
-def remove_billed(store: Store, host: str) -> list[str]:
+def remove_billed(store: Store, host: str) -> None:
     """Take away all that is declared of a host. Raises UsageError where nothing is."""
     rows = store.query(
-        "SELECT host, gpu_model, billed_from FROM billed_host FINAL WHERE host = {host:String}", {"host": host}
+        "SELECT host, gpu_model, billed_from FROM billed_host FINAL WHERE host = {host:String}",
+        {"host": host},
     ).dicts()
     if not rows:
         raise UsageError(f"nothing is declared of host {host!r}: 'wattribute host list' shows what is")
     store.insert_rows("billed_host", [row | {"version": time.time_ns(), "deleted": 1} for row in rows])
-    return []
 
 
 def list_billed(store: Readable) -> list[dict[str, Any]]:
@@ -93,15 +93,11 @@ def list_billed(store: Readable) -> list[dict[str, Any]]:
 
 def billed_of(texts: Mapping[str, Any]) -> BilledHost:
     """What was declared, from JSON with times as ISO texts. Raises UsageError."""
-    times = {
-        name: datetime.fromisoformat(texts[name]) for name in ("billed_from", "billed_to") if name in texts
-    }
+    times = {name: datetime.fromisoformat(texts[name]) for name in ("billed_from", "billed_to")}
     return BilledHost(**{**texts, **times})
 
 
-def reconcile_rows(
-    store: Readable, by: str, since: Time, until: Time, policy: str
-) -> list[dict[str, Any]]:
+def reconcile_rows(store: Readable, by: str, since: Time, until: Time, policy: str) -> list[dict[str, Any]]:
     """What is billed in [since, until) beside the parts that it went into, by one of RECONCILE_BY, the dearest first.
 
     Each row has that column, billed_gpu_hours, process_usd, reserved_usd, unheld_usd, residual_usd, unobserved_usd,
@@ -147,14 +143,20 @@ def _completed(billed: BilledHost, seen: Mapping[str, tuple[int, tuple[str, str,
     """With what was seen of the host in place of what was not said."""
     named = sorted(filter(None, seen))
     if not billed.gpu_model and len(named) != 1:
-        found = f"has {' and '.join(named)}: say which" if named else "was not seen yet: say which GPUs it has"
+        found = (
+            f"has {' and '.join(named)}: say which" if named else "was not seen yet: say which GPUs it has"
+        )
         raise UsageError(f"host {billed.host!r} {found}, with --gpu 'NVIDIA …'")
     model = billed.gpu_model or named[0]
     gpus, terms = seen.get(model, (0, ("", "", "")))
     if not (billed.gpus or gpus):
-        raise UsageError(f"no {model} of host {billed.host!r} was seen yet: say how many are billed, with --gpus 8")
+        raise UsageError(
+            f"no {model} of host {billed.host!r} was seen yet: say how many are billed, with --gpus 8"
+        )
     said = (billed.provider, billed.region, billed.pricing)
-    provider, region, pricing = (theirs if mine is None else mine for mine, theirs in zip(said, terms, strict=True))
+    provider, region, pricing = (
+        theirs if mine is None else mine for mine, theirs in zip(said, terms, strict=True)
+    )
     return replace(
         billed, gpu_model=model, gpus=billed.gpus or gpus, provider=provider, region=region, pricing=pricing
     )
@@ -163,7 +165,9 @@ def _completed(billed: BilledHost, seen: Mapping[str, tuple[int, tuple[str, str,
 def _remarks(store: Readable, billed: BilledHost, seen: Mapping[str, int]) -> list[str]:
     remarks = []
     if seen and billed.gpu_model not in seen:
-        remarks.append(f"{billed.host} was seen with {', '.join(sorted(seen))}, never with {billed.gpu_model}")
+        remarks.append(
+            f"{billed.host} was seen with {', '.join(sorted(seen))}, never with {billed.gpu_model}"
+        )
     if seen.get(billed.gpu_model, 0) > billed.gpus:
         remarks.append(
             f"{seen[billed.gpu_model]} {billed.gpu_model} were seen on {billed.host}, more than the"
@@ -175,4 +179,3 @@ def _remarks(store: Readable, billed: BilledHost, seen: Mapping[str, int]) -> li
         if near:
             remarks.append(f"no host named {billed.host!r} was seen yet; {near[0]!r} was")
     return remarks
-

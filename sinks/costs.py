@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from wattribute.errors import UsageError
-from wattribute.sinks.schema import IDENTITY, POLICIES, UNIT_IDENTITY
+from wattribute.sinks.schema import IDENTITY, UNIT_IDENTITY
+from wattribute.sinks.span import STEPS, UNTIL, Time, span_params, time_text
 from wattribute.sinks.store import Readable
+from wattribute.sinks.unallocated import charged, unobserved_rows
 
 _BY: Final = ("host", "gpu", "gpu_instance", *(name for name in IDENTITY if name != "labels"))
 _LABEL: Final = "labels."
-_SINCE: Final = "1970-01-01"
-_UNTIL: Final = "2200-01-01"  # later than any record that is accepted
-STEPS: Final = ("hour", "day", "week", "month")
 _UNIT_COLUMNS: Final = ("quantity", "cost_usd_per_unit", "cost_usd_per_million", "j_per_unit")
-
-Time = datetime | str | None
 
 
 def cost_rows(
@@ -31,9 +27,11 @@ def cost_rows(
     unit: str | None = None,
     tz: str = "UTC",
     as_of: Time = None,
+    unallocated: str = "separate",
 ) -> list[dict[str, Any]]:
     """Cost of [since, until) by the columns ``by`` (also ``labels.<name>``, and one of hour, day, week and month of
-    the calendar of ``tz``), and by account; with the prices known at ``as_of``.
+    the calendar of ``tz``), and by account; with the prices known at ``as_of``. ``unallocated`` says who pays for what
+    nobody used (``charged``). What is billed and was not seen of a declared host is the account unobserved.
 
     Each row has the ``by`` columns, account, active_energy_j, idle_energy_j, energy_j, gpu_hours,
     active_cost_usd, idle_cost_usd, cost_usd; with ``unit`` also quantity, cost_usd_per_unit,
@@ -45,7 +43,7 @@ def cost_rows(
     _check(by, unit)
     steps = [name for name in by if name in STEPS]
     params = span_params(policy, since, until)
-    params |= {"step": steps[0] if steps else "all", "tz": tz, "as_of": _text(as_of, _UNTIL)}
+    params |= {"step": steps[0] if steps else "all", "tz": tz, "as_of": time_text(as_of, UNTIL)}
     expressions = []
     for place, name in enumerate(by):
         if name.startswith(_LABEL):
@@ -70,6 +68,7 @@ def cost_rows(
     columns = [*by, "account", "active_energy_j", "idle_energy_j", "energy_j", "gpu_hours"]
     columns += ["active_cost_usd", "idle_cost_usd", "cost_usd"]
     priced = [dict(zip(columns, row, strict=True)) for row in rows]
+    priced = charged([*priced, *unobserved_rows(store, by, params)], by, unallocated)
     zone = ZoneInfo(tz)
     for row in priced:
         row |= {name: row[name].astimezone(zone) for name in steps}
@@ -115,13 +114,6 @@ def model_rows(store: Readable, since: Time, until: Time, policy: str) -> list[d
     ).dicts()
 
 
-def span_params(policy: str, since: Time, until: Time) -> dict[str, str]:
-    """The parameters that the views have in common. Raises UsageError for a policy that there is not."""
-    if policy not in POLICIES:
-        raise UsageError(f"unknown policy {policy!r}: it is one of {', '.join(POLICIES)}")
-    return {"policy": policy, "since": _text(since, _SINCE), "until": _text(until, _UNTIL)}
-
-
 def _with_units(
     store: Readable, priced: list[dict[str, Any]], by: Sequence[str], unit: str, params: dict[str, str]
 ) -> list[dict[str, Any]]:
@@ -164,7 +156,9 @@ def _check(by: Sequence[str], unit: str | None) -> None:
     for name in by:
         if name in STEPS:
             if unit is not None:
-                raise UsageError(f"units are not counted by {name} yet: leave out --unit, or ask for one {name}")
+                raise UsageError(
+                    f"units are not counted by {name} yet: leave out --unit, or ask for one {name}"
+                )
             continue
         if name not in _BY and not (name.startswith(_LABEL) and name != _LABEL):
             near = difflib.get_close_matches(name, (*_BY, *STEPS), 1)
@@ -173,11 +167,3 @@ def _check(by: Sequence[str], unit: str | None) -> None:
             raise UsageError(f"cost by {name!r} is not known; {hint}")
         if unit is not None and name not in UNIT_IDENTITY:
             raise UsageError(f"units are not known by {name}; with a unit use {', '.join(UNIT_IDENTITY)}")
-
-
-def _text(at: Time, default: str) -> str:
-    if at is None:
-        return default
-    if isinstance(at, str):
-        return at
-    return (at if at.tzinfo is None else at.astimezone(UTC)).strftime("%Y-%m-%d %H:%M:%S.%f")

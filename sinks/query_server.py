@@ -23,6 +23,7 @@ from typing import Any, Final
 import orjson
 
 from wattribute.errors import StoreError, UsageError, WattributeError
+from wattribute.sinks.billing import BilledHost, add_billed, billed_of, remove_billed
 from wattribute.sinks.folder import folder_of, owner_of
 from wattribute.sinks.migrate import migrate
 from wattribute.sinks.prices import Price, add_prices, price_of
@@ -120,6 +121,11 @@ class QueryServer:
             raise UsageError("a request is a JSON object")
         if "prices" in request:
             return {"remarks": add_prices(self._store, [price_of(price) for price in request["prices"]])}
+        if "billed" in request:
+            return {"remarks": add_billed(self._store, billed_of(request["billed"]))}
+        if "unbilled" in request:
+            remove_billed(self._store, str(request["unbilled"]))
+            return {"remarks": []}
         sql, params = request.get("sql"), request.get("params") or {}
         if not isinstance(sql, str) or not isinstance(params, dict):
             raise UsageError("a request holds sql, a text, and params, an object")
@@ -165,6 +171,15 @@ class RemoteStore:
         remarks: list[str] = self._ask({"prices": texts})["remarks"]
         return remarks
 
+    def add_billed(self, billed: BilledHost) -> list[str]:
+        """Have the owner store what is billed of a host; its remarks. Raises UsageError, StoreError."""
+        remarks: list[str] = self._ask({"billed": asdict(billed)})["remarks"]
+        return remarks
+
+    def remove_billed(self, host: str) -> None:
+        """Have the owner take away what is declared of a host. Raises UsageError, StoreError."""
+        self._ask({"unbilled": host})
+
     def close(self) -> None:
         """Let go of the connection."""
         self._socket.close()
@@ -209,6 +224,29 @@ def add_prices_to(url: str, prices: Sequence[Price]) -> list[str]:
     with contextlib.closing(open_store(url)) as store:
         migrate(store)
         return add_prices(store, prices)
+
+
+def add_billed_to(url: str, billed: BilledHost) -> list[str]:
+    """Store what is billed of a host, through the owner where there is one; remarks that a person should see."""
+    remote = _owner(url)
+    if remote is not None:
+        with contextlib.closing(remote):
+            return remote.add_billed(billed)
+    with contextlib.closing(open_store(url)) as store:
+        migrate(store)
+        return add_billed(store, billed)
+
+
+def remove_billed_from(url: str, host: str) -> None:
+    """Take away what is declared of a host, through the owner where there is one."""
+    remote = _owner(url)
+    if remote is not None:
+        with contextlib.closing(remote):
+            remote.remove_billed(host)
+        return
+    with contextlib.closing(open_store(url)) as store:
+        migrate(store)
+        remove_billed(store, host)
 
 
 def _owner(url: str) -> RemoteStore | None:

@@ -19,8 +19,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from wattribute.errors import StoreError, UsageError
-from wattribute.sinks.billing import BilledHost, add_billed, list_billed, remove_billed
+from wattribute.sinks.billing import BilledHost
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
 from wattribute.sinks.prices import Price, add_prices
@@ -63,7 +62,9 @@ def parts_of(rng: random.Random, whole: int, count: int) -> list[int]:
 def prices_of(rng: random.Random, model: str) -> list[Price]:
     """Prices of a model: some for any provider, some for one; changing within hours, with holes and in euros."""
     made = []
-    for terms in rng.sample([("", "", ""), ("p", "", ""), ("p", "r", ""), ("", "", "spot")], k=rng.randint(0, 4)):
+    for terms in rng.sample(
+        [("", "", ""), ("p", "", ""), ("p", "r", ""), ("", "", "spot")], k=rng.randint(0, 4)
+    ):
         edges = sorted({T0_MS + MINUTE_MS * rng.randint(-90, MINUTES) for _ in range(rng.randint(2, 5))})
         for begin, end in itertools.pairwise(edges):
             if rng.random() < 0.15:
@@ -84,7 +85,9 @@ def prices_of(rng: random.Random, model: str) -> list[Price]:
     return made
 
 
-def window(rng: random.Random, place: dict[str, Any], start_ms: int, length_ms: int) -> Iterator[dict[str, Any]]:
+def window(
+    rng: random.Random, place: dict[str, Any], start_ms: int, length_ms: int
+) -> Iterator[dict[str, Any]]:
     """The rows of one window of one GPU: of one boot, or of two, each split at random under every policy."""
     boots = ["b1", "b2"] if rng.random() < 0.1 else [rng.choice(("b1", "b2"))]
     covered = length_ms * 1_000_000 if rng.random() < 0.8 else rng.randint(1, length_ms * 1_000_000)
@@ -128,7 +131,9 @@ def fleet_of(seed: int) -> Fleet:
         for model in models[: rng.randint(1, 2)]:
             gpus = rng.randint(1, 3)
             for gpu in range(gpus):
-                for minute in sorted(rng.sample(range(joins, leaves), k=min(leaves - joins, rng.randint(1, 12)))):
+                for minute in sorted(
+                    rng.sample(range(joins, leaves), k=min(leaves - joins, rng.randint(1, 12)))
+                ):
                     at_ms = T0_MS + minute * MINUTE_MS + rng.randrange(0, MINUTE_MS, length_ms)
                     held = terms[sum(change <= minute for change in changes) - 1]
                     place = {"host": host, "gpu": f"{host} {model} {gpu}", "gpu_model": model}
@@ -158,7 +163,10 @@ def price_at(prices: Sequence[Price], terms: Terms, moment: datetime) -> Fractio
         price
         for price in prices
         if price.valid_from <= moment < price.valid_to
-        and all(mine in ("", its) for mine, its in zip((price.provider, price.region, price.category), terms, strict=True))
+        and all(
+            mine in ("", its)
+            for mine, its in zip((price.provider, price.region, price.category), terms, strict=True)
+        )
     ]
     if not fitting:
         return None
@@ -184,9 +192,13 @@ def expected(fleet: Fleet, policy: str, since_ms: int, until_ms: int) -> dict[st
             if device not in counted:  # of the whole device, and on each of its rows
                 counted.add(device)
                 covered[row["window_start"]] += row["covered_ns"]
-            price = price_at(prices, (row["provider"], row["region"], row["pricing"]), at(row["window_start"]))
+            price = price_at(
+                prices, (row["provider"], row["region"], row["pricing"]), at(row["window_start"])
+            )
             if price is not None:
-                money[host][row["account"]] += price * row[f"gpu_time_{policy}_ns"] / Fraction(3_600_000_000_000)
+                money[host][row["account"]] += (
+                    price * row[f"gpu_time_{policy}_ns"] / Fraction(3_600_000_000_000)
+                )
         first, length = min(r["window_start"] for r in rows), rows[0]["window_ms"]
         last = max(r["window_start"] for r in rows) + length
         spans = [
@@ -198,7 +210,10 @@ def expected(fleet: Fleet, policy: str, since_ms: int, until_ms: int) -> dict[st
         cuts = {int(edge.timestamp() * 1000) for edge in edges} | {moment for moment, _ in terms_at}
         for begin, end, gpus in spans:
             # a window counts where it begins
-            begin, end = max(begin, -(-since_ms // length) * length), min(end, -(-until_ms // length) * length)
+            begin, end = (
+                max(begin, -(-since_ms // length) * length),
+                min(end, -(-until_ms // length) * length),
+            )
             if begin >= end:
                 continue
             for a, b in itertools.pairwise(sorted({begin, end, *(cut for cut in cuts if begin < cut < end)})):
@@ -243,7 +258,10 @@ def test_the_parts_are_the_billed_hours_at_the_price_in_force(
         assert found.keys() >= {host for host, parts in due.items() if any(parts.values())}
         for host, parts in due.items():
             for name in (*ACCOUNTS, "unobserved", "billed", "unpriced_hours"):
-                assert found[host][name] == pytest.approx(float(parts[name]), abs=1e-9, rel=1e-12), (host, name)
+                assert found[host][name] == pytest.approx(float(parts[name]), abs=1e-9, rel=1e-12), (
+                    host,
+                    name,
+                )
             ours = sum(found[host][name] for name in (*ACCOUNTS, "unobserved"))
             assert ours == pytest.approx(float(parts["billed"]), abs=1e-9)
 

@@ -81,7 +81,9 @@ def parse_span(
     begin, end = parse_time(since, now, zone), parse_time(until, now, zone)
     if begin is not None and end is not None and begin >= end:
         shown = [f"{at.astimezone(zone):%Y-%m-%dT%H:%M:%S%z}".replace("+0000", "Z") for at in (begin, end)]
-        raise UsageError(f"the span from {shown[0]} until {shown[1]} is empty: --since must be before --until")
+        raise UsageError(
+            f"the span from {shown[0]} until {shown[1]} is empty: --since must be before --until"
+        )
     return begin, end
 
 

@@ -1,4 +1,5 @@
-"""Which GPUs are billed from when until when, and whether that is what was measured (docs/store.md, reconcile)."""
+"""Which GPUs are billed from when until when, and whether that is what was measured (docs/store.md,
+reconcile)."""
 
 from __future__ import annotations
 
@@ -21,8 +22,9 @@ MOST_GPUS: Final = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BilledHost:
-    """GPUs of one model of a host that are billed from ``billed_from`` until before ``billed_to``, whole minutes in
-    UTC. An empty ``gpu_model``, 0 ``gpus`` and None stand for what was seen of the host. Raises UsageError."""
+    """GPUs of one model of a host that are billed from ``billed_from`` until before ``billed_to``, whole
+    minutes in UTC. An empty ``gpu_model``, 0 ``gpus`` and None stand for what was seen of the host. Raises
+    UsageError."""
 
     host: str
     billed_from: datetime
@@ -48,7 +50,8 @@ class BilledHost:
 
 
 def add_billed(store: Store, billed: BilledHost) -> list[str]:
-    """Store what a person declares, and return remarks. One of the same host, GPU and beginning replaces the earlier.
+    """Store what a person declares, and return remarks. One of the same host, GPU and beginning replaces the
+    earlier.
 
     Raises UsageError where two would hold at once, and where what is left open was not seen."""
     seen = store.query(
@@ -64,14 +67,14 @@ def add_billed(store: Store, billed: BilledHost) -> list[str]:
             continue
         if other["billed_from"] < whole.billed_to and whole.billed_from < (other["billed_to"] or END):
             raise UsageError(
-                f"{whole.host} is billed from {other['billed_from']:%Y-%m-%dT%H:%MZ} already, and both would count:"
-                " add that one again with an --until, or take it away with 'wattribute host remove'"
+                f"{whole.host} is billed from {other['billed_from']:%Y-%m-%dT%H:%MZ} already, and both would"
+                " count: add that one again with an --until, or take it away with 'wattribute host remove'"
             )
     store.insert_rows("billed_host", [asdict(whole) | {"version": time.time_ns(), "deleted": 0}])
     return _remarks(store, whole, {model: gpus for model, gpus, _ in seen})
 
 
-def remove_billed(store: Store, host: str) -> None:
+def remove_billed(store: Store, host: str) -> list[str]:
     """Take away all that is declared of a host. Raises UsageError where nothing is."""
     rows = store.query(
         "SELECT host, gpu_model, billed_from FROM billed_host FINAL WHERE host = {host:String}",
@@ -80,13 +83,14 @@ def remove_billed(store: Store, host: str) -> None:
     if not rows:
         raise UsageError(f"nothing is declared of host {host!r}: 'wattribute host list' shows what is")
     store.insert_rows("billed_host", [row | {"version": time.time_ns(), "deleted": 1} for row in rows])
+    return []
 
 
 def list_billed(store: Readable) -> list[dict[str, Any]]:
     """What is declared, by host. ``billed_to`` is None where it has no end."""
     rows = store.query(
-        "SELECT host, gpu_model, gpus, provider, region, pricing, billed_from, billed_to FROM billed_host FINAL"
-        " ORDER BY host, gpu_model, billed_from"
+        "SELECT host, gpu_model, gpus, provider, region, pricing, billed_from, billed_to"
+        " FROM billed_host FINAL ORDER BY host, gpu_model, billed_from"
     ).dicts()
     return [row | {"billed_to": None if row["billed_to"] == END else row["billed_to"]} for row in rows]
 
@@ -98,12 +102,13 @@ def billed_of(texts: Mapping[str, Any]) -> BilledHost:
 
 
 def reconcile_rows(store: Readable, by: str, since: Time, until: Time, policy: str) -> list[dict[str, Any]]:
-    """What is billed in [since, until) beside the parts that it went into, by one of RECONCILE_BY, the dearest first.
+    """What is billed in [since, until) beside the parts that it went into, by one of RECONCILE_BY, the
+    dearest first.
 
-    Each row has that column, billed_gpu_hours, process_usd, reserved_usd, unheld_usd, residual_usd, unobserved_usd,
-    parts_usd, billed_usd, difference_usd, difference_ratio (of billed_usd; None where that is 0), difference_gpu_hours,
-    unobserved_gpu_hours, unpriced_gpu_hours (whose money is in none of the sums) and is_declared. Raises UsageError,
-    StoreError.
+    Each row has that column, billed_gpu_hours, process_usd, reserved_usd, unheld_usd, residual_usd,
+    unobserved_usd, parts_usd, billed_usd, difference_usd, difference_ratio (of billed_usd; None where that is
+    0), difference_gpu_hours, unobserved_gpu_hours, unpriced_gpu_hours (whose money is in none of the sums)
+    and is_declared. Raises UsageError, StoreError.
     """
     if by not in RECONCILE_BY:
         near = difflib.get_close_matches(by, RECONCILE_BY, 1)
@@ -111,9 +116,10 @@ def reconcile_rows(store: Readable, by: str, since: Time, until: Time, policy: s
         raise UsageError(f"reconcile by {by!r} is not known; {hint}")
     money = ", ".join(f"ifNull(sum({name}_usd), 0) AS {name}" for name in (*PARTS, "billed"))
     rows = store.query(
-        f"SELECT {by} AS about, {money}, sum(billed_ns) / 3.6e12 AS hours,"  # noqa: S608 - names from the tuples above
+        f"SELECT {by} AS about, {money}, sum(billed_ns) / 3.6e12 AS hours,"  # noqa: S608 - names of ours
         " sum(difference_ns) / 3.6e12 AS difference_hours, sum(unobserved_ns) / 3.6e12 AS unobserved_hours,"
-        " sumIf(billed_ns, price_per_gpu_hour_usd IS NULL) / 3.6e12 AS unpriced_hours, max(is_declared) AS declared"
+        " sumIf(billed_ns, price_per_gpu_hour_usd IS NULL) / 3.6e12 AS unpriced_hours,"
+        " max(is_declared) AS declared"
         " FROM reconcile(policy = {policy:String}, since = {since:String}, until = {until:String})"
         " GROUP BY about ORDER BY billed DESC, hours DESC, about",
         span_params(policy, since, until),

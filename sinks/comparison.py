@@ -23,8 +23,9 @@ def policy_rows(
 ) -> list[dict[str, Any]]:
     """What each tenant costs under every policy in [since, until), the greatest difference first.
 
-    Each row has the ``by`` columns, equal_usd, memory_usd, active_usd, difference_usd (between the greatest and the
-    least) and difference_ratio (of the least). Money is None where a part has no price, the ratio where the least is 0.
+    Each row has the ``by`` columns, equal_usd, memory_usd, active_usd, difference_usd (between the greatest
+    and the least) and difference_ratio (of the least). Money is None where a part has no price, the ratio
+    where the least is 0.
     """
     by = [name for name in dict.fromkeys(by) if name != "account"]
     found: dict[tuple[Any, ...], dict[str, list[float | None]]] = {}

@@ -29,9 +29,10 @@ def cost_rows(
     as_of: Time = None,
     unallocated: str = "separate",
 ) -> list[dict[str, Any]]:
-    """Cost of [since, until) by the columns ``by`` (also ``labels.<name>``, and one of hour, day, week and month of
-    the calendar of ``tz``), and by account; with the prices known at ``as_of``. ``unallocated`` says who pays for what
-    nobody used (``charged``). What is billed and was not seen of a declared host is the account unobserved.
+    """Cost of [since, until) by the columns ``by`` (also ``labels.<name>``, and one of hour, day, week and
+    month of the calendar of ``tz``), and by account; with the prices known at ``as_of``. ``unallocated`` says
+    who pays for what nobody used (``charged``). What is billed and was not seen of a declared host is the
+    account unobserved.
 
     Each row has the ``by`` columns, account, active_energy_j, idle_energy_j, energy_j, gpu_hours,
     active_cost_usd, idle_cost_usd, cost_usd; with ``unit`` also quantity, cost_usd_per_unit,
@@ -44,17 +45,12 @@ def cost_rows(
     steps = [name for name in by if name in STEPS]
     params = span_params(policy, since, until)
     params |= {"step": steps[0] if steps else "all", "tz": tz, "as_of": time_text(as_of, UNTIL)}
-    expressions = []
-    for place, name in enumerate(by):
-        if name.startswith(_LABEL):
-            params[f"label{place}"] = name.removeprefix(_LABEL)
-            expressions.append(f"labels[{{label{place}:String}}]")
-        else:
-            expressions.append("bucket_start" if name in STEPS else name)
+    expressions, labels = selected(by)
+    params |= labels
     names = [f"by{place}" for place in range(len(by))]
-    selected = "".join(f"{e} AS {n}, " for e, n in zip(expressions, names, strict=True))
+    chosen = "".join(f"{e} AS {n}, " for e, n in zip(expressions, names, strict=True))
     rows = store.query(
-        f"SELECT {selected} account AS holder,"  # noqa: S608 - names from _BY; values are parameters
+        f"SELECT {chosen} account AS holder,"  # noqa: S608 - names from _BY; values are parameters
         " sum(active_energy_uj) / 1e6, sum(idle_energy_uj) / 1e6, sum(energy_uj) / 1e6,"
         " sum(gpu_time_ns) / 3.6e12,"
         " if(countIf(cost_usd IS NULL) = 0, sum(active_cost_usd), NULL),"
@@ -73,6 +69,24 @@ def cost_rows(
     for row in priced:
         row |= {name: row[name].astimezone(zone) for name in steps}
     return priced if unit is None else _with_units(store, priced, by, unit, params)
+
+
+def selected(by: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The SQL of columns by name, and its parameters: the names of labels. Raises UsageError for one there is
+    not."""
+    expressions, params = [], {}
+    for place, name in enumerate(by):
+        if name.startswith(_LABEL) and name != _LABEL:
+            params[f"label{place}"] = name.removeprefix(_LABEL)
+            expressions.append(f"labels[{{label{place}:String}}]")
+        elif name in (*_BY, *STEPS, "account"):
+            expressions.append("bucket_start" if name in STEPS else name)
+        else:
+            near = difflib.get_close_matches(name, (*_BY, *STEPS), 1)
+            known = ", ".join((*_BY, f"{_LABEL}<name>", *STEPS))
+            hint = f"did you mean {near[0]}?" if near else f"it is one of {known}"
+            raise UsageError(f"cost by {name!r} is not known; {hint}")
+    return expressions, params
 
 
 def run_rows(store: Readable, since: Time, until: Time, policy: str) -> list[dict[str, Any]]:
@@ -153,17 +167,10 @@ def _check(by: Sequence[str], unit: str | None) -> None:
     steps = [name for name in by if name in STEPS]
     if len(steps) > 1:
         raise UsageError(f"cost by {' and '.join(steps)} is two calendars at once: ask for one of them")
+    if unit is None:
+        return
     for name in by:
         if name in STEPS:
-            if unit is not None:
-                raise UsageError(
-                    f"units are not counted by {name} yet: leave out --unit, or ask for one {name}"
-                )
-            continue
-        if name not in _BY and not (name.startswith(_LABEL) and name != _LABEL):
-            near = difflib.get_close_matches(name, (*_BY, *STEPS), 1)
-            known = ", ".join((*_BY, f"{_LABEL}<name>", *STEPS))
-            hint = f"did you mean {near[0]}?" if near else f"it is one of {known}"
-            raise UsageError(f"cost by {name!r} is not known; {hint}")
-        if unit is not None and name not in UNIT_IDENTITY:
+            raise UsageError(f"units are not counted by {name} yet: leave out --unit, or ask for one {name}")
+        if name not in UNIT_IDENTITY:
             raise UsageError(f"units are not known by {name}; with a unit use {', '.join(UNIT_IDENTITY)}")

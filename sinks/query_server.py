@@ -1,8 +1,8 @@
 """Ask the process that owns a chDB store: a Unix socket in the store's folder, for its owner alone.
 
-A message is four bytes of length, big-endian, and a JSON object: ``{"sql", "params"}`` or ``{"prices"}`` one
-way, ``{"columns", "rows", "times"}``, ``{"remarks"}`` or ``{"error", "usage"}`` the other. ``times`` are the
-columns whose texts are datetimes.
+A message is four bytes of length, big-endian, and a JSON object: ``{"sql", "params"}``, ``{"prices"}``,
+``{"billed"}`` or ``{"unbilled"}`` one way, ``{"columns", "rows", "times"}``, ``{"remarks"}`` or
+``{"error", "usage"}`` the other. ``times`` are the columns whose texts are datetimes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -124,8 +124,7 @@ class QueryServer:
         if "billed" in request:
             return {"remarks": add_billed(self._store, billed_of(request["billed"]))}
         if "unbilled" in request:
-            remove_billed(self._store, str(request["unbilled"]))
-            return {"remarks": []}
+            return {"remarks": remove_billed(self._store, str(request["unbilled"]))}
         sql, params = request.get("sql"), request.get("params") or {}
         if not isinstance(sql, str) or not isinstance(params, dict):
             raise UsageError("a request holds sql, a text, and params, an object")
@@ -171,14 +170,10 @@ class RemoteStore:
         remarks: list[str] = self._ask({"prices": texts})["remarks"]
         return remarks
 
-    def add_billed(self, billed: BilledHost) -> list[str]:
-        """Have the owner store what is billed of a host; its remarks. Raises UsageError, StoreError."""
-        remarks: list[str] = self._ask({"billed": asdict(billed)})["remarks"]
+    def tell(self, message: Mapping[str, Any]) -> list[str]:
+        """Have the owner change something; its remarks. Raises UsageError, StoreError."""
+        remarks: list[str] = self._ask(message)["remarks"]
         return remarks
-
-    def remove_billed(self, host: str) -> None:
-        """Have the owner take away what is declared of a host. Raises UsageError, StoreError."""
-        self._ask({"unbilled": host})
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -227,26 +222,24 @@ def add_prices_to(url: str, prices: Sequence[Price]) -> list[str]:
 
 
 def add_billed_to(url: str, billed: BilledHost) -> list[str]:
-    """Store what is billed of a host, through the owner where there is one; remarks that a person should see."""
-    remote = _owner(url)
-    if remote is not None:
-        with contextlib.closing(remote):
-            return remote.add_billed(billed)
-    with contextlib.closing(open_store(url)) as store:
-        migrate(store)
-        return add_billed(store, billed)
+    """Store what is billed of a host; remarks that a person should see."""
+    return _changed(url, {"billed": asdict(billed)}, lambda store: add_billed(store, billed))
 
 
 def remove_billed_from(url: str, host: str) -> None:
-    """Take away what is declared of a host, through the owner where there is one."""
+    """Take away what is declared of a host."""
+    _changed(url, {"unbilled": host}, lambda store: remove_billed(store, host))
+
+
+def _changed(url: str, message: Mapping[str, Any], change: Callable[[Store], list[str]]) -> list[str]:
+    """Change a store, through the owner where there is one; the remarks."""
     remote = _owner(url)
     if remote is not None:
         with contextlib.closing(remote):
-            remote.remove_billed(host)
-        return
+            return remote.tell(message)
     with contextlib.closing(open_store(url)) as store:
         migrate(store)
-        remove_billed(store, host)
+        return change(store)
 
 
 def _owner(url: str) -> RemoteStore | None:

@@ -1,4 +1,5 @@
-"""What nobody used, and who pays for it: a line of its own, the host's owner, or all tenants in proportion."""
+"""What nobody used, and who pays for it: a line of its own, the host's owner, or all tenants in
+proportion."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ Row = dict[str, Any]
 
 
 def unobserved_rows(store: Readable, by: Sequence[str], params: Mapping[str, str]) -> list[Row]:
-    """What is billed of declared hosts and no collector saw, as rows of ``cost_rows`` of the account unobserved.
+    """What is billed of declared hosts and no collector saw, as rows of ``cost_rows`` of the account
+    unobserved.
 
     Only of declared hosts: of another, what is billed beyond what was seen is not known."""
     if not store.query("SELECT count() FROM billed_host FINAL").rows[0][0]:
@@ -47,7 +49,8 @@ def unobserved_rows(store: Readable, by: Sequence[str], params: Mapping[str, str
     selected = "".join(f"{e} AS {n}, " for e, n in zip(chosen, names, strict=True))
     rows = store.query(
         f"SELECT {selected} sum(unobserved_ns) / 3.6e12 AS hours,"  # noqa: S608 - names of ours; values are parameters
-        " if(countIf(price_per_gpu_hour_usd IS NULL) = 0, sum(price_per_gpu_hour_usd * unobserved_ns) / 3.6e12, NULL)"
+        " if(countIf(price_per_gpu_hour_usd IS NULL) = 0,"
+        " sum(price_per_gpu_hour_usd * unobserved_ns) / 3.6e12, NULL)"
         " FROM billed(since = {since:String}, until = {until:String}, step = {step:String}, tz = {tz:String},"
         " as_of = {as_of:String}) AS billed LEFT JOIN"
         " (SELECT host, argMaxIf(owner_team, valid_from, owner_team != '') AS team,"
@@ -65,11 +68,12 @@ def unobserved_rows(store: Readable, by: Sequence[str], params: Mapping[str, str
 
 
 def charged(rows: Sequence[Row], by: Sequence[str], way: str) -> list[Row]:
-    """The rows, with what nobody used charged to whom ``way`` says; each then has ``charged_usd``, part of its cost.
+    """The rows, with what nobody used charged to whom ``way`` says; each then has ``charged_usd``, part of
+    its cost.
 
-    ``owner``: to the team of the host, in its line, or in one of the account owner. ``tenants``: to all of the same
-    step in proportion to their cost. What has no owner, no price, or no tenant that cost anything stays as it is. All
-    columns keep their sums. Raises UsageError."""
+    ``owner``: to the team of the host, in its line, or in one of the account owner. ``tenants``: to all of
+    the same step in proportion to their cost. What has no owner, no price, or no tenant that cost anything
+    stays as it is. All columns keep their sums. Raises UsageError."""
     if way not in WAYS:
         raise UsageError(f"unallocated {way!r} is not known: it is one of {', '.join(WAYS)}")
     if way == "separate":

@@ -1,4 +1,5 @@
-"""Processes + reserved + unheld + residual + unobserved = billed GPU hours × the price in force, on random fleets.
+"""Processes + reserved + unheld + residual + unobserved = billed GPU hours × the price in force, on random
+fleets.
 
 The other side is worked out in plain Python and fractions, from the same rows, billed times and prices.
 """
@@ -60,7 +61,8 @@ def parts_of(rng: random.Random, whole: int, count: int) -> list[int]:
 
 
 def prices_of(rng: random.Random, model: str) -> list[Price]:
-    """Prices of a model: some for any provider, some for one; changing within hours, with holes and in euros."""
+    """Prices of a model: some for any provider, some for one; changing within hours, with holes and in
+    euros."""
     made = []
     for terms in rng.sample(
         [("", "", ""), ("p", "", ""), ("p", "r", ""), ("", "", "spot")], k=rng.randint(0, 4)
@@ -112,7 +114,8 @@ def window(
 
 
 def fleet_of(seed: int) -> Fleet:
-    """A few hosts over three days, that join and leave, boot anew, are not seen for a while and change terms."""
+    """A few hosts over three days, that join and leave, boot anew, are not seen for a while and change
+    terms."""
     rng = random.Random(seed)
     fleet = Fleet()
     tag = f"{rng.getrandbits(64):x}"
@@ -158,7 +161,8 @@ def fleet_of(seed: int) -> Fleet:
 
 
 def price_at(prices: Sequence[Price], terms: Terms, moment: datetime) -> Fraction | None:
-    """What a GPU-hour costs: of the prices that hold and fit, that which says most of where; None, if not USD."""
+    """What a GPU-hour costs: of the prices that hold and fit, that which says most of where; None, if not
+    USD."""
     fitting = [
         price
         for price in prices
@@ -208,11 +212,11 @@ def expected(fleet: Fleet, policy: str, since_ms: int, until_ms: int) -> dict[st
         ] or [(first, last, len({r["gpu"] for r in rows}))]
         edges = {moment for price in prices for moment in (price.valid_from, price.valid_to)}
         cuts = {int(edge.timestamp() * 1000) for edge in edges} | {moment for moment, _ in terms_at}
-        for begin, end, gpus in spans:
+        for billed_from, billed_to, gpus in spans:
             # a window counts where it begins
             begin, end = (
-                max(begin, -(-since_ms // length) * length),
-                min(end, -(-until_ms // length) * length),
+                max(billed_from, -(-since_ms // length) * length),
+                min(billed_to, -(-until_ms // length) * length),
             )
             if begin >= end:
                 continue
@@ -251,7 +255,7 @@ def test_the_parts_are_the_billed_hours_at_the_price_in_force(
     middle = T0_MS + begin * MINUTE_MS + 7_777  # within a window
     spans = [(0, middle), (middle, middle + length * MINUTE_MS), *[(0, 7_258_118_400_000)] * 3]
     for policy, (since_ms, until_ms) in zip(itertools.cycle(POLICIES), spans, strict=False):
-        due = {}
+        due: dict[str, dict[str, Fraction]] = {}
         for fleet in fleets:
             due |= expected(fleet, policy, since_ms, until_ms)
         found = reconciled(shared.store, policy, since_ms, until_ms)

@@ -52,8 +52,8 @@ def cost(
         typer.Option(
             "--by",
             metavar="COLUMN,…",
-            help="What to keep apart: model, model_version, run, team, pod, gpu, host, labels.NAME, …, and one of hour,"
-            " day, week, month.",
+            help="What to keep apart: model, model_version, run, team, pod, gpu, host, labels.NAME, …, and"
+            " one of hour, day, week, month.",
             rich_help_panel=SPAN,
         ),
     ] = "model,model_version",
@@ -75,8 +75,8 @@ def cost(
         typer.Option(
             "--unallocated",
             metavar="separate|owner|tenants",
-            help="What nobody used: lines of its own, charged to the team of its host, or to all in proportion to"
-            " their cost.",
+            help="What nobody used: lines of its own, charged to the team of its host, or to all in"
+            " proportion to their cost.",
             rich_help_panel=SPAN,
         ),
     ] = "separate",
@@ -144,7 +144,7 @@ def shown_place(row: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, datetime):
         return str(value)
     shown = f"{value:{_CALENDAR.get(name, '%Y-%m-%d %H:%M')}}"
-    return f"{shown}{value:%z}" if name == "hour" and value.utcoffset() else shown
+    return f"{shown} {value:%z}" if name == "hour" and value.utcoffset() else shown
 
 
 def cost_grid(rows: Rows, by: Sequence[str], policy: str, notes: Sequence[str], title: str = "") -> Grid:

@@ -51,10 +51,11 @@ def add(
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Say which GPUs of a host are billed, and when: what no collector saw of that is unobserved, and costs too.
+    """Say which GPUs of a host are billed, and when: what no collector saw of that is unobserved, and costs
+    too.
 
-    Without it a host is taken to be billed from its first to its last window. The same host, GPU and beginning again
-    replaces what was said.
+    Without it a host is taken to be billed from its first to its last window. The same host, GPU and
+    beginning again replaces what was said.
     """
     settings = load_settings({"store": store}, config)
     zone = parse_zone(tz)

@@ -51,8 +51,8 @@ SinceOption = Annotated[
     typer.Option(
         "--since",
         metavar="TIME",
-        help="From this time on: 2026-06-01, 2026-06, 2026-06-01T08:00Z, today, yesterday, monday, 'last month',"
-        " or an age as 30m, 12h, 7d. A day, week or month is its beginning.",
+        help="From this time on: 2026-06-01, 2026-06, 2026-06-01T08:00Z, today, yesterday, monday,"
+        " 'last month', or an age as 30m, 12h, 7d. A day, week or month is its beginning.",
         rich_help_panel=SPAN,
     ),
 ]

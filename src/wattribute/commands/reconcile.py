@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from contextlib import closing
-from datetime import datetime
 from typing import Annotated, Final
 
 import typer
@@ -66,8 +65,8 @@ def reconcile(
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Whether the parts are the bill: processes, reservations, idle GPUs, what cannot be split and what no collector
-    saw, beside the GPU hours billed at the price in force.
+    """Whether the parts are the bill: processes, reservations, idle GPUs, what cannot be split and what no
+    collector saw, beside the GPU hours billed at the price in force.
 
     A host is billed as 'wattribute host add' said; else from its first to its last window.
     """
@@ -83,7 +82,7 @@ def reconcile(
     if shape is not Format.table:
         write_rows(rows, shape, [by, *_COLUMNS])
         return
-    notes = [f"policy {policy}: {POLICIES[policy]}", *_notes(rows, by, end)]
+    notes = [f"policy {policy}: {POLICIES[policy]}", *_notes(rows, by)]
     if invoice is not None:
         notes.append(_invoiced(rows, invoice))
     write_grid(_grid(rows, by, notes if rows else ["nothing was measured or billed in this span"]))
@@ -136,12 +135,13 @@ def _shown_percent(part: float, whole: float) -> str:
     return "-" if ratio is None else f"{100 * (0.0 if abs(ratio) < 5e-6 else ratio):.3f}"
 
 
-def _notes(rows: Rows, by: str, until: datetime | None) -> list[str]:
+def _notes(rows: Rows, by: str) -> list[str]:
     """What a reader has to know of the lines, and what to do where they differ."""
     notes = []
     if any(not row["is_declared"] for row in rows):
         notes.append(
-            "seen: billed from the first to the last window that was seen; 'wattribute host add' says what is billed"
+            "seen: billed from the first to the last window that was seen;"
+            " 'wattribute host add' says what is billed"
         )
     for row in rows:
         hours = row["difference_gpu_hours"]
@@ -152,13 +152,14 @@ def _notes(rows: Rows, by: str, until: datetime | None) -> list[str]:
             )
         elif abs(row["difference_usd"]) > 1e-9 * max(1.0, row["billed_usd"]):
             notes.append(
-                f"{row[by]}: what was measured has another price than what is billed: compare provider, region and"
-                " pricing ('wattribute reconcile --by pricing')"
+                f"{row[by]}: what was measured has another price than what is billed: compare provider,"
+                " region and pricing ('wattribute reconcile --by pricing')"
             )
     unpriced = math.fsum(row["unpriced_gpu_hours"] for row in rows)
     if unpriced:
         notes.append(
-            f"unpriced: {unpriced:,.4g} of the GPU hours, in none of the sums; 'wattribute cost' says what lacks a price"
+            f"unpriced: {unpriced:,.4g} of the GPU hours, in none of the sums;"
+            " 'wattribute cost' says what lacks a price"
         )
     return notes
 

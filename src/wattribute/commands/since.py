@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from datetime import UTC, date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Final
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -36,8 +36,8 @@ def parse_zone(name: str | None) -> tzinfo:
 def parse_time(text: str | None, now: datetime | None = None, zone: tzinfo = UTC) -> datetime | None:
     """A time, in UTC. None stays None. Raises UsageError.
 
-    ISO 8601, in ``zone`` unless it says otherwise; an age such as 30m, 12h, 7d; or the beginning of a day, week,
-    month or year: today, yesterday, monday (the latest one), 'last week', 'this month', 2026-06.
+    ISO 8601, in ``zone`` unless it says otherwise; an age such as 30m, 12h, 7d; or the beginning of a day,
+    week, month or year: today, yesterday, monday (the latest one), 'last week', 'this month', 2026-06.
     """
     if text is None:
         return None
@@ -49,7 +49,7 @@ def parse_time(text: str | None, now: datetime | None = None, zone: tzinfo = UTC
         return (now - timedelta(seconds=parse_duration_s(word))).astimezone(UTC)
     try:
         day = _day(word, now.date())
-        at = datetime.fromisoformat(text.strip()) if day is None else datetime(day.year, day.month, day.day)
+        at = datetime.fromisoformat(text.strip()) if day is None else datetime.combine(day, time())
         return (at.replace(tzinfo=zone) if at.tzinfo is None else at).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise UsageError(f"{text!r} is not a time: write {EXAMPLES}") from error

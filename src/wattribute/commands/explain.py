@@ -60,11 +60,26 @@ _WEIGHT_SOURCES: Final = {
     "equal": "no SM time: a share of the idle level alone",
     "none": "not split: nobody held it, or it cannot be split",
 }
+_IDENTITY_SOURCES: Final = {
+    "": "nothing told whose it is",
+    "tag": "WATTRIBUTE_… in the environment of the process, or on its pod",
+    "kubernetes": "the pod that it runs in",
+    "slurm": "the Slurm job that it runs in",
+    "ray": "the Ray job that it runs in",
+    "mlflow": "MLflow's variables in its environment",
+    "wandb": "the variables of Weights & Biases in its environment",
+    "torchrun": "torchrun's variables in its environment",
+    "rule": "a rule in the configuration",
+    "container": "the container that it runs in: nothing else is known",
+    "process": "its user and command: nothing else is known",
+    "option": "an option of the command that read it",
+    "simulated": "the simulated host said so",
+}
 _MEANINGS: Final[Mapping[str, Mapping[str, str]]] = {
     "account": _ACCOUNTS,
     "energy source": _ENERGY_SOURCES,
     "weight source": _WEIGHT_SOURCES,
-    "identity source": {"": "nothing told whose it is"},
+    "identity source": _IDENTITY_SOURCES,
 }
 _SHOWN_AT_ONCE: Final = ("model", "model_version", "run", "team", "host", "gpu", "account")
 

@@ -41,14 +41,14 @@ def parse_time(text: str | None, now: datetime | None = None, zone: tzinfo = UTC
     """
     if text is None:
         return None
-    now = (now or datetime.now(UTC)).astimezone(zone)
+    now = now or datetime.now(UTC)
     word = " ".join(text.lower().split())
     if word == "now":
         return now.astimezone(UTC)
     if _LENGTH.fullmatch(word):
         return (now - timedelta(seconds=parse_duration_s(word))).astimezone(UTC)
     try:
-        day = _day(word, now.date())
+        day = _day(word, now.astimezone(zone).date())
         at = datetime.fromisoformat(text.strip()) if day is None else datetime.combine(day, time())
         return (at.replace(tzinfo=zone) if at.tzinfo is None else at).astimezone(UTC)
     except (ValueError, OverflowError) as error:

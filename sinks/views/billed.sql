@@ -66,8 +66,7 @@ WITH
     ) AS calendar,
     (
         SELECT arrayConcat(calendar, groupUniqArray(toInt64(toUnixTimestamp(edge)) * 1000))
-        FROM (SELECT arrayJoin([book_price.7, book_price.8]) AS edge
-            FROM (SELECT arrayJoin(prices) AS book_price FROM price_book(as_of = {as_of:String})))
+        FROM (SELECT arrayJoin([valid_from, valid_to]) AS edge FROM price_book)
     ) AS edges
 SELECT
     multiIf(
@@ -234,6 +233,18 @@ FROM
             GROUP BY billing.host, billing.gpu_model
         )
     ) AS device
-    LEFT JOIN price_book(as_of = {as_of:String}) AS book ON device.gpu_model = book.gpu_model
+    LEFT JOIN
+    (
+        -- as priced_usage chooses: of the prices that match the greatest tuple wins
+        SELECT
+            gpu_model,
+            groupArray((
+                origin, 4 * (provider != '') + 2 * (region != '') + (category != ''), known_from, price_id,
+                assumeNotNull(price_per_gpu_hour), currency, valid_from, valid_to, provider, region, category)) AS prices
+        FROM price_book
+        WHERE known_from <= parseDateTime64BestEffort({as_of:String}, 3, 'UTC')
+            AND known_until > parseDateTime64BestEffort({as_of:String}, 3, 'UTC')
+        GROUP BY gpu_model
+    ) AS book ON device.gpu_model = book.gpu_model
 ) AS priced
 GROUP BY bucket_start, host, gpu_model, provider, region, pricing, is_declared, price_id, currency, price_per_gpu_hour_usd

@@ -1,28 +1,15 @@
--- The prices of each GPU model, as they were known at a time: of those that match, the greatest tuple wins.
---     SELECT … FROM price_book(as_of = '2200-01-01')
+-- Every price, and from when until when it was known as it stands here: until it was told again.
 CREATE OR REPLACE VIEW price_book AS
-SELECT
-    gpu_model,
-    groupArray((
-        origin,
-        4 * (provider != '') + 2 * (region != '') + (category != ''),
-        recorded_at,
-        price_id,
-        assumeNotNull(coalesce(effective_price, contracted_price, list_price)),
-        currency,
-        valid_from,
-        valid_to,
-        provider,
-        region,
-        category,
-        includes_energy)) AS prices
+SELECT * EXCEPT (list_price, contracted_price, effective_price, recorded_at, version, deleted)
 FROM
 (
-    SELECT *
+    SELECT
+        *,
+        coalesce(effective_price, contracted_price, list_price) AS price_per_gpu_hour,
+        recorded_at AS known_from,
+        leadInFrame(recorded_at, 1, toDateTime64('2299-01-01', 3, 'UTC')) OVER (
+            PARTITION BY price_id ORDER BY recorded_at ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING
+        ) AS known_until
     FROM price_history FINAL
-    WHERE recorded_at <= parseDateTime64BestEffort({as_of:String}, 3, 'UTC')
-    ORDER BY recorded_at DESC
-    LIMIT 1 BY price_id
 )
-WHERE NOT deleted AND coalesce(effective_price, contracted_price, list_price) IS NOT NULL
-GROUP BY gpu_model
+WHERE NOT deleted AND price_per_gpu_hour IS NOT NULL

@@ -114,6 +114,12 @@ def _view(name: str) -> str:
     sql = _text("priced_usage" if filled_in else name).replace("{{rates}}", _text("rates.part").rstrip())
     for before, after in (filled_in or {}).items():
         sql = sql.replace(before, after)
+    if name == "reconcile":  # asks two others, by their text: see _FILLED_IN
+        billed = _view("billed")
+        for before, after in (_ONE_BUCKET | _AS_KNOWN_NOW).items():
+            billed = billed.replace(before, after)
+        for part, text in (("cost", _view("cost")), ("billed", billed)):
+            sql = sql.replace(f"{{{{{part}}}}}", text.partition(f"VIEW {part} AS\n")[2])
     return sql.replace("VIEW priced_usage", f"VIEW {name}")
 
 

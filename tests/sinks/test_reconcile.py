@@ -242,12 +242,12 @@ def shared(folder: Path, engine: Any) -> Iterator[ClickHouseSink]:
     made.close()
 
 
-@settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=2, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(seed=st.integers(0, 1 << 40), begin=st.integers(0, MINUTES), length=st.integers(1, MINUTES))
 def test_the_parts_are_the_billed_hours_at_the_price_in_force(
     shared: ClickHouseSink, as_columns: AsColumns, seed: int, begin: int, length: int
 ) -> None:
-    fleets = [fleet_of(seed + number) for number in range(8)]
+    fleets = [fleet_of(seed + number) for number in range(12)]
     shared.write_attribution(as_columns([row for fleet in fleets for row in fleet.rows]))
     add_prices(shared.store, [price for fleet in fleets for price in fleet.prices])
     declared = [asdict(billed) for fleet in fleets for billed in fleet.declared]

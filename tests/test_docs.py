@@ -32,6 +32,8 @@ VIEWS: Final = {
     "cost": f"cost(policy = 'equal', {SPAN})",
     **{name: f"{name}(policy = 'equal', {SPAN})" for name in ("attempt_cost", "run_cost", "model_cost")},
     "unit_cost": f"unit_cost(policy = 'equal', {SPAN}, unit = 'output_tokens')",
+    "billed": f"billed({SPAN}, step = 'day', tz = 'UTC', as_of = '2200-01-01')",
+    "reconcile": f"reconcile(policy = 'equal', {SPAN})",
     "counted_unit": f"counted_unit(unit = 'output_tokens', {SPAN})",
 }
 # As Grafana's ClickHouse data source expands them for a panel of one day.

@@ -247,7 +247,7 @@ def shared(folder: Path, engine: Any) -> Iterator[ClickHouseSink]:
 def test_the_parts_are_the_billed_hours_at_the_price_in_force(
     shared: ClickHouseSink, as_columns: AsColumns, seed: int, begin: int, length: int
 ) -> None:
-    fleets = [fleet_of(seed + number) for number in range(12)]
+    fleets = [fleet_of(seed + number) for number in range(6)]
     shared.write_attribution(as_columns([row for fleet in fleets for row in fleet.rows]))
     add_prices(shared.store, [price for fleet in fleets for price in fleet.prices])
     declared = [asdict(billed) for fleet in fleets for billed in fleet.declared]

@@ -1,8 +1,8 @@
 """Ask the process that owns a chDB store: a Unix socket in the store's folder, for its owner alone.
 
-A message is four bytes of length, big-endian, and a JSON object: ``{"sql", "params"}`` or ``{"prices"}`` one
-way, ``{"columns", "rows", "times"}``, ``{"remarks"}`` or ``{"error", "usage"}`` the other. ``times`` are the
-columns whose texts are datetimes.
+A message is four bytes of length, big-endian, and a JSON object: ``{"sql", "params"}``, ``{"prices"}`` or
+``{"tariffs"}`` one way, ``{"columns", "rows", "times"}``, ``{"remarks"}`` or ``{"error", "usage"}`` the
+other. ``times`` are the columns whose texts are datetimes.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from wattribute.sinks.migrate import migrate
 from wattribute.sinks.prices import Price, add_prices, price_of
 from wattribute.sinks.reading import Reader
 from wattribute.sinks.store import Readable, Result, Store, open_store
+from wattribute.sinks.tariffs import Tariff, add_tariffs, shown_days, tariff_of
 
 SOCKET: Final = "query.sock"
 _REQUEST_MAX_BYTES: Final = 1 << 20
@@ -120,6 +121,8 @@ class QueryServer:
             raise UsageError("a request is a JSON object")
         if "prices" in request:
             return {"remarks": add_prices(self._store, [price_of(price) for price in request["prices"]])}
+        if "tariffs" in request:
+            return {"remarks": add_tariffs(self._store, [tariff_of(told) for told in request["tariffs"]])}
         sql, params = request.get("sql"), request.get("params") or {}
         if not isinstance(sql, str) or not isinstance(params, dict):
             raise UsageError("a request holds sql, a text, and params, an object")
@@ -163,6 +166,16 @@ class RemoteStore:
             for price in prices
         ]
         remarks: list[str] = self._ask({"prices": texts})["remarks"]
+        return remarks
+
+    def add_tariffs(self, tariffs: Sequence[Tariff]) -> list[str]:
+        """Have the owner store tariffs; its remarks. Raises UsageError, StoreError."""
+        texts = [
+            {name: _field(value) for name, value in asdict(tariff).items()}
+            | {"days": shown_days(tariff.days)}
+            for tariff in tariffs
+        ]
+        remarks: list[str] = self._ask({"tariffs": texts})["remarks"]
         return remarks
 
     def close(self) -> None:
@@ -209,6 +222,17 @@ def add_prices_to(url: str, prices: Sequence[Price]) -> list[str]:
     with contextlib.closing(open_store(url)) as store:
         migrate(store)
         return add_prices(store, prices)
+
+
+def add_tariffs_to(url: str, tariffs: Sequence[Tariff]) -> list[str]:
+    """Store tariffs, through the owner where there is one; remarks that a person should see."""
+    remote = _owner(url)
+    if remote is not None:
+        with contextlib.closing(remote):
+            return remote.add_tariffs(tariffs)
+    with contextlib.closing(open_store(url)) as store:
+        migrate(store)
+        return add_tariffs(store, tariffs)
 
 
 def _owner(url: str) -> RemoteStore | None:

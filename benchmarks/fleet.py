@@ -14,8 +14,8 @@ ROWS_PER_WINDOW: Final = 4  # two processes that serve, one that trains, and wha
 _INSERT_ROWS: Final = 1_000_000
 _KEYS: Final = ("host", "gpu", "gpu_instance", "account", *IDENTITY)
 
-# Every figure comes of a pseudo-random number of the device and second; the parts are the whole. 8 GPUs a host,
-# 25 teams, 30 models of 2 versions or so, a run of each host that changes every six hours.
+# Every figure comes of a pseudo-random number of the device and second; the parts are the whole. 8 GPUs
+# a host, 25 teams, 30 models of 2 versions or so, a run of each host that changes every six hours.
 _ROWS: Final = """
     WITH
         intDiv(number, 4) AS at,
@@ -45,7 +45,8 @@ _ROWS: Final = """
         ['inference', 'inference', 'training', ''][place] AS phase,
         if(place = 4, '', concat(['chat-', 'code-', 'next-'][place], toString(device % 10))) AS model,
         if(place < 3, concat('v', toString(device % 2)), '') AS model_version,
-        if(place = 3, concat('run-', toString(intDiv(device, 8)), '-', toString(intDiv(second, 21600))), '') AS run,
+        if(place = 3,
+            concat('run-', toString(intDiv(device, 8)), '-', toString(intDiv(second, 21600))), '') AS run,
         toUInt32(if(place = 3, 1, 0)) AS attempt,
         'nebius' AS provider,
         'eu-north1' AS region,
@@ -87,7 +88,7 @@ ROWS: Final = _ROWS.replace("{shares}", _shares())
 
 
 def fill_windows(sink: ClickHouseSink, gpus: int, seconds: int) -> int:
-    """Windows of a second of each device, as a stream writes them, and their rollups; how many rows that is."""
+    """Windows of a second of each device, and their rollups; how many rows that is."""
     columns = ", ".join(sink.store.column_types("attribution"))
     each = max(60, _INSERT_ROWS // (gpus * ROWS_PER_WINDOW) // 60 * 60)
     begin = int(START.timestamp())
@@ -99,7 +100,7 @@ def fill_windows(sink: ClickHouseSink, gpus: int, seconds: int) -> int:
         ]
         with sink.rollups.writing(buckets):
             sink.store.command(
-                f"INSERT INTO attribution ({columns}) SELECT {columns} FROM ({ROWS})",  # noqa: S608
+                f"INSERT INTO attribution ({columns}) SELECT {columns} FROM ({ROWS})",
                 {
                     "gpus": gpus,
                     "step_s": 1,
@@ -117,13 +118,14 @@ def fill_hours(store: Store, gpus: int, hours: int) -> int:
     identity = ", ".join(IDENTITY)
     count = gpus * hours * ROWS_PER_WINDOW
     store.command(
-        f"INSERT INTO attribution_hour (bucket_start, {keys}, identity, {sums}, window_count, version)"  # noqa: S608
-        f" SELECT window_start, {keys}, sipHash64({identity}), {', '.join(f'3600 * {name}' for name in SUMS)},"
+        f"INSERT INTO attribution_hour (bucket_start, {keys}, identity, {sums}, window_count, version)"
+        f" SELECT window_start, {keys}, sipHash64({identity}),"
+        f" {', '.join(f'3600 * {name}' for name in SUMS)},"
         f" 3600, 1 FROM ({ROWS})",
         {"gpus": gpus, "step_s": 3600, "from_s": int(START.timestamp()), "count": count},
     )
     store.command(
-        f"INSERT INTO attribution_day (bucket_start, {keys}, identity, {sums}, window_count, version)"  # noqa: S608
+        f"INSERT INTO attribution_day (bucket_start, {keys}, identity, {sums}, window_count, version)"
         f" SELECT toStartOfDay(bucket_start) AS day, {keys}, identity,"
         f" {', '.join(f'sum({name})' for name in SUMS)}, sum(window_count), 1"
         f" FROM attribution_hour FINAL GROUP BY day, {keys}, identity"

@@ -52,8 +52,8 @@ _ONE_BUCKET: Final = {
     "    used.bucket_start AS bucket_start,\n": "",
 }
 _AS_KNOWN_NOW: Final = {"{as_of:String}": "'2200-01-01'"}
-# Views that are the text of priced_usage with parameters filled in. As views that ask it they would be slow to answer:
-# ClickHouse analyses a parameterised view within another one twice, and so on each level again.
+# Views that are the text of priced_usage with parameters filled in. As views that ask it they would be slow
+# to answer: ClickHouse analyses a parameterised view within another one twice, and so on each level again.
 _FILLED_IN: Final[dict[str, dict[str, str]]] = {
     "cost": _ONE_BUCKET | _AS_KNOWN_NOW,
     "cost_over_time": _AS_KNOWN_NOW,

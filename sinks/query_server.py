@@ -1,8 +1,8 @@
 """Ask the process that owns a chDB store: a Unix socket in the store's folder, for its owner alone.
 
 A message is four bytes of length, big-endian, and a JSON object: ``{"sql", "params"}``, ``{"prices"}``,
-``{"billed"}`` or ``{"unbilled"}`` one way, ``{"columns", "rows", "times"}``, ``{"remarks"}`` or
-``{"error", "usage"}`` the other. ``times`` are the columns whose texts are datetimes.
+``{"tariffs"}``, ``{"billed"}`` or ``{"unbilled"}`` one way, ``{"columns", "rows", "times"}``, ``{"remarks"}``
+or ``{"error", "usage"}`` the other. ``times`` are the columns whose texts are datetimes.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from wattribute.sinks.migrate import migrate
 from wattribute.sinks.prices import Price, add_prices, price_of
 from wattribute.sinks.reading import Reader
 from wattribute.sinks.store import Readable, Result, Store, open_store
+from wattribute.sinks.tariffs import Tariff, add_tariffs, shown_days, tariff_of
 
 SOCKET: Final = "query.sock"
 _REQUEST_MAX_BYTES: Final = 1 << 20
@@ -121,6 +122,8 @@ class QueryServer:
             raise UsageError("a request is a JSON object")
         if "prices" in request:
             return {"remarks": add_prices(self._store, [price_of(price) for price in request["prices"]])}
+        if "tariffs" in request:
+            return {"remarks": add_tariffs(self._store, [tariff_of(told) for told in request["tariffs"]])}
         if "billed" in request:
             return {"remarks": add_billed(self._store, billed_of(request["billed"]))}
         if "unbilled" in request:
@@ -138,7 +141,7 @@ class QueryServer:
 
 
 class RemoteStore:
-    """A store that another process of this machine owns. It can be asked, and told prices."""
+    """A store that another process of this machine owns. It can be asked, and told what to change."""
 
     def __init__(self, folder: Path) -> None:
         """Raises OSError where nobody answers."""
@@ -160,15 +163,6 @@ class RemoteStore:
             for row in answer["rows"]
         ]
         return Result(answer["columns"], rows)
-
-    def add_prices(self, prices: Sequence[Price]) -> list[str]:
-        """Have the owner store prices; its remarks. Raises UsageError, StoreError."""
-        texts = [
-            {name: _field(value) for name, value in asdict(price).items() if value not in (None, "")}
-            for price in prices
-        ]
-        remarks: list[str] = self._ask({"prices": texts})["remarks"]
-        return remarks
 
     def tell(self, message: Mapping[str, Any]) -> list[str]:
         """Have the owner change something; its remarks. Raises UsageError, StoreError."""
@@ -211,14 +205,21 @@ def open_store_for_reading(url: str) -> Readable:
 
 
 def add_prices_to(url: str, prices: Sequence[Price]) -> list[str]:
-    """Store a user's prices, through the owner where there is one; remarks that a person should see."""
-    remote = _owner(url)
-    if remote is not None:
-        with contextlib.closing(remote):
-            return remote.add_prices(prices)
-    with contextlib.closing(open_store(url)) as store:
-        migrate(store)
-        return add_prices(store, prices)
+    """Store a user's prices; remarks that a person should see."""
+    texts = [
+        {name: _field(value) for name, value in asdict(price).items() if value not in (None, "")}
+        for price in prices
+    ]
+    return _changed(url, {"prices": texts}, lambda store: add_prices(store, prices))
+
+
+def add_tariffs_to(url: str, tariffs: Sequence[Tariff]) -> list[str]:
+    """Store tariffs; remarks that a person should see."""
+    texts = [
+        {name: _field(value) for name, value in asdict(tariff).items()} | {"days": shown_days(tariff.days)}
+        for tariff in tariffs
+    ]
+    return _changed(url, {"tariffs": texts}, lambda store: add_tariffs(store, tariffs))
 
 
 def add_billed_to(url: str, billed: BilledHost) -> list[str]:

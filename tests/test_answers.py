@@ -56,22 +56,29 @@ def test_the_parts_of_the_demo_are_what_is_billed(demo: str, policy: str) -> Non
 
 
 def test_a_bill_and_a_declared_host(demo: str) -> None:
-    """The demo's four GPUs, declared to be billed for the hour that it began in, and the one after."""
-    (span,) = asked(demo, "query", "SELECT toStartOfHour(min(window_start)) AS t FROM attribution")
+    """The demo's four GPUs, declared to be billed for an hour before it too, and ever after."""
+    (span,) = asked(
+        demo,
+        "query",
+        "SELECT toStartOfMinute(min(window_start) - toIntervalHour(1)) AS t,"
+        " max(window_start) + toIntervalSecond(1) AS end FROM attribution",
+    )
+    until = ("--until", span["end"])
     try:
         done = ran("host", "add", "demo-1", "--from", span["t"], "--store", demo)
         assert "demo-1 is billed from" in done.stderr
         (declared,) = asked(demo, "host", "list")
         assert (declared["gpus"], declared["pricing"]) == (4, "on_demand")
         assert "NVIDIA H200" in ran("host", "list", "--store", demo).stdout
-        (row,) = asked(demo, "reconcile")
+        (row,) = asked(demo, "reconcile", *until)
         assert row["is_declared"]
-        assert row["unobserved_usd"] > row["process_usd"] > 0 or row["unobserved_gpu_hours"] > 0
+        assert row["unobserved_usd"] > row["process_usd"] > 0
+        assert row["unobserved_gpu_hours"] == pytest.approx(4, abs=4 / 60)
         assert math.fsum(row[name] for name in PARTS) == pytest.approx(row["billed_usd"], abs=1e-9)
-        parts = asked(demo, "cost", "--by", "day,team")
-        assert math.fsum(part["cost_usd"] for part in parts) == pytest.approx(row["billed_usd"], rel=1e-3)
+        parts = asked(demo, "cost", "--by", "day,team", *until)
+        assert math.fsum(part["cost_usd"] for part in parts) == pytest.approx(row["billed_usd"], abs=1e-9)
         assert {part["account"] for part in parts} == {"process", "unheld", "residual", "unobserved"}
-        table = ran("reconcile", "--invoice", "100", "--store", demo).stdout
+        table = ran("reconcile", "--invoice", "100", *until, "--store", demo).stdout
         assert re.search(r"^demo-1 +[\d.]+ ", table, re.MULTILINE)
         assert re.search(r"^total +[\d.]+ ", table, re.MULTILINE)
         assert re.search(r"^invoice 100.00 USD - billed [\d.]+ USD = \+[\d.]+ USD", table, re.MULTILINE)

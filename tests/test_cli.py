@@ -44,7 +44,17 @@ def ended(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
 
 
 @pytest.mark.parametrize(
-    "name", [*COMMANDS, "emit unit", "emit quality", "emit run", "price add", "price list", "price import", "price tariff"]
+    "name",
+    [
+        *COMMANDS,
+        "emit unit",
+        "emit quality",
+        "emit run",
+        "price add",
+        "price list",
+        "price import",
+        "price tariff",
+    ],
 )
 def test_every_command_says_what_it_does_in_a_line(capsys: pytest.CaptureFixture[str], name: str) -> None:
     status, out, err = ended(capsys, *name.split(), "--help")

@@ -23,8 +23,9 @@ _WEEK_HOURS: Final = 168
 class Tariff:
     """A price per kWh, in the hours from ``from_hour`` until before ``to_hour`` (over midnight where that is
     not later) on ``days`` (0 is Monday), as ``time_zone`` goes. An empty provider or region holds for any.
-    What the GPUs used is multiplied by ``node_power_ratio`` (node over GPUs) and ``pue_ratio`` (site over nodes).
-    Raises UsageError where it makes no sense."""
+
+    What the GPUs used is multiplied by ``node_power_ratio`` (node over GPUs) and ``pue_ratio`` (site over
+    nodes). Raises UsageError where it makes no sense."""
 
     price_per_kwh: float
     provider: str = ""

@@ -36,8 +36,13 @@ WITH
     toStartOfHour(until_at) AS last_hour,
     toStartOfDay(until_at) AS last_day,
 {{rates}},
-    (SELECT max(has_hours) FROM tariff_book) = 1 AS has_hours,
-    (SELECT max(has_quarters) FROM tariff_book) = 1 AS has_quarters,
+    -- as in tariff_book, of all that was ever told: that costs a few more rows, and less time than to ask tariff_book
+    (SELECT max(from_hour != 0 OR to_hour != 24 OR length(days) != 7) FROM tariff) = 1 AS has_hours,
+    (
+        SELECT max(arrayExists(ahead_s -> ahead_s % 3600 != 0, offset_s))
+        FROM tariff
+        WHERE from_hour != 0 OR to_hour != 24 OR length(days) != 7
+    ) = 1 AS has_quarters,
     (
         SELECT groupUniqArray((host, gpu, bucket_start))
         FROM dirty_bucket FINAL

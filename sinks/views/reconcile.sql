@@ -46,17 +46,11 @@ FROM
         sumIf(gpu_time_ns, account = 'residual') AS residual,
         toInt64(0) AS unobserved,
         toInt64(0) AS billed
-    FROM
-    (
-{{cost}}
-    )
+    FROM cost(policy = {policy:String}, since = {since:String}, until = {until:String})
     GROUP BY ALL
     UNION ALL
     SELECT host, gpu_model, provider, region, pricing, is_declared, price_id, currency, price_per_gpu_hour_usd,
         0, 0, 0, 0, unobserved_ns, billed_ns
-    FROM
-    (
-{{billed}}
-    )
+    FROM billed(since = {since:String}, until = {until:String}, step = 'all', tz = 'UTC', as_of = '2200-01-01')
 ) AS side
 GROUP BY host, gpu_model, provider, region, pricing, price_id, currency, price_per_gpu_hour_usd

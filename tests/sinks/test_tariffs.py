@@ -42,9 +42,9 @@ def money(sink: ClickHouseSink, since: str = "2026-01-01", until: str = "2027-01
 def test_a_gpu_of_one_s_own_costs_capital_and_electricity_by_the_hour_of_the_day(
     sink: ClickHouseSink, as_columns: AsColumns, rolled_up: bool
 ) -> None:
-    """By hand: capital 0.9 USD an hour. Electricity 0.30 USD a kWh by day and 0.10 by night, in Berlin, where a node
-    takes 1.5 times and the site 1.2 times as much: 0.54 and 0.18. Each window has 4 kWh and one GPU hour.
-    27 March 2026 is winter time (day begins at 5:00 UTC), 30 March summer time (at 4:00 UTC)."""
+    """By hand: capital 0.9 USD an hour. Electricity 0.30 USD a kWh by day and 0.10 by night, in Berlin, where
+    a node takes 1.5 times and the site 1.2 times as much: 0.54 and 0.18. Each window has 4 kWh and one GPU
+    hour. 27 March 2026 is winter time (day begins at 5:00 UTC), 30 March summer time (at 4:00 UTC)."""
     hours = [
         datetime(2026, 3, 27, 4, 30, tzinfo=UTC),  # 5:30: night
         datetime(2026, 3, 27, 5, 30, tzinfo=UTC),  # 6:30: day
@@ -79,7 +79,8 @@ def test_a_gpu_of_one_s_own_costs_capital_and_electricity_by_the_hour_of_the_day
     assert money(sink, "2026-03-27", "2026-03-27 05:00:00")[0] == pytest.approx(4 * 0.18)
     by_day = sink.store.query(
         "SELECT sum(energy_cost_usd) FROM cost_over_time(policy = 'equal', since = '2026-03-01',"
-        " until = '2026-04-01', step = 'day', tz = 'Europe/Berlin') GROUP BY bucket_start ORDER BY bucket_start"
+        " until = '2026-04-01', step = 'day', tz = 'Europe/Berlin')"
+        " GROUP BY bucket_start ORDER BY bucket_start"
     ).rows
     assert [usd for (usd,) in by_day] == pytest.approx([4 * 0.72, 4 * 0.18, 4 * 0.72])
 
@@ -107,7 +108,7 @@ def test_the_tariff_of_the_place_counts_and_only_where_the_price_asks_for_one(
     sink: ClickHouseSink, as_columns: AsColumns
 ) -> None:
     at = datetime(2026, 6, 1, 12, tzinfo=UTC)
-    here = {"provider": "own", "region": "fi"}
+    here: dict[str, Any] = {"provider": "own", "region": "fi"}
     sink.write_attribution(as_columns([window(at, **here)]))
     add_prices(sink.store, [OWNED])
     add_tariffs(sink.store, [Tariff(price_per_kwh=0.5)])
@@ -125,8 +126,7 @@ def test_what_was_known_at_a_time_stays_known(sink: ClickHouseSink, as_columns: 
     sink.write_attribution(as_columns([window(datetime(2026, 6, 1, 12, tzinfo=UTC))]))
     before = datetime.now(UTC)
     for amount in (0.9, 1.9):
-        price = {"gpu_model": H200, "price": amount, "category": "owned", "includes_energy": False}
-        add_prices(sink.store, [Price(**price)])
+        add_prices(sink.store, [Price(gpu_model=H200, price=amount, category="owned", includes_energy=False)])
         add_tariffs(sink.store, [Tariff(price_per_kwh=amount)])
     told = sorted(
         row[0]
@@ -135,7 +135,7 @@ def test_what_was_known_at_a_time_stays_known(sink: ClickHouseSink, as_columns: 
             " SELECT known_from FROM tariff_book"
         ).rows
     )
-    due = {
+    due: dict[datetime, tuple[float | None, float | None]] = {
         before: (None, None),
         told[0]: (0.9, None),
         told[1]: (0.9, 0.9 * 5),

@@ -60,7 +60,10 @@ _FILLED_IN: Final[dict[str, dict[str, str]]] = {
     "cost_over_time": _AS_KNOWN_NOW,
     "cost_as_of": _ONE_BUCKET,
 }
-_BILLED: Final = "FROM billed(since = {since:String}, until = {until:String}, step = 'all', tz = 'UTC', as_of = '2200-01-01')"
+_BILLED: Final = (
+    "FROM billed(since = {since:String}, until = {until:String}, step = 'all', tz = 'UTC',"
+    " as_of = '2200-01-01')"
+)
 
 
 def migrate(store: Store, plan: bool = False) -> list[str]:

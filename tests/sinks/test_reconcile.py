@@ -126,7 +126,7 @@ def fleet_of(seed: int) -> Fleet:
         length_ms = rng.choice((10_000, 30_000, 60_000))
         joins, leaves = sorted(rng.sample(range(0, MINUTES, 7), k=2))
         many = [("p", "r", "on_demand"), ("p", "q", "spot"), ("", "", ""), ("p", "r", "spot")]
-        terms = rng.sample(many, k=rng.randint(1, 3))
+        terms = rng.choices(rng.sample(many, k=2), k=rng.randint(1, 5))  # they come back
         is_declared = rng.random() < 0.5
         if is_declared:
             terms = terms[:1]

@@ -129,6 +129,8 @@ def explain(
     """What a figure of cost rests on: windows, sources used and ignored, flags, policy, prices, error
     band."""
     settings = load_settings({"store": store}, config)
+    if policy not in POLICIES:
+        raise UsageError(f"unknown policy {policy!r}: it is one of {', '.join(POLICIES)}")
     values = (model, model_version, run, team, host, gpu, account)
     wanted = {name: value for name, value in zip(_SHOWN_AT_ONCE, values, strict=True) if value is not None}
     wanted |= _others(where or ())

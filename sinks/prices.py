@@ -251,7 +251,7 @@ def number(name: str, text: str) -> float:
 
 def whole(name: str, value: float) -> int:
     """Raises UsageError where the number is not whole, or negative."""
-    if not (value >= 0 and value == math.floor(value) and value <= 65_535):
+    if not (0 <= value <= 65_535 and value == math.floor(value)):
         raise UsageError(f"{name} is {value}, not a whole number")
     return int(value)
 

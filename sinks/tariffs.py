@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from wattribute.errors import UsageError
 from wattribute.sinks.currencies import check_currency
-from wattribute.sinks.prices import BEGINNING, END, number, parse_time
+from wattribute.sinks.prices import BEGINNING, END, number, parse_time, whole
 from wattribute.sinks.store import Readable, Store
 
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -120,7 +120,7 @@ def tariff_of(texts: Mapping[str, str]) -> Tariff:
             values[name] = number(name, values[name])
     for name in ("from_hour", "to_hour"):
         if name in values:
-            values[name] = int(number(name, values[name]))
+            values[name] = whole(name, number(name, values[name]))
     for name in ("valid_from", "valid_to"):
         if name in values:
             values[name] = parse_time(values[name])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks import collector_cost, end_to_end, inserts, kernel, latency, peers, wire_format
+from benchmarks import answers, collector_cost, end_to_end, inserts, kernel, latency, peers, wire_format
 from benchmarks.machine import machine
 from benchmarks.table import Row, as_markdown, load, store, write_readme
 
@@ -21,6 +21,7 @@ TOPICS: Final[dict[str, Callable[[bool], list[Row]]]] = {
     "latency": latency.rows,
     "collector": collector_cost.rows,
     "inserts": inserts.rows,
+    "answers": answers.rows,
 }
 
 

@@ -20,6 +20,7 @@ _TYPES: Final[dict[str, pa.DataType]] = {
     "Bool": pa.bool_(),
     "Int16": pa.int16(),
     "Int64": pa.int64(),
+    "Array(Int64)": pa.list_(pa.int64()),
     "UInt8": pa.uint8(),
     "UInt16": pa.uint16(),
     "UInt32": pa.uint32(),

@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from wattribute.errors import UsageError
-from wattribute.sinks.schema import IDENTITY, POLICIES, UNIT_IDENTITY
+from wattribute.sinks.schema import IDENTITY, UNIT_IDENTITY
+from wattribute.sinks.span import STEPS, UNTIL, Time, span_params, time_text
 from wattribute.sinks.store import Readable
+from wattribute.sinks.unallocated import charged, unobserved_rows
 
 _BY: Final = ("host", "gpu", "gpu_instance", *(name for name in IDENTITY if name != "labels"))
 _LABEL: Final = "labels."
-_SINCE: Final = "1970-01-01"
-_UNTIL: Final = "2200-01-01"  # later than any record that is accepted
 _UNIT_COLUMNS: Final = (
     *("quantity", "cost_usd_per_unit", "cost_usd_per_million", "j_per_unit", "coverage_ratio"),
 )
 
-Time = datetime | str | None
-
 
 def cost_rows(
-    store: Readable, by: Sequence[str], since: Time, until: Time, policy: str, unit: str | None = None
+    store: Readable,
+    by: Sequence[str],
+    since: Time,
+    until: Time,
+    policy: str,
+    unit: str | None = None,
+    tz: str = "UTC",
+    as_of: Time = None,
+    unallocated: str = "separate",
 ) -> list[dict[str, Any]]:
-    """Cost of [since, until) by the columns ``by`` (also ``labels.<name>``), and by account.
+    """Cost of [since, until) by the columns ``by`` (also ``labels.<name>``, and one of hour, day, week and
+    month of the calendar of ``tz``), and by account; with the prices known at ``as_of``. ``unallocated`` says
+    who pays for what nobody used (``charged``). What is billed and was not seen of a declared host is the
+    account unobserved.
 
     Each row has the ``by`` columns, account, active_energy_j, idle_energy_j, energy_j, gpu_hours,
     active_cost_usd, idle_cost_usd, cost_usd; with ``unit`` also quantity, cost_usd_per_unit,
@@ -37,31 +46,51 @@ def cost_rows(
     """
     by = [name for name in dict.fromkeys(by) if name != "account"]
     _check(by, unit)
+    steps = [name for name in by if name in STEPS]
     params = span_params(policy, since, until)
-    expressions = []
-    for place, name in enumerate(by):
-        if name.startswith(_LABEL):
-            params[f"label{place}"] = name.removeprefix(_LABEL)
-            expressions.append(f"labels[{{label{place}:String}}]")
-        else:
-            expressions.append(name)
+    params |= {"step": steps[0] if steps else "all", "tz": tz, "as_of": time_text(as_of, UNTIL)}
+    expressions, labels = selected(by)
+    params |= labels
     names = [f"by{place}" for place in range(len(by))]
-    selected = "".join(f"{e} AS {n}, " for e, n in zip(expressions, names, strict=True))
+    chosen = "".join(f"{e} AS {n}, " for e, n in zip(expressions, names, strict=True))
     rows = store.query(
-        f"SELECT {selected} account AS holder,"  # noqa: S608 - names from _BY; values are parameters
+        f"SELECT {chosen} account AS holder,"  # noqa: S608 - names from _BY; values are parameters
         " sum(active_energy_uj) / 1e6, sum(idle_energy_uj) / 1e6, sum(energy_uj) / 1e6,"
         " sum(gpu_time_ns) / 3.6e12,"
         " if(countIf(cost_usd IS NULL) = 0, sum(active_cost_usd), NULL),"
         " if(countIf(cost_usd IS NULL) = 0, sum(idle_cost_usd), NULL),"
         " if(countIf(cost_usd IS NULL) = 0, sum(cost_usd), NULL)"
-        " FROM cost(policy = {policy:String}, since = {since:String}, until = {until:String})"
+        " FROM priced_usage(policy = {policy:String}, since = {since:String}, until = {until:String},"
+        " step = {step:String}, tz = {tz:String}, as_of = {as_of:String})"
         f" GROUP BY {', '.join([*names, 'holder'])} ORDER BY {', '.join([*names, 'holder'])}",
         params,
     ).rows
     columns = [*by, "account", "active_energy_j", "idle_energy_j", "energy_j", "gpu_hours"]
     columns += ["active_cost_usd", "idle_cost_usd", "cost_usd"]
     priced = [dict(zip(columns, row, strict=True)) for row in rows]
+    priced = charged([*priced, *unobserved_rows(store, by, params)], by, unallocated)
+    zone = ZoneInfo(tz)
+    for row in priced:
+        row |= {name: row[name].astimezone(zone) for name in steps}
     return priced if unit is None else _with_units(store, priced, by, unit, params)
+
+
+def selected(by: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The SQL of columns by name, and its parameters: the names of labels. Raises UsageError for one there is
+    not."""
+    expressions, params = [], {}
+    for place, name in enumerate(by):
+        if name.startswith(_LABEL) and name != _LABEL:
+            params[f"label{place}"] = name.removeprefix(_LABEL)
+            expressions.append(f"labels[{{label{place}:String}}]")
+        elif name in (*_BY, *STEPS, "account"):
+            expressions.append("bucket_start" if name in STEPS else name)
+        else:
+            near = difflib.get_close_matches(name, (*_BY, *STEPS), 1)
+            known = ", ".join((*_BY, f"{_LABEL}<name>", *STEPS))
+            hint = f"did you mean {near[0]}?" if near else f"it is one of {known}"
+            raise UsageError(f"cost by {name!r} is not known; {hint}")
+    return expressions, params
 
 
 def run_rows(
@@ -110,13 +139,6 @@ def attempt_rows(store: Readable, run: str, policy: str) -> list[dict[str, Any]]
         " WHERE spent.run = {run:String} ORDER BY attempt",
         span_params(policy, None, None) | {"run": run},
     ).dicts()
-
-
-def span_params(policy: str, since: Time, until: Time) -> dict[str, str]:
-    """The parameters that every view of cost takes. Raises UsageError for a policy that there is not."""
-    if policy not in POLICIES:
-        raise UsageError(f"unknown policy {policy!r}: it is one of {', '.join(POLICIES)}")
-    return {"policy": policy, "since": _text(since, _SINCE), "until": _text(until, _UNTIL)}
 
 
 def _with_units(
@@ -180,18 +202,13 @@ def _quotients(
 
 
 def _check(by: Sequence[str], unit: str | None) -> None:
+    steps = [name for name in by if name in STEPS]
+    if len(steps) > 1:
+        raise UsageError(f"cost by {' and '.join(steps)} is two calendars at once: ask for one of them")
+    if unit is None:
+        return
     for name in by:
-        if name not in _BY and not (name.startswith(_LABEL) and name != _LABEL):
-            near = difflib.get_close_matches(name, _BY, 1)
-            hint = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(_BY)}, {_LABEL}<name>"
-            raise UsageError(f"cost by {name!r} is not known; {hint}")
-        if unit is not None and name not in UNIT_IDENTITY:
+        if name in STEPS:
+            raise UsageError(f"units are not counted by {name} yet: leave out --unit, or ask for one {name}")
+        if name not in UNIT_IDENTITY:
             raise UsageError(f"units are not known by {name}; with a unit use {', '.join(UNIT_IDENTITY)}")
-
-
-def _text(at: Time, default: str) -> str:
-    if at is None:
-        return default
-    if isinstance(at, str):
-        return at
-    return (at if at.tzinfo is None else at.astimezone(UTC)).strftime("%Y-%m-%d %H:%M:%S.%f")

@@ -25,11 +25,30 @@ ORDER BY number
 """
 # In an order in which those that ask others come after them.
 _VIEWS: Final = (
-    *("conservation", "attempt", "price_book", "cost"),
+    *("conservation", "attempt", "price_book", "price_edge", "tariff_book"),
+    *("priced_usage", "cost", "cost_over_time", "cost_as_of"),
     *("lesser_unit", "counted_unit", "unit_coverage", "covered_cost", "unit_cost"),
     *("attempt_progress", "attempt_cost", "run_cost"),
     *("model_minute", "model_throughput", "amortised_training", "model_quality", "renamed_model"),
-    "model_cost",
+    *("model_cost", "billed", "reconcile"),
+)
+_ONE_BUCKET: Final = {
+    "{step:String}": "'all'",
+    "{tz:String}": "'UTC'",
+    "    used.bucket_start AS bucket_start,\n": "",
+}
+_AS_KNOWN_NOW: Final = {"{as_of:String}": "'2200-01-01'"}
+# ClickHouse analyses a parameterised view within another one twice, and so on each level again: 0.2 s of
+# processor time each for priced_usage. So others do not ask it but have its text, with parameters filled in.
+_COST: Final = "FROM cost(policy = {policy:String}, since = {since:String}, until = {until:String})"
+_FILLED_IN: Final[dict[str, dict[str, str]]] = {
+    "cost": _ONE_BUCKET | _AS_KNOWN_NOW,
+    "cost_over_time": _AS_KNOWN_NOW,
+    "cost_as_of": _ONE_BUCKET,
+}
+_BILLED: Final = (
+    "FROM billed(since = {since:String}, until = {until:String}, step = 'all', tz = 'UTC',"
+    " as_of = '2200-01-01')"
 )
 
 
@@ -63,7 +82,7 @@ def migrate(store: Store, plan: bool = False) -> list[str]:
             _apply(store, number, known[number].name, sql, checksum)
     if not plan:
         for name in _VIEWS:
-            store.command((files("wattribute.sinks") / "views" / f"{name}.sql").read_text(encoding="utf-8"))
+            store.command(_view(name))
         load_bundled(store)
     return missing
 
@@ -78,6 +97,26 @@ def _apply(store: Store, number: int, name: str, sql: str, checksum: str) -> Non
         " SELECT {number:UInt32}, {name:String}, {checksum:String}",
         {"number": number, "name": name, "checksum": checksum},
     )
+
+
+def _view(name: str) -> str:
+    """The statement that makes a view, with its parts and what is filled in put into the text."""
+    filled_in = _FILLED_IN.get(name)
+    sql = _text("priced_usage" if filled_in else name).replace("{{rates}}", _text("rates.part").rstrip())
+    for before, after in (filled_in or {}).items():
+        sql = sql.replace(before, after)
+    if _COST in sql:
+        sql = sql.replace(_COST, f"FROM ({_view('cost').partition(' VIEW cost AS')[2]})")
+    if _BILLED in sql:
+        billed = _view("billed").partition(" VIEW billed AS")[2]
+        for before, after in (_ONE_BUCKET | _AS_KNOWN_NOW).items():
+            billed = billed.replace(before, after)
+        sql = sql.replace(_BILLED, f"FROM ({billed})")
+    return sql.replace("VIEW priced_usage", f"VIEW {name}")
+
+
+def _text(name: str) -> str:
+    return (files("wattribute.sinks") / "views" / f"{name}.sql").read_text(encoding="utf-8")
 
 
 def _folder(name: str) -> Iterator[Traversable]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from wattribute.errors import UsageError
-from wattribute.sinks.costs import Time, span_params
+from wattribute.sinks.span import Time, span_params
 from wattribute.sinks.store import Readable
 
 COLUMNS: Final = (

@@ -11,7 +11,7 @@ import difflib
 import io
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -19,46 +19,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from wattribute.errors import UsageError
+from wattribute.sinks.currencies import check_currency
+from wattribute.sinks.price_remarks import remarks_on
 from wattribute.sinks.store import Readable, Store
 
 BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 END: Final = datetime(2106, 2, 7, 6, 28, tzinfo=UTC)  # the last whole minute of ClickHouse's DateTime
-CURRENCIES: Final = frozenset(
-    [
-        "AED",
-        "AUD",
-        "BRL",
-        "CAD",
-        "CHF",
-        "CNY",
-        "CZK",
-        "DKK",
-        "EUR",
-        "GBP",
-        "HKD",
-        "HUF",
-        "IDR",
-        "ILS",
-        "INR",
-        "JPY",
-        "KRW",
-        "MXN",
-        "MYR",
-        "NOK",
-        "NZD",
-        "PLN",
-        "SAR",
-        "SEK",
-        "SGD",
-        "THB",
-        "TRY",
-        "TWD",
-        "USD",
-        "ZAR",
-    ]
-)
+YEAR_HOURS: Final = 365 * 24
+OWNED: Final = "owned"
 _BOOK_RECORDED: Final = datetime(2026, 11, 1, tzinfo=UTC)
-_TOO_DEAR_RATIO: Final = 4  # against the dearest bundled price of the GPU: an instance has 2, 4 or 8 of them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +46,7 @@ class Price:
     gpus_per_instance: int = 0
     valid_from: datetime = BEGINNING
     valid_to: datetime = END
+    includes_energy: bool = True
     source: str = ""
     source_date: str = ""
     disputed: bool = False
@@ -87,11 +57,7 @@ class Price:
         for name, amount in (("price", self.price), ("instance price", self.instance_price or 0.0)):
             if not (math.isfinite(amount) and amount >= 0):
                 raise UsageError(f"the {name} of {self.gpu_model} is {amount}: it must be 0 or more")
-        if self.currency not in CURRENCIES:
-            near = difflib.get_close_matches(self.currency.upper(), CURRENCIES, 1, 0.3)
-            raise UsageError(
-                f"currency {self.currency!r} is not known; did you mean {near[0] if near else 'USD'}?"
-            )
+        check_currency(self.currency)
         for name, at in (("valid from", self.valid_from), ("valid to", self.valid_to)):
             if at.second or at.microsecond:
                 raise UsageError(f"a price is {name} a whole minute, not {at:%Y-%m-%dT%H:%M:%S.%f}")
@@ -102,8 +68,10 @@ class Price:
         self._check_instance()
 
     def _check_instance(self) -> None:
-        if self.instance_price is None or not self.gpus_per_instance:
+        if self.instance_price is None:
             return
+        if self.gpus_per_instance < 1:
+            raise UsageError(f"an instance of {self.gpu_model} has how many GPUs? say gpus_per_instance")
         if abs(self.price * self.gpus_per_instance - self.instance_price) > 0.01 * self.instance_price:
             shown = self.instance_price / self.gpus_per_instance
             raise UsageError(
@@ -125,7 +93,8 @@ def add_prices(store: Store, prices: Sequence[Price]) -> list[str]:
     UsageError where two would hold at once.
     """
     stored = store.query(
-        "SELECT price_id, provider, region, category, gpu_model, valid_from, valid_to"
+        "SELECT price_id, provider, region, category, gpu_model, valid_from, valid_to,"
+        " currency, effective_price"
         " FROM price FINAL WHERE origin = 'user'"
     ).dicts()
     book = {row["price_id"]: row for row in stored}
@@ -135,8 +104,7 @@ def add_prices(store: Store, prices: Sequence[Price]) -> list[str]:
             _check_overlap(row, other)
         book[row["price_id"]] = row
     store.insert_rows("price", rows)
-    seen = {row[0] for row in store.query("SELECT DISTINCT gpu_model FROM attribution_day FINAL").rows}
-    return [remark for price in prices for remark in _remarks(price, seen)]
+    return remarks_on(store, prices, bundled(), list(book.values()))
 
 
 def list_prices(store: Readable) -> list[dict[str, Any]]:
@@ -146,7 +114,8 @@ def list_prices(store: Readable) -> list[dict[str, Any]]:
         " coalesce(effective_price, contracted_price, list_price) AS price_per_gpu_hour, currency,"
         " if(price.valid_from = toDateTime(0, 'UTC'), NULL, price.valid_from) AS valid_from,"
         " if(price.valid_to = toDateTime(4294967280, 'UTC'), NULL, price.valid_to) AS valid_to,"
-        " toString(price.origin) AS origin, source, source_date, disputed, price_id"
+        " toString(price.origin) AS origin, form, gpus_per_instance, instance_price, includes_energy,"
+        " source, source_date, disputed, price_id"
         " FROM price FINAL"
         " ORDER BY price.origin DESC, gpu_model, provider, region, category, price.valid_from"
     ).dicts()
@@ -181,13 +150,18 @@ def load_bundled(store: Store) -> None:
     ).dicts()
     old = {row["price_id"]: row for row in stored}
     new = {row["price_id"]: row for row in (_row(price, "bundled", _BOOK_RECORDED, 0) for price in bundled())}
+    now = datetime.now(UTC)
+    added = [row for key, row in new.items() if key not in old]
     changed = [
-        row for key, row in new.items() if key not in old or any(row[c] != old[key][c] for c in old[key])
+        row | {"recorded_at": now}
+        for key, row in new.items()
+        if key in old and any(row[c] != old[key][c] for c in old[key])
     ]
     gone = [
-        {"price_id": key, "origin": "bundled", "version": 0, "deleted": 1} for key in old.keys() - new.keys()
+        {"price_id": key, "origin": "bundled", "recorded_at": now, "version": 0, "deleted": 1}
+        for key in old.keys() - new.keys()
     ]
-    store.insert_rows("price", [*changed, *gone])
+    store.insert_rows("price", [*added, *changed, *gone])
 
 
 def bundled() -> list[Price]:
@@ -197,7 +171,7 @@ def bundled() -> list[Price]:
 
 def _parse(text: str, name: str) -> list[Price]:
     reader = csv.DictReader(io.StringIO(text))
-    known = [item.name for item in fields(Price)]
+    known = [*(item.name for item in fields(Price)), "capital_per_gpu", "life_years"]
     for column in reader.fieldnames or ():
         if column not in known:
             near = difflib.get_close_matches(str(column), known, 1)
@@ -216,27 +190,77 @@ def _parse(text: str, name: str) -> list[Price]:
 def price_of(texts: Mapping[str, str]) -> Price:
     """A price from texts by field name. Raises UsageError."""
     values: dict[str, Any] = dict(texts)
-    for name in ("gpu_model", "price"):
-        if name not in values:
-            raise UsageError(f"a price without {name}")
-    for name in ("price", "instance_price"):
+    if "gpu_model" not in values:
+        raise UsageError("a price without gpu_model")
+    for name in ("price", "instance_price", "capital_per_gpu", "life_years", "gpus_per_instance"):
         if name in values:
-            values[name] = _number(name, values[name])
+            values[name] = number(name, values[name])
     if "gpus_per_instance" in values:
-        values["gpus_per_instance"] = int(_number("gpus_per_instance", values["gpus_per_instance"]))
+        values["gpus_per_instance"] = whole("gpus_per_instance", values["gpus_per_instance"])
+    values["price"] = price_per_gpu_hour(
+        values.get("price"),
+        values.get("instance_price"),
+        values.get("gpus_per_instance", 0),
+        values.pop("capital_per_gpu", None),
+        values.pop("life_years", None),
+    )
+    values.setdefault("includes_energy", str(values.get("category") != OWNED))
+    values["includes_energy"] = truth("includes_energy", values["includes_energy"])
     if "disputed" in values:
-        values["disputed"] = values["disputed"].lower() in ("1", "true", "yes")
+        values["disputed"] = truth("disputed", values["disputed"])
     for name in ("valid_from", "valid_to"):
         if name in values:
             values[name] = parse_time(values[name])
     return Price(**values)
 
 
-def _number(name: str, text: str) -> float:
+def price_per_gpu_hour(
+    price: float | None,
+    instance_price: float | None,
+    gpus_per_instance: int,
+    capital_per_gpu: float | None,
+    life_years: float | None,
+) -> float:
+    """What a GPU-hour costs, however that is said: as it is, by the instance, or by what a GPU was bought for
+    and how many years of 8760 hours it serves. Capital is paid for every hour, not for those in use alone.
+    Raises UsageError."""
+    if (capital_per_gpu is None) != (life_years is None):
+        raise UsageError("capital per GPU and its life in years go together")
+    if capital_per_gpu is not None and life_years is not None:
+        if price is not None or instance_price is not None:
+            raise UsageError("a price by the hour or the capital: one of them, not both")
+        if not (math.isfinite(life_years) and life_years > 0):
+            raise UsageError(f"a life of {life_years} years: it must be more than 0")
+        return capital_per_gpu / (life_years * YEAR_HOURS)
+    if price is not None:
+        return price
+    if instance_price is None:
+        raise UsageError("a price without price: say it per GPU-hour, per instance, or as capital and life")
+    if gpus_per_instance < 1:
+        raise UsageError("the price of an instance needs its number of GPUs (gpus_per_instance)")
+    return instance_price / gpus_per_instance
+
+
+def number(name: str, text: str) -> float:
+    """Raises UsageError where the text is none."""
     try:
         return float(text)
     except ValueError as error:
         raise UsageError(f"{name} is {text!r}, not a number") from error
+
+
+def whole(name: str, value: float) -> int:
+    """Raises UsageError where the number is not whole, or negative."""
+    if not (0 <= value <= 65_535 and value == math.floor(value)):
+        raise UsageError(f"{name} is {value}, not a whole number")
+    return int(value)
+
+
+def truth(name: str, text: str) -> bool:
+    """Raises UsageError where the text is neither yes nor no."""
+    if text.casefold() not in ("1", "true", "yes", "0", "false", "no"):
+        raise UsageError(f"{name} is {text!r}: write yes or no")
+    return text.casefold() in ("1", "true", "yes")
 
 
 def _row(price: Price, origin: str, recorded_at: datetime, version: int) -> dict[str, Any]:
@@ -252,49 +276,24 @@ def _row(price: Price, origin: str, recorded_at: datetime, version: int) -> dict
     }
 
 
-_KEY: Final = ("provider", "region", "category", "gpu_model")
+KEY: Final = ("provider", "region", "category", "gpu_model")
 
 
 def _check_overlap(new: Mapping[str, Any], old: Mapping[str, Any]) -> None:
-    if new["price_id"] == old["price_id"] or any(new[name] != old[name] for name in _KEY):
+    if new["price_id"] == old["price_id"] or any(new[name] != old[name] for name in KEY):
         return
     if new["valid_from"] < old["valid_to"] and old["valid_from"] < new["valid_to"]:
         if new["valid_from"] > old["valid_from"]:
-            advice = f"end that one first: add it again with --until {_shown(new['valid_from'])}"
+            advice = f"end that one first: add it again with --until {shown_time(new['valid_from'])}"
         else:
-            advice = f"end this one with --until {_shown(old['valid_from'])}"
+            advice = f"end this one with --until {shown_time(old['valid_from'])}"
         raise UsageError(
-            f"the price of {new['gpu_model']} from {_shown(new['valid_from'])} overlaps the one from"
-            f" {_shown(old['valid_from'])} to {_shown(old['valid_to'])}; {advice}"
+            f"the price of {new['gpu_model']} from {shown_time(new['valid_from'])} overlaps the one from"
+            f" {shown_time(old['valid_from'])} to {shown_time(old['valid_to'])}; {advice}"
         )
 
 
-def _remarks(price: Price, seen: Iterable[str]) -> list[str]:
-    remarks = []
-    listed = [
-        other
-        for other in bundled()
-        if other.gpu_model == price.gpu_model and other.currency == price.currency
-    ]
-    if price.currency != "USD":
-        remarks.append(
-            f"{price.gpu_model} is priced in {price.currency}: only USD is summed, its cost stays unpriced"
-        )
-    if listed and price.price >= _TOO_DEAR_RATIO * max(other.price for other in listed):
-        remarks.append(
-            f"{price.price:g} per GPU-hour of {price.gpu_model} is far above the market: is it an instance?"
-        )
-    known = {other.gpu_model for other in bundled()} | set(seen)
-    folded = {name.casefold(): name for name in known}
-    near = difflib.get_close_matches(price.gpu_model.casefold(), folded, 1, 0.75)
-    if price.gpu_model not in known and near:
-        remarks.append(
-            f"no GPU named {price.gpu_model!r} was seen yet; one named {folded[near[0]]!r} is known"
-        )
-    return remarks
-
-
-def _shown(at: datetime) -> str:
+def shown_time(at: datetime) -> str:
     if at in (BEGINNING, END):
         return "the beginning of time" if at == BEGINNING else "the end of time"
     return f"{at:%Y-%m-%dT%H:%MZ}"

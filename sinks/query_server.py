@@ -1,8 +1,8 @@
 """Ask the process that owns a chDB store: a Unix socket in the store's folder, for its owner alone.
 
-A message is four bytes of length, big-endian, and a JSON object: ``{"sql", "params"}``, ``{"prices"}`` or
-``{"lineage"}`` one way, ``{"columns", "rows", "times"}``, ``{"remarks"}`` or ``{"error", "usage"}`` the
-other. ``times`` are the columns whose texts are datetimes.
+A message is four bytes of length, big-endian, and a JSON object: ``{"sql", "params"}``, ``{"prices"}``,
+``{"tariffs"}``, ``{"billed"}``, ``{"unbilled"}`` or ``{"lineage"}`` one way, ``{"columns", "rows", "times"}``,
+``{"remarks"}`` or ``{"error", "usage"}`` the other. ``times`` are the columns whose texts are datetimes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,12 +23,14 @@ from typing import Any, Final
 import orjson
 
 from wattribute.errors import StoreError, UsageError, WattributeError
+from wattribute.sinks.billing import BilledHost, add_billed, billed_of, remove_billed
 from wattribute.sinks.folder import folder_of, owner_of
 from wattribute.sinks.lineage import Lineage, add_lineage, lineage_of
 from wattribute.sinks.migrate import migrate
 from wattribute.sinks.prices import Price, add_prices, price_of
 from wattribute.sinks.reading import Reader
 from wattribute.sinks.store import Readable, Result, Store, open_store
+from wattribute.sinks.tariffs import Tariff, add_tariffs, shown_days, tariff_of
 
 SOCKET: Final = "query.sock"
 _REQUEST_MAX_BYTES: Final = 1 << 20
@@ -121,6 +123,12 @@ class QueryServer:
             raise UsageError("a request is a JSON object")
         if "prices" in request:
             return {"remarks": add_prices(self._store, [price_of(price) for price in request["prices"]])}
+        if "tariffs" in request:
+            return {"remarks": add_tariffs(self._store, [tariff_of(told) for told in request["tariffs"]])}
+        if "billed" in request:
+            return {"remarks": add_billed(self._store, billed_of(request["billed"]))}
+        if "unbilled" in request:
+            return {"remarks": remove_billed(self._store, str(request["unbilled"]))}
         if "lineage" in request:
             return {"remarks": add_lineage(self._store, lineage_of(request["lineage"]))}
         sql, params = request.get("sql"), request.get("params") or {}
@@ -136,7 +144,7 @@ class QueryServer:
 
 
 class RemoteStore:
-    """A store that another process of this machine owns. It can be asked, and told prices and lineage."""
+    """A store that another process of this machine owns. It can be asked, and told what to change."""
 
     def __init__(self, folder: Path) -> None:
         """Raises OSError where nobody answers."""
@@ -159,18 +167,9 @@ class RemoteStore:
         ]
         return Result(answer["columns"], rows)
 
-    def add_prices(self, prices: Sequence[Price]) -> list[str]:
-        """Have the owner store prices; its remarks. Raises UsageError, StoreError."""
-        texts = [
-            {name: _field(value) for name, value in asdict(price).items() if value not in (None, "")}
-            for price in prices
-        ]
-        remarks: list[str] = self._ask({"prices": texts})["remarks"]
-        return remarks
-
-    def add_lineage(self, made: Lineage) -> list[str]:
-        """Have the owner store what a model version came of; its remarks. Raises UsageError, StoreError."""
-        remarks: list[str] = self._ask({"lineage": asdict(made)})["remarks"]
+    def tell(self, message: Mapping[str, Any]) -> list[str]:
+        """Have the owner change something; its remarks. Raises UsageError, StoreError."""
+        remarks: list[str] = self._ask(message)["remarks"]
         return remarks
 
     def close(self) -> None:
@@ -209,25 +208,47 @@ def open_store_for_reading(url: str) -> Readable:
 
 
 def add_prices_to(url: str, prices: Sequence[Price]) -> list[str]:
-    """Store a user's prices, through the owner where there is one; remarks that a person should see."""
-    remote = _owner(url)
-    if remote is not None:
-        with contextlib.closing(remote):
-            return remote.add_prices(prices)
-    with contextlib.closing(open_store(url)) as store:
-        migrate(store)
-        return add_prices(store, prices)
+    """Store a user's prices; remarks that a person should see."""
+    texts = [
+        {name: _field(value) for name, value in asdict(price).items() if value not in (None, "")}
+        for price in prices
+    ]
+    return _changed(url, {"prices": texts}, lambda store: add_prices(store, prices))
+
+
+def add_tariffs_to(url: str, tariffs: Sequence[Tariff]) -> list[str]:
+    """Store tariffs; remarks that a person should see."""
+    texts = [
+        {name: _field(value) for name, value in asdict(tariff).items()} | {"days": shown_days(tariff.days)}
+        for tariff in tariffs
+    ]
+    return _changed(url, {"tariffs": texts}, lambda store: add_tariffs(store, tariffs))
+
+
+def add_billed_to(url: str, billed: BilledHost) -> list[str]:
+    """Store what is billed of a host; remarks that a person should see."""
+    return _changed(url, {"billed": asdict(billed)}, lambda store: add_billed(store, billed))
+
+
+def remove_billed_from(url: str, host: str) -> None:
+    """Take away what is declared of a host."""
+    _changed(url, {"unbilled": host}, lambda store: remove_billed(store, host))
 
 
 def add_lineage_to(url: str, made: Lineage) -> list[str]:
-    """Store what a model version came of, through the owner where there is one; remarks for a person."""
+    """Store what a model version came of; remarks that a person should see."""
+    return _changed(url, {"lineage": asdict(made)}, lambda store: add_lineage(store, made))
+
+
+def _changed(url: str, message: Mapping[str, Any], change: Callable[[Store], list[str]]) -> list[str]:
+    """Change a store, through the owner where there is one; the remarks."""
     remote = _owner(url)
     if remote is not None:
         with contextlib.closing(remote):
-            return remote.add_lineage(made)
+            return remote.tell(message)
     with contextlib.closing(open_store(url)) as store:
         migrate(store)
-        return add_lineage(store, made)
+        return change(store)
 
 
 def _owner(url: str) -> RemoteStore | None:

@@ -118,7 +118,7 @@ class Rollups:
 
 
 def set_retention(store: Store, days: int) -> None:
-    """Keep rows of ``attribution`` for ``days``; 0: for ever. The rollups stay; ``cost`` reads the rows."""
+    """Keep rows of ``attribution`` for ``days``; 0: for ever. The rollups stay: they answer by minutes."""
     if days == retention_days(store):
         return
     if days:

@@ -23,8 +23,8 @@ from wattribute.errors import UsageError
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
 COMMANDS = (
     *("up", "run", "collect", "stream", "record", "replay", "emit"),
-    *("top", "cost", "models", "compare", "runs", "query", "explain"),
-    *("price", "lineage", "doctor", "check-config", "migrate"),
+    *("top", "cost", "reconcile", "models", "compare", "runs", "query", "explain"),
+    *("price", "lineage", "host", "doctor", "check-config", "migrate"),
 )
 
 
@@ -44,7 +44,18 @@ def ended(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
 
 
 @pytest.mark.parametrize(
-    "name", [*COMMANDS, "emit unit", "emit quality", "emit run", "price add", "price list", "price import"]
+    "name",
+    [
+        *COMMANDS,
+        "emit unit",
+        "emit quality",
+        "emit run",
+        "price add",
+        "price list",
+        "price import",
+        "price tariff",
+        "host add",
+    ],
 )
 def test_every_command_says_what_it_does_in_a_line(capsys: pytest.CaptureFixture[str], name: str) -> None:
     status, out, err = ended(capsys, *name.split(), "--help")

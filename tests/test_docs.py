@@ -30,6 +30,9 @@ SECONDS: Final = re.compile(r"in [\d.]+ s$", re.MULTILINE)
 SPAN: Final = "since = '2026-05-28', until = '2026-05-29'"
 VIEWS: Final = {
     "cost": f"cost(policy = 'equal', {SPAN})",
+    "cost_over_time": f"cost_over_time(policy = 'equal', {SPAN}, step = 'day', tz = 'UTC')",
+    "cost_as_of": f"cost_as_of(policy = 'equal', {SPAN}, as_of = '2200-01-01')",
+    "priced_usage": f"priced_usage(policy = 'equal', {SPAN}, step = 'all', tz = 'UTC', as_of = '2200-01-01')",
     **{name: f"{name}(policy = 'equal', {SPAN})" for name in ("attempt_cost", "run_cost", "model_cost")},
     **{
         name: f"{name}(policy = 'equal', {SPAN})"
@@ -37,6 +40,8 @@ VIEWS: Final = {
     },
     **{name: f"{name}({SPAN})" for name in ("model_quality", "renamed_model")},
     "unit_cost": f"unit_cost(policy = 'equal', {SPAN}, unit = 'output_tokens')",
+    "billed": f"billed({SPAN}, step = 'day', tz = 'UTC', as_of = '2200-01-01')",
+    "reconcile": f"reconcile(policy = 'equal', {SPAN})",
     "counted_unit": f"counted_unit(unit = 'output_tokens', {SPAN})",
     "lesser_unit": f"lesser_unit(unit = 'output_tokens', {SPAN})",
     **{
@@ -220,7 +225,7 @@ def test_every_table_and_column_is_described(store: str) -> None:
         if rows:
             assert sorted(all_names(rows)) == sorted(columns[table]), table
     assert [table for table, rows in described.items() if not rows] == [
-        *("tariff", "budget"),
+        *("budget",),
         *("dirty_bucket", "migration"),
     ]
 

@@ -1,19 +1,15 @@
--- The prices of each GPU model, as cost and attempt_cost look them up: of those that match, the greatest tuple wins.
+-- Every price, and from when until when it was known as it stands here: until it was told again.
 CREATE OR REPLACE VIEW price_book AS
-SELECT
-    gpu_model,
-    groupArray((
-        origin,
-        4 * (provider != '') + 2 * (region != '') + (category != ''),
-        recorded_at,
-        price_id,
-        assumeNotNull(coalesce(effective_price, contracted_price, list_price)),
-        currency,
-        valid_from,
-        valid_to,
-        provider,
-        region,
-        category)) AS prices
-FROM price FINAL
-WHERE coalesce(effective_price, contracted_price, list_price) IS NOT NULL
-GROUP BY gpu_model
+SELECT * EXCEPT (list_price, contracted_price, effective_price, recorded_at, version, deleted)
+FROM
+(
+    SELECT
+        *,
+        coalesce(effective_price, contracted_price, list_price) AS price_per_gpu_hour,
+        recorded_at AS known_from,
+        leadInFrame(recorded_at, 1, toDateTime64('2299-01-01', 3, 'UTC')) OVER (
+            PARTITION BY price_id ORDER BY recorded_at ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING
+        ) AS known_until
+    FROM price_history FINAL
+)
+WHERE NOT deleted AND price_per_gpu_hour IS NOT NULL

@@ -25,11 +25,13 @@ from wattribute.commands.cost import cost
 from wattribute.commands.doctor import doctor
 from wattribute.commands.emit import emit
 from wattribute.commands.explain import explain
+from wattribute.commands.host import host
 from wattribute.commands.lineage import lineage
 from wattribute.commands.migrate import migrate
 from wattribute.commands.models import models
 from wattribute.commands.price import price
 from wattribute.commands.query import query
+from wattribute.commands.reconcile import reconcile
 from wattribute.commands.record import record
 from wattribute.commands.replay import replay
 from wattribute.commands.run import run as run_command
@@ -113,7 +115,14 @@ _add(
     cost,
     "wattribute cost --since 24h",
     "wattribute cost --by team,run --since 2026-06-01 --until 2026-07-01 --policy memory",
+    "wattribute cost --by day,team --since 'last month' --tz Europe/Berlin",
     "wattribute cost --by model,model_version --unit output_tokens --format json",
+)
+_add(
+    _ASK,
+    reconcile,
+    "wattribute reconcile --since 'last month' --until 'this month'",
+    "wattribute reconcile --by provider --invoice 8412.50 --since 2026-06 --until 2026-07",
 )
 _add(_ASK, models, "wattribute models --since 24h", "wattribute models --policy active --format csv")
 _add(
@@ -139,6 +148,7 @@ _add(
 )
 app.add_typer(price, name="price", rich_help_panel=_KEEP)
 app.add_typer(lineage, name="lineage", rich_help_panel=_KEEP)
+app.add_typer(host, name="host", rich_help_panel=_KEEP)
 _add(_KEEP, doctor, "wattribute doctor", "wattribute doctor --format json")
 _add(_KEEP, check_config, "wattribute check-config --config wattribute.toml")
 _add(_KEEP, migrate, "wattribute migrate --plan --store clickhouse://w@ch:8123/wattribute")

@@ -94,6 +94,9 @@ def test_adding_again_replaces(sink: ClickHouseSink) -> None:
         ({"gpu_model": "NVIDIA H200 "}, "one named 'NVIDIA H200' is known"),
         ({"gpu_model": "nvidia l40s"}, "one named 'NVIDIA L40S' is known"),
         ({"gpu_model": H200, "price": 28.0}, "is it an instance"),
+        ({"gpu_model": H200, "category": "on-demand"}, "one named 'on_demand' is known"),
+        ({"gpu_model": H200, "category": "capacity_block"}, None),
+        ({"gpu_model": H200, "includes_energy": False}, "there is no tariff yet"),
         ({"gpu_model": H200}, None),
         ({"gpu_model": "Contraption 9"}, None),
     ],
@@ -125,6 +128,14 @@ def test_a_file_of_prices(sink: ClickHouseSink, tmp_path: Path) -> None:
             "line 2: 8 per GPU-hour does not fit",
         ),
         ("gpu_model,price\nx,nan\n", "line 2: the price"),
+        ("gpu_model,instance_price\nx,8\n", "line 2: the price of an instance needs its number of GPUs"),
+        ("gpu_model,price,instance_price\nx,1,8\n", "line 2: an instance of x has how many GPUs"),
+        ("gpu_model,instance_price,gpus_per_instance\nx,8,inf\n", "line 2: gpus_per_instance is inf"),
+        ("gpu_model,provider\nx,y\n", "line 2: a price without price"),
+        ("gpu_model,capital_per_gpu\nx,30000\n", "line 2: capital per GPU and its life"),
+        ("gpu_model,capital_per_gpu,life_years\nx,30000,0\n", "line 2: a life of 0.0 years"),
+        ("gpu_model,price,capital_per_gpu,life_years\nx,1,30000,4\n", "line 2: a price by the hour or"),
+        ("gpu_model,price,includes_energy\nx,1,maybe\n", "line 2: includes_energy is 'maybe'"),
     ],
 )
 def test_a_file_with_an_error_names_the_line(tmp_path: Path, text: str, line: str) -> None:
@@ -132,6 +143,28 @@ def test_a_file_with_an_error_names_the_line(tmp_path: Path, text: str, line: st
     path.write_text(text)
     with pytest.raises(UsageError, match=line):
         read_prices(path)
+
+
+def test_a_price_by_the_instance_or_by_capital(tmp_path: Path) -> None:
+    path = tmp_path / "prices.csv"
+    path.write_text(
+        "gpu_model,category,instance_price,gpus_per_instance,capital_per_gpu,life_years,includes_energy\n"
+        "NVIDIA H200,committed,25.6,8,,,\nNVIDIA L4,owned,,,8760,2,\nNVIDIA L40S,owned,,,8760,4,yes\n"
+    )
+    assert [(price.price, price.includes_energy) for price in read_prices(path)] == [
+        (3.2, True),
+        (0.5, False),
+        (0.25, True),
+    ]
+
+
+def test_time_between_two_prices_is_pointed_out(sink: ClickHouseSink) -> None:
+    may, june, july = (datetime(2026, month, 1, tzinfo=UTC) for month in (5, 6, 7))
+    assert add_prices(sink.store, [Price(gpu_model=H200, price=3.6, valid_to=may)]) == []
+    (remark,) = add_prices(sink.store, [Price(gpu_model=H200, price=3.7, valid_from=june)])
+    assert remark == "NVIDIA H200 has no such price from 2026-05-01T00:00Z to 2026-06-01T00:00Z"
+    assert add_prices(sink.store, [Price(gpu_model=H200, price=3.6, valid_from=may, valid_to=june)]) == []
+    assert add_prices(sink.store, [Price(gpu_model=H200, price=9.9, valid_to=july, region="x")]) == []
 
 
 def test_an_unreadable_file(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from wattribute.errors import StoreError, UsageError
+from wattribute.sinks.billing import BilledHost, list_billed
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
 from wattribute.sinks.prices import Price, list_prices
@@ -23,8 +25,10 @@ from wattribute.sinks.query_server import (
     SOCKET,
     QueryServer,
     RemoteStore,
+    add_billed_to,
     add_prices_to,
     open_store_for_reading,
+    remove_billed_from,
     serve,
 )
 from wattribute.sinks.reading import Reader
@@ -260,3 +264,16 @@ def test_a_killed_owner_leaves_no_obstacle(tmp_path: Path) -> None:
     )
     assert after.stdout == "Reader [(0,)]\n"
     assert not (deep / SOCKET).exists()
+
+
+def test_the_owner_is_told_what_is_billed(server: QueryServer, remote: RemoteStore, url: str) -> None:
+    begin = datetime(2026, 6, 1, tzinfo=UTC)
+    billed = BilledHost(host="new ü", gpu_model="NVIDIA H200", gpus=8, billed_from=begin)
+    assert add_billed_to(url, billed) == []
+    (row,) = list_billed(remote)
+    assert (row["host"], row["gpus"], row["billed_from"], row["billed_to"]) == ("new ü", 8, begin, None)
+    with pytest.raises(UsageError, match="both would count"):
+        add_billed_to(url, replace(billed, billed_from=begin.replace(day=2)))
+    remove_billed_from(url, "new ü")
+    with pytest.raises(UsageError, match="nothing is declared"):
+        remove_billed_from(url, "new ü")

@@ -17,10 +17,13 @@ from wattribute.commands.options import (
     PolicyOption,
     SinceOption,
     StoreOption,
+    TzOption,
     UntilOption,
 )
 from wattribute.commands.output import Format, Grid, Rows, decimals_for, shown_number, write_grid, write_rows
-from wattribute.commands.since import parse_span
+from wattribute.commands.rounding import column, shown_money, split_columns, values
+from wattribute.commands.since import parse_span, parse_time, parse_zone
+from wattribute.errors import UsageError
 from wattribute.settings import load_settings
 
 if TYPE_CHECKING:
@@ -31,8 +34,14 @@ POLICIES: Final = {
     "memory": "idle energy and time of a GPU are split over its holders by the memory they hold",
     "active": "idle energy and time of a GPU are split over its holders by the work they do",
 }
-_STYLES: Final = {"unheld": "yellow", "residual": "magenta", "reserved": "yellow"}
-_ACCOUNTS: Final = ("process", "reserved", "unheld", "residual", "unmatched")
+_STYLES: Final = {"unheld": "yellow", "residual": "magenta", "reserved": "yellow", "unobserved": "magenta"}
+_ACCOUNTS: Final = ("process", "reserved", "owner", "unheld", "residual", "unobserved", "unmatched")
+_ALWAYS: Final = ("process", "unheld", "residual")
+_CALENDAR: Final = {"hour": "%Y-%m-%d %H:%M", "day": "%Y-%m-%d", "week": "%Y-%m-%d", "month": "%Y-%m"}
+_CHARGED: Final = {
+    "owner": "what nobody used, to the team of its host",
+    "tenants": "what nobody used, to all in proportion to their cost",
+}
 _ENERGY: Final = ("active_energy_j", "idle_energy_j", "energy_j")
 _MONEY: Final = ("active_cost_usd", "idle_cost_usd", "cost_usd")
 
@@ -43,12 +52,14 @@ def cost(
         typer.Option(
             "--by",
             metavar="COLUMN,…",
-            help="What to keep apart: model, model_version, run, team, pod, gpu, host, labels.NAME, …",
+            help="What to keep apart: model, model_version, run, team, pod, gpu, host, labels.NAME, …, and"
+            " one of hour, day, week, month.",
             rich_help_panel=SPAN,
         ),
     ] = "model,model_version",
     since: SinceOption = None,
     until: UntilOption = None,
+    tz: TzOption = "UTC",
     policy: PolicyOption = "equal",
     unit: Annotated[
         str | None,
@@ -59,62 +70,146 @@ def cost(
             rich_help_panel=SPAN,
         ),
     ] = None,
+    unallocated: Annotated[
+        str,
+        typer.Option(
+            "--unallocated",
+            metavar="separate|owner|tenants",
+            help="What nobody used: lines of its own, charged to the team of its host, or to all in"
+            " proportion to their cost.",
+            rich_help_panel=SPAN,
+        ),
+    ] = "separate",
+    as_of: Annotated[
+        str | None,
+        typer.Option(
+            "--as-of", metavar="TIME", help="With the prices that were known then.", rich_help_panel=SPAN
+        ),
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare-policies", help="Who would pay what under each policy.", rich_help_panel=SPAN
+        ),
+    ] = False,
     shape: FormatOption = Format.table,
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
     """What each model, run or team cost: joules, GPU hours, money, and what nobody used."""
     settings = load_settings({"store": store}, config)
-    begin, end = parse_span(since, until)
+    zone = parse_zone(tz)
+    begin, end = parse_span(since, until, zone)
+    known_at = parse_time(as_of, zone=zone)
+    if compare and unit is not None:
+        raise UsageError("--compare-policies compares whole bills: leave out --unit")
     columns = [name.strip() for name in by.split(",") if name.strip() and name.strip() != "account"]
     columns = list(dict.fromkeys(columns))
+    from wattribute.sinks.comparison import policy_rows
     from wattribute.sinks.costs import cost_rows
     from wattribute.sinks.query_server import open_store_for_reading
 
     with closing(open_store_for_reading(settings.store)) as opened:
-        rows = cost_rows(opened, columns, begin, end, policy, unit)
+        if compare:
+            write_policies(
+                policy_rows(opened, columns, begin, end, tz, known_at, unallocated), columns, shape
+            )
+            return
+        rows = cost_rows(opened, columns, begin, end, policy, unit, tz, known_at, unallocated)
         if shape is Format.table:
-            write_grid(cost_grid(rows, columns, policy, unpriced_notes(opened, rows, policy, begin, end)))
+            notes = _notes(columns, tz, known_at, unallocated)
+            notes += unpriced_notes(opened, rows, policy, begin, end, known_at)
+            write_grid(cost_grid(rows, columns, policy, notes))
             if unit is not None:
                 write_grid(unit_grid(rows, columns, unit))
             return
     names = [*columns, "account", *_ENERGY, "gpu_hours", *_MONEY]
+    names += [] if unallocated == "separate" else ["charged_usd"]
     if unit is not None:
         names += ["quantity", "cost_usd_per_unit", "cost_usd_per_million", "j_per_unit", "coverage_ratio"]
     write_rows(rows, shape, names)
 
 
+def _notes(by: Sequence[str], tz: str, as_of: datetime | None, unallocated: str) -> list[str]:
+    """In whose calendar, with which prices, and who pays for what nobody used."""
+    notes = [f"each {name} is one of the calendar in {tz}" for name in by if name in _CALENDAR]
+    if as_of is not None:
+        notes.append(f"with the prices known at {as_of:%Y-%m-%d %H:%M} UTC")
+    return notes + ([f"charged USD: {_CHARGED[unallocated]}"] if unallocated in _CHARGED else [])
+
+
+def shown_place(row: Mapping[str, Any], name: str) -> str:
+    """What a line is of, in one column: a text, or a time as its step has it."""
+    value = row[name]
+    if not isinstance(value, datetime):
+        return str(value)
+    shown = f"{value:{_CALENDAR.get(name, '%Y-%m-%d %H:%M')}}"
+    return f"{shown} {value:%z}" if name == "hour" and value.utcoffset() else shown
+
+
 def cost_grid(rows: Rows, by: Sequence[str], policy: str, notes: Sequence[str], title: str = "") -> Grid:
     """The table, with a total line. What is shown adds up, down and across."""
-    ordered = sorted(rows, key=lambda row: (_ACCOUNTS.index(row["account"]), -row["energy_j"]))
-    energy = _split_columns(ordered, _ENERGY)
-    hours = _column(
-        [row["gpu_hours"] for row in ordered], decimals_for([math.fsum(_values(ordered, "gpu_hours"))])
+    steps = [name for name in by if name in _CALENDAR]
+    ordered = sorted(
+        rows, key=lambda row: (_ACCOUNTS.index(row["account"]), -row["energy_j"], -row["gpu_hours"])
     )
-    money = _split_columns(ordered, _MONEY)
+    ordered.sort(key=lambda row: [row[name] for name in steps])
+    energy = split_columns(ordered, _ENERGY)
+    hours = column(
+        [row["gpu_hours"] for row in ordered], decimals_for([math.fsum(values(ordered, "gpu_hours"))])
+    )
+    money = split_columns(ordered, _MONEY)
+    figures = [[*energy[place], hours[place], *money[place]] for place in range(len(ordered) + 1)]
+    headers = ["active J", "idle J", "energy J", "GPU hours", "active USD", "idle USD", "cost USD"]
+    if ordered and "charged_usd" in ordered[0]:
+        decimals = decimals_for([math.fsum(values(ordered, "cost_usd"))])
+        shares = column([row["charged_usd"] for row in ordered], decimals)
+        figures = [[*cells, share] for cells, share in zip(figures, shares, strict=True)]
+        headers.append("of it charged USD")
     cells = [
-        [*(str(row[name]) for name in by), row["account"], *energy[place], hours[place], *money[place]]
-        for place, row in enumerate(ordered)
+        [*(shown_place(row, name) for name in by), row["account"], *line]
+        for row, line in zip(ordered, figures[:-1], strict=True)
     ]
-    cells.append([*([""] * len(by)), "total", *energy[-1], hours[-1], *money[-1]])
+    cells.append([*([""] * len(by)), "total", *figures[-1]])
     return Grid(
-        headers=[
-            *by,
-            "account",
-            "active J",
-            "idle J",
-            "energy J",
-            "GPU hours",
-            "active USD",
-            "idle USD",
-            "cost USD",
-        ],
+        headers=[*by, "account", *headers],
         rows=cells,
-        numeric=frozenset(range(len(by) + 1, len(by) + 8)),
+        numeric=frozenset(range(len(by) + 1, len(by) + 1 + len(headers))),
         spare=frozenset(len(by) + place for place in (1, 2, 5, 6)),
         styles=[*(_STYLES.get(row["account"], "") for row in ordered), "bold"],
         title=title,
         notes=[f"policy {policy}: {POLICIES.get(policy, '')}", *notes],
+    )
+
+
+def write_policies(rows: Rows, by: Sequence[str], shape: Format) -> None:
+    """Print whose bill changes with the policy."""
+    money = [f"{policy}_usd" for policy in POLICIES]
+    if shape is not Format.table:
+        write_rows(rows, shape, [*by, *money, "difference_usd", "difference_ratio"])
+        return
+    decimals = decimals_for([row[name] for row in rows for name in money])
+    shown = [column([row[name] for row in rows], decimals) for name in money]
+    cells = [
+        [
+            *(shown_place(row, name) for name in by),
+            *(amounts[place] for amounts in shown),
+            shown_number(row["difference_usd"], decimals),
+            "-" if row["difference_ratio"] is None else f"{100 * row['difference_ratio']:.1f}",
+        ]
+        for place, row in enumerate(rows)
+    ]
+    cells.append([*([""] * len(by)), *(amounts[-1] for amounts in shown), "", ""])
+    notes = [f"{policy}: {meaning}" for policy, meaning in POLICIES.items()]
+    notes += ["the last line is their sum; what nobody used costs the same under every policy"]
+    write_grid(
+        Grid(
+            headers=[*by, *(f"{policy} USD" for policy in POLICIES), "difference USD", "difference %"],
+            rows=cells,
+            numeric=frozenset(range(len(by), len(by) + 5)),
+            styles=[*([""] * len(rows)), "bold"],
+            notes=notes if rows else ["nothing was measured in this span"],
+        )
     )
 
 
@@ -133,12 +228,12 @@ def unit_grid(rows: Rows, by: Sequence[str], unit: str) -> Grid:
         + (["coverage %"] if is_told else []),
         rows=[
             [
-                *(str(row[name]) for name in by),
+                *(shown_place(row, name) for name in by),
                 shown_number(
                     row["quantity"], 0 if row["quantity"] >= 1000 else decimals_for([row["quantity"]])
                 ),
-                _shown_money(row["cost_usd"], places[0]),
-                _shown_money(row["cost_usd_per_million"], places[1]),
+                shown_money(row["cost_usd"], places[0]),
+                shown_money(row["cost_usd_per_million"], places[1]),
                 shown_number(row["j_per_unit"], places[2]),
                 *([_shown_percent(row.get("coverage_ratio"))] if is_told else []),
             ]
@@ -162,7 +257,12 @@ def _shown_percent(ratio: float | None) -> str:
 
 
 def unpriced_notes(
-    store: Readable, rows: Rows, policy: str, since: datetime | None, until: datetime | None
+    store: Readable,
+    rows: Rows,
+    policy: str,
+    since: datetime | None,
+    until: datetime | None,
+    as_of: datetime | None = None,
 ) -> list[str]:
     """What has no price, and how to give it one."""
     if not rows:
@@ -171,10 +271,15 @@ def unpriced_notes(
         return []
     found = store.query(
         "SELECT gpu_model, provider, region, pricing, sum(gpu_time_ns) / 3.6e12 AS gpu_hours"
-        " FROM cost(policy = {policy:String}, since = {since:String}, until = {until:String})"
-        " WHERE cost_usd IS NULL GROUP BY gpu_model, provider, region, pricing"
+        " FROM cost_as_of(policy = {policy:String}, since = {since:String}, until = {until:String},"
+        " as_of = {as_of:String}) WHERE cost_usd IS NULL GROUP BY gpu_model, provider, region, pricing"
         " ORDER BY gpu_hours DESC LIMIT 5",
-        {"policy": policy, "since": _moment(since), "until": _moment(until, "2200-01-01")},
+        {
+            "policy": policy,
+            "since": _moment(since),
+            "until": _moment(until, "2200-01-01"),
+            "as_of": _moment(as_of, "2200-01-01"),
+        },
     ).rows
     notes = []
     for model, provider, region, pricing, hours in found:
@@ -185,59 +290,6 @@ def unpriced_notes(
             advice = "its log does not name it: replay it with --gpu-model 'NVIDIA …'"
         notes.append(f"unpriced: {hours:,.4g} GPU hours of {model or 'a nameless GPU'} ({where}); {advice}")
     return notes
-
-
-def _values(rows: Rows, name: str) -> list[float]:
-    return [row[name] for row in rows if row[name] is not None]
-
-
-def _split_columns(rows: Rows, names: tuple[str, str, str]) -> list[list[str]]:
-    """Cells of two columns and their sum, a total below; rounded, it still adds up, down and across."""
-    decimals = decimals_for([math.fsum(_values(rows, names[2]))])
-    first = _rounded([row[names[0]] for row in rows], decimals)
-    whole = round(math.fsum(_values(rows, names[2])) * 10**decimals)
-    second = _rounded([row[names[1]] for row in rows], decimals, whole - sum(part or 0 for part in first))
-    sums = [None if a is None or b is None else a + b for a, b in zip(first, second, strict=True)]
-    unit = 10.0**decimals
-    lines = [
-        [_shown_money(None if part is None else part / unit, decimals) for part in parts]
-        for parts in zip(first, second, sums, strict=True)
-    ]
-    return [*lines, [_total(column, decimals) for column in (first, second, sums)]]
-
-
-def _column(values: Sequence[float], decimals: int) -> list[str]:
-    parts = _rounded(values, decimals)
-    return [
-        *(shown_number(part / 10.0**decimals, decimals) for part in parts if part is not None),
-        _total(parts, decimals),
-    ]
-
-
-def _rounded(values: Sequence[float | None], decimals: int, whole: int | None = None) -> list[int | None]:
-    """Values in units of the last decimal, by largest remainder; in sum ``whole``, or the rounded sum."""
-    scaled = [None if value is None else value * 10**decimals for value in values]
-    known = [place for place, value in enumerate(scaled) if value is not None]
-    floors = [None if value is None else math.floor(value) for value in scaled]
-    if whole is None:
-        whole = round(math.fsum(value for value in scaled if value is not None))
-    missing = min(max(0, whole - sum(floor for floor in floors if floor is not None)), len(known))
-    by_remainder = sorted(known, key=lambda place: (floors[place] or 0) - (scaled[place] or 0.0))
-    for place in by_remainder[:missing]:
-        floors[place] = (floors[place] or 0) + 1
-    return floors
-
-
-def _total(parts: Sequence[int | None], decimals: int) -> str:
-    known = [part for part in parts if part is not None]
-    shown = shown_number(sum(known) / 10.0**decimals, decimals)
-    if len(known) == len(parts):
-        return shown
-    return f"{shown} + unpriced" if known else "unpriced"
-
-
-def _shown_money(value: float | None, decimals: int) -> str:
-    return "unpriced" if value is None else shown_number(value, decimals)
 
 
 def _moment(at: datetime | None, default: str = "1970-01-01") -> str:
@@ -256,8 +308,6 @@ def balance_note(store: Readable, rows: Rows, since: datetime | None = None) -> 
     (wrong,) = store.query(
         "SELECT count() FROM conservation WHERE window_start >= {since:DateTime64(3, 'UTC')}", begin
     ).rows[0]
-    shown = " + ".join(
-        f"{name} {parts[name]:,.3f}" for name in _ACCOUNTS if name != "reserved" or parts[name]
-    )
+    shown = " + ".join(f"{name} {parts[name]:,.3f}" for name in _ACCOUNTS if name in _ALWAYS or parts[name])
     whole = f"{math.fsum(parts.values()):,.3f} J; the GPUs used {device_uj / 1e6:,.3f} J"
     return f"{shown} = {whole}" + (f"; {wrong} windows do not add up: this is a bug" if wrong else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -17,25 +17,32 @@ from wattribute.commands.options import (
     PolicyOption,
     SinceOption,
     StoreOption,
+    TzOption,
     UntilOption,
 )
 from wattribute.commands.output import Format, Grid, shown_number, write_grid, write_rows
-from wattribute.commands.since import parse_span, parse_time
+from wattribute.commands.since import parse_span, parse_time, parse_zone
 from wattribute.errors import UsageError
 from wattribute.settings import load_settings
 
 if TYPE_CHECKING:
     from wattribute.sinks.store import Readable
 
-# The bits of attribution.flags (kernels/attribute.py), in words.
+# The bits of attribution.flags (kernels/attribute.py), in words: what it is called, and what it says.
 FLAGS: Final[Mapping[int, str]] = {
     1: "provisional: the window may still change",
-    2: "a gap: samples are missing in the window",
-    4: "the energy counter was reset in the window",
-    8: "no energy is known for part of the window",
-    16: "SM time was scaled down: the holders' sum was more than the window",
-    32: "several holders and no SM time of any: their active energy is residual",
-    64: "the window was observed in part",
+    2: "gap: samples are missing in the window; that part is residual",
+    4: "reset: the energy counter was reset in the window; the break is bridged with power",
+    8: "no energy: it is not known for part of the window, and missing from it",
+    16: "scaled: the holders' SM time was more than the window, and was scaled down",
+    32: "no SM time: several held the GPU and nobody's work is known; their active energy is residual",
+    64: "partial: the window was observed in part, as the first and last of a collector are",
+}
+_ACCOUNTS: Final = {
+    "process": "a process held the GPU",
+    "reserved": "a pod or job was given the GPU and ran nothing on it",
+    "unheld": "nobody held the GPU",
+    "residual": "it cannot be split: see the flags",
 }
 _ENERGY_SOURCES: Final = {
     "counter": "the hardware's energy counter",
@@ -53,20 +60,57 @@ _WEIGHT_SOURCES: Final = {
     "equal": "no SM time: a share of the idle level alone",
     "none": "not split: nobody held it, or it cannot be split",
 }
-_COLUMNS: Final = ("about", "value", "rows", "energy_j", "gpu_hours", "meaning")
+_IDENTITY_SOURCES: Final = {
+    "": "nothing told whose it is",
+    "tag": "WATTRIBUTE_… in the environment of the process, or on its pod",
+    "kubernetes": "the pod that it runs in",
+    "slurm": "the Slurm job that it runs in",
+    "ray": "the Ray job that it runs in",
+    "mlflow": "MLflow's variables in its environment",
+    "wandb": "the variables of Weights & Biases in its environment",
+    "torchrun": "torchrun's variables in its environment",
+    "rule": "a rule in the configuration",
+    "container": "the container that it runs in: nothing else is known",
+    "process": "its user and command: nothing else is known",
+    "option": "an option of the command that read it",
+    "simulated": "the simulated host said so",
+}
+_MEANINGS: Final[Mapping[str, Mapping[str, str]]] = {
+    "account": _ACCOUNTS,
+    "energy source": _ENERGY_SOURCES,
+    "weight source": _WEIGHT_SOURCES,
+    "identity source": _IDENTITY_SOURCES,
+}
+_SHOWN_AT_ONCE: Final = ("model", "model_version", "run", "team", "host", "gpu", "account")
+
+_Chosen = Annotated[str | None, typer.Option(metavar="NAME", rich_help_panel=SPAN)]
 
 
 def explain(
-    model: Annotated[str | None, typer.Option("--model", metavar="NAME", rich_help_panel=SPAN)] = None,
-    model_version: Annotated[
-        str | None, typer.Option("--model-version", metavar="NAME", rich_help_panel=SPAN)
-    ] = None,
-    run: Annotated[str | None, typer.Option("--run", metavar="NAME", rich_help_panel=SPAN)] = None,
-    team: Annotated[str | None, typer.Option("--team", metavar="NAME", rich_help_panel=SPAN)] = None,
-    host: Annotated[str | None, typer.Option("--host", metavar="NAME", rich_help_panel=SPAN)] = None,
+    model: _Chosen = None,
+    model_version: _Chosen = None,
+    run: _Chosen = None,
+    team: _Chosen = None,
+    host: _Chosen = None,
     gpu: Annotated[str | None, typer.Option("--gpu", metavar="UUID", rich_help_panel=SPAN)] = None,
     account: Annotated[
-        str | None, typer.Option("--account", metavar="process|unheld|residual", rich_help_panel=SPAN)
+        str | None,
+        typer.Option("--account", metavar="process|reserved|unheld|residual", rich_help_panel=SPAN),
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--where",
+            metavar="COLUMN=VALUE",
+            help="Of any other column of 'wattribute cost --by'. May be given again.",
+            rich_help_panel=SPAN,
+        ),
+    ] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option(
+            "--unit", metavar="NAME", help="What one of these cost, and who counted.", rich_help_panel=SPAN
+        ),
     ] = None,
     window: Annotated[
         str | None,
@@ -76,27 +120,31 @@ def explain(
     ] = None,
     since: SinceOption = None,
     until: UntilOption = None,
+    tz: TzOption = "UTC",
     policy: PolicyOption = "equal",
     shape: FormatOption = Format.table,
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """What a figure of cost rests on: windows, sources, flags, policy, prices, and how far off it may be."""
+    """What a figure of cost rests on: windows, sources used and ignored, flags, policy, prices, error
+    band."""
     settings = load_settings({"store": store}, config)
     if policy not in POLICIES:
         raise UsageError(f"unknown policy {policy!r}: it is one of {', '.join(POLICIES)}")
-    begin, end = _span(window, since, until, settings.window_ms)
-    selected = {
-        "model": model, "model_version": model_version, "run": run, "team": team, "host": host, "gpu": gpu,
-        "account": account,
-    }  # fmt: skip
-    wanted = {name: value for name, value in selected.items() if value is not None}
+    values = (model, model_version, run, team, host, gpu, account)
+    wanted = {name: value for name, value in zip(_SHOWN_AT_ONCE, values, strict=True) if value is not None}
+    wanted |= _others(where or ())
+    if wanted.get("account", "process") not in _ACCOUNTS:
+        also = "; 'wattribute reconcile' has what no collector saw" if account == "unobserved" else ""
+        raise UsageError(f"account {account!r} has no rows: it is one of {', '.join(_ACCOUNTS)}{also}")
+    begin, end = _span(window, since, until, settings.window_ms, parse_zone(tz))
+    from wattribute.sinks.evidence import COLUMNS
     from wattribute.sinks.query_server import open_store_for_reading
 
     with closing(open_store_for_reading(settings.store)) as opened:
-        rows = explain_rows(opened, wanted, begin, end, policy)
+        rows = explain_rows(opened, wanted, begin, end, policy, unit)
     if shape is not Format.table:
-        write_rows(rows, shape, _COLUMNS)
+        write_rows(rows, shape, COLUMNS)
         return
     cells = [
         [
@@ -109,133 +157,58 @@ def explain(
         ]
         for row in rows
     ]
-    styles = ["bold" if row["about"] == "figure" else "" for row in rows]
-    write_grid(
-        Grid(("about", "value", "rows", "energy J", "GPU hours", ""), cells, frozenset({2, 3, 4}), styles)
-    )
+    shown = ", ".join(f"{name} {value}" for name, value in wanted.items()) or "everything"
+    headers = ("about", "value", "rows", "energy J", "GPU hours", "meaning")
+    styles = ["bold" if row["about"] in ("figure", "unit cost") else "" for row in rows]
+    notes = ["each block of one name splits the figure's rows; one row may have several flags"]
+    title = f"What the cost of {shown} rests on"
+    write_grid(Grid(headers, cells, frozenset({2, 3, 4}), styles, title, notes, frozenset({2, 4})))
 
 
 def explain_rows(
-    store: Readable, wanted: Mapping[str, str], since: datetime | None, until: datetime | None, policy: str
+    store: Readable,
+    wanted: Mapping[str, str],
+    since: datetime | None,
+    until: datetime | None,
+    policy: str,
+    unit: str | None = None,
 ) -> list[dict[str, Any]]:
     """One row for each thing that the figure rests on. Raises UsageError where nothing was measured."""
-    params = {
-        **wanted,
-        "policy": policy,
-        "since": "1970-01-01" if since is None else f"{since:%Y-%m-%d %H:%M:%S.%f}",
-        "until": "2200-01-01" if until is None else f"{until:%Y-%m-%d %H:%M:%S.%f}",
-    }
-    chosen = " AND ".join(["1", *(f"{name} = {{{name}:String}}" for name in wanted)])
-    rows = _figure(store, chosen, params, policy)
-    for about, column, meanings in (
-        ("energy source", "toString(energy_source)", _ENERGY_SOURCES),
-        ("weight source", "toString(weight_source)", _WEIGHT_SOURCES),
-        ("identity source", "identity_source", {"": "nothing told whose it is"}),
-    ):
-        grouped = _attribution(
-            store, f"{column} AS value", chosen, "GROUP BY value ORDER BY energy DESC", params, policy
-        )
-        rows += [_row(about, value or "none", meanings.get(value, ""), *sums) for value, *sums in grouped]
-    bits = _attribution(
-        store,
-        "arrayJoin(bitmaskToArray(flags)) AS value",
-        chosen,
-        "GROUP BY value ORDER BY value",
-        params,
-        policy,
-    )
-    rows += [_row("flag", f"bit {value}", FLAGS.get(value, ""), *sums) for value, *sums in bits]
-    rows.append(_row("policy", policy, POLICIES[policy]))
-    return rows + _prices(store, chosen, params)
+    from wattribute.sinks.evidence import Evidence, told
+
+    evidence = Evidence(store, wanted, since, until, policy)
+    rows = evidence.figure()
+    for about, meanings in _MEANINGS.items():
+        rows += [
+            told(about, value or "none", meanings.get(value, ""), count, joules, hours)
+            for value, count, joules, hours in evidence.sources(about)
+        ]
+    for bit, count, joules, hours in evidence.sources("flag"):
+        name, _, meaning = FLAGS.get(int(bit), f"bit {bit}: newer than this program").partition(": ")
+        rows.append(told("flag", name, meaning, count, joules, hours))
+    rows.append(told("policy", policy, POLICIES[policy]))
+    return rows + evidence.prices() + evidence.units(unit)
 
 
-def _figure(store: Readable, chosen: str, params: Mapping[str, Any], policy: str) -> list[dict[str, Any]]:
-    more = "uniqExact(host, boot_id, gpu, window_start), uniqExact(host, gpu),"
-    more += " min(window_start), max(window_start), uniqExact(host, boot_id, pid, process_start_ns),"
-    more += " sum(error_uj) / 1e6, sum(error_ns) / 3.6e12"
-    ((windows, gpus, first, last, processes, error_j, error_hours, *sums),) = _attribution(
-        store, more, chosen, "", params, policy
-    )
-    if not sums[0]:
-        raise UsageError(
-            "nothing was measured that fits: look for it with 'wattribute cost --by model,run,team'"
-        )
-    money = store.query(
-        "SELECT if(countIf(cost_usd IS NULL) = 0, sum(cost_usd), NULL)"  # noqa: S608 - as in _attribution
-        " FROM cost(policy = {policy:String},"
-        f" since = {{since:String}}, until = {{until:String}}) WHERE {chosen}",
-        params,
-    ).rows[0][0]
-    shown = "unpriced" if money is None else f"{money:.6g} USD"
-    span = f"{first:%Y-%m-%dT%H:%M:%SZ} to {last:%Y-%m-%dT%H:%M:%SZ}"
-    counted = f"{windows:,} windows of {gpus:,} GPUs and {processes:,} processes, {span}"
-    return [
-        _row("figure", shown, counted, *sums),
-        _row(
-            "error band",
-            "95 %",
-            "plus or minus, half-widths added up over the windows",
-            None,
-            error_j,
-            error_hours,
-        ),
-    ]
-
-
-def _attribution(
-    store: Readable, columns: str, chosen: str, group: str, params: Mapping[str, Any], policy: str
-) -> Sequence[tuple[Any, ...]]:
-    return store.query(
-        f"SELECT {columns}, count(),"  # noqa: S608 - names of ours, a checked policy; values are parameters
-        f" sum(active_energy_uj + idle_energy_{policy}_uj) / 1e6 AS energy,"
-        f" sum(gpu_time_{policy}_ns) / 3.6e12 FROM attribution FINAL"
-        " WHERE window_start >= parseDateTime64BestEffort({since:String}, 3, 'UTC')"
-        f" AND window_start < parseDateTime64BestEffort({{until:String}}, 3, 'UTC') AND {chosen} {group}",
-        params,
-    ).rows
-
-
-def _prices(store: Readable, chosen: str, params: Mapping[str, Any]) -> list[dict[str, Any]]:
-    found = store.query(
-        "SELECT used.price_id, amount, priced_in, origin, source,"  # noqa: S608 - as in _attribution
-        " source_date, disputed, hours, joules, models"
-        " FROM (SELECT price_id, any(price_per_gpu_hour_usd) AS amount, any(currency) AS priced_in,"
-        " sum(gpu_time_ns) / 3.6e12 AS hours, sum(energy_uj) / 1e6 AS joules,"
-        " arrayStringConcat(groupUniqArray(gpu_model), ', ') AS models"
-        " FROM cost(policy = {policy:String}, since = {since:String}, until = {until:String})"
-        f" WHERE {chosen} GROUP BY price_id) AS used"
-        " LEFT JOIN (SELECT * FROM price FINAL) AS book ON used.price_id = book.price_id ORDER BY hours DESC",
-        params,
-    ).rows
-    rows = []
-    for price_id, amount, currency, origin, source, source_date, disputed, hours, joules, models in found:
-        if not price_id:
-            advice = f"no price of {models or 'a GPU without a name'}: see 'wattribute cost'"
-            rows.append(_row("price", "none", advice, None, joules, hours))
-            continue
-        where = f"{price_id}, {origin}: {source}{f' ({source_date})' if source_date else ''}"
-        value = f"{amount:g} USD/h" if amount is not None else f"in {currency}, not summed"
-        rows.append(_row("price", value, where + (", disputed" if disputed else ""), None, joules, hours))
-    return rows
-
-
-def _row(
-    about: str,
-    value: str,
-    meaning: str,
-    rows: int | None = None,
-    energy_j: float | None = None,
-    gpu_hours: float | None = None,
-) -> dict[str, Any]:
-    return dict(zip(_COLUMNS, (about, value, rows, energy_j, gpu_hours, meaning), strict=True))
+def _others(where: Sequence[str]) -> dict[str, str]:
+    """COLUMN=VALUE, by column. Raises UsageError."""
+    found = {}
+    for text in where:
+        name, equals, value = text.partition("=")
+        if not equals or name in ("hour", "day", "week", "month"):
+            raise UsageError(
+                f"--where {text!r} is not of the form COLUMN=VALUE, as pod=chat-0 or labels.tier=gold"
+            )
+        found[name.strip()] = value
+    return found
 
 
 def _span(
-    window: str | None, since: str | None, until: str | None, window_ms: int
+    window: str | None, since: str | None, until: str | None, window_ms: int, zone: tzinfo
 ) -> tuple[datetime | None, datetime | None]:
-    at = parse_time(window)
+    at = parse_time(window, zone=zone)
     if at is None:
-        return parse_span(since, until)
+        return parse_span(since, until, zone)
     if since or until:
         raise UsageError("--window goes without --since and --until")
     begin = at - timedelta(milliseconds=int(at.timestamp() * 1000) % window_ms)

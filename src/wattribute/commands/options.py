@@ -51,7 +51,8 @@ SinceOption = Annotated[
     typer.Option(
         "--since",
         metavar="TIME",
-        help="From this time on: 2026-06-01, 2026-06-01T08:00Z, or an age as 30m, 12h, 7d, 2w.",
+        help="From this time on: 2026-06-01, 2026-06, 2026-06-01T08:00Z, today, yesterday, monday,"
+        " 'last month', or an age as 30m, 12h, 7d. A day, week or month is its beginning.",
         rich_help_panel=SPAN,
     ),
 ]
@@ -106,4 +107,13 @@ FastHzOption = Annotated[
 DurationOption = Annotated[
     str | None,
     typer.Option("--duration", metavar="TIME", help="End by itself after this time: 30, 90s, 10m."),
+]
+TzOption = Annotated[
+    str,
+    typer.Option(
+        "--tz",
+        metavar="ZONE",
+        help="The calendar of days, weeks and months, and of times without a zone: Europe/Berlin.",
+        rich_help_panel=SPAN,
+    ),
 ]

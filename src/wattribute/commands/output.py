@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final, TextIO
@@ -151,9 +151,8 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, Decimal):
         plain = float(value)
     elif isinstance(value, datetime):
-        plain = (value if value.tzinfo is None else value.astimezone(UTC)).replace(
-            tzinfo=None
-        ).isoformat() + "Z"
+        is_utc = not value.utcoffset()  # also of what has no zone
+        plain = f"{value.replace(tzinfo=None).isoformat()}Z" if is_utc else value.isoformat()
     elif isinstance(value, Mapping):
         plain = {str(key): _jsonable(part) for key, part in value.items()}
     elif isinstance(value, list | tuple | set):

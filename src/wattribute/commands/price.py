@@ -12,6 +12,7 @@ import typer
 from wattribute.commands.options import ConfigOption, FormatOption, StoreOption
 from wattribute.commands.output import Format, Grid, note, write_grid, write_rows
 from wattribute.commands.since import parse_time
+from wattribute.commands.tariff import tariff
 from wattribute.errors import UsageError
 from wattribute.settings import load_settings
 
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
     from wattribute.sinks.prices import Price
 
 price = typer.Typer(
-    help="What a GPU hour costs: list, add, import.",
+    help="What a GPU hour costs: list, add, import; and electricity: tariff.",
     no_args_is_help=True,
     epilog="[bold]For example[/bold]\n\n  wattribute price add --gpu 'NVIDIA H200' --per-gpu-hour 3.6"
     "\n\n  wattribute price list",
 )
+price.add_typer(tariff, name="tariff")
 _COLUMNS: Final = (
     "gpu_model",
     "provider",
@@ -34,11 +36,16 @@ _COLUMNS: Final = (
     "valid_from",
     "valid_to",
     "origin",
+    "form",
+    "gpus_per_instance",
+    "instance_price",
+    "includes_energy",
     "source",
     "source_date",
     "disputed",
     "price_id",
 )
+_HOW: Final = "How much (one of the ways)"
 _WHERE: Final = "Where it holds (empty: everywhere)"
 
 
@@ -48,13 +55,60 @@ def add(
         str, typer.Option("--gpu", metavar="NAME", help="The GPU as NVML names it, as 'NVIDIA H200'.")
     ],
     per_gpu_hour: Annotated[
-        float, typer.Option("--per-gpu-hour", metavar="AMOUNT", help="Price of a GPU hour.")
-    ],
+        float | None,
+        typer.Option("--per-gpu-hour", metavar="AMOUNT", help="Price of a GPU hour.", rich_help_panel=_HOW),
+    ] = None,
+    per_instance_hour: Annotated[
+        float | None,
+        typer.Option(
+            "--per-instance-hour",
+            metavar="AMOUNT",
+            help="Price of an hour of a whole instance; beside --per-gpu-hour it is checked against it.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    gpus_per_instance: Annotated[
+        int, typer.Option("--gpus-per-instance", metavar="COUNT", rich_help_panel=_HOW)
+    ] = 0,
+    capital_per_gpu: Annotated[
+        float | None,
+        typer.Option(
+            "--capital-per-gpu",
+            metavar="AMOUNT",
+            help="What a GPU of your own, with its share of the host, was bought for.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    life_years: Annotated[
+        float | None,
+        typer.Option(
+            "--life-years",
+            metavar="YEARS",
+            help="Over how long: each hour of it bears the same, in use or not.",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    includes_energy: Annotated[
+        bool | None,
+        typer.Option(
+            "--includes-energy/--energy-apart",
+            help="Whether the price pays for electricity too, or a tariff does.",
+            show_default="apart if --category is owned",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
     provider: Annotated[str, typer.Option("--provider", rich_help_panel=_WHERE)] = "",
     region: Annotated[str, typer.Option("--region", rich_help_panel=_WHERE)] = "",
-    pricing: Annotated[
-        str, typer.Option("--pricing", help="on_demand, spot, …", rich_help_panel=_WHERE)
+    category: Annotated[
+        str,
+        typer.Option(
+            "--category",
+            "--pricing",
+            help="on_demand, spot, committed, capacity_block, owned: what hosts are charged as.",
+            rich_help_panel=_WHERE,
+        ),
     ] = "",
+    form: Annotated[str, typer.Option("--form", help="SXM, PCIe, …: told on, not compared.")] = "",
     currency: Annotated[str, typer.Option("--currency", help="USD alone is summed.")] = "USD",
     valid_from: Annotated[
         str | None,
@@ -69,22 +123,30 @@ def add(
 ) -> None:
     """Add a price of yours; it wins over the bundled ones, for what is stored already too."""
     settings = load_settings({"store": store}, config)
-    from wattribute.sinks.prices import BEGINNING, END, Price
+    from wattribute.sinks.prices import BEGINNING, END, OWNED, Price, price_per_gpu_hour
 
+    amount = price_per_gpu_hour(
+        per_gpu_hour, per_instance_hour, gpus_per_instance, capital_per_gpu, life_years
+    )
     made = Price(
         gpu_model=gpu,
-        price=per_gpu_hour,
+        price=amount,
         provider=provider,
         region=region,
-        category=pricing,
+        category=category,
+        form=form,
         currency=currency,
+        instance_price=per_instance_hour,
+        gpus_per_instance=gpus_per_instance,
         valid_from=parse_time(valid_from) or BEGINNING,
         valid_to=parse_time(valid_to) or END,
+        includes_energy=category != OWNED if includes_energy is None else includes_energy,
         source="wattribute price add",
     )
     _add(settings.store, [made])
-    where = " ".join(filter(None, (provider, region, pricing))) or "everywhere"
-    note(f"{gpu}: {per_gpu_hour:g} {currency} per GPU hour, {where}")
+    where = " ".join(filter(None, (provider, region, category))) or "everywhere"
+    apart = "" if made.includes_energy else ", electricity apart"
+    note(f"{gpu}: {amount:g} {currency} per GPU hour, {where}{apart}")
 
 
 @price.command("import")
@@ -147,6 +209,10 @@ def _bundled_rows() -> list[dict[str, Any]]:
             "valid_from": None if item.valid_from == BEGINNING else item.valid_from,
             "valid_to": None if item.valid_to == END else item.valid_to,
             "origin": "bundled",
+            "form": item.form,
+            "gpus_per_instance": item.gpus_per_instance,
+            "instance_price": item.instance_price,
+            "includes_energy": item.includes_energy,
             "source": item.source,
             "source_date": item.source_date,
             "disputed": item.disputed,
@@ -175,7 +241,7 @@ def _grid(rows: Sequence[dict[str, Any]]) -> Grid:
             row["provider"] or "any",
             row["region"] or "any",
             row["category"] or "any",
-            f"{row['price_per_gpu_hour']:.4f}",
+            f"{row['price_per_gpu_hour']:.4f}" + ("" if row["includes_energy"] else " + electricity"),
             row["currency"],
             f"{row['valid_from']:%Y-%m-%d %H:%M}" if row["valid_from"] else "",
             f"{row['valid_to']:%Y-%m-%d %H:%M}" if row["valid_to"] else "",

@@ -27,7 +27,7 @@ def query(
     Tables: attribution (a row per second, GPU and process; read it with FINAL), attribution_minute, _hour and
     _day, unit, quality, price, host, process, gap, dead. Views: cost(policy, since, until),
     unit_cost(policy, since, until, unit), run_cost(policy, since, until),
-    model_cost(policy, since, until), conservation.
+    model_cost(policy, since, until), reconcile(policy, since, until), conservation.
     """
     settings = load_settings({"store": store}, config)
     if sql is None or sql == "-":

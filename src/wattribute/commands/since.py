@@ -1,46 +1,89 @@
-"""Times and durations as people write them."""
+"""Times, durations and time zones as people write them: the one parser of every command."""
 
 from __future__ import annotations
 
+import difflib
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Final
+from zoneinfo import ZoneInfo, available_timezones
 
 from wattribute.errors import UsageError
 
+EXAMPLES: Final = "2026-06-01, 2026-06, 2026-06-01T08:00Z, today, monday, 'last month', or an age as 12h, 7d"
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 _LENGTH: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
+_MONTH: Final = re.compile(r"(\d{4})-(\d{2})")
 _MAX_S: Final = 100 * 366 * 86_400.0
+_WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
-def parse_time(text: str | None, now: datetime | None = None) -> datetime | None:
-    """A time in UTC: ISO 8601 (UTC unless it says otherwise), ``now``, ``today``, ``yesterday``, or an age
-    such as 30m, 12h, 7d. None stays None. Raises UsageError."""
+def parse_zone(name: str | None) -> tzinfo:
+    """A time zone by its IANA name; None and UTC are UTC. Raises UsageError."""
+    if name is None or name == "UTC":
+        return UTC
+    try:
+        if name in available_timezones():
+            return ZoneInfo(name)
+    except (OSError, ValueError):
+        pass  # what is no name of a zone may be no name of a file either
+    folded = {zone.casefold(): zone for zone in available_timezones()}
+    near = difflib.get_close_matches(name.casefold(), folded, 1, 0.5)
+    hint = f"did you mean {folded[near[0]]}?" if near else "write UTC or a name as Europe/Berlin"
+    raise UsageError(f"time zone {name!r} is not known; {hint}")
+
+
+def parse_time(text: str | None, now: datetime | None = None, zone: tzinfo = UTC) -> datetime | None:
+    """A time, in UTC. None stays None. Raises UsageError.
+
+    ISO 8601, in ``zone`` unless it says otherwise; an age such as 30m, 12h, 7d; or the beginning of a day,
+    week, month or year: today, yesterday, monday (the latest one), 'last week', 'this month', 2026-06.
+    """
     if text is None:
         return None
     now = now or datetime.now(UTC)
-    word = text.strip().lower()
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    words = {"now": now, "today": midnight, "yesterday": midnight - timedelta(days=1)}
-    if word in words:
-        return words[word]
+    word = " ".join(text.lower().split())
+    if word == "now":
+        return now.astimezone(UTC)
     if _LENGTH.fullmatch(word):
-        return now - timedelta(seconds=parse_duration_s(word))
+        return (now - timedelta(seconds=parse_duration_s(word))).astimezone(UTC)
     try:
-        at = datetime.fromisoformat(text.strip())
-        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+        day = _day(word, now.astimezone(zone).date())
+        at = datetime.fromisoformat(text.strip()) if day is None else datetime.combine(day, time())
+        return (at.replace(tzinfo=zone) if at.tzinfo is None else at).astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise UsageError(
-            f"{text!r} is not a time: write 2026-06-01, 2026-06-01T08:00Z, or an age as 12h"
-        ) from error
+        raise UsageError(f"{text!r} is not a time: write {EXAMPLES}") from error
 
 
-def parse_span(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
-    """Both ends of a span. Raises UsageError where it would be empty."""
+def _day(word: str, today: date) -> date | None:
+    """The day that a word names; None where it is none of them. Raises ValueError, OverflowError."""
+    monday, first = today - timedelta(days=today.weekday()), today.replace(day=1)
+    days = {
+        "today": today,
+        "yesterday": today - timedelta(days=1),
+        "this week": monday,
+        "last week": monday - timedelta(days=7),
+        "this month": first,
+        "last month": (first - timedelta(days=1)).replace(day=1),
+        "this year": today.replace(month=1, day=1),
+        "last year": today.replace(year=today.year - 1, month=1, day=1),
+    }
+    days |= {name: today - timedelta(days=(today.weekday() - at) % 7) for at, name in enumerate(_WEEKDAYS)}
+    month = _MONTH.fullmatch(word)
+    return date(int(month[1]), int(month[2]), 1) if month else days.get(word)
+
+
+def parse_span(
+    since: str | None, until: str | None, zone: tzinfo = UTC
+) -> tuple[datetime | None, datetime | None]:
+    """Both ends of a span, in UTC. Raises UsageError where it would be empty."""
     now = datetime.now(UTC)
-    begin, end = parse_time(since, now), parse_time(until, now)
+    begin, end = parse_time(since, now, zone), parse_time(until, now, zone)
     if begin is not None and end is not None and begin >= end:
-        raise UsageError(f"the span from {begin:%Y-%m-%dT%H:%M:%SZ} until {end:%Y-%m-%dT%H:%M:%SZ} is empty")
+        shown = [f"{at.astimezone(zone):%Y-%m-%dT%H:%M:%S%z}".replace("+0000", "Z") for at in (begin, end)]
+        raise UsageError(
+            f"the span from {shown[0]} until {shown[1]} is empty: --since must be before --until"
+        )
     return begin, end
 
 

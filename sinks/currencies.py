@@ -1,0 +1,27 @@
+"""The currencies there are: the codes of ISO 4217, without funds, metals and test codes."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Final
+
+from wattribute.errors import UsageError
+
+_CODES: Final = """
+AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BRL BSD BTN BWP BYN BZD
+CAD CDF CHF CLP CNY COP CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD
+GNF GTQ GYD HKD HNL HTG HUF IDR ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR KMF KPW KRW KWD KYD KZT
+LAK LBP LKR LRD LSL LYD MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR
+NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR RON RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP
+STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH UGX USD UYU UZS VED VES VND VUV WST XAF XCD
+XOF XPF YER ZAR ZMW ZWG
+"""
+CURRENCIES: Final = frozenset(_CODES.split())
+
+
+def check_currency(currency: str) -> None:
+    """Raises UsageError for one that there is not."""
+    if currency not in CURRENCIES:
+        near = difflib.get_close_matches(currency.upper(), sorted(CURRENCIES), 1, 0.3)
+        hint = "USD" if "USD".startswith(currency.upper()) else near[0] if near else "USD"
+        raise UsageError(f"currency {currency!r} is not known; did you mean {hint}?")

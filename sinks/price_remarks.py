@@ -1,0 +1,93 @@
+"""What a person who adds a price should see: names that nearly match, gaps, instances taken for GPUs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+from wattribute.sinks.store import Readable
+
+if TYPE_CHECKING:
+    from wattribute.sinks.prices import Price
+
+CATEGORIES: Final = ("on_demand", "spot", "committed", "capacity_block", "owned", "serverless")
+_TOO_DEAR_RATIO: Final = 4  # against the dearest other price of the GPU: an instance has 2, 4 or 8 of them
+
+
+def remarks_on(
+    store: Readable, prices: Sequence[Price], bundled: Sequence[Price], book: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Remarks on prices just added, of which ``book`` has the rows of all that the user told."""
+    seen = store.query("SELECT DISTINCT gpu_model, pricing FROM attribution_day").rows
+    gpus = {other.gpu_model for other in bundled} | {gpu for gpu, _ in seen}
+    categories = {*CATEGORIES, *(pricing for _, pricing in seen)}
+    told = [(other.gpu_model, other.currency, other.price) for other in bundled]
+    new = {(price.gpu_model, price.price) for price in prices}
+    told += [
+        (row["gpu_model"], row["currency"], row["effective_price"])
+        for row in book
+        if row["effective_price"] is not None and (row["gpu_model"], row["effective_price"]) not in new
+    ]
+    remarks = [
+        remark
+        for price in prices
+        for remark in (
+            _currency(price),
+            _instance(price, told),
+            _nearly("GPU", price.gpu_model, gpus),
+            _nearly("category", price.category, categories),
+        )
+    ]
+    remarks += _gaps(prices, book)
+    if any(not price.includes_energy for price in prices):
+        ((tariffs,),) = store.query("SELECT count() FROM tariff_book").rows
+        if not tariffs:
+            remarks.append(
+                "there is no tariff yet: it stays unpriced until 'wattribute price tariff add' tells one"
+            )
+    return [remark for remark in dict.fromkeys(remarks) if remark]
+
+
+def _currency(price: Price) -> str:
+    if price.currency == "USD":
+        return ""
+    return f"{price.gpu_model} is priced in {price.currency}: only USD is summed, its cost stays unpriced"
+
+
+def _instance(price: Price, told: Iterable[tuple[str, str, float]]) -> str:
+    others = [
+        amount for gpu, currency, amount in told if (gpu, currency) == (price.gpu_model, price.currency)
+    ]
+    if not others or price.price < _TOO_DEAR_RATIO * max(others) or not price.price:
+        return ""
+    return (
+        f"{price.price:g} per GPU-hour of {price.gpu_model} is far above its other prices: is it an instance?"
+    )
+
+
+def _nearly(what: str, name: str, known: Iterable[str]) -> str:
+    folded = {other.casefold(): other for other in known if other}
+    near = difflib.get_close_matches(name.casefold(), folded, 1, 0.75)
+    if not name or name in folded.values() or not near:
+        return ""
+    return f"no {what} named {name!r} was seen yet; one named {folded[near[0]]!r} is known"
+
+
+def _gaps(prices: Sequence[Price], book: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Between two prices of the same GPU, provider, region and category."""
+    remarks = []
+    for price in prices:
+        key = (price.gpu_model, price.provider, price.region, price.category)
+        alike = sorted(
+            (row["valid_from"], row["valid_to"])
+            for row in book
+            if (row["gpu_model"], row["provider"], row["region"], row["category"]) == key
+        )
+        remarks += [
+            f"{price.gpu_model} has no such price from {end:%Y-%m-%dT%H:%MZ} to {begin:%Y-%m-%dT%H:%MZ}"
+            for (_, end), (begin, _) in pairwise(alike)
+            if end < begin
+        ]
+    return remarks

@@ -1,0 +1,31 @@
+"""The parameters that the views have in common."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+from wattribute.errors import UsageError
+from wattribute.sinks.schema import POLICIES
+
+SINCE: Final = "1970-01-01"
+UNTIL: Final = "2200-01-01"  # later than any record that is accepted
+STEPS: Final = ("hour", "day", "week", "month")
+
+Time = datetime | str | None
+
+
+def span_params(policy: str, since: Time, until: Time) -> dict[str, str]:
+    """``policy``, ``since`` and ``until`` of a view. Raises UsageError for a policy that there is not."""
+    if policy not in POLICIES:
+        raise UsageError(f"unknown policy {policy!r}: it is one of {', '.join(POLICIES)}")
+    return {"policy": policy, "since": time_text(since, SINCE), "until": time_text(until, UNTIL)}
+
+
+def time_text(at: Time, default: str) -> str:
+    """A time as the views read it, in UTC."""
+    if at is None:
+        return default
+    if isinstance(at, str):
+        return at
+    return (at if at.tzinfo is None else at.astimezone(UTC)).strftime("%Y-%m-%d %H:%M:%S.%f")

@@ -1,0 +1,226 @@
+"""What electricity costs, for GPUs whose price does not include it: by place, hour and day of the week."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from wattribute.errors import UsageError
+from wattribute.sinks.currencies import check_currency
+from wattribute.sinks.prices import BEGINNING, END, number, parse_time, whole
+from wattribute.sinks.store import Readable, Store
+
+DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_WEEK_HOURS: Final = 168
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tariff:
+    """A price per kWh, in the hours from ``from_hour`` until before ``to_hour`` (over midnight where that is
+    not later) on ``days`` (0 is Monday), as ``time_zone`` goes. An empty provider or region holds for any.
+
+    What the GPUs used is multiplied by ``node_power_ratio`` (node over GPUs) and ``pue_ratio`` (site over
+    nodes). Raises UsageError where it makes no sense."""
+
+    price_per_kwh: float
+    provider: str = ""
+    region: str = ""
+    currency: str = "USD"
+    node_power_ratio: float = 1.0
+    pue_ratio: float = 1.0
+    time_zone: str = "UTC"
+    from_hour: int = 0
+    to_hour: int = 24
+    days: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6)
+    valid_from: datetime = BEGINNING
+    valid_to: datetime = END
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.price_per_kwh) and self.price_per_kwh >= 0):
+            raise UsageError(f"the price of a kWh is {self.price_per_kwh}: it must be 0 or more")
+        for name, ratio in (("node power ratio", self.node_power_ratio), ("PUE", self.pue_ratio)):
+            if not (math.isfinite(ratio) and ratio >= 1):
+                raise UsageError(f"the {name} is {ratio}: it must be 1 or more, as 1.25")
+        check_currency(self.currency)
+        if not (0 <= self.from_hour <= 23 and 1 <= self.to_hour <= 24) or self.from_hour == self.to_hour:
+            raise UsageError(
+                f"a tariff holds from an hour of 0 to 23 until another of 1 to 24, not {self.from_hour}"
+                f" to {self.to_hour}"
+            )
+        if not self.days:
+            raise UsageError("a tariff holds on at least one day of the week")
+        try:
+            ZoneInfo(self.time_zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise UsageError(
+                f"time zone {self.time_zone!r} is not known; write one as Europe/Berlin"
+            ) from error
+        for name, at in (("from", self.valid_from), ("until", self.valid_to)):
+            if at.second or at.microsecond or not BEGINNING <= at <= END:
+                raise UsageError(
+                    f"a tariff holds {name} a whole minute between 1970 and 2106, not {at.isoformat()}"
+                )
+        if self.valid_from >= self.valid_to:
+            raise UsageError(f"the tariff ends ({self.valid_to:%Y-%m-%dT%H:%M}) before it begins")
+
+    @property
+    def tariff_id(self) -> str:
+        """What it is a tariff of, and from when: a second one with it takes its place."""
+        begins = "" if self.valid_from == BEGINNING else f"{self.valid_from:%Y-%m-%dT%H:%M}"
+        hours = f"{self.from_hour}-{self.to_hour}"
+        return f"{self.provider}|{self.region}|{self.time_zone}|{hours}|{shown_days(self.days)}|{begins}"
+
+    def week_hours(self) -> frozenset[int]:
+        """The hours of the week, from Monday on, in which it holds."""
+        begin, end = self.from_hour, self.to_hour
+        hours = range(begin, end) if begin < end else (*range(end), *range(begin, 24))
+        return frozenset(24 * day + hour for day in self.days for hour in hours)
+
+
+def add_tariffs(store: Store, tariffs: Sequence[Tariff]) -> list[str]:
+    """Store tariffs, all or none, and return remarks that a person should see. What was told before stays on
+    record. Raises UsageError where two would hold at once."""
+    book = {tariff.tariff_id: tariff for tariff in (_tariff(row) for row in list_tariffs(store))}
+    for tariff in tariffs:
+        for other in book.values():
+            _check_overlap(tariff, other)
+        book[tariff.tariff_id] = tariff
+    recorded_at, version = datetime.now(UTC), time.time_ns()
+    store.insert_rows("tariff", [_row(tariff, recorded_at, version) for tariff in tariffs])
+    remarks = [_uncovered(tariff, book.values()) for tariff in tariffs]
+    remarks += [
+        f"a kWh is priced in {tariff.currency}: only USD is summed, what needs it stays unpriced"
+        for tariff in tariffs
+        if tariff.currency != "USD"
+    ]
+    return [remark for remark in dict.fromkeys(remarks) if remark]
+
+
+def list_tariffs(store: Readable) -> list[dict[str, Any]]:
+    """Every tariff as it is known now."""
+    rows = store.query(
+        "SELECT provider, region, price_per_kwh, currency, node_power_ratio, pue_ratio, time_zone, from_hour,"
+        " to_hour, days, valid_from, valid_to, source, tariff_id FROM tariff_book"
+        " WHERE known_until > now64(3) ORDER BY provider, region, tariff_book.valid_from, from_hour"
+    ).dicts()
+    return [row | {"days": tuple(day - 1 for day in row["days"])} for row in rows]
+
+
+def tariff_of(texts: Mapping[str, str]) -> Tariff:
+    """A tariff from texts by field name. Raises UsageError."""
+    values: dict[str, Any] = dict(texts)
+    for name in ("price_per_kwh", "node_power_ratio", "pue_ratio"):
+        if name in values:
+            values[name] = number(name, values[name])
+    for name in ("from_hour", "to_hour"):
+        if name in values:
+            values[name] = whole(name, number(name, values[name]))
+    for name in ("valid_from", "valid_to"):
+        if name in values:
+            values[name] = parse_time(values[name])
+    if "days" in values:
+        values["days"] = parse_days(values["days"])
+    return Tariff(**values)
+
+
+def parse_days(text: str) -> tuple[int, ...]:
+    """The days of 'mon-fri,sun', 0 for Monday. Raises UsageError."""
+    days: set[int] = set()
+    for part in text.casefold().split(","):
+        first, dash, last = part.strip().partition("-")
+        try:
+            begin = DAYS.index(first[:3])
+            end = DAYS.index(last[:3]) if dash else begin
+        except ValueError as error:
+            raise UsageError(f"days are mon to sun, as mon-fri or sat,sun, not {text!r}") from error
+        days.update((begin + step) % 7 for step in range((end - begin) % 7 + 1))
+    return tuple(sorted(days))
+
+
+def shown_days(days: Iterable[int]) -> str:
+    """As ``parse_days`` reads them."""
+    return ",".join(DAYS[day] for day in days)
+
+
+def _tariff(row: Mapping[str, Any]) -> Tariff:
+    return Tariff(**{name: value for name, value in row.items() if name != "tariff_id"})
+
+
+def _row(tariff: Tariff, recorded_at: datetime, version: int) -> dict[str, Any]:
+    changes = _offsets(tariff)
+    return {
+        **{name: getattr(tariff, name) for name in Tariff.__slots__},
+        "days": [day + 1 for day in tariff.days],
+        "tariff_id": tariff.tariff_id,
+        "offset_from": [at for at, _ in changes],
+        "offset_s": [offset for _, offset in changes],
+        "recorded_at": recorded_at,
+        "version": version,
+    }
+
+
+def _offsets(tariff: Tariff) -> list[tuple[int, int]]:
+    """From which Unix time on the time zone is how many seconds ahead of UTC, while the tariff holds."""
+    zone = ZoneInfo(tariff.time_zone)
+
+    def ahead_s(at_s: int) -> int:
+        offset = (BEGINNING + timedelta(seconds=at_s)).astimezone(zone).utcoffset()
+        return int((offset or timedelta()).total_seconds())
+
+    day_s, end = 86_400, int(tariff.valid_to.timestamp())
+    at = int(tariff.valid_from.timestamp())
+    changes = [(0, ahead_s(at))]
+    while at < end:
+        step = at + day_s
+        if ahead_s(step) != changes[-1][1]:
+            low, high = at, step
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (middle, high) if ahead_s(middle) == changes[-1][1] else (low, middle)
+            changes.append((high, ahead_s(high)))
+        at = step
+    return changes
+
+
+def _check_overlap(new: Tariff, old: Tariff) -> None:
+    if (new.provider, new.region) != (old.provider, old.region) or new.tariff_id == old.tariff_id:
+        return
+    if not (new.valid_from < old.valid_to and old.valid_from < new.valid_to):
+        return
+    where = _place(new)
+    if new.time_zone != old.time_zone:
+        raise UsageError(
+            f"{where} has tariffs by {old.time_zone} already: a place has one time zone,"
+            f" not {new.time_zone} too"
+        )
+    if new.week_hours() & old.week_hours():
+        hours = f"{old.from_hour} to {old.to_hour} on {shown_days(old.days)}"
+        raise UsageError(
+            f"the tariff of {where} overlaps the one from {hours}; end that one first: add it"
+            " again with --until"
+        )
+
+
+def _uncovered(tariff: Tariff, book: Iterable[Tariff]) -> str:
+    beside = [
+        other
+        for other in book
+        if (other.provider, other.region) == (tariff.provider, tariff.region)
+        and other.valid_from < tariff.valid_to
+        and tariff.valid_from < other.valid_to
+    ]
+    missing = _WEEK_HOURS - len(frozenset[int]().union(*(other.week_hours() for other in beside)))
+    if not missing:
+        return ""
+    hours = f"{missing} of {_WEEK_HOURS} hours of the week"
+    return f"{hours} have no tariff for {_place(tariff)}: what is used then stays unpriced"
+
+
+def _place(tariff: Tariff) -> str:
+    return " ".join(filter(None, (tariff.provider, tariff.region))) or "any place"

@@ -1,0 +1,130 @@
+"""What nobody used, and who pays for it: a line of its own, the host's owner, or all tenants in
+proportion."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any, Final
+
+from wattribute.errors import UsageError
+from wattribute.sinks.span import STEPS
+from wattribute.sinks.store import Readable
+
+WAYS: Final = ("separate", "owner", "tenants")
+TENANTS: Final = ("process", "reserved")
+FIGURES: Final = (
+    *("active_energy_j", "idle_energy_j", "energy_j", "gpu_hours"),
+    *("active_cost_usd", "idle_cost_usd", "cost_usd"),
+)
+_BILLED: Final = ("host", "gpu_model", "provider", "region", "pricing")
+_OF_HOST: Final = ("team", "cluster")
+_LABEL: Final = "labels."
+_NUMBERS: Final = {"attempt": 0, "gpu_instance": -1}
+
+Row = dict[str, Any]
+
+
+def unobserved_rows(store: Readable, by: Sequence[str], params: Mapping[str, str]) -> list[Row]:
+    """What is billed of declared hosts and no collector saw, as rows of ``cost_rows`` of the account
+    unobserved.
+
+    Only of declared hosts: of another, what is billed beyond what was seen is not known."""
+    if not store.query("SELECT count() FROM billed_host FINAL").rows[0][0]:
+        return []
+    params = dict(params)
+    chosen = []
+    for place, name in enumerate(by):
+        if name.startswith(_LABEL):
+            params[f"label{place}"] = name.removeprefix(_LABEL)
+            chosen.append(f"described.labels[{{label{place}:String}}]")
+        elif name in _BILLED:
+            chosen.append(f"billed.{name}")
+        elif name in _OF_HOST:
+            chosen.append(f"described.{name}")
+        else:
+            chosen.append("billed.bucket_start" if name in STEPS else str(_NUMBERS.get(name, "''")))
+    names = [f"by{place}" for place in range(len(by))]
+    selected = "".join(f"{e} AS {n}, " for e, n in zip(chosen, names, strict=True))
+    rows = store.query(
+        f"SELECT {selected} sum(unobserved_ns) / 3.6e12 AS hours,"  # noqa: S608 - names of ours; values are parameters
+        " if(countIf(price_per_gpu_hour_usd IS NULL) = 0,"
+        " sum(price_per_gpu_hour_usd * unobserved_ns) / 3.6e12, NULL)"
+        " FROM billed(since = {since:String}, until = {until:String}, step = {step:String}, tz = {tz:String},"
+        " as_of = {as_of:String}) AS billed LEFT JOIN"
+        " (SELECT host, argMaxIf(owner_team, valid_from, owner_team != '') AS team,"
+        " argMaxIf(cluster, valid_from, cluster != '') AS cluster, argMax(labels, valid_from) AS labels"
+        " FROM host FINAL GROUP BY host) AS described ON billed.host = described.host"
+        f" WHERE is_declared AND unobserved_ns > 0 GROUP BY {', '.join([*names, '1'])} ORDER BY ALL",
+        params,
+    ).rows
+    return [
+        dict(zip(by, row, strict=False))
+        | {"account": "unobserved", **dict.fromkeys(FIGURES[:3], 0.0), "gpu_hours": row[-2]}
+        | {"active_cost_usd": None if row[-1] is None else 0.0, "idle_cost_usd": row[-1], "cost_usd": row[-1]}
+        for row in rows
+    ]
+
+
+def charged(rows: Sequence[Row], by: Sequence[str], way: str) -> list[Row]:
+    """The rows, with what nobody used charged to whom ``way`` says; each then has ``charged_usd``, part of
+    its cost.
+
+    ``owner``: to the team of the host, in its line, or in one of the account owner. ``tenants``: to all of
+    the same step in proportion to their cost. What has no owner, no price, or no tenant that cost anything
+    stays as it is. All columns keep their sums. Raises UsageError."""
+    if way not in WAYS:
+        raise UsageError(f"unallocated {way!r} is not known: it is one of {', '.join(WAYS)}")
+    if way == "separate":
+        return list(rows)
+    if way == "owner" and "team" not in by:
+        raise UsageError("--unallocated owner charges teams: ask for them with --by team")
+    kept = [dict(row) | {"charged_usd": 0.0 if row["cost_usd"] is not None else None} for row in rows]
+    return _to_owners(kept, by) if way == "owner" else _to_tenants(kept, by)
+
+
+def _to_owners(rows: list[Row], by: Sequence[str]) -> list[Row]:
+    paid: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        if row["account"] in TENANTS and row["cost_usd"] is not None:
+            paid.setdefault(tuple(row[name] for name in by), row)
+    left = []
+    for row in rows:
+        if row["account"] in TENANTS or not row["team"] or row["cost_usd"] is None:
+            left.append(row)
+            continue
+        key = tuple(row[name] for name in by)
+        if key not in paid:
+            paid[key] = dict(row) | {"account": "owner", **dict.fromkeys(FIGURES, 0.0), "charged_usd": 0.0}
+            left.append(paid[key])
+        _add(paid[key], {name: Fraction(row[name]) for name in FIGURES})
+    return left
+
+
+def _to_tenants(rows: list[Row], by: Sequence[str]) -> list[Row]:
+    steps = [name for name in by if name in STEPS]
+    together: defaultdict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for row in rows:
+        together[tuple(row[name] for name in steps)].append(row)
+    left = []
+    for alike in together.values():
+        priced = [row for row in alike if row["cost_usd"] is not None]
+        tenants = [row for row in priced if row["account"] in TENANTS]
+        whole = sum((Fraction(row["cost_usd"]) for row in tenants), Fraction())
+        if not whole:
+            left += alike
+            continue
+        nobodys = [row for row in priced if row["account"] not in TENANTS]
+        sums = {name: sum((Fraction(row[name]) for row in nobodys), Fraction()) for name in FIGURES}
+        for row in tenants:
+            ratio = Fraction(row["cost_usd"]) / whole
+            _add(row, {name: amount * ratio for name, amount in sums.items()})
+        left += [row for row in alike if row["account"] in TENANTS or row["cost_usd"] is None]
+    return left
+
+
+def _add(row: Row, amounts: Mapping[str, Fraction]) -> None:
+    for name, amount in amounts.items():
+        row[name] = float(Fraction(row[name]) + amount)
+    row["charged_usd"] = float(Fraction(row["charged_usd"]) + amounts["cost_usd"])

@@ -1,0 +1,250 @@
+-- The GPU time that is billed in [since, until), and what of it no collector saw, by host, GPU model, price and bucket:
+--     SELECT … FROM billed(since = …, until = …, step = 'day', tz = 'UTC', as_of = '2200-01-01')
+-- step is hour, day, week, month or all; as_of as in priced_usage. Billed is what `billed_host` says of a host's GPUs of
+-- one model. Where it says nothing: every GPU that was seen of it, from the host's first to its last window, at the
+-- provider, region and pricing of its rows, which hold until they change. What is billed beyond now is not yet.
+-- As in cost, a window counts where it begins: all edges are moved up to the next window of the host.
+CREATE OR REPLACE VIEW billed AS
+WITH
+    (
+        SELECT throwIf(
+            {step:String} NOT IN ('all', 'hour', 'day', 'week', 'month'),
+            'unknown step: it is one of hour, day, week, month, all')
+    ) AS wrong_step,
+    toUnixTimestamp64Milli(parseDateTime64BestEffort({since:String}, 3, 'UTC')) AS since_ms,
+    toUnixTimestamp64Milli(parseDateTime64BestEffort({until:String}, 3, 'UTC')) AS until_ms,
+    (
+        SELECT groupArray((host, gpu_model, terms, first_ms, last_ms, longest_ms, gpus))
+        FROM
+        (
+            SELECT
+                host,
+                gpu_model,
+                (provider, region, pricing) AS terms,
+                toUnixTimestamp64Milli(min(window_start)) AS first_ms,
+                max(toUnixTimestamp64Milli(window_start) + window_ms) AS last_ms,
+                toInt64(max(window_ms)) AS longest_ms,
+                groupUniqArray(toString(gpu)) AS gpus
+            FROM attribution FINAL
+            GROUP BY host, gpu_model, terms
+        )
+    ) AS seen,
+    (
+        SELECT groupArray(host)
+        FROM (SELECT s.1 AS host FROM (SELECT arrayJoin(seen) AS s) GROUP BY s.1, s.2 HAVING count() > 1)
+    ) AS changing,
+    (
+        -- of all hosts, as far as the span goes
+        SELECT (
+            greatest(since_ms, least(
+                arrayMin(s -> s.4, arrayPushBack(seen, ('', '', ('', '', ''), until_ms, 0, 0, []))),
+                min(toInt64(toUnixTimestamp(billed_from)) * 1000))),
+            least(until_ms, greatest(
+                arrayMax(s -> s.5, arrayPushBack(seen, ('', '', ('', '', ''), 0, since_ms, 0, []))),
+                toInt64(toUnixTimestamp(now())) * 1000)))
+        FROM (SELECT billed_from FROM billed_host FINAL UNION ALL SELECT toDateTime(4294967280, 'UTC'))
+    ) AS reach,
+    (
+        SELECT if({step:String} = 'all', [], groupArray(toInt64(toUnixTimestamp(multiIf(
+            {step:String} = 'hour', addHours(origin, number),
+            {step:String} = 'day', addDays(origin, number),
+            {step:String} = 'week', addWeeks(origin, number),
+            addMonths(origin, number)))) * 1000))
+        FROM
+        (
+            SELECT
+                multiIf(
+                    {step:String} = 'hour', toStartOfHour(first_at),
+                    {step:String} = 'day', toStartOfDay(first_at),
+                    {step:String} = 'week', toDateTime(toMonday(first_at), {tz:String}),
+                    toDateTime(toStartOfMonth(first_at), {tz:String})) AS origin,
+                arrayJoin(range(toUInt64(greatest(0, 1 + dateDiff(
+                    if({step:String} = 'all', 'year', {step:String}),
+                    origin, toDateTime(intDiv(reach.2, 1000), {tz:String}), {tz:String}))))) AS number
+            FROM (SELECT toDateTime(intDiv(reach.1, 1000), {tz:String}) AS first_at)
+        )
+    ) AS calendar,
+    (
+        SELECT arrayConcat(calendar, groupUniqArray(toInt64(toUnixTimestamp(edge)) * 1000))
+        FROM (SELECT arrayJoin([valid_from, valid_to]) AS edge FROM price_book)
+    ) AS edges
+SELECT
+    multiIf(
+        {step:String} = 'hour', toDateTime(toStartOfHour(priced_at, {tz:String}), 'UTC'),
+        {step:String} = 'day', toDateTime(toStartOfDay(priced_at, {tz:String}), 'UTC'),
+        {step:String} = 'week', toDateTime(toDateTime(toMonday(priced_at, {tz:String}), {tz:String}), 'UTC'),
+        {step:String} = 'month', toDateTime(toDateTime(toStartOfMonth(priced_at, {tz:String}), {tz:String}), 'UTC'),
+        toDateTime(intDiv(since_ms, 1000), 'UTC')) AS bucket_start,
+    priced.host AS host,
+    priced.gpu_model AS gpu_model,
+    priced.piece.4.1 AS provider,
+    priced.piece.4.2 AS region,
+    priced.piece.4.3 AS pricing,
+    priced.is_declared AS is_declared,
+    priced.best.4 AS price_id,
+    priced.best.6 AS currency,
+    if(currency = 'USD', priced.best.5, NULL) AS price_per_gpu_hour_usd,
+    sum(priced.billed) AS billed_ns,
+    sum(greatest(0, priced.billed - priced.covered)) AS unobserved_ns
+FROM
+(
+    SELECT
+        device.host AS host,
+        device.gpu_model AS gpu_model,
+        device.is_declared AS is_declared,
+        device.piece AS piece,
+        device.covered AS covered,
+        fromUnixTimestamp64Milli(piece.1, 'UTC') AS priced_at,
+        (piece.2 - piece.1) * 1000000 * piece.3 AS billed,
+        arrayMax(arrayFilter(
+            p -> p.7 <= priced_at AND p.8 > priced_at AND (p.9 = '' OR p.9 = piece.4.1)
+                AND (p.10 = '' OR p.10 = piece.4.2) AND (p.11 = '' OR p.11 = piece.4.3),
+            book.prices)) AS best
+    FROM
+    (
+        SELECT
+            host,
+            gpu_model,
+            is_declared,
+            arrayJoin(arrayEnumerate(pieces)) AS place,
+            pieces[place] AS piece,
+            covered_by_place[place] AS covered
+        FROM
+        (
+            SELECT
+                billing.host AS host,
+                billing.gpu_model AS gpu_model,
+                any(billing.is_declared) AS is_declared,
+                any(billing.pieces) AS pieces,
+                sumMap(map(arrayLastIndex(p -> p.1 <= used.at_ms AND p.2 > used.at_ms, billing.pieces), used.covered_ns))
+                    AS covered_by_place
+            FROM
+            (
+                SELECT
+                    host,
+                    gpu_model,
+                    (provider, region, pricing) AS terms,
+                    -- minutes are enough, unless a window crosses one
+                    if(60000 % window_ms = 0, toStartOfMinute(window_start), window_start) AS about,
+                    toUnixTimestamp64Milli(min(window_start)) AS at_ms,
+                    sum(gpu_time_equal_ns) AS covered_ns
+                FROM attribution FINAL
+                WHERE window_start >= fromUnixTimestamp64Milli(since_ms, 'UTC')
+                    AND window_start < fromUnixTimestamp64Milli(until_ms, 'UTC')
+                GROUP BY host, gpu_model, terms, about
+            ) AS used
+            RIGHT JOIN
+            (
+                SELECT
+                    host,
+                    gpu_model,
+                    is_declared,
+                    -- between two edges, in order
+                    arraySort(arrayFlatten(arrayMap(
+                        s -> arrayMap(
+                            (a, b) -> (a, b, s.3, s.4),
+                            arrayConcat([s.1], arrayFilter(e -> e > s.1 AND e < s.2, moved)),
+                            arrayConcat(arrayFilter(e -> e > s.1 AND e < s.2, moved), [s.2])),
+                        arrayFilter(s -> s.1 < s.2, spans)))) AS pieces
+                FROM
+                (
+                    SELECT
+                        host,
+                        gpu_model,
+                        is_declared,
+                        arraySort(arrayDistinct(arrayMap(e -> intDiv(e + longest_ms - 1, longest_ms) * longest_ms, edges))) AS moved,
+                        arrayMap(s -> (
+                            intDiv(greatest(s.1, since_ms) + longest_ms - 1, longest_ms) * longest_ms,
+                            intDiv(least(s.2, until_ms) + longest_ms - 1, longest_ms) * longest_ms,
+                            s.3, s.4), told) AS spans
+                    FROM
+                    (
+                        SELECT
+                            host,
+                            gpu_model,
+                            longest_ms,
+                            notEmpty(declared) AS is_declared,
+                            if(
+                                is_declared,
+                                arrayMap(t -> (t.1, least(t.2, greatest(toInt64(toUnixTimestamp(now())) * 1000, last_ms)), t.3, t.4), declared),
+                                arrayMap(
+                                    (c, next_ms) -> (c.1, next_ms, seen_gpus, c.2),
+                                    ordered, arrayPushBack(arrayMap(c -> c.1, arraySlice(ordered, 2)), last_ms))) AS told
+                        FROM
+                        (
+                            SELECT
+                                host,
+                                gpu_model,
+                                greatest(1, max(longest)) AS longest_ms,
+                                max(last) AS last_ms,
+                                max(gpus) AS seen_gpus,
+                                groupArrayArray(declared_spans) AS declared,
+                                groupArrayArray(changes) AS changed,
+                                arraySort(if(empty(changed), groupArrayArray(first), changed)) AS ordered
+                            FROM
+                            (
+                                SELECT
+                                    s.1 AS host,
+                                    s.2 AS gpu_model,
+                                    max(s.6) AS longest,
+                                    max(s.5) AS last,
+                                    toInt64(length(groupUniqArrayArray(s.7))) AS gpus,
+                                    groupArray((s.4, s.3)) AS first,
+                                    CAST([], 'Array(Tuple(Int64, Tuple(String, String, String)))') AS changes,
+                                    CAST([], 'Array(Tuple(Int64, Int64, Int64, Tuple(String, String, String)))') AS declared_spans
+                                FROM (SELECT arrayJoin(seen) AS s)
+                                WHERE wrong_step = 0
+                                GROUP BY host, gpu_model
+                                UNION ALL
+                                -- when the terms of a host changed: of those that had several, window by window
+                                SELECT host, gpu_model, 0, 0, 0, [], groupArray((at_ms, terms)), []
+                                FROM
+                                (
+                                    SELECT *, lagInFrame(terms, 1, ('', '', 'none before')) OVER (
+                                        PARTITION BY host, gpu_model ORDER BY at_ms
+                                        ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS terms_before
+                                    FROM
+                                    (
+                                        SELECT
+                                            host,
+                                            gpu_model,
+                                            toUnixTimestamp64Milli(window_start) AS at_ms,
+                                            min((provider, region, pricing)) AS terms
+                                        FROM attribution FINAL
+                                        WHERE host IN changing
+                                        GROUP BY host, gpu_model, at_ms
+                                    )
+                                )
+                                WHERE terms != terms_before
+                                GROUP BY host, gpu_model
+                                UNION ALL
+                                SELECT host, gpu_model, 0, 0, 0, [], [],
+                                    groupArray((
+                                        toInt64(toUnixTimestamp(billed_from)) * 1000, toInt64(toUnixTimestamp(billed_to)) * 1000,
+                                        toInt64(gpus), (provider, region, pricing)))
+                                FROM billed_host FINAL
+                                GROUP BY host, gpu_model
+                            )
+                            GROUP BY host, gpu_model
+                        )
+                    )
+                )
+            ) AS billing ON used.host = billing.host AND used.gpu_model = billing.gpu_model
+            GROUP BY billing.host, billing.gpu_model
+        )
+    ) AS device
+    LEFT JOIN
+    (
+        -- as priced_usage chooses: of the prices that match the greatest tuple wins
+        SELECT
+            gpu_model,
+            groupArray((
+                origin, 4 * (provider != '') + 2 * (region != '') + (category != ''), known_from, price_id,
+                assumeNotNull(price_per_gpu_hour), currency, valid_from, valid_to, provider, region, category)) AS prices
+        FROM price_book
+        WHERE known_from <= parseDateTime64BestEffort({as_of:String}, 3, 'UTC')
+            AND known_until > parseDateTime64BestEffort({as_of:String}, 3, 'UTC')
+        GROUP BY gpu_model
+    ) AS book ON device.gpu_model = book.gpu_model
+) AS priced
+GROUP BY bucket_start, host, gpu_model, provider, region, pricing, is_declared, price_id, currency, price_per_gpu_hour_usd

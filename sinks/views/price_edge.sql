@@ -1,0 +1,11 @@
+-- Where a price or a tariff begins or ends, or ever was said to, and where a clock by which a tariff has hours is changed.
+CREATE OR REPLACE VIEW price_edge AS
+SELECT DISTINCT edge
+FROM
+(
+    SELECT arrayJoin([valid_from, valid_to]) AS edge FROM price_history
+    UNION ALL
+    SELECT arrayJoin([valid_from, valid_to]) AS edge FROM tariff
+    UNION ALL
+    SELECT toDateTime(arrayJoin(offset_from), 'UTC') AS edge FROM tariff
+)

@@ -1,0 +1,171 @@
+"""``wattribute reconcile``: whether the parts are the bill."""
+
+from __future__ import annotations
+
+import math
+from contextlib import closing
+from typing import Annotated, Final
+
+import typer
+
+from wattribute.commands.cost import POLICIES
+from wattribute.commands.options import (
+    SPAN,
+    ConfigOption,
+    FormatOption,
+    PolicyOption,
+    SinceOption,
+    StoreOption,
+    TzOption,
+    UntilOption,
+)
+from wattribute.commands.output import Format, Grid, Rows, decimals_for, shown_number, write_grid, write_rows
+from wattribute.commands.rounding import column
+from wattribute.commands.since import parse_span, parse_zone
+from wattribute.errors import UsageError
+from wattribute.settings import load_settings
+
+_MONEY: Final = {  # heading -> column
+    "process": "process_usd",
+    "reserved": "reserved_usd",
+    "unheld": "unheld_usd",
+    "residual": "residual_usd",
+    "unobserved": "unobserved_usd",
+    "sum USD": "parts_usd",
+    "billed USD": "billed_usd",
+}
+_COLUMNS: Final = (
+    *("billed_gpu_hours", *_MONEY.values(), "difference_usd", "difference_ratio", "difference_gpu_hours"),
+    *("unobserved_gpu_hours", "unpriced_gpu_hours", "is_declared"),
+)
+_ROUNDING_HOURS: Final = 1e-9
+
+
+def reconcile(
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by",
+            metavar="COLUMN",
+            help="A line for each host, gpu_model, provider, region or pricing.",
+            rich_help_panel=SPAN,
+        ),
+    ] = "host",
+    since: SinceOption = None,
+    until: UntilOption = None,
+    tz: TzOption = "UTC",
+    policy: PolicyOption = "equal",
+    invoice: Annotated[
+        float | None,
+        typer.Option(
+            "--invoice", metavar="AMOUNT", help="A bill in USD to compare with.", rich_help_panel=SPAN
+        ),
+    ] = None,
+    shape: FormatOption = Format.table,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Whether the parts are the bill: processes, reservations, idle GPUs, what cannot be split and what no
+    collector saw, beside the GPU hours billed at the price in force.
+
+    A host is billed as 'wattribute host add' said; else from its first to its last window.
+    """
+    settings = load_settings({"store": store}, config)
+    begin, end = parse_span(since, until, parse_zone(tz))
+    if invoice is not None and not (math.isfinite(invoice) and invoice >= 0):
+        raise UsageError(f"--invoice is {invoice}: it must be an amount of 0 or more")
+    from wattribute.sinks.billing import reconcile_rows
+    from wattribute.sinks.query_server import open_store_for_reading
+
+    with closing(open_store_for_reading(settings.store)) as opened:
+        rows = reconcile_rows(opened, by, begin, end, policy)
+    if shape is not Format.table:
+        write_rows(rows, shape, [by, *_COLUMNS])
+        return
+    notes = [f"policy {policy}: {POLICIES[policy]}", *_notes(rows, by)]
+    if invoice is not None:
+        notes.append(_invoiced(rows, invoice))
+    write_grid(_grid(rows, by, notes if rows else ["nothing was measured or billed in this span"]))
+
+
+def _grid(rows: Rows, by: str, notes: list[str]) -> Grid:
+    decimals = decimals_for([math.fsum(row["billed_usd"] for row in rows)])
+    money = [column([row[name] for row in rows], decimals) for name in _MONEY.values()]
+    hours = column(
+        [row["billed_gpu_hours"] for row in rows],
+        decimals_for([math.fsum(row["billed_gpu_hours"] for row in rows)]),
+    )
+    differences = [math.fsum(row["difference_usd"] for row in rows)]
+    differences = [*(row["difference_usd"] for row in rows), *differences]
+    billed = [*(row["billed_usd"] for row in rows), math.fsum(row["billed_usd"] for row in rows)]
+    cells = [
+        [
+            *(
+                [rows[place][by] or "-", "" if rows[place]["is_declared"] else "seen"]
+                if place < len(rows)
+                else ["total", ""]
+            ),
+            hours[place],
+            *(amounts[place] for amounts in money),
+            _shown_difference(difference, decimals),
+            _shown_percent(difference, billed[place]),
+        ]
+        for place, difference in enumerate(differences)
+    ]
+    return Grid(
+        headers=[by, "billed", "GPU hours", *_MONEY, "difference USD", "%"],
+        rows=cells,
+        numeric=frozenset(range(2, 5 + len(_MONEY))),
+        spare=frozenset({1, 4, 6}),
+        styles=[
+            *("red" if abs(row["difference_gpu_hours"]) > _ROUNDING_HOURS else "" for row in rows),
+            "bold",
+        ],
+        notes=notes,
+    )
+
+
+def _shown_difference(amount: float, decimals: int) -> str:
+    """Without a minus before what is nothing but rounding."""
+    return shown_number(0.0 if abs(amount) < 0.5 * 10.0**-decimals else amount, decimals)
+
+
+def _shown_percent(part: float, whole: float) -> str:
+    ratio = part / whole if whole else None
+    return "-" if ratio is None else f"{100 * (0.0 if abs(ratio) < 5e-6 else ratio):.3f}"
+
+
+def _notes(rows: Rows, by: str) -> list[str]:
+    """What a reader has to know of the lines, and what to do where they differ."""
+    notes = []
+    if any(not row["is_declared"] for row in rows):
+        notes.append(
+            "seen: billed from the first to the last window that was seen;"
+            " 'wattribute host add' says what is billed"
+        )
+    for row in rows:
+        hours = row["difference_gpu_hours"]
+        if hours < -_ROUNDING_HOURS:
+            notes.append(
+                f"{row[by]}: {-hours:,.4g} GPU hours were measured that are not billed: a time or a GPU that"
+                " 'wattribute host list' lacks"
+            )
+        elif abs(row["difference_usd"]) > 1e-9 * max(1.0, row["billed_usd"]):
+            notes.append(
+                f"{row[by]}: what was measured has another price than what is billed: compare provider,"
+                " region and pricing ('wattribute reconcile --by pricing')"
+            )
+    unpriced = math.fsum(row["unpriced_gpu_hours"] for row in rows)
+    if unpriced:
+        notes.append(
+            f"unpriced: {unpriced:,.4g} of the GPU hours, in none of the sums;"
+            " 'wattribute cost' says what lacks a price"
+        )
+    return notes
+
+
+def _invoiced(rows: Rows, invoice: float) -> str:
+    billed = math.fsum(row["billed_usd"] for row in rows)
+    over = invoice - billed
+    percent = f" ({100 * over / invoice:+.2f} %)" if invoice else ""
+    return f"invoice {invoice:,.2f} USD - billed {billed:,.2f} USD = {over:+,.2f} USD{percent}"

@@ -1,0 +1,251 @@
+"""By calendar, as of a time, under every policy; and who pays for what nobody used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wattribute.errors import UsageError
+from wattribute.sinks.billing import BilledHost, add_billed, list_billed, reconcile_rows, remove_billed
+from wattribute.sinks.clickhouse import ClickHouseSink
+from wattribute.sinks.comparison import policy_rows
+from wattribute.sinks.contract import Column
+from wattribute.sinks.costs import cost_rows
+from wattribute.sinks.prices import Price, add_prices
+from wattribute.sinks.unallocated import FIGURES, charged
+
+AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
+
+HOUR_NS = 3_600_000_000_000
+MINUTE_MS = 60_000
+
+
+def used(start_ms: int, hours: float, account: str = "process", **fields: Any) -> dict[str, Any]:
+    """A row that takes so many GPU hours, half of them SM time, the same under every policy."""
+    time_ns = int(hours * HOUR_NS)
+    row = {"window_start": start_ms, "account": account, "active_time_ns": time_ns // 2}
+    row |= {f"gpu_time_{policy}_ns": time_ns for policy in ("equal", "memory", "active")}
+    return row | {"active_energy_uj": 3_000_000, "idle_energy_equal_uj": 1_000_000} | fields
+
+
+def ms(text: str) -> int:
+    return int(datetime.fromisoformat(text).timestamp() * 1000)
+
+
+def test_a_day_is_one_of_the_calendar_that_is_asked_for(sink: ClickHouseSink, as_columns: AsColumns) -> None:
+    """Summer begins in Berlin on 2026-03-29 at 01:00 UTC."""
+    times = ("2026-03-28T22:59Z", "2026-03-28T23:00Z", "2026-03-29T21:59Z", "2026-03-29T22:00Z")
+    sink.write_attribution(as_columns([used(ms(text), 2**n, pid=n) for n, text in enumerate(times)]))
+    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=1)])
+    rows = cost_rows(sink.store, ["day", "model"], None, None, "equal", None, "Europe/Berlin")
+    assert [(row["day"].isoformat(), row["cost_usd"]) for row in rows] == [
+        ("2026-03-28T00:00:00+01:00", 1),
+        ("2026-03-29T00:00:00+01:00", 2 + 4),
+        ("2026-03-30T00:00:00+02:00", 8),
+    ]
+    for step, starts in (
+        ("week", ["2026-03-23", "2026-03-30"]),
+        ("month", ["2026-03-01"]),
+        ("hour", ["2026-03-28T23:00", "2026-03-29T00:00", "2026-03-29T23:00", "2026-03-30T00:00"]),
+    ):
+        rows = cost_rows(sink.store, [step], None, None, "equal", None, "Europe/Berlin")
+        assert [row[step].replace(tzinfo=None) for row in rows] == [datetime.fromisoformat(s) for s in starts]
+        assert sum(row["cost_usd"] for row in rows) == 15
+
+
+def test_as_of_a_time_only_the_prices_that_were_known_count(
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    sink.write_attribution(as_columns([used(start_ms, 1, gpu_model="NVIDIA X9")]))
+    add_prices(sink.store, [Price(gpu_model="NVIDIA X9", price=2)])
+    (now,) = cost_rows(sink.store, ["model"], None, None, "equal")
+    (then,) = cost_rows(sink.store, ["model"], None, None, "equal", as_of=datetime(2026, 1, 1, tzinfo=UTC))
+    assert (now["cost_usd"], then["cost_usd"]) == (2, None)
+
+
+@given(
+    costs=st.lists(st.floats(0, 1e9), max_size=6),
+    nobodys=st.lists(st.floats(0, 1e9), max_size=4),
+    unpriced=st.integers(0, 2),
+    way=st.sampled_from(("owner", "tenants")),
+)
+def test_whoever_pays_the_sum_stays(
+    costs: list[float], nobodys: list[float], unpriced: int, way: str
+) -> None:
+    rows = [row_of(f"t{n}", "process", cost) for n, cost in enumerate(costs)]
+    rows += [row_of(f"t{n}", "unheld", cost) for n, cost in enumerate(nobodys)]
+    rows += [row_of("t0", "residual", None) for _ in range(unpriced)]
+    left = charged(rows, ["team"], way)
+    for name in FIGURES:
+        before, after = (math.fsum(row[name] or 0 for row in each) for each in (rows, left))
+        assert after == pytest.approx(before, rel=1e-12, abs=1e-9)
+    assert sum(row["cost_usd"] is None for row in left) == unpriced
+    stays = [row for row in left if row["account"] == "unheld"]
+    if way == "owner":
+        assert not stays
+    else:
+        assert len(stays) == (0 if any(costs) else len(nobodys))
+    for row in left:
+        if row["cost_usd"] is not None:
+            assert row["active_cost_usd"] + row["idle_cost_usd"] == pytest.approx(row["cost_usd"])
+
+
+def row_of(team: str, account: str, cost: float | None) -> dict[str, Any]:
+    half = None if cost is None else cost / 2
+    row = {"team": team, "account": account, "active_energy_j": 1.0, "idle_energy_j": 2.0, "energy_j": 3.0}
+    return row | {"gpu_hours": 4.0, "active_cost_usd": half, "idle_cost_usd": half, "cost_usd": cost}
+
+
+def test_in_proportion_to_cost_and_within_each_day() -> None:
+    by = ["day", "team"]
+    rows = [
+        {"day": day, **row_of(team, account, cost)}
+        for day, team, account, cost in (
+            (1, "a", "process", 30.0),
+            (1, "b", "reserved", 10.0),
+            (1, "ops", "unheld", 8.0),
+            (2, "a", "process", 10.0),
+            (2, "ops", "residual", 1.0),
+            (3, "ops", "unobserved", 5.0),
+        )
+    ]
+    left = charged(rows, by, "tenants")
+    assert [(row["day"], row["team"], row["cost_usd"], row["charged_usd"]) for row in left] == [
+        (1, "a", 36, 6),
+        (1, "b", 12, 2),
+        (2, "a", 11, 1),
+        (3, "ops", 5, 0),
+    ]
+    assert [row["account"] for row in charged(rows[:3], by, "owner")] == ["process", "reserved", "owner"]
+
+
+@pytest.mark.parametrize(
+    ("by", "way", "line"), [(["model"], "owner", "--by team"), (["team"], "fair", "separate, owner, tenants")]
+)
+def test_a_way_that_does_not_go_is_refused(sink: ClickHouseSink, by: list[str], way: str, line: str) -> None:
+    with pytest.raises(UsageError, match=line):
+        cost_rows(sink.store, by, None, None, "equal", unallocated=way)
+
+
+def test_whose_bill_changes_with_the_policy(
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    shares = {"a": (1, 2, 5), "b": (8, 7, 4), "c": (1, 1, 1)}
+    rows = [
+        used(start_ms, 0, pid=n, team=team)
+        | {f"gpu_time_{p}_ns": t * HOUR_NS for p, t in zip(("equal", "memory", "active"), times, strict=True)}
+        for n, (team, times) in enumerate(shares.items())
+    ]
+    sink.write_attribution(as_columns([*rows, used(start_ms, 3, "unheld", team="ops")]))
+    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=2)])
+    found = policy_rows(sink.store, ["team"], None, None)
+    assert [tuple(row.values()) for row in found] == [
+        ("a", 2, 4, 10, 8, 4),
+        ("b", 16, 14, 8, 8, 1),
+        ("c", 2, 2, 2, 0, 0),
+    ]
+
+
+def test_what_is_billed_of_a_declared_host_and_was_not_seen_is_a_line(
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """Two GPUs are billed for an hour, at 3.6 USD; of one, one minute was seen."""
+    store = sink.store
+    minute = used(start_ms, 1 / 60, window_ms=MINUTE_MS, team="search", covered_ns=60 * 10**9)
+    sink.write_attribution(as_columns([minute]))
+    sink.write_rows("host", [{"host": "h", "owner_team": "ops", "labels": {"rack": "a7"}}])
+    add_prices(store, [Price(gpu_model="NVIDIA H200", price=3.6)])
+    assert {row["account"] for row in cost_rows(store, ["team"], None, None, "equal")} == {"process"}
+    begin = datetime.fromtimestamp(start_ms / 1000, UTC)
+    end = begin.replace(hour=begin.hour + 1)
+    assert add_billed(store, BilledHost(host="h", gpus=2, billed_from=begin, billed_to=end)) == []
+    due = [("ops", "unobserved", 119 / 60), ("search", "process", 1 / 60)]
+    rows = sorted(cost_rows(store, ["team"], None, None, "equal"), key=lambda row: row["team"])
+    assert [(row["team"], row["account"], row["gpu_hours"]) for row in rows] == [
+        (team, account, pytest.approx(hours)) for team, account, hours in due
+    ]
+    assert rows[0]["cost_usd"] == pytest.approx(3.6 * 119 / 60)
+    assert sum(row["cost_usd"] for row in rows) == pytest.approx(7.2, abs=1e-12)
+    by_hour = cost_rows(store, ["hour", "labels.rack", "gpu", "attempt"], None, None, "equal")
+    seen = {(row["hour"].hour, row["account"]): row["gpu_hours"] for row in by_hour}
+    assert seen == {
+        (20, "process"): pytest.approx(1 / 60),
+        (20, "unobserved"): pytest.approx(65 / 60),  # 33 minutes of two GPUs, without one
+        (21, "unobserved"): pytest.approx(54 / 60),
+    }
+    assert {row["labels.rack"] for row in by_hour if row["account"] == "unobserved"} == {"a7"}
+
+    (row,) = reconcile_rows(store, "host", None, None, "equal")
+    assert row["billed_usd"] == pytest.approx(7.2, abs=1e-12)
+    assert abs(row["difference_usd"]) < 1e-12
+    assert row["is_declared"]
+    (whole,) = cost_rows(store, ["team"], None, None, "equal", unallocated="tenants")
+    assert (whole["team"], whole["cost_usd"]) == ("search", pytest.approx(7.2, abs=1e-12))
+    remove_billed(store, "h")
+    assert list_billed(store) == []
+
+
+def test_what_was_measured_and_is_not_billed_is_the_difference(
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    hour = 60 * MINUTE_MS
+    minutes = [
+        used(start_ms + n * hour, 1 / 60, window_ms=MINUTE_MS, gpu=f"GPU-{gpu}", covered_ns=60 * 10**9)
+        for n in range(2)
+        for gpu in range(2)
+    ]
+    sink.write_attribution(as_columns(minutes))
+    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=60)])
+    begin = datetime.fromtimestamp(start_ms / 1000, UTC)
+    end = datetime.fromtimestamp(start_ms / 1000 + 60, UTC)
+    remarks = add_billed(sink.store, BilledHost(host="h", billed_from=begin, billed_to=end, gpus=1))
+    assert remarks == ["2 NVIDIA H200 were seen on h, more than the 1 that are billed"]
+    (row,) = reconcile_rows(sink.store, "host", None, None, "memory")
+    assert (row["process_usd"], row["billed_usd"]) == pytest.approx((4, 1))
+    assert (row["difference_usd"], row["difference_ratio"]) == pytest.approx((-3, -3))
+    assert row["difference_gpu_hours"] == pytest.approx(-3 / 60)
+
+
+def test_what_is_declared_has_to_make_sense(
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    store, begin = sink.store, datetime(2026, 5, 1, tzinfo=UTC)
+    sink.write_attribution(
+        as_columns(
+            [
+                used(start_ms, 1, gpu=f"G{n}", gpu_model=f"NVIDIA X{n}", host="two", pricing="spot")
+                for n in (1, 2)
+            ]
+        )
+    )
+    wrongs: list[tuple[dict[str, Any], str]] = [
+        ({"host": ""}, "needs its name"),
+        ({"host": "new"}, "was not seen yet"),
+        ({"host": "two"}, "has NVIDIA X1 and NVIDIA X2: say which"),
+        ({"host": "new", "gpu_model": "NVIDIA X1"}, "how many are billed"),
+        ({"host": "new", "gpu_model": "NVIDIA X1", "gpus": -1}, "1 to 1024"),
+        ({"host": "two", "gpu_model": "NVIDIA X1", "billed_to": begin}, "before it begins"),
+        ({"host": "two", "billed_from": begin.replace(second=1)}, "a whole minute"),
+    ]
+    for wrong, line in wrongs:
+        with pytest.raises(UsageError, match=line):
+            add_billed(store, BilledHost(**{"billed_from": begin, **wrong}))
+    add_billed(store, BilledHost(host="two", gpu_model="NVIDIA X1", billed_from=begin))
+    (row,) = list_billed(store)
+    assert (row["gpus"], row["pricing"], row["billed_to"]) == (1, "spot", None)
+    with pytest.raises(UsageError, match="both would count"):
+        add_billed(store, BilledHost(host="two", gpu_model="NVIDIA X1", billed_from=begin.replace(day=2)))
+    add_billed(store, BilledHost(host="two", gpu_model="NVIDIA X1", billed_from=begin, gpus=4))
+    assert [row["gpus"] for row in list_billed(store)] == [4]
+    with pytest.raises(UsageError, match="nothing is declared of host 'tow'"):
+        remove_billed(store, "tow")
+    with pytest.raises(UsageError, match="did you mean provider"):
+        reconcile_rows(store, "providers", None, None, "equal")
+    with pytest.raises(UsageError, match="equal, memory, active"):
+        reconcile_rows(store, "host", None, None, "fair")

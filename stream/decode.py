@@ -6,8 +6,9 @@ What cannot be used becomes a dead letter with its offset and reason; its neighb
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from struct import Struct
 from typing import Any, Final
 
 import numpy as np
@@ -15,8 +16,9 @@ import orjson
 
 from wattribute.errors import RecordError
 from wattribute.kernels import ingest as k
-from wattribute.kernels.series import Batch
+from wattribute.kernels.series import LATENESS_NS, Batch
 from wattribute.records import (
+    End,
     Exit,
     Gap,
     Gpu,
@@ -42,6 +44,7 @@ _GPUS_MOST, _PROCESSES_MOST = 1024, 4096  # of one message
 _EXITS_MOST: Final = 100_000  # an exit may come before the process's first record on a device
 _MESSAGE_MOST_BYTES: Final = 16 << 20
 _EXCERPT_BYTES: Final = 200
+_FIRST_T: Final = Struct("<q")  # the first column is that of the times
 _NAMED_BY: Final = PREFIX.size + 64  # schema and host; longer names are but compared more often
 
 
@@ -66,10 +69,15 @@ class Pending:
     def __init__(self) -> None:
         # Flat, not lists of tuples: those are as many objects for Python's collector to go through, which
         # took a tenth of all time.
-        self.messages = array("q")  # seven a message, see ``kernels.ingest``
-        self.events = array("q")  # four an event
-        self.values: list[bytes] = []
-        self.words = 0
+        self.messages: array[int]  # seven a message, see ``kernels.ingest``
+        self.events: array[int]  # four an event
+        self.values: list[bytes]
+        self.words: int
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin again: the kernel has taken them."""
+        self.messages, self.events, self.values, self.words = array("q"), array("q"), [], 0
 
     def add_events(self, host_row: int, offset: int, events: Iterable[tuple[int, int, int, int]]) -> None:
         """Add what a message means to the kernel; nothing, if that is nothing."""
@@ -82,18 +90,25 @@ class Pending:
 
 
 class Decoder:
-    """Decodes the messages of one partition; knows the headers it has seen."""
+    """Decodes the messages of one partition; knows the headers it has seen.
 
-    def __init__(self, series: Series, identities: Identities, tables: Tables) -> None:
+    ``settle`` is called with the messages so far before an identity is news, for what it does not change must
+    not know of it; and where a host's clock was set back, with the row of the host, else -1."""
+
+    def __init__(
+        self, series: Series, identities: Identities, tables: Tables, settle: Callable[[Pending, int], None]
+    ) -> None:
         self.series = series
         self.identities = identities
         self.tables = tables
+        self._settle = settle
         self.layouts: list[list[int]] = []
         self.device_ids: list[int] = []
         self.holder_ids: list[int] = []
         self._headers: dict[bytes, _Header] = {}
         self._recent: dict[bytes, _Header] = {}  # by the first bytes of their text, which name the host
         self._epochs: dict[str, int] = {}
+        self._begun: set[str] = set()  # hosts of a new epoch, of which no reading has come
         self._exits: dict[tuple[str, str, int, int], int] = {}
 
     def forget_headers(self) -> None:
@@ -164,6 +179,8 @@ class Decoder:
         if len(value) - begin != size:
             raise RecordError(f"a samples message with {len(value) - begin} bytes of columns, not {size}")
         self._note_epoch(batch, offset, header.host, epoch)
+        if device_rows and header.host in self._begun:
+            self._follow_clock(batch, header, _FIRST_T.unpack_from(value, begin)[0])
         word = batch.words + begin // 8
         batch.messages.extend(
             (k.SAMPLES_MESSAGE, header.host_row, offset, header.layout, word, device_rows, process_rows)
@@ -236,7 +253,17 @@ class Decoder:
         if epoch and (known is None or epoch > known):
             self._epochs[host] = epoch
             if known is not None:
+                self._begun.add(host)
                 batch.add_events(self.series.host_row(host), offset, [(k.EPOCH, 0, 0, 0)])
+
+    def _follow_clock(self, batch: Pending, header: _Header, t: int) -> None:
+        """At the first reading of an epoch: if the wall clock was set back by more than readings come late,
+        what follows would be late, or too late, until it comes there again."""
+        self._settle(batch, -1)
+        now_ns = int(self.series.hosts.now_ns[header.host_row])
+        if 0 < t < now_ns - LATENESS_NS:
+            self._settle(batch, header.host_row)
+        self._begun.discard(header.host)
 
     def _records(self, batch: Pending, offset: int, value: bytes) -> None:
         if len(value) > _MESSAGE_MOST_BYTES:
@@ -250,6 +277,8 @@ class Decoder:
         for index, item in enumerate(obj["records"]):
             try:
                 record = parse(item)
+                if self.identities.is_news(host, boot_id, record):
+                    self._settle(batch, -1)
                 events = self._events(host, boot_id, record)
                 batch.add_events(self.series.host_row(host), offset, events)
                 self.tables.note(host, boot_id, record, f"{epoch}:{seq}:{index}")
@@ -265,6 +294,8 @@ class Decoder:
             self._exits[host, boot_id, record.pid, record.start_ns] = record.t
             holders = self.series.holders_of(boot, record.pid, record.start_ns)
             return [(k.EXIT, row, record.t, 0) for row in holders]
+        if isinstance(record, End):
+            return [(k.END, 0, 0, 0)]
         if isinstance(record, Gap):
             return [
                 (k.GAP, row, record.from_ns, record.to_ns)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import orjson
 
 from wattribute.errors import RecordError
-from wattribute.records import Exit, Gap, Gpu, Host, Instance, Quality, Record, Run, Unit, Workload
+from wattribute.records import End, Exit, Gap, Gpu, Host, Instance, Quality, Record, Run, Unit, Workload
 
 # Where several sources count the same outcome, the greatest authority counts (docs/store.md, unit).
 _AUTHORITY: Final = {"engine": 4, "span": 3, "client": 2, "gateway": 1}
@@ -66,7 +66,7 @@ class Tables:
             row = _row(record, without=("t", "start_ns", "cluster"))
             row |= {"host": host, "boot_id": boot_id, "process_start_ns": record.start_ns, "version": version}
             self._rows["process"].append(row)
-        elif not isinstance(record, Exit | Gpu | Instance):
+        elif not isinstance(record, End | Exit | Gpu | Instance):
             raise RecordError(f"a {record.kind} record does not travel in this way")
 
     def _gap(self, host: str, gap: Gap, offset: int) -> None:

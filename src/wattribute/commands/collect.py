@@ -45,6 +45,7 @@ def collect(
         sampler = source.sampler(settings, lambda records: publisher(records, sampler.epoch))
         note(f"collecting {source.shown()} -> {settings.bus}")
         health = sampler.run(stop, duration_s)
+        publisher.end()
     kept = (
         f", {publisher.unsent_messages:,} of them still in {settings.spool}"
         if publisher.unsent_messages

@@ -112,7 +112,12 @@ def _live(settings: Settings, open_host: Callable[[], Source], duration_s: float
         began_ns = source.clock.now_ns() // (settings.window_ms * 1_000_000) * settings.window_ms * 1_000_000
         ending = "" if duration_s is None else f"; this ends after {duration_s:g} s"
         note(f"collecting {source.shown()} -> {settings.store}{ending}")
-        collector = Worker(lambda: sampler.run(stop), stop, "collector")
+
+        def collect() -> None:
+            sampler.run(stop)
+            publisher.end()
+
+        collector = Worker(collect, stop, "collector")
         display = Worker(lambda: _show(sink, loop, source, stop), stop, "display")
         if duration_s is not None:
             timer = threading.Timer(duration_s, stop.set)

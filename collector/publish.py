@@ -7,7 +7,7 @@ from typing import Final
 
 from wattribute.bus import Producer
 from wattribute.collector.local_log import LocalLog
-from wattribute.records import Gap, Record
+from wattribute.records import End, Gap, Record
 from wattribute.wire import Encoder
 
 _FLUSH_S: Final = 0.05  # the sampler waits for it: what is not durable by then is by the next flush
@@ -27,13 +27,14 @@ class Publisher:
         self._log = log
         self._encoder = Encoder(host, boot_id, log.next_epoch())
         self._clock_epoch: int | None = None
+        self._newest_ns = 0
 
     def __call__(self, records: Sequence[Record], clock_epoch: int = 0) -> None:
         """Send ``records``. A new ``clock_epoch`` (the wall clock was set) begins a new epoch."""
         if self._clock_epoch not in (None, clock_epoch):
             self._encoder = Encoder(self._encoder.host, self._encoder.boot_id, self._log.next_epoch())
         self._clock_epoch = clock_epoch
-        newest_ns = max(record.t for record in records)
+        self._newest_ns = newest_ns = max(record.t for record in records)
         dropped = self._log.dropped()
         gaps = [
             Gap(
@@ -50,3 +51,8 @@ class Publisher:
         self.unsent_messages = self._producer.flush(_FLUSH_S)
         if dropped:
             self._log.forget_dropped(dropped)
+
+    def end(self) -> None:
+        """Tell that all has been sent: what is still open is final then."""
+        if self._newest_ns:
+            self([End(t=self._newest_ns)], self._clock_epoch or 0)

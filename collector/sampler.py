@@ -121,6 +121,8 @@ class Sampler:
             for worker in self._workers:
                 worker.submit(None)
         self._take_answers()
+        for lane in self._lanes:
+            self._read_last(lane)
         now = self._now()
         for lane in self._lanes:
             if lane.out:
@@ -224,6 +226,16 @@ class Sampler:
                 self._answers.put((lane, epoch, error))
 
         lane.worker.submit(answer)
+
+    def _read_last(self, lane: _Lane) -> None:
+        """What the processes used since the last slow reading: else nobody's SM time is known of the last
+        second or two (a sixth of a run of 10 s)."""
+        if lane.out or lane.busy:
+            return
+        try:
+            self._take_slow(lane, lane.gpu.read_slow(self._now, lane.fresh))
+        except GpuError as error:
+            self._bench(lane, str(error))
 
     def _take_answers(self) -> None:
         while not self._answers.empty():

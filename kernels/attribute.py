@@ -868,7 +868,8 @@ def _span(
     last_ns = devices.t_ns[d, devices.length[d] - 1]
     high = last_ns // window_ns
     if not ended:
-        high = min(high, hosts.now_ns[devices.host[d]] // window_ns - 1)
+        host = devices.host[d]  # the window that its collector ended in has been written
+        high = min(high, max(hosts.now_ns[host] // window_ns - 1, hosts.ended_ns[host] // window_ns))
     low = devices.first_ns[d] // window_ns
     if devices.t_ns[d, 0] > devices.first_ns[d]:  # what lies before has been let go
         low = devices.t_ns[d, 0] // window_ns + 1
@@ -918,13 +919,14 @@ def attribute(
     those of device d are order[bounds[d]:bounds[d + 1]]. ``idle_mw`` (devices): power of a resident but
     idle device. Not ``processes_known``: nobody said who held
     the devices, so what nobody holds is residual. ``ended``: nothing more will come, so incomplete windows
-    are due too."""
+    are due too, as of a host whose collector has ended."""
     row = 0
     for d in range(first, bounds.shape[0] - 1):
         own = order[bounds[d] : bounds[d + 1]]
         if own.shape[0] == 0 or devices.length[d] == 0:
             continue
-        low, high = _span(hosts, devices, marks, own, d, window_ns, ended)
+        over = ended or hosts.ended_ns[devices.host[d]] == hosts.now_ns[devices.host[d]]
+        low, high = _span(hosts, devices, marks, own, d, window_ns, over)
         if d == first:
             low = max(low, first_window)
         if low > high:
@@ -951,7 +953,7 @@ def attribute(
                 windows[:fit],
                 offsets[:fit],
                 processes_known,
-                ended,
+                over,
                 out,
                 row,
             )

@@ -9,7 +9,7 @@ A window is marked by every message that may change one of its rows:
   changes) to their last;
 - a process record: from the record before it, if the process held the device since, to now;
 - a process gone silent for 3 periods, an exit, a gap, an identity: the time they speak of;
-- the host's clock passing the window's end (written, provisionally) and end + 10 s (final).
+- the host's clock passing the window's end (written, provisionally) and end + 10 s (final), or its end.
 """
 
 from wattribute.kernels.jit import kernel, part, prefetch
@@ -51,7 +51,8 @@ L_P_T, L_P_PERIOD, L_P_MEMORY, L_P_PROCESS, L_P_SM = range(11, 16)
 LAYOUT_COLUMNS = 16
 NARROW_SHIFT = 32  # a column's place is (narrow columns before) << 32 | (wide columns before)
 
-EXIT, GAP, TOUCH, EPOCH, GIVEN = range(5)  # events: (kind, index, from_ns, to_ns); GIVEN: at, period_ns
+# Events: (kind, index, from_ns, to_ns); of GIVEN when, and for how long it speaks.
+EXIT, GAP, TOUCH, EPOCH, END, GIVEN = range(6)
 
 ACCEPTED, DUPLICATE, TOO_LATE, BACKWARDS, ABSURD, UNKNOWN, FAR_AHEAD, LEAP = range(8)
 REASONS = (
@@ -183,8 +184,10 @@ def _is_near(devices: Devices, d: int, before: int, t: int, energy: int) -> bool
 def _is_leap(devices: Devices, d: int, t: int, energy: int) -> bool:
     """Whether a reading that is too high to be true is the first of its kind: one garbled reading would else
     be energy that somebody pays for. A second near it means that the counter was set anew."""
-    gain = energy - devices.leap_mj[d]
-    if devices.leap_mj[d] >= 0 and 0 <= gain <= _most_mj(t - devices.leap_ns[d]):
+    gain, later_ns = energy - devices.leap_mj[d], t - devices.leap_ns[d]
+    if (
+        devices.leap_mj[d] >= 0 and later_ns > 0 and 0 <= gain <= _most_mj(later_ns)
+    ):  # not the same, sent twice
         return False
     devices.leap_ns[d], devices.leap_mj[d] = t, energy
     return True
@@ -288,14 +291,31 @@ def _drop(drops: Drops, message: int, row: int, t: int, reason: int) -> None:
 
 
 @part
-def _is_far_ahead(hosts: Hosts, host: int, t: int) -> bool:
+def _is_far_ahead(hosts: Hosts, host: int, d: int, now_ns: int, t: int) -> bool:
     """Whether a time lies so far ahead of its host's clock that it takes a second reading to believe it.
 
     One garbled time would else end every window up to it, and make all that follows too late."""
-    now_ns = hosts.now_ns[host]
-    if now_ns == 0 or t <= now_ns + _FAR_NS or abs(t - hosts.ahead_ns[host]) < HORIZON_NS:
+    if now_ns == 0 or t <= now_ns + _FAR_NS:
         return False
-    hosts.ahead_ns[host] = t
+    sent_twice = t == hosts.ahead_ns[host] and d == hosts.ahead_device[host]
+    if abs(t - hosts.ahead_ns[host]) < HORIZON_NS and not sent_twice:
+        return False
+    hosts.ahead_ns[host], hosts.ahead_device[host] = t, d
+    return True
+
+
+@part
+def _stands_alone(hosts: Hosts, devices: Devices, d: int, t: int) -> bool:
+    """Whether the only reading of a device lies more than a day ahead of its second, at ``t``, and nothing
+    else of its host does: then it is that one which is garbled."""
+    if devices.t_ns[d, 0] - t <= _FAR_NS:
+        return False
+    other = hosts.first_device[devices.host[d]]
+    while other >= 0:
+        n = devices.length[other]
+        if other != d and n > 0 and devices.t_ns[other, n - 1] - t > _FAR_NS:
+            return False
+        other = devices.next_device[other]
     return True
 
 
@@ -390,7 +410,7 @@ def _take_samples(
     first = rows[0]
     # What has been read of the device before is known; where anything has not, the loop below notes it.
     seen = HAS_COUNTER | (HAS_INSTANT if power_at >= 0 else 0) | (HAS_AVERAGE if average_at >= 0 else 0)
-    if n > 0 and counter >= 0 and energy_at >= 0 and not devices.broken[d] and sources & seen == seen:
+    if n > 1 and counter >= 0 and energy_at >= 0 and not devices.broken[d] and sources & seen == seen:
         first = _take_regular(devices, d, batch, columns, rows)
         if first > rows[0]:
             from_ns = min(from_ns, knot)
@@ -405,6 +425,11 @@ def _take_samples(
         if _is_absurd(t, energy, power, average):
             _drop(drops, message, i, t, ABSURD)
             continue
+        if n == 1 and t > 0 and _stands_alone(hosts, devices, d, t):
+            _drop(drops, message, i, newest, FAR_AHEAD)
+            hosts.now_ns[host] = now_ns = min(now_ns, t)
+            n = newest = 0
+            counter = -1
         if t <= newest:
             reason, at = _insert_sample(devices, d, n, max(now_ns, newest), t, energy, power, average)
             if reason != ACCEPTED:
@@ -418,7 +443,7 @@ def _take_samples(
                 knot = min(knot, t)
             from_ns = min(from_ns, knot)
             continue
-        if t - now_ns > _FAR_NS and _is_far_ahead(hosts, host, t):
+        if t - now_ns > _FAR_NS and _is_far_ahead(hosts, host, d, max(now_ns, newest), t):
             _drop(drops, message, i, t, FAR_AHEAD)
             continue
         if n > 0 and t - newest > _ANEW_NS:
@@ -558,6 +583,7 @@ def _pass_time(
     if now_ns <= old_ns:
         return
     hosts.now_ns[host] = now_ns
+    goes_on = hosts.ended_ns[host] == old_ns  # after its collector's end: what was final then is not any more
     d = hosts.first_device[host]
     while d >= 0:
         if devices.length[d] > 0:
@@ -565,6 +591,9 @@ def _pass_time(
             last = devices.t_ns[d, devices.length[d] - 1] // window_ns
             ended = min(now_ns // window_ns - 1, last)
             _mark(marks, d, max(old_ns // window_ns, first), ended, offset)
+            if goes_on:
+                open_ns = max(old_ns - LATENESS_NS, devices.first_ns[d])
+                _mark(marks, d, open_ns // window_ns, min(old_ns // window_ns, last), offset)
             final = min((now_ns - LATENESS_NS) // window_ns - 1, last)
             _mark(marks, d, max((old_ns - LATENESS_NS) // window_ns, first), final, offset)
             h = devices.first_holder[d]
@@ -577,6 +606,23 @@ def _pass_time(
                         _mark(marks, d, seen_ns // window_ns, now_ns // window_ns, offset)
                 h = holders.next_holder[h]
         d = devices.next_device[d]
+
+
+@part
+def _readings_around(devices: Devices, d: int, from_ns: int, to_ns: int) -> tuple[int, int]:
+    """The span in which a gap changes the energy: without a counter, from the last reading of power before
+    it to the first after it."""
+    sources, n = devices.sources[d], devices.length[d]
+    if sources & HAS_COUNTER or n == 0:
+        return from_ns, to_ns
+    power_mw = devices.power_mw if sources & HAS_INSTANT else devices.average_mw
+    i = n - 1
+    while i > 0 and (devices.t_ns[d, i] > from_ns or power_mw[d, i] < 0):
+        i -= 1
+    k = i
+    while k < n - 1 and (devices.t_ns[d, k] < to_ns or power_mw[d, k] < 0):
+        k += 1
+    return min(from_ns, devices.t_ns[d, i] - AVERAGE_SHIFT_NS), max(to_ns, devices.t_ns[d, k])
 
 
 @part
@@ -608,20 +654,36 @@ def _take_event(
             first = max(since_ns, devices.first_ns[d]) // window_ns
             _mark(marks, d, first, max(now_ns, from_ns) // window_ns, offset)
         return
+    if kind == END:
+        hosts.ended_ns[host] = now_ns
+        d = hosts.first_device[host]
+        while d >= 0:
+            if devices.length[d] > 0:
+                open_ns = max(now_ns - LATENESS_NS, devices.first_ns[d])
+                newest = devices.t_ns[d, devices.length[d] - 1] // window_ns
+                _mark(marks, d, open_ns // window_ns, newest, offset)
+            d = devices.next_device[d]
+        return
     if kind == EXIT:
         d = holders.device[index]
+    floor_ns = now_ns - HORIZON_NS  # what lies before it is not touched any more
+    if devices.length[d] > 0 and kind != TOUCH:
+        floor_ns = min(floor_ns, devices.t_ns[d, devices.length[d] - 1] - HORIZON_NS)
+    from_ns = max(from_ns, floor_ns)
+    if kind == EXIT:
         exit_ns = holders.exit_ns[index]  # a second exit may name a later time
         holders.exit_ns[index] = from_ns
         from_ns = min(from_ns, exit_ns)
         n = holders.seen_length[index]
         if n > 0:
             from_ns = min(from_ns, holders.seen_ns[index, n - 1])
+        from_ns = max(from_ns, floor_ns)
         to_ns = now_ns
     elif kind == GAP:
         if to_ns > from_ns:
             _add_gap(devices, d, from_ns, to_ns)
+            from_ns, to_ns = _readings_around(devices, d, from_ns, to_ns)
     else:
-        from_ns = max(from_ns, now_ns - HORIZON_NS)
         to_ns = now_ns
     if devices.length[d] > 0:
         first = devices.first_ns[d] // window_ns
@@ -704,7 +766,7 @@ def _take_device_rows(
         _narrow_column(batch.layouts[layout, L_AVERAGE], word, rows),
     )
     gpu_at = _narrow_column(batch.layouts[layout, L_GPU], word, rows)
-    newest_ns = hosts.now_ns[host]
+    newest_ns = 0
     i = 0
     while i < rows:
         gpu = batch.halves[gpu_at + i]
@@ -720,7 +782,7 @@ def _take_device_rows(
             for k in range(i, end):
                 _drop(drops, m, k, 0, UNKNOWN)
         i = end
-    return int(newest_ns)
+    return int(max(newest_ns, hosts.now_ns[host]))
 
 
 @part
@@ -798,7 +860,7 @@ def ingest(
         _ask_for(batch, m + 1)
         host, offset = messages[m, HOST], messages[m, OFFSET]
         device_rows, process_rows = messages[m, DEVICE_ROWS], messages[m, PROCESS_ROWS]
-        room = device_rows + process_rows + 3 * marks.latest.shape[0] + holders.silent.shape[0]
+        room = device_rows + process_rows + 4 * marks.latest.shape[0] + holders.silent.shape[0]
         if marks.made[0] + room > marks.device.shape[0]:
             return m
         if messages[m, KIND] == EVENTS_MESSAGE:

@@ -34,6 +34,8 @@ class Hosts(NamedTuple):
 
     now_ns: I64
     ahead_ns: I64  # a time far ahead of ``now_ns`` that one reading claimed: a second one makes it true
+    ahead_device: I32  # whose reading that was
+    ended_ns: I64  # ``now_ns`` when its collector ended in order, until it moves on
     first_device: I32
 
 
@@ -149,7 +151,7 @@ _i64, _i64_2 = _array(types.int64, 1), _array(types.int64, 2)
 _i32, _i32_2 = _array(types.int32, 1), _array(types.int32, 2)
 _f64, _f32_2, _u8 = _array(types.float64, 1), _array(types.float32, 2), _array(types.uint8, 1)
 
-HOSTS = types.NamedTuple((_i64, _i64, _i32), Hosts)
+HOSTS = types.NamedTuple((_i64, _i64, _i32, _i64, _i32), Hosts)
 DEVICES = types.NamedTuple(
     (
         *(_i32, _i32, _i32, _i64, _i64, _i64, _i64, _i64, _u8, _u8, _i64),

@@ -1,8 +1,9 @@
 """Ask the process that owns a chDB store: a Unix socket in the store's folder, for its owner alone.
 
-A message is four bytes of length, big-endian, and a JSON object: ``{"sql", "params"}``, ``{"prices"}``,
-``{"tariffs"}``, ``{"billed"}``, ``{"unbilled"}`` or ``{"lineage"}`` one way, ``{"columns", "rows", "times"}``,
-``{"remarks"}`` or ``{"error", "usage"}`` the other. ``times`` are the columns whose texts are datetimes.
+A message is four bytes of length, big-endian, and a JSON object: one way ``{"sql", "params"}``,
+``{"prices"}``, ``{"tariffs"}``, ``{"billed"}``, ``{"unbilled"}`` or ``{"lineage"}``, the other
+``{"columns", "rows", "times"}``, ``{"remarks"}`` or ``{"error", "usage"}``. ``times`` are the columns whose
+texts are datetimes.
 """
 
 from __future__ import annotations

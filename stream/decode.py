@@ -6,8 +6,9 @@ What cannot be used becomes a dead letter with its offset and reason; its neighb
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import compress
+from struct import Struct
 from typing import Any, Final
 
 import numpy as np
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from wattribute.errors import RecordError
 from wattribute.kernels import headers as h
 from wattribute.kernels import ingest as k
-from wattribute.kernels.series import Batch
+from wattribute.kernels.series import LATENESS_NS, Batch
 from wattribute.records import (
+    End,
     Exit,
     Gap,
     Gpu,
@@ -46,6 +48,7 @@ _GPUS_MOST, _PROCESSES_MOST = 1024, 4096  # of one message
 _EXITS_MOST: Final = 100_000  # an exit may come before the process's first record on a device
 _MESSAGE_MOST_BYTES: Final = 16 << 20
 _EXCERPT_BYTES: Final = 200
+_FIRST_T: Final = Struct("<q")  # the first column is that of the times
 
 
 class Pending:
@@ -54,9 +57,14 @@ class Pending:
     def __init__(self) -> None:
         # Flat, not lists of tuples: those are as many objects for Python's collector to go through, which
         # took a tenth of all time.
-        self.messages = array("q")  # seven a message, see ``kernels.ingest``
-        self.events = array("q")  # four an event
+        self.messages: array[int]  # seven a message, see ``kernels.ingest``
+        self.events: array[int]  # four an event
         self.joined = b""  # the bytes of the messages that are made of words
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin again: the kernel has taken them."""
+        self.messages, self.events = array("q"), array("q")
 
     def add_events(self, host_row: int, offset: int, events: Iterable[tuple[int, int, int, int]]) -> None:
         """Add what a message means to the kernel; nothing, if that is nothing."""
@@ -69,12 +77,18 @@ class Pending:
 
 
 class Decoder:
-    """Decodes the messages of one partition; knows the headers it has seen."""
+    """Decodes the messages of one partition; knows the headers it has seen.
 
-    def __init__(self, series: Series, identities: Identities, tables: Tables) -> None:
+    ``settle`` is called with the messages so far before an identity is news, for what it does not change must
+    not know of it; and where a host's clock was set back, with the row of the host, else -1."""
+
+    def __init__(
+        self, series: Series, identities: Identities, tables: Tables, settle: Callable[[Pending, int], None]
+    ) -> None:
         self.series = series
         self.identities = identities
         self.tables = tables
+        self._settle = settle
         self._headers = Headers()
         self._exits: dict[tuple[str, str, int, int], int] = {}
         self._reservations = Reservations(series, identities)
@@ -148,7 +162,10 @@ class Decoder:
         if found[k.KIND] == h.WRONG_SIZE:
             size = f"{len(value) - begin} bytes of columns"
             raise RecordError(f"a samples message with {size} for {device_rows} and {process_rows} rows")
-        self._note_epoch(batch, offset, int(found[k.HOST]), epoch)
+        host_row = int(found[k.HOST])
+        self._note_epoch(batch, offset, host_row, epoch)
+        if device_rows and self._headers.has_begun(host_row):
+            self._follow_clock(batch, host_row, _FIRST_T.unpack_from(value, begin)[0])
         batch.messages.extend((k.SAMPLES_MESSAGE, *found[k.HOST :].tolist()))
 
     def _recognise(self, value: bytes, offset: int) -> NDArray[np.int64]:
@@ -201,6 +218,15 @@ class Decoder:
         if self._headers.note_epoch(host_row, epoch):
             batch.add_events(host_row, offset, [(k.EPOCH, 0, 0, 0)])
 
+    def _follow_clock(self, batch: Pending, host_row: int, t: int) -> None:
+        """At the first reading of an epoch: if the wall clock was set back by more than readings come late,
+        what follows would be late, or too late, until it comes there again."""
+        self._settle(batch, -1)
+        now_ns = int(self.series.hosts.now_ns[host_row])
+        if 0 < t < now_ns - LATENESS_NS:
+            self._settle(batch, host_row)
+        self._headers.go_on(host_row)
+
     def _records(self, batch: Pending, offset: int, value: bytes) -> None:
         if len(value) > _MESSAGE_MOST_BYTES:
             raise RecordError(f"a message of {len(value)} bytes")
@@ -214,6 +240,8 @@ class Decoder:
         for index, item in enumerate(obj["records"]):
             try:
                 record = parse(item)
+                if isinstance(record, Reservation) or self.identities.is_news(host, boot_id, record):
+                    self._settle(batch, -1)
                 events = self._events(host, boot_id, record)
                 batch.add_events(host_row, offset, events)
                 self.tables.note(host, boot_id, record, f"{epoch}:{seq}:{index}")
@@ -229,6 +257,8 @@ class Decoder:
             self._exits[host, boot_id, record.pid, record.start_ns] = record.t
             holders = self.series.holders_of(boot, record.pid, record.start_ns)
             return [(k.EXIT, row, record.t, 0) for row in holders]
+        if isinstance(record, End):
+            return [(k.END, 0, 0, 0)]
         if isinstance(record, Gap):
             return [
                 (k.GAP, row, record.from_ns, record.to_ns)

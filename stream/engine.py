@@ -47,8 +47,9 @@ _NO_MARKS: Final[tuple[I32, I64, I64, I64]] = (
     np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
 )  # fmt: skip
 _SAMPLE_SERIES: Final = slice(Devices._fields.index("t_ns"), Devices._fields.index("average_mw") + 1)
-# A batch whose newest time lies this far behind is not needed to rebuild the state after a restart.
-_LOOK_BACK_NS: Final = HORIZON_NS + SLACK_NS + 600_000_000_000  # and 10 min for hosts whose clocks differ
+# An offset is not needed to rebuild the state after a restart once the hosts' clocks have moved on by this.
+_LOOK_BACK_NS: Final = HORIZON_NS + SLACK_NS + 600_000_000_000
+_MARK_EVERY_NS: Final = 60_000_000_000
 
 
 class _Devices(NamedTuple):
@@ -85,7 +86,7 @@ class Engine:
         self.series = Series()
         self.identities = Identities()
         self.tables = Tables(origin, self.base)
-        self.decoder = Decoder(self.series, self.identities, self.tables)
+        self.decoder = Decoder(self.series, self.identities, self.tables, self._settle)
         self.idle_levels = idle_levels or IdleLevels()
         self.sample_count = 0
         self.duplicate_count = 0
@@ -99,27 +100,44 @@ class Engine:
         self._devices = _Devices([], [], [], [], np.zeros(0, np.bool_), np.zeros(0, np.int64))
         self._devices_as_of = (0, 0)
         self._restored: dict[DeviceKey, dict[str, Any]] = {}
-        self._batches: list[tuple[int, int]] = []  # first offset, newest time at its end
+        self._quiet = False
+        self._marked_offsets: list[tuple[int, NDArray[np.int64]]] = []  # and the hosts' clocks before it
 
     def take(self, offsets: Sequence[int], values: Sequence[bytes], quiet: bool = False) -> None:
         """Take messages in. ``quiet``: only to rebuild the state; their rows have been written before."""
         if not offsets:
             return
-        if not self._batches or self._batches[-1][1]:  # before any time is known, batches go together
-            self._batches.append((offsets[0], 0))
+        self._mark_offset(offsets[0])
         self._next_offset = offsets[-1] + 1
-        batch = self.decoder.decode(offsets, values)
-        if not quiet:
-            self._restore_last_samples()
-        self._ingest(batch, quiet)
-        self._restore_segments()
+        self._quiet = quiet
+        self._take_in(self.decoder.decode(offsets, values))
         if quiet:
             self._forget_marks()
             self.tables.take()
-        now_ns = int(self.series.hosts.now_ns.max())
-        self._batches[-1] = (self._batches[-1][0], now_ns)
-        while len(self._batches) > 1 and self._batches[0][1] < now_ns - _LOOK_BACK_NS:
-            del self._batches[0]
+
+    def _take_in(self, pending: Pending) -> None:
+        if not self._quiet:
+            self._restore_last_samples()
+        self._ingest(pending, self._quiet)
+        self._restore_segments()
+
+    def _settle(self, pending: Pending, set_back: int) -> None:
+        """Take messages in before an identity is news, and attribute what lies too far back for it to change:
+        whoever takes smaller batches has written that already. And all, before host ``set_back`` (-1: none)
+        forgets its readings, for its clock was set back."""
+        self._take_in(pending)
+        pending.clear()
+        if set_back >= 0:
+            if not self._quiet:
+                self._attribute(ended=False)
+            self._final[[row for row in self.series.begin_anew(set_back) if row < len(self._final)]] = -1
+            return
+        n = int(self._marks.made[0])
+        devices = np.concatenate([self._waiting[0], self._marks.device[:n]])
+        first = np.concatenate([self._waiting[1], self._marks.first[:n]])
+        oldest_ns = self.series.hosts.now_ns[self.series.devices.host[devices]] - HORIZON_NS
+        if not self._quiet and (first < oldest_ns // self.window_ns).any():
+            self._attribute(ended=False, provisional=False)
 
     def state(self) -> list[tuple[str, bytes]]:
         """What a look-back cannot rebuild, by device, as (key, message), where that changed since the last
@@ -129,6 +147,7 @@ class Engine:
         length = devices.length[:count]
         last_ns = devices.t_ns[np.arange(count), np.maximum(length - 1, 0)]
         silent = self.series.hosts.now_ns[devices.host[:count]] - last_ns > SLACK_NS
+        silent |= self._stands_still()[devices.host[:count]]
         resets = devices.segment[:count] + devices.reset_length[:count]
         now = np.stack([resets, np.where(silent, last_ns, 0)], axis=1)
         now[length == 0] = 0
@@ -150,6 +169,14 @@ class Engine:
             changed.append((f"{key.host} {key.boot_id} {key.gpu}", orjson.dumps(saved)))
         return changed
 
+    def _stands_still(self) -> NDArray[np.bool_]:
+        """Of each host whether its clock has stood for two minutes of another's."""
+        now_ns = self.series.hosts.now_ns[: len(self.series.host_rows)]
+        if len(self._marked_offsets) < 3:
+            return np.zeros(len(now_ns), np.bool_)
+        stands: NDArray[np.bool_] = _moved_ns(self._marked_offsets[-3][1], now_ns) == 0
+        return stands
+
     def restore(self, saved: Iterable[bytes], next_offset: int) -> None:
         """Take back what ``state`` gave, before the first message is taken. It may be newer than
         ``next_offset``, the first that will not be taken quietly."""
@@ -170,6 +197,7 @@ class Engine:
                 series[row, 0] = value
             t_ns, energy_mj, power_mw, average_mw = obj["last"]
             devices.length[row] = 1
+            devices.broken[row] = 1  # the look-back had nothing of it: that is longer than any period
             devices.first_ns[row] = obj["first_ns"]
             devices.knot_ns[row], devices.counter_mj[row] = t_ns, energy_mj
             devices.sources[row] = (
@@ -190,7 +218,23 @@ class Engine:
     @property
     def look_back_offset(self) -> int:
         """The offset from which a restart must read to come to the present state."""
-        return self._batches[0][0] if self._batches else 0
+        return self._marked_offsets[0][0] if self._marked_offsets else 0
+
+    def _mark_offset(self, offset: int) -> None:
+        """Remember an offset and where the clock of each host stood, about once a minute, for as long as a
+        restart would have to begin there: until each host's own clock, if it moves at all, has moved on by
+        the look-back."""
+        now_ns = self.series.hosts.now_ns[: len(self.series.host_rows)].copy()
+        marked = self._marked_offsets
+        if marked and not (_moved_ns(marked[-1][1], now_ns) >= _MARK_EVERY_NS).any():
+            return
+        marked.append((offset, now_ns))
+        for place in range(len(marked) - 1, 0, -1):
+            moved_ns = _moved_ns(marked[place][1], now_ns)
+            far_enough = moved_ns >= _LOOK_BACK_NS
+            if far_enough.any() and (far_enough | (moved_ns == 0)).all():
+                del marked[:place]
+                break
 
     def rows(
         self, ended: bool = False, restate: bool = True, provisional: bool = True
@@ -251,7 +295,7 @@ class Engine:
         if not quiet:
             self._attribute(ended=False, provisional=False)
         devices, holders = len(self.series.devices.host), len(self.series.holders.silent)
-        size = max(len(self._marks.device) * (2 if more else 1), _MARKS + 4 * (devices + holders))
+        size = max(len(self._marks.device) * (2 if more else 1), _MARKS + 5 * (devices + holders))
         self._marks = new_marks(size, devices)
 
     def _attribute(self, ended: bool, restate: bool = True, provisional: bool = True) -> None:
@@ -282,7 +326,10 @@ class Engine:
         last = np.concatenate([self._waiting[2], self._marks.last[:n]])
         offset = np.concatenate([self._waiting[3], self._marks.offset[:n]])
         was_final = np.concatenate([self._final, np.full(n_devices - len(self._final), -1)])
-        now_ns = self.series.hosts.now_ns[self.series.devices.host[:n_devices]]
+        hosts, of_device = self.series.hosts, self.series.devices.host[:n_devices]
+        now_ns = hosts.now_ns[of_device]
+        over = hosts.ended_ns[of_device] == now_ns  # all is final then, the window that it stands in too
+        now_ns = np.where(over, now_ns + LATENESS_NS + self.window_ns, now_ns)
         self._final = np.maximum(was_final, (now_ns - LATENESS_NS) // self.window_ns - 1)
         least = was_final[devices] + 1 if not restate else first
         most = self._final[devices] if not provisional else last
@@ -409,3 +456,10 @@ _COUNTS: Final[Mapping[str, int]] = {
     "error_uj": a.ERROR_ENERGY,
     "error_ns": a.ERROR_TIME,
 }
+
+
+def _moved_ns(then_ns: NDArray[np.int64], now_ns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How far each host's clock has moved, of one that came since or was set back its whole time."""
+    moved_ns = now_ns.copy()
+    moved_ns[: len(then_ns)] -= then_ns
+    return np.where(moved_ns < 0, now_ns, moved_ns)

@@ -15,12 +15,15 @@ from wattribute.wire import DEVICE_COLUMNS, PROCESS_COLUMNS
 _DEVICE_WANTED: Final = ("t", "energy_mj", "gpu", "power_mw", "power_average_mw")
 _PROCESS_WANTED: Final = ("t", "period_ns", "memory_used_bytes", "process", "sm_percent")
 
+_BEGUN: Final = -1  # in place of an epoch
+
 
 class Headers:
     """What each header says: its host, the rows of its gpus and processes, and where its columns are."""
 
     def __init__(self) -> None:
-        self._epochs = np.zeros(8, np.int64)  # by row of hosts; 0: of no collector yet
+        self._latest: dict[int, int] = {}  # epoch by row of hosts
+        self._epochs = np.zeros(8, np.int64)  # the same, for the kernel; 0: of no collector yet
         self.forget()
 
     def __len__(self) -> int:
@@ -75,10 +78,22 @@ class Headers:
     def note_epoch(self, host_row: int, epoch: int) -> bool:
         """Whether the collector of a host has begun anew. Messages of an older epoch are merely late, and
         those of epoch 0 are of no collector."""
+        before = self._latest.get(host_row, 0)
+        if epoch <= before:
+            return False
+        self._latest[host_row] = epoch
         self._epochs = _longer(self._epochs, host_row + 1)
-        known = int(self._epochs[host_row])
-        self._epochs[host_row] = max(known, epoch)
-        return 0 < known < epoch
+        self._epochs[host_row] = _BEGUN if before else epoch
+        return before > 0
+
+    def has_begun(self, host_row: int) -> bool:
+        """Whether its collector has begun anew, and ``go_on`` was not called since. Until then no message of
+        it is clear."""
+        return host_row < len(self._epochs) and self._epochs[host_row] == _BEGUN
+
+    def go_on(self, host_row: int) -> None:
+        """Recognise messages of the latest epoch."""
+        self._epochs[host_row] = self._latest[host_row]
 
     def _known(self) -> h.Known:
         return h.Known(self._text, self._places, self._slots, self._epochs)

@@ -57,13 +57,18 @@ class Timeline(Generic[T]):
             known = self._said[at - 1]
             self._said[at - 1] = _merged(known, record)
             return None if self._said[at - 1] == known else self._renew()
+        repeats = self.repeats(record)
         if at == 0 and self.versions:  # it says the rest for the time before, which was the first's
             record = _merged(self.versions[0], record)
-        repeats = at > 0 and replace(record, t=self._said[at - 1].t) == self._said[at - 1]
         self._said_ns.insert(at, record.t)
         self._said.insert(at, self._said[at - 1] if repeats else record)
         self._forget_repeats()
         return None if repeats else self._renew()
+
+    def repeats(self, record: T) -> bool:
+        """Whether it says what the record before it said."""
+        at = bisect.bisect_right(self._said_ns, record.t)
+        return at > 0 and replace(record, t=self._said[at - 1].t) == self._said[at - 1]
 
     def at(self, t_ns: int) -> T:
         """The version in force at a time."""
@@ -132,6 +137,19 @@ class Identities:
         self._of_device: NDArray[np.int32] = np.zeros(0, np.int32)
         self._workloads: dict[ProcessKey, Timeline[Workload]] = {}
         self._clear()
+
+    def is_news(self, host: str, boot_id: str, record: Record) -> bool:
+        """Whether a record may change what is known. One that repeats the last said does not."""
+        if isinstance(record, Workload):
+            workload = self._workloads.get((host, boot_id, record.pid, record.start_ns))
+            return workload is None or not workload.repeats(record)
+        if isinstance(record, Host):
+            known = self._hosts.get(host)
+            return known is None or not known.repeats(record)
+        if isinstance(record, Gpu):
+            gpu = self._gpus.get(DeviceKey(host, boot_id, record.gpu))
+            return gpu is None or (gpu.name, gpu.scope) != (record.name, record.scope)
+        return False
 
     def note_gpu(self, key: DeviceKey, gpu: Gpu) -> bool:
         """Keep what a device is; whether that is news."""

@@ -150,7 +150,7 @@ class Series:
         gone = [
             (row, device, key)
             for (device, key), row in self.holder_rows.items()
-            if self.holders.seen_length[row] == 0
+            if self.holders.seen_length[row] == 0 and self._is_past(device, row)
         ]
         processes = []
         for row, device, key in gone:
@@ -166,6 +166,25 @@ class Series:
             self.holders.used_length[row] = self.holders.silent[row] = 0
             self._link(device)
         return len(gone), processes
+
+    def begin_anew(self, host: int) -> list[int]:
+        """Forget the readings of a host whose clock was set back; the rows of its devices."""
+        devices, holders = self.devices, self.holders
+        rows = [row for row in range(len(self.device_keys)) if devices.host[row] == host]
+        self.hosts.now_ns[host] = self.hosts.ahead_ns[host] = self.hosts.ended_ns[host] = 0
+        devices.segment[rows] += devices.reset_length[rows]
+        for length in (devices.length, devices.gap_length, devices.reset_length):
+            length[rows] = 0
+        devices.counter_mj[rows] = devices.leap_mj[rows] = -1
+        devices.broken[rows] = devices.sources[rows] = 0
+        members = [row for device in rows for _, row in self._members[device]]
+        holders.seen_length[members] = holders.used_length[members] = holders.silent[members] = 0
+        return rows
+
+    def _is_past(self, device: int, row: int) -> bool:
+        """Whether no window to come can have a row of it. Where a clock was set back one can."""
+        reach_ns = int(self.holders.reach_to_ns[row])
+        return reach_ns == 0 or reach_ns < int(self.hosts.now_ns[self.devices.host[device]]) - HORIZON_NS
 
     def _process(self, device: int, key: HolderKey) -> tuple[str, str, int, int]:
         own = self.device_keys[device]
@@ -217,7 +236,8 @@ _SERIES: Final = {
 _LENGTH_OF: Final = {name: length for length, names in _SERIES.items() for name in names}
 _DTYPES: Final[dict[str, type[np.generic]]] = {
     **dict.fromkeys(
-        ("host", "next_device", "first_holder", "device", "next_holder", "first_device"), np.int32
+        ("host", "next_device", "first_holder", "device", "next_holder", "first_device", "ahead_device"),
+        np.int32,
     ),
     **dict.fromkeys(("power_mw", "average_mw"), np.int32),
     **dict.fromkeys(("broken", "sources", "silent", "reserved"), np.uint8),

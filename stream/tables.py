@@ -11,6 +11,7 @@ import orjson
 
 from wattribute.errors import RecordError
 from wattribute.records import (
+    End,
     Exit,
     Gap,
     Gpu,
@@ -78,7 +79,7 @@ class Tables:
             row = _row(record, without=("t", "start_ns", "cluster"))
             row |= {"host": host, "boot_id": boot_id, "process_start_ns": record.start_ns, "version": version}
             self._rows["process"].append(row)
-        elif not isinstance(record, Exit | Gpu | Instance | Reservation):
+        elif not isinstance(record, End | Exit | Gpu | Instance | Reservation):
             raise RecordError(f"a {record.kind} record does not travel in this way")
 
     def _gap(self, host: str, gap: Gap, offset: int) -> None:

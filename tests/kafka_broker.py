@@ -136,6 +136,16 @@ class KafkaBroker:
         """End as a crash does."""
         self._end(signal.SIGKILL)
 
+    def freeze(self) -> None:
+        """Neither answer nor hang up, until ``thaw``."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Go on."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(how)

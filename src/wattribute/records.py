@@ -124,6 +124,13 @@ class Exit(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class End(Record):
+    """The host's collector has ended in order: what it read is all there is."""
+
+    kind = "end"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Workload(Record):
     """Whose a process is. What is empty is not known, and leaves what was known before."""
 
@@ -241,7 +248,7 @@ KINDS: Final[dict[str, type[Record]]] = {
     cls.kind: cls
     for cls in (
         *(Trace, Host, Gpu, Device, Instance, Process, Exit, Workload, Reservation),
-        *(Run, Unit, Quality, Gap),
+        *(Run, Unit, Quality, Gap, End),
     )
 }
 

@@ -20,6 +20,8 @@ def test_residents_hold_since_the_previous_reading() -> None:
         (200, 2000, 400 * MS, 1 << 30),  # not from before it began
         (100, 3000, S, 1 << 30),
         (200, 3000, S, 1 << 30),
+        (100, 3900, 900 * MS, 1 << 30),  # the last, at the end
+        (200, 3900, 900 * MS, 1 << 30),
     ]
     assert {p.start_ns for p in bench.held() if p.pid == 100} == {BORN}
 
@@ -85,7 +87,7 @@ def test_a_process_that_cannot_be_found_is_counted() -> None:
     bench.processes.gone.add(100)  # as in another PID namespace
     health = bench.sampler().run(never(), duration_s=3)
     assert bench.emitted.of(Process) == []
-    assert health.unidentified == 3
+    assert health.unidentified == 4  # at three readings, and at the last one
 
 
 def test_a_workload_is_told_again_when_it_changes() -> None:

@@ -53,6 +53,7 @@ def collect(
             sampler = source.sampler(settings, publish, told.take)
             note(f"collecting {source.shown()} -> {settings.bus}")
             health = sampler.run(stop, duration_s)
+        publisher.end()
     for complaint in source.complaints():
         note(complaint)
     kept = (

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import os
 import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from wattribute.collector.kafka_producer import KafkaProducer
 
 _BROKER_S: Final = 10.0
+_END_S: Final = 150.0  # a store that is silent may take 120 s of it
+_STUCK: Final = (
+    "it does not end: the bus or the store does not answer. Ending it all the same; nothing is lost"
+)
 _SPOOLING_S: Final = 2.0  # a collector goes on without Kafka, and soon
 _COLLECTING: Final = "bus.sqlite-collecting"  # locked by every collector that sends by way of this folder
 
@@ -123,22 +128,30 @@ def receiving_end(
 
 
 @contextmanager
-def stopping() -> Iterator[threading.Event]:
-    """An event that SIGTERM or Ctrl-C sets; a second one ends the process at once."""
+def stopping(within_s: float = _END_S) -> Iterator[threading.Event]:
+    """An event that SIGTERM or Ctrl-C sets; a second one ends the process at once.
+
+    So does a first one that has not led out of here ``within_s``. Once librdkafka did not come back from
+    leaving its group, on a machine that had been frozen for minutes. It may hold Python's lock then, so the
+    end must not need that: faulthandler's thread does not. What was not committed will be done again."""
     stop = threading.Event()
     numbers = (signal.SIGTERM, signal.SIGINT)
+    with Path(os.devnull).open("w") as nowhere, ExitStack() as stack:
 
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
+        def on_signal(_number: int, _frame: FrameType | None) -> None:
+            stop.set()
+            for number in numbers:
+                signal.signal(number, signal.SIG_DFL)
+            faulthandler.dump_traceback_later(within_s, exit=True, file=nowhere)
+            stack.callback(faulthandler.cancel_dump_traceback_later)
+            teller = threading.Timer(0.9 * within_s, note, [_STUCK])
+            teller.daemon = True
+            teller.start()
+            stack.callback(teller.cancel)
+
         for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
-
-    before = [signal.signal(number, on_signal) for number in numbers]
-    try:
+            stack.callback(signal.signal, number, signal.signal(number, on_signal))
         yield stop
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 class Worker:

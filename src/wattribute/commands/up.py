@@ -171,6 +171,7 @@ def _collecting(
         def collect(stop: threading.Event) -> None:
             with intake:  # it ends with the collector, before what it sent last is streamed
                 sampler.run(stop)
+            publisher.end()
 
         yield collect
 

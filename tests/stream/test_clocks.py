@@ -1,0 +1,174 @@
+"""Clocks that are wrong: of one reading, of a host, of one host beside another's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+
+from tests.stream import host as made_host
+from wattribute.records import Device, Gap, Process, Record
+from wattribute.stream.engine import Engine
+from wattribute.wire import Encoder
+
+SECOND_NS = made_host.SECOND_NS
+START_NS = made_host.START_NS
+HOUR_NS = 3600 * SECOND_NS
+FAR_NS = 4_070_908_800 * SECOND_NS - START_NS  # to the year 2099: later ones are absurd
+
+
+def second(number: int, gpu: str = "g", ahead_ns: int = 0, pid: int = 9) -> list[Record]:
+    """One second of a device at 300 W, held by one process."""
+    readings: list[Record] = []
+    for tick in range(10):
+        t = START_NS + ahead_ns + number * SECOND_NS + tick * SECOND_NS // 10
+        readings.append(Device(t=t, gpu=gpu, energy_mj=10**6 + 300_000 * number + 30_000 * tick))
+    t = START_NS + ahead_ns + number * SECOND_NS + SECOND_NS // 2
+    return [*readings, Process(t=t, gpu=gpu, pid=pid, start_ns=7, period_ns=SECOND_NS)]
+
+
+def sent(*parts: tuple[str, str, int, Iterable[Sequence[Record]]]) -> list[made_host.Message]:
+    """Messages of (host, boot, epoch, flushes), one part after the other."""
+    values = []
+    for host, boot, epoch, flushes in parts:
+        encoder = Encoder(host, boot, epoch=epoch)
+        values += [value for flush in flushes for _, _, value in encoder.encode(flush)]
+    return list(enumerate(values))
+
+
+def joules(rows: Any, from_s: int, to_s: int, ahead_ns: int = 0, host: str = "a") -> list[float]:
+    """Energy of each second, of a host."""
+    found = [0.0] * (to_s - from_s)
+    for row in rows.values():
+        at_s = (row["window_start"] * 1_000_000 - START_NS - ahead_ns) // SECOND_NS
+        if row["host"] == host and from_s <= at_s < to_s:
+            found[at_s - from_s] += (row["active_energy_uj"] + row["idle_energy_equal_uj"]) / 1e6
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 50])
+def test_a_reading_from_the_far_future_is_not_believed_for_being_sent_twice(size: int) -> None:
+    wild: list[Record] = [Device(t=START_NS + FAR_NS, gpu="g", energy_mj=9_000_000)]
+    flushes = [second(number) for number in range(40)]
+    flushes[20:20] = [wild, wild]
+    engine = Engine("test")
+    rows = made_host.table(made_host.stream(engine, sent(("a", "b1", 1, flushes)), [size]))
+    assert joules(rows, 0, 39) == [300.0] * 39
+    assert engine.tables.dropped == 2
+
+
+def test_a_counter_reading_that_leaps_is_not_believed_for_being_sent_twice() -> None:
+    wild: list[Record] = [Device(t=START_NS + 20 * SECOND_NS - 1000, gpu="g", energy_mj=10**15)]
+    flushes = [second(number) for number in range(40)]
+    flushes[20:20] = [wild, wild]
+    engine = Engine("test")
+    rows = made_host.table(made_host.stream(engine, sent(("a", "b1", 1, flushes)), [1]))
+    assert joules(rows, 0, 39) == [300.0] * 39
+    assert {row["segment"] for row in rows.values()} == {0}
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_a_first_reading_from_the_far_future_costs_nobody_anything(size: int) -> None:
+    wild: list[Record] = [Device(t=START_NS + FAR_NS, gpu="g", energy_mj=9_000_000)]
+    flushes = [wild, *([*second(number), *second(number, "g2", pid=10)] for number in range(40))]
+    engine = Engine("test")
+    rows = made_host.table(made_host.stream(engine, sent(("a", "b1", 1, flushes)), [size]))
+    assert joules(rows, 0, 39) == [600.0] * 39
+    assert engine.tables.dropped == 1
+    assert {row["account"] for row in rows.values()} == {"process"}
+
+
+def test_a_host_in_the_year_2099_leaves_the_others_of_its_partition_alone() -> None:
+    good = [second(number) for number in range(60)]
+    wrong = [second(number, ahead_ns=FAR_NS) for number in range(60)]
+    engine = Engine("test")
+    values = []
+    for number in range(60):
+        values += sent(("w", "b1", 1, [wrong[number]]), ("a", "b1", 1, [good[number]]))
+    messages = list(enumerate(value for _, value in values))
+    rows = made_host.table(made_host.stream(engine, messages, [3]))
+    assert engine.tables.dropped == 0
+    assert joules(rows, 0, 59) == [300.0] * 59
+    assert joules(rows, 0, 59, ahead_ns=FAR_NS, host="w") == [300.0] * 59
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+@pytest.mark.parametrize(("boot", "ahead_ns"), [("b1", 8 * HOUR_NS), ("b2", 8 * HOUR_NS), ("b1", FAR_NS)])
+def test_a_clock_that_is_set_back_begins_anew(size: int, boot: str, ahead_ns: int) -> None:
+    """A machine that boots with its clock 8 h ahead, until NTP sets it: that is a new epoch of its collector.
+    All it read until its clock came there again was too late."""
+    ahead = [second(number, ahead_ns=ahead_ns) for number in range(30)]
+    after = [second(number) for number in range(30, 90)]
+    engine = Engine("test")
+    rows = made_host.table(
+        made_host.stream(engine, sent(("a", "b1", 1, ahead), ("a", boot, 2, after)), [size])
+    )
+    assert engine.tables.dropped == 0
+    assert joules(rows, 0, 29, ahead_ns) == [300.0] * 29
+    assert joules(rows, 30, 89) == [300.0] * 59
+    assert {row["account"] for row in rows.values()} == {"process"}
+
+
+def test_where_a_clock_that_was_set_back_comes_again_no_window_counts_twice() -> None:
+    """Whoever had a row there has none any more."""
+    ahead = [second(number, ahead_ns=2 * HOUR_NS) for number in range(30)]
+    after = [second(number, pid=11) for number in range(7100, 7300)]
+    engine = Engine("test")
+    rows = made_host.table(made_host.stream(engine, sent(("a", "b1", 1, ahead), ("a", "b1", 2, after)), [9]))
+    assert joules(rows, 7101, 7299) == [300.0] * 198
+    assert {row["pid"] for row in rows.values()} == {11}
+
+
+@pytest.mark.parametrize("ahead_s", [-7200, 0, 1800, 10**6])
+def test_a_restart_reads_back_far_enough_for_each_host_by_its_own_clock(ahead_s: int) -> None:
+    """Of two hosts the clocks differ, and one stops: what the other needs is still read, and no more."""
+    values: list[bytes] = []
+    encoders = {name: Encoder(name, "b1", epoch=1) for name in "aw"}
+    for minute in range(200):
+        for name, ahead in (("a", 0), ("w", ahead_s * SECOND_NS)):
+            if name == "w" and 60 <= minute < 190:
+                continue
+            t = START_NS + ahead + minute * 60 * SECOND_NS
+            flush: list[Record] = [
+                Device(t=t + k * SECOND_NS, gpu="g", energy_mj=10**6 + (minute * 60 + k) * 300_000)
+                for k in range(60)
+            ]
+            last_ns = t + 59 * SECOND_NS
+            flush.append(Process(t=last_ns, gpu="g", pid=9, start_ns=7, period_ns=60 * SECOND_NS))
+            values += [value for _, _, value in encoders[name].encode(flush)]
+    messages = list(enumerate(values))
+    whole = made_host.table(made_host.stream(Engine("test"), messages, [2]))
+    for at in (100, 240):
+        before = Engine("test")
+        written = made_host.stream(before, messages[:at], [2], end=False)
+        restarted = Engine("test")
+        restarted.restore([value for _, value in before.state()], at)
+        quietly = messages[before.look_back_offset : at]
+        assert 70 <= len(quietly) <= 170
+        restarted.take([offset for offset, _ in quietly], [value for _, value in quietly], quiet=True)
+        written += made_host.stream(restarted, messages[at:], [2])
+        assert settled(made_host.table(written), ahead_s) == settled(whole, ahead_s)
+
+
+def settled(rows: Any, ahead_s: int) -> Any:
+    """But for the last seconds of the host that stopped: over an hour later they are beyond the look-back, so
+    they stay as they were written."""
+    from_ms, to_ms = ((START_NS // SECOND_NS + ahead_s + second_) * 1000 for second_ in (3589, 3600))
+    return {
+        key: row
+        for key, row in rows.items()
+        if row["host"] != "w" or not from_ms <= row["window_start"] < to_ms
+    }
+
+
+def test_a_gap_beside_which_power_was_not_read_changes_no_window_unnoticed() -> None:
+    """Without a counter it takes the energy from the reading before it to the one after it."""
+    readings = [
+        Device(t=START_NS + k * SECOND_NS // 2, gpu="g", power_mw=300_000 if k % 8 == 0 else None)
+        for k in range(60)
+    ]
+    gap = Gap(t=START_NS + 20 * SECOND_NS, from_ns=START_NS + 9 * SECOND_NS, to_ns=START_NS + 10 * SECOND_NS)
+    messages = made_host.messages([[one] for one in readings] + [[gap]])
+    whole = made_host.table(made_host.stream(Engine("test"), messages, [100], end=False))
+    assert made_host.table(made_host.stream(Engine("test"), messages, [1], end=False)) == whole

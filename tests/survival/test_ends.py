@@ -1,0 +1,69 @@
+"""A command that is told to end does, whatever librdkafka and the broker do."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from tests.kafka_broker import KafkaBroker
+from tests.survival.processes import ran, started, wait_until
+from wattribute.bus import UNITS
+
+PATIENCE_S = 120.0
+
+# ctypes.PyDLL keeps Python's lock while it calls, as confluent_kafka does in some calls.
+_HANGS = """
+import ctypes, os, signal
+from wattribute.commands.ends import stopping
+with stopping(within_s=1.0) as stop:
+    os.kill(os.getpid(), signal.SIGTERM)
+    stop.wait()
+    print("told", flush=True)
+    {library}(None).sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("library", ["ctypes.PyDLL", "ctypes.CDLL"])
+def test_a_call_that_never_returns_does_not_keep_a_process_from_its_end(library: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _HANGS.format(library=library)],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "told\n")
+    assert "Traceback" not in done.stderr
+    assert ("it does not end" in done.stderr) == (library == "ctypes.CDLL")
+
+
+def test_a_stream_ends_though_its_broker_is_frozen(kafka_broker: KafkaBroker, tmp_path: Path) -> None:
+    """Stopped as by SIGSTOP it keeps its connections and answers nothing."""
+    bus, store = f"kafka://{kafka_broker.servers}", f"chdb://{tmp_path / 'store'}"
+    ran("emit", "unit", "images", "3", "--model", "m", "--bus", bus)
+    group = Consumer({"bootstrap.servers": kafka_broker.servers, "group.id": "frozen"})
+    stream = started("stream", "--bus", bus, "--store", store, kafka_group="frozen", kafka_partitions="1")
+    try:
+        wait_until(lambda: has_committed(group), stream)
+        kafka_broker.freeze()
+        stream.send_signal(signal.SIGTERM)
+        _, said = stream.communicate(timeout=PATIENCE_S)
+        assert stream.returncode in (0, 1)
+        assert "Traceback" not in said
+    finally:
+        kafka_broker.thaw()
+        stream.kill()
+        stream.communicate()
+        group.close()
+
+
+def has_committed(group: Consumer) -> bool:
+    try:
+        return bool(group.committed([TopicPartition(UNITS, 0)])[0].offset > 0)
+    except KafkaException:  # the broker makes the topic of the groups at the first question
+        return False

@@ -841,10 +841,22 @@ def _ask_for(batch: Batch, m: int) -> None:
         prefetch(batch.words, (word,))
 
 
-@kernel(types.int64(BATCH, types.int64, types.int64, HOSTS, DEVICES, HOLDERS, MARKS, DROPS))
+@part
+def _may_begin_anew(hosts: Hosts, batch: Batch, m: int) -> bool:
+    """Whether message m has a time after which a device is taken as another, and forgets its readings."""
+    rows, host = batch.messages[m, DEVICE_ROWS], batch.messages[m, HOST]
+    t_at = _column(batch.layouts[batch.messages[m, LAYOUT], L_T], batch.messages[m, WORD], rows)
+    newest = 0
+    for i in range(rows):
+        newest = max(newest, batch.words[t_at + i])
+    return bool(newest - hosts.now_ns[host] > _FAR_NS)
+
+
+@kernel(types.int64(BATCH, types.int64, types.int64, types.int64, HOSTS, DEVICES, HOLDERS, MARKS, DROPS))
 def ingest(
     batch: Batch,
     first: int,
+    settled: int,
     window_ns: int,
     hosts: Hosts,
     devices: Devices,
@@ -854,7 +866,9 @@ def ingest(
 ) -> int:
     """Take the messages from index ``first`` on; the index of the first one not taken, for want of room.
 
-    A message is taken whole or not at all. See the names of the columns of ``batch`` above."""
+    -1 minus the index where that one may begin devices anew: all that is marked is to be attributed before,
+    and then the message is ``settled``. A message is taken whole or not at all. See the names of the columns
+    of ``batch`` above."""
     messages = batch.messages
     for m in range(first, messages.shape[0]):
         _ask_for(batch, m + 1)
@@ -873,6 +887,8 @@ def ingest(
         layout = messages[m, LAYOUT]
         if not _has_room(devices, holders, batch, layout, device_rows, process_rows):
             return m
+        if m != settled and _may_begin_anew(hosts, batch, m):
+            return -1 - m
         now_ns = _take_device_rows(hosts, devices, batch, m, layout, window_ns, marks, drops)
         _take_process_rows(holders, batch, m, layout, now_ns, window_ns, marks, drops)
         _pass_time(hosts, devices, holders, host, now_ns, offset, window_ns, marks)

@@ -268,14 +268,21 @@ class Engine:
         drops = Drops(
             np.zeros(len(k.REASONS), np.int64), np.zeros(1, np.int64), np.empty((_DROPS_LISTED, 4), np.int64)
         )
-        first, stuck = 0, -1
+        first, stuck, settled = 0, -1, -1
         while True:
             series = self.series
             if len(self._marks.latest) < len(series.devices.host):
                 self._renew_marks(quiet)
             first = k.ingest(
-                batch, first, self.window_ns, series.hosts, series.devices, series.holders, self._marks, drops
-            )
+                batch, first, settled, self.window_ns,
+                series.hosts, series.devices, series.holders, self._marks, drops,
+            )  # fmt: skip
+            if first < 0:  # devices may forget their readings: whoever takes smaller batches has written them
+                first = settled = -1 - first
+                if not quiet:
+                    self._attribute(ended=False)
+                self._forget_marks()
+                continue
             if first == len(batch.messages):
                 break
             # No room: attribute what is marked, for that frees marks and lets the past be let go.

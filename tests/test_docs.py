@@ -304,11 +304,11 @@ def test_what_is_cited_and_linked_is_there() -> None:
     sources = [
         path for name in folders for suffix in ("py", "sql") for path in (ROOT / name).rglob(f"*.{suffix}")
     ]
-    cited = {page for path in sources for page in re.findall(r"docs/\w+\.md", path.read_text())}
+    cited = {page for path in sources for page in re.findall(r"docs/[\w-]+\.md", path.read_text())}
     assert cited
     pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").iterdir()]
     linked = {
-        page: {page.parent / link for link in re.findall(r"\]\(([\w/.]+\.md)\)", page.read_text())}
+        page: {page.parent / link for link in re.findall(r"\]\(([\w/.-]+\.md)\)", page.read_text())}
         for page in pages
     }
     for target in {ROOT / page for page in cited}.union(*linked.values()):

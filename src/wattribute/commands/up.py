@@ -59,6 +59,7 @@ NEXT: Final = {
     "cost --by team": "who pays for what, idle and unexplained time apart",
     "models": "each version: per token, per request, how good it is",
     "runs": "each training run: so far, in vain, at its end",
+    "reconcile": "the parts beside the hours billed",
     "explain": "what these figures rest on",
 }
 """What to ask next, and what that answers."""

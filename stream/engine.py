@@ -6,8 +6,8 @@ when rows are asked for changes nothing but how often a window is written before
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 import numpy as np
 import orjson
@@ -27,19 +27,16 @@ from wattribute.kernels.series import (
     Drops,
     Marks,
 )  # fmt: skip
-from wattribute.sinks.contract import Coded, Column
+from wattribute.sinks.contract import Column
 from wattribute.stream.decode import Decoder, Pending
 from wattribute.stream.identity import Identities
 from wattribute.stream.idle import IdleLevels
+from wattribute.stream.rows import Rows
 from wattribute.stream.series import SLACK_NS, DeviceKey, Series, new_marks
 from wattribute.stream.tables import Tables
 
 ALGORITHM: Final = 1
 """Goes up when the same messages come to give other rows."""
-ACCOUNTS: Final = ("process", "reserved", "unheld", "residual")
-ENERGY_SOURCES: Final = ("", "counter", "instant", "average", "module", "none")
-WEIGHT_SOURCES: Final = ("", "exclusive", "accounting", "utilization", "gpm", "memory", "equal", "none")
-
 _MARKS: Final = 1 << 16
 _ROWS: Final = 1 << 15
 _DROPS_LISTED: Final = 4096
@@ -50,17 +47,6 @@ _SAMPLE_SERIES: Final = slice(Devices._fields.index("t_ns"), Devices._fields.ind
 # An offset is not needed to rebuild the state after a restart once the hosts' clocks have moved on by this.
 _LOOK_BACK_NS: Final = HORIZON_NS + SLACK_NS + 600_000_000_000
 _MARK_EVERY_NS: Final = 60_000_000_000
-
-
-class _Devices(NamedTuple):
-    """What rows say of their device, by its row, and the idle level it is taken to have."""
-
-    host: list[str]
-    gpu: list[str]
-    boot_id: list[str]
-    gpu_model: list[str]
-    of_module: NDArray[np.bool_]
-    idle_mw: NDArray[np.int64]
 
 
 def version_base(generation: int) -> int:
@@ -87,7 +73,7 @@ class Engine:
         self.identities = Identities()
         self.tables = Tables(origin, self.base)
         self.decoder = Decoder(self.series, self.identities, self.tables, self._settle)
-        self.idle_levels = idle_levels or IdleLevels()
+        self._rows = Rows(self.series, self.identities, idle_levels or IdleLevels(), window_ns, self.base)
         self.sample_count = 0
         self.duplicate_count = 0
         self._marks = new_marks(_MARKS, len(self.series.devices.host))
@@ -97,8 +83,6 @@ class Engine:
         self._next_offset = 0
         self._written: list[dict[str, Column]] = []
         self._saved = np.zeros((0, 2), np.int64)  # of each device: resets, last sample if silent
-        self._devices = _Devices([], [], [], [], np.zeros(0, np.bool_), np.zeros(0, np.int64))
-        self._devices_as_of = (0, 0)
         self._restored: dict[DeviceKey, dict[str, Any]] = {}
         self._quiet = False
         self._marked_offsets: list[tuple[int, NDArray[np.int64]]] = []  # and the hosts' clocks before it
@@ -312,7 +296,7 @@ class Engine:
             return
         order = np.argsort(marks.device, kind="stable")
         bounds = np.searchsorted(marks.device[order], np.arange(n_devices + 1))
-        idle_mw = self._known_devices().idle_mw
+        idle_mw = self._rows.idle_mw()
         first, window, rows = 0, 0, -1
         while first < n_devices:
             if rows == 0:  # not even one window fits
@@ -322,7 +306,7 @@ class Engine:
                 idle_mw, self.window_ns, first, window, self.processes_known, ended, self._out,
             )  # fmt: skip
             if rows:
-                self._written.append(self._columns(self._out[:, :rows]))
+                self._written.append(self._rows.columns(self._out[:, :rows]))
         self._forget_marks()
 
     def _due_marks(self, n_devices: int, restate: bool, provisional: bool) -> Marks:
@@ -365,67 +349,6 @@ class Engine:
         self._marks.made[0] = 0
         self._marks.latest[:] = -1
 
-    def _columns(self, out: NDArray[np.int64]) -> dict[str, Column]:
-        """The table's columns of the kernel's rows (23, n)."""
-        out = out.copy()
-        series = self.series
-        device, holder = out[a.ROW_DEVICE], out[a.ROW_HOLDER]
-        ends_ns = (out[a.ROW_WINDOW] + 1) * self.window_ns
-        device_codes = device.astype(np.int32)
-        known = self._known_devices()
-        held = holder >= 0
-        process = series.processes[np.where(held, holder, -1)]  # the last is nobody
-        # A process, whom it is given to; or unheld and residual, which are -1 and -2 in the kernel's numbers.
-        account = np.where(held, series.holders.reserved[holder], 1 - holder).astype(np.int32)
-        source = out[a.ENERGY_SOURCE]
-        of_module = known.of_module[device] & (source != a.FROM_NONE)
-        count = out.shape[1]
-        none = np.zeros(count, np.int32)
-        columns: dict[str, Column] = {
-            "window_start": out[a.ROW_WINDOW] * (self.window_ns // 1_000_000),
-            "window_ms": np.full(count, self.window_ns // 1_000_000, np.uint32),
-            "host": Coded(device_codes, known.host),
-            "gpu": Coded(device_codes, known.gpu),
-            "boot_id": Coded(device_codes, known.boot_id),
-            "gpu_model": Coded(device_codes, known.gpu_model),
-            "gpu_instance": process["gpu_instance"],
-            "account": Coded(account, ACCOUNTS),
-            "pid": process["pid"],
-            "process_start_ns": process["start_ns"],
-            "part": Coded(none, [""]),
-            "energy_source": Coded(
-                np.where(of_module, a.FROM_MODULE, source).astype(np.int32), ENERGY_SOURCES
-            ),
-            "weight_source": Coded(out[a.WEIGHT_SOURCE].astype(np.int32), WEIGHT_SOURCES),
-            "memory_bytes": out[a.MEMORY].astype(np.uint64),
-            "covered_ns": out[a.COVERED].astype(np.uint64),
-            "flags": out[a.FLAGS].astype(np.uint32),
-            "segment": out[a.SEGMENT].astype(np.uint32),
-            "version": out[a.ROW_OFFSET].astype(np.uint64) | np.uint64(self.base),
-            "deleted": out[a.DELETED].astype(np.uint8),
-            "nothing_due": out[a.NOTHING_DUE].astype(np.uint8),
-        }
-        columns |= {name: out[row] for name, row in _COUNTS.items()}
-        columns |= self.identities.columns(series, device, holder, ends_ns)
-        return columns
-
-    def _known_devices(self) -> _Devices:
-        """What rows say of their device, by its row; made anew when devices come or are learned of."""
-        as_of = (len(self.series.device_keys), self.identities.gpus_learned)
-        if as_of != self._devices_as_of:
-            keys = self.series.device_keys
-            models = [self.identities.gpu_model(key) for key in keys]
-            self._devices = _Devices(
-                [key.host for key in keys],
-                [key.gpu for key in keys],
-                [key.boot_id for key in keys],
-                models,
-                np.array([self.identities.covers_module(key) for key in keys], np.bool_),
-                np.array([self.idle_levels.resident_mw(model) for model in models], np.int64),
-            )
-            self._devices_as_of = as_of
-        return self._devices
-
     def _report(self, drops: Drops, messages: NDArray[np.int64]) -> None:
         """Dead letters for the readings that the kernel could not use; duplicates are but counted."""
         if not drops.total.any():
@@ -448,21 +371,6 @@ class Engine:
                 offset = int(messages[-1, k.OFFSET])
                 self.tables.dead(offset, f"{count} more readings: {k.REASONS[reason]}", b"", count)
         self.duplicate_count += int(drops.total[k.DUPLICATE])
-
-
-_COUNTS: Final[Mapping[str, int]] = {
-    "device_energy_uj": a.DEVICE_ENERGY,
-    "active_energy_uj": a.ACTIVE_ENERGY,
-    "idle_energy_equal_uj": a.IDLE_EQUAL,
-    "idle_energy_memory_uj": a.IDLE_MEMORY,
-    "idle_energy_active_uj": a.IDLE_ACTIVE,
-    "active_time_ns": a.ACTIVE_TIME,
-    "gpu_time_equal_ns": a.TIME_EQUAL,
-    "gpu_time_memory_ns": a.TIME_MEMORY,
-    "gpu_time_active_ns": a.TIME_ACTIVE,
-    "error_uj": a.ERROR_ENERGY,
-    "error_ns": a.ERROR_TIME,
-}
 
 
 def _moved_ns(then_ns: NDArray[np.int64], now_ns: NDArray[np.int64]) -> NDArray[np.int64]:

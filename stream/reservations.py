@@ -11,14 +11,14 @@ from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 from wattribute.kernels import ingest as k
-from wattribute.records import NO_INSTANCE, Reservation, Workload
+from wattribute.records import NO_INSTANCE, Reservation, Whose, Workload
 from wattribute.stream.identity import Identities
 from wattribute.stream.series import HolderKey, Series
 
 _PERIOD_NS: Final = 60_000_000_000  # it is told again this often, and lapses after three times as long
 _AT_ONCE_NS: Final = 1  # of the first and the last record: it holds neither before nor after them
 _OWNER: Final = ("cluster", "namespace", "pod", "container", "job")
-_SHARED: Final = [f.name for f in fields(Reservation) if f.name not in ("t", "gpu", "gpu_instance")]
+_SHARED: Final = [f.name for f in fields(Whose) if f.name != "t"]
 
 
 class _Given(NamedTuple):

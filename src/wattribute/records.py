@@ -131,12 +131,9 @@ class End(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workload(Record):
-    """Whose a process is. What is empty is not known, and leaves what was known before."""
+class Whose(Record):
+    """Whose something is. What is empty is not known."""
 
-    kind = "workload"
-    pid: int
-    start_ns: int
     cluster: str = ""
     container: str = ""
     pod: str = ""
@@ -152,35 +149,28 @@ class Workload(Record):
     run: str = ""
     attempt: int | None = None
     identity_source: str = ""
-    command: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reservation(Record):
+class Workload(Whose):
+    """Whose a process is. What is empty leaves what was known before."""
+
+    kind = "workload"
+    pid: int
+    start_ns: int
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation(Whose):
     """Whom a GPU is given to as of ``t``, whether or not a process runs on it; without pod and job: nobody.
 
-    Told again every 60 s and when it changes; lapses 180 s after it was last told."""
+    Told again every 60 s and when it changes; where it is not told again for 180 s, it ended when told last."""
 
     kind = "reservation"
     gpu: str
     gpu_instance: int = NO_INSTANCE
-    cluster: str = ""
-    container: str = ""
-    pod: str = ""
-    namespace: str = ""
-    job: str = ""
-    user: str = ""
-    team: str = ""
-    application: str = ""
-    workload: str = ""
-    phase: str = ""
-    model: str = ""
-    model_version: str = ""
-    run: str = ""
-    attempt: int | None = None
-    identity_source: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ prints its port and the child's pid.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -30,6 +31,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def main() -> None:
     server = HTTPServer(("127.0.0.1", int(sys.argv[2]) if len(sys.argv) > 2 else 0), _Handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with subprocess.Popen(["sleep", "600"]) as worker:
         print(server.server_address[1], worker.pid, flush=True)
         try:

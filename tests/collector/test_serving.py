@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -43,7 +42,7 @@ def engine(page: Path, port: int = 0, within: tuple[str, ...] = ()) -> Iterator[
         try:
             yield process.pid, number, worker
         finally:
-            process.send_signal(signal.SIGINT)  # it ends its worker
+            process.terminate()  # it ends its worker
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,123 @@
+"""Rows of the table ``attribution``, as columns, of what the kernel gives out in integers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wattribute.kernels import attribute as a
+from wattribute.sinks.contract import Coded, Column
+from wattribute.stream.identity import Identities
+from wattribute.stream.idle import IdleLevels
+from wattribute.stream.series import Series
+
+ACCOUNTS: Final = ("process", "reserved", "unheld", "residual")
+ENERGY_SOURCES: Final = ("", "counter", "instant", "average", "module", "none")
+WEIGHT_SOURCES: Final = ("", "exclusive", "accounting", "utilization", "gpm", "memory", "equal", "none")
+_COUNTS: Final[Mapping[str, int]] = {
+    "device_energy_uj": a.DEVICE_ENERGY,
+    "active_energy_uj": a.ACTIVE_ENERGY,
+    "idle_energy_equal_uj": a.IDLE_EQUAL,
+    "idle_energy_memory_uj": a.IDLE_MEMORY,
+    "idle_energy_active_uj": a.IDLE_ACTIVE,
+    "active_time_ns": a.ACTIVE_TIME,
+    "gpu_time_equal_ns": a.TIME_EQUAL,
+    "gpu_time_memory_ns": a.TIME_MEMORY,
+    "gpu_time_active_ns": a.TIME_ACTIVE,
+    "error_uj": a.ERROR_ENERGY,
+    "error_ns": a.ERROR_TIME,
+}
+
+
+class _Devices(NamedTuple):
+    """What rows say of their device, by its row, and the idle level it is taken to have."""
+
+    host: list[str]
+    gpu: list[str]
+    boot_id: list[str]
+    gpu_model: list[str]
+    of_module: NDArray[np.bool_]
+    idle_mw: NDArray[np.int64]
+
+
+class Rows:
+    """Makes columns of the kernel's rows. ``base``: the upper bits of every version."""
+
+    def __init__(
+        self, series: Series, identities: Identities, idle_levels: IdleLevels, window_ns: int, base: int
+    ) -> None:
+        self._series = series
+        self._identities = identities
+        self._idle_levels = idle_levels
+        self._window_ns = window_ns
+        self._base = base
+        self._devices = _Devices([], [], [], [], np.zeros(0, np.bool_), np.zeros(0, np.int64))
+        self._devices_as_of = (0, 0)
+
+    def idle_mw(self) -> NDArray[np.int64]:
+        """The power of each device while a process is resident and idle."""
+        return self._known().idle_mw
+
+    def columns(self, out: NDArray[np.int64]) -> dict[str, Column]:
+        """The table's columns of the kernel's rows (23, n)."""
+        out = out.copy()
+        series = self._series
+        device, holder = out[a.ROW_DEVICE], out[a.ROW_HOLDER]
+        ends_ns = (out[a.ROW_WINDOW] + 1) * self._window_ns
+        device_codes = device.astype(np.int32)
+        known = self._known()
+        held = holder >= 0
+        process = series.processes[np.where(held, holder, -1)]  # the last is nobody
+        # A process, whom it is given to; or unheld and residual, which are -1 and -2 in the kernel's numbers.
+        account = np.where(held, series.holders.reserved[holder], 1 - holder).astype(np.int32)
+        source = out[a.ENERGY_SOURCE]
+        of_module = known.of_module[device] & (source != a.FROM_NONE)
+        count = out.shape[1]
+        none = np.zeros(count, np.int32)
+        columns: dict[str, Column] = {
+            "window_start": out[a.ROW_WINDOW] * (self._window_ns // 1_000_000),
+            "window_ms": np.full(count, self._window_ns // 1_000_000, np.uint32),
+            "host": Coded(device_codes, known.host),
+            "gpu": Coded(device_codes, known.gpu),
+            "boot_id": Coded(device_codes, known.boot_id),
+            "gpu_model": Coded(device_codes, known.gpu_model),
+            "gpu_instance": process["gpu_instance"],
+            "account": Coded(account, ACCOUNTS),
+            "pid": process["pid"],
+            "process_start_ns": process["start_ns"],
+            "part": Coded(none, [""]),
+            "energy_source": Coded(
+                np.where(of_module, a.FROM_MODULE, source).astype(np.int32), ENERGY_SOURCES
+            ),
+            "weight_source": Coded(out[a.WEIGHT_SOURCE].astype(np.int32), WEIGHT_SOURCES),
+            "memory_bytes": out[a.MEMORY].astype(np.uint64),
+            "covered_ns": out[a.COVERED].astype(np.uint64),
+            "flags": out[a.FLAGS].astype(np.uint32),
+            "segment": out[a.SEGMENT].astype(np.uint32),
+            "version": out[a.ROW_OFFSET].astype(np.uint64) | np.uint64(self._base),
+            "deleted": out[a.DELETED].astype(np.uint8),
+            "nothing_due": out[a.NOTHING_DUE].astype(np.uint8),
+        }
+        columns |= {name: out[row] for name, row in _COUNTS.items()}
+        columns |= self._identities.columns(series, device, holder, ends_ns)
+        return columns
+
+    def _known(self) -> _Devices:
+        """What rows say of their device, by its row; made anew when devices come or are learned of."""
+        as_of = (len(self._series.device_keys), self._identities.gpus_learned)
+        if as_of != self._devices_as_of:
+            keys = self._series.device_keys
+            models = [self._identities.gpu_model(key) for key in keys]
+            self._devices = _Devices(
+                [key.host for key in keys],
+                [key.gpu for key in keys],
+                [key.boot_id for key in keys],
+                models,
+                np.array([self._identities.covers_module(key) for key in keys], np.bool_),
+                np.array([self._idle_levels.resident_mw(model) for model in models], np.int64),
+            )
+            self._devices_as_of = as_of
+        return self._devices

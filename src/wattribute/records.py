@@ -166,7 +166,7 @@ class Workload(Whose):
 class Reservation(Whose):
     """Whom a GPU is given to as of ``t``, whether or not a process runs on it; without pod and job: nobody.
 
-    Told again every 60 s and when it changes; where it is not told again for 180 s, it ended when told last."""
+    Told again every 60 s and when it changes; where that fails for 180 s, it ended when it was told last."""
 
     kind = "reservation"
     gpu: str

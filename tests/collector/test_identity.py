@@ -91,7 +91,7 @@ def test_the_page_names_all_that_is_read_and_kept(tmp_path: Path) -> None:
 
 def test_the_attempt_that_a_tag_tells_comes_before_what_launchers_count() -> None:
     environ = identity.environment(
-        b"TORCHELASTIC_RESTART_COUNT=2\0WATTRIBUTE_ATTEMPT=5\0SLURM_RESTART_COUNT=1\0"
+        b"WATTRIBUTE_RUN=r\0TORCHELASTIC_RESTART_COUNT=2\0WATTRIBUTE_ATTEMPT=5\0SLURM_RESTART_COUNT=1\0"
     )
     assert identity.identity(environ, identity.Group())["attempt"] == 5
 

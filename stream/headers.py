@@ -56,6 +56,7 @@ class Headers:
         self._text = _longer(self._text, self._words + len(words))
         self._text[self._words : self._words + len(words)] = words
         self._places = _longer(self._places, place + 1)
+        self._epochs = _longer(self._epochs, host_row + 1)
         self._places[place] = [self._words, len(words), host_row, place, *devices, *processes]
         self._words += len(words)
         if 2 * (place + 1) > len(self._slots):
@@ -82,7 +83,7 @@ class Headers:
         if epoch <= before:
             return False
         self._latest[host_row] = epoch
-        self._epochs = _longer(self._epochs, host_row + 1)
+        self._epochs = _longer(self._epochs, host_row + 1)  # it may have sent no header yet
         self._epochs[host_row] = _BEGUN if before else epoch
         return before > 0
 

@@ -531,6 +531,7 @@ def _take_process(
     at = n
     while at > 0 and holders.seen_ns[h, at - 1] > t:
         at -= 1
+    held_on = at == n and not holders.silent[h]  # from the last record, for all that was known
     if period_ns <= 0:
         period_ns = t - holders.seen_ns[h, at - 1] if at > 0 else 0
     from_ns = FOREVER
@@ -560,7 +561,7 @@ def _take_process(
     before = holders.seen_ns[h, at - 1] if at > 0 else 0
     reach_ns = 3 * max(holders.seen_period_ns[h, at - 1], period_ns) if at > 0 else 0
     # A record from after the exit shows that the process was not seen up to it.
-    if at > 0 and (t - before <= reach_ns or holders.exit_ns[h] < t):
+    if at > 0 and (held_on or t - before <= reach_ns or holders.exit_ns[h] < t):
         from_ns = min(from_ns, before)
     if at + 1 < n:  # the record after it no longer speaks for the time before it
         from_ns = min(from_ns, max(holders.seen_ns[h, at + 1] - holders.seen_period_ns[h, at + 1], before))

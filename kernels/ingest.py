@@ -74,6 +74,7 @@ _FAR_NS = 86_400 * _SECOND_NS
 _ANEW_NS = 7 * _FAR_NS  # after such a pause a device is taken as another: a week is 600 000 windows
 _GAP_PERIODS = 5
 _MEDIAN_OF = 16  # intervals
+_POWER_HOLDS_NS = 600 * _SECOND_NS  # a reading of power says nothing of 10 min later
 _LINE_WORDS = 8  # of the cache
 _ASK_FOR_WORDS = 1024  # of a message: more than that would drive out what was asked for first
 
@@ -354,6 +355,21 @@ def _changed_since(devices: Devices, d: int, at: int) -> int:
 
 
 @part
+def _power_since(devices: Devices, d: int, n: int) -> int:
+    """Since when a sample after n, the last of which lack the counter, bears on the energy: the last reading
+    of power, from which it goes straight."""
+    newest, i = devices.t_ns[d, n - 1], n - 1
+    if devices.sources[d] & (HAS_INSTANT | HAS_AVERAGE):
+        while (
+            i > 0
+            and newest - devices.t_ns[d, i] < _POWER_HOLDS_NS
+            and (devices.power_mw[d, i] < 0 and devices.average_mw[d, i] < 0)
+        ):
+            i -= 1
+    return int(devices.t_ns[d, i]) - AVERAGE_SHIFT_NS
+
+
+@part
 def _take_regular(
     devices: Devices, d: int, batch: Batch, columns: tuple[int, int, int, int], rows: tuple[int, int]
 ) -> int:
@@ -406,6 +422,8 @@ def _take_samples(
     counter = devices.counter_mj[d]
     knot = devices.knot_ns[d]
     from_ns = newest if counter >= 0 else _changed_since(devices, d, n)
+    if counter >= 0 and n > 0 and devices.energy_mj[d, n - 1] < 0:
+        from_ns = _power_since(devices, d, n)
     sources = devices.sources[d]
     first = rows[0]
     # What has been read of the device before is known; where anything has not, the loop below notes it.
@@ -474,6 +492,8 @@ def _take_samples(
                 from_ns = min(from_ns, knot)
             counter = energy
             knot = t
+        elif energy >= 0 and n > 1 and devices.energy_mj[d, n - 2] < 0:
+            from_ns = min(from_ns, knot)  # what was power since the last reading is the counter's now
         if power >= 0:
             sources |= HAS_INSTANT
         if average >= 0:
@@ -531,6 +551,7 @@ def _take_process(
     at = n
     while at > 0 and holders.seen_ns[h, at - 1] > t:
         at -= 1
+    held_on = at == n and not holders.silent[h]  # from the last record, for all that was known
     if period_ns <= 0:
         period_ns = t - holders.seen_ns[h, at - 1] if at > 0 else 0
     from_ns = FOREVER
@@ -560,7 +581,7 @@ def _take_process(
     before = holders.seen_ns[h, at - 1] if at > 0 else 0
     reach_ns = 3 * max(holders.seen_period_ns[h, at - 1], period_ns) if at > 0 else 0
     # A record from after the exit shows that the process was not seen up to it.
-    if at > 0 and (t - before <= reach_ns or holders.exit_ns[h] < t):
+    if at > 0 and (held_on or t - before <= reach_ns or holders.exit_ns[h] < t):
         from_ns = min(from_ns, before)
     if at + 1 < n:  # the record after it no longer speaks for the time before it
         from_ns = min(from_ns, max(holders.seen_ns[h, at + 1] - holders.seen_period_ns[h, at + 1], before))

@@ -164,7 +164,7 @@ class Decoder:
             raise RecordError(f"a samples message with {size} for {device_rows} and {process_rows} rows")
         host_row = int(found[k.HOST])
         self._note_epoch(batch, offset, host_row, epoch)
-        if device_rows and self._headers.has_begun(host_row):
+        if device_rows and self._headers.has_begun(host_row, epoch):
             self._follow_clock(batch, host_row, _FIRST_T.unpack_from(value, begin)[0])
         batch.messages.extend((k.SAMPLES_MESSAGE, *found[k.HOST :].tolist()))
 
@@ -225,6 +225,7 @@ class Decoder:
         now_ns = int(self.series.hosts.now_ns[host_row])
         if 0 < t < now_ns - LATENESS_NS:
             self._settle(batch, host_row)
+            self._reservations.begin_anew(host_row)
         self._headers.go_on(host_row)
 
     def _records(self, batch: Pending, offset: int, value: bytes) -> None:

@@ -56,7 +56,7 @@ class Headers:
         self._text = _longer(self._text, self._words + len(words))
         self._text[self._words : self._words + len(words)] = words
         self._places = _longer(self._places, place + 1)
-        self._epochs = _longer(self._epochs, host_row + 1)
+        self._epochs = _longer(self._epochs, host_row + 1)  # it is read whether or not one was noted
         self._places[place] = [self._words, len(words), host_row, place, *devices, *processes]
         self._words += len(words)
         if 2 * (place + 1) > len(self._slots):
@@ -87,10 +87,11 @@ class Headers:
         self._epochs[host_row] = _BEGUN if before else epoch
         return before > 0
 
-    def has_begun(self, host_row: int) -> bool:
-        """Whether its collector has begun anew, and ``go_on`` was not called since. Until then no message of
-        it is clear."""
-        return host_row < len(self._epochs) and self._epochs[host_row] == _BEGUN
+    def has_begun(self, host_row: int, epoch: int) -> bool:
+        """Whether its collector has begun anew with this epoch, and ``go_on`` was not called since. Until
+        then no message of it is clear. One of an older epoch does not tell where the clock stands now."""
+        has_begun = host_row < len(self._epochs) and self._epochs[host_row] == _BEGUN
+        return bool(has_begun and epoch == self._latest[host_row])
 
     def go_on(self, host_row: int) -> None:
         """Recognise messages of the latest epoch."""

@@ -10,12 +10,14 @@ from dataclasses import fields
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
+from wattribute.errors import RecordError
 from wattribute.kernels import ingest as k
 from wattribute.records import NO_INSTANCE, Reservation, Whose, Workload
 from wattribute.stream.identity import Identities
 from wattribute.stream.series import HolderKey, Series
 
 _PERIOD_NS: Final = 60_000_000_000  # it is told again this often, and lapses after three times as long
+_FAR_NS: Final = 86_400_000_000_000
 _AT_ONCE_NS: Final = 1  # of the first and the last record: it holds neither before nor after them
 _OWNER: Final = ("cluster", "namespace", "pod", "container", "job")
 _SHARED: Final = [f.name for f in fields(Whose) if f.name != "t"]
@@ -24,6 +26,9 @@ _SHARED: Final = [f.name for f in fields(Whose) if f.name != "t"]
 class _Given(NamedTuple):
     owner: HolderKey | None
     told_ns: int
+
+
+_NOT_TOLD: Final = _Given(None, 0)
 
 
 class Reservations:
@@ -37,7 +42,12 @@ class Reservations:
     def note(self, device: int, record: Reservation) -> list[tuple[int, int, int, int]]:
         """What a record means to the kernel: events. None, if it speaks of a MIG instance, for rows do not
         tell those apart yet, or comes after one that was told later."""
-        before = self._of_device.get(device, _Given(None, 0))
+        now_ns = int(self._series.hosts.now_ns[self._series.devices.host[device]])
+        if 0 < now_ns < record.t - _FAR_NS:  # believed, it would shut out all that follow
+            raise RecordError("a reservation more than a day ahead of its host's clock")
+        before = self._of_device.get(device, _NOT_TOLD)
+        if 0 < now_ns < before.told_ns - _FAR_NS:
+            before = _NOT_TOLD  # when the host had no clock yet
         if record.gpu_instance != NO_INSTANCE or record.t <= before.told_ns:
             return []
         owner = _key(record) if record.pod or record.job else None
@@ -59,6 +69,13 @@ class Reservations:
             if since_ns is not None:
                 events.append((k.TOUCH, device, since_ns, 0))
         return events
+
+    def begin_anew(self, host_row: int) -> None:
+        """Forget what was told of a host whose clock was set back: what it tells from now on is newer."""
+        hosts = self._series.devices.host
+        self._of_device = {
+            device: given for device, given in self._of_device.items() if hosts[device] != host_row
+        }
 
     def _note_owner(self, device: int, row: int, owner: HolderKey, record: Reservation) -> int | None:
         key = self._series.device_keys[device]

@@ -96,6 +96,7 @@ class Series:
             self.processes[row] = (key.gpu_instance, key.pid, key.start_ns)
             self.holders.device[row] = device
             self.holders.exit_ns[row] = FOREVER
+            self.holders.reserved[row] = 0
             self.holders.weight[row] = 1.0
             self.holders.reach_from_ns[row], self.holders.reach_to_ns[row] = FOREVER, 0
             bisect.insort(self._members[device], (key, row))

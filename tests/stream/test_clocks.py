@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.stream import host as made_host
-from wattribute.records import Device, Gap, Process, Record
+from wattribute.records import Device, Gap, Host, Process, Record
 from wattribute.stream.engine import Engine
 from wattribute.wire import Encoder
 
@@ -172,3 +173,26 @@ def test_a_gap_beside_which_power_was_not_read_changes_no_window_unnoticed() -> 
     messages = made_host.messages([[one] for one in readings] + [[gap]])
     whole = made_host.table(made_host.stream(Engine("test"), messages, [100], end=False))
     assert made_host.table(made_host.stream(Engine("test"), messages, [1], end=False)) == whole
+
+
+@pytest.mark.parametrize("size", [1, 50])
+def test_a_message_of_an_older_epoch_does_not_tell_that_the_clock_was_set_back(size: int) -> None:
+    before = sent(("a", "b", 1, [second(number) for number in range(40)]))
+    begun = sent(("a", "b", 2, [[Host(t=START_NS + 40 * SECOND_NS, provider="p")]]))
+    after = sent(("a", "b", 2, [second(number) for number in range(40, 60)]))
+    values = [value for _, value in (*before, *begun, before[10], *after)]  # sent again between the two
+    rows = made_host.table(made_host.stream(Engine("t"), list(enumerate(values)), [size]))
+    held_s = {row["window_start"] for row in rows.values() if row["account"] == "process"}
+    assert len(held_s) == 60
+    assert sum(row["covered_ns"] for row in rows.values() if row["account"] == "residual") <= 2 * SECOND_NS
+
+
+def test_a_record_that_comes_with_the_silence_before_it_ends_the_hold_where_it_was_thought_to_go_on() -> None:
+    process = Process(t=START_NS + SECOND_NS // 2, gpu="g", pid=8, start_ns=7, period_ns=SECOND_NS // 5)
+    later = [replace(record, t=record.t + 5 * SECOND_NS) for record in [process]]
+    messages = sent(("a", "b", 1, [[*second(0), process], [*second(5), *later]]))
+    rows = [
+        made_host.table(made_host.stream(Engine("t", SECOND_NS // 10), messages, [size], end=False))
+        for size in (1, 2)
+    ]
+    assert rows[0] == rows[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tests.stream.host import GPU, SECOND_NS, START_NS, messages, stream, table
 from wattribute.records import Device, Exit, Process, Record, Reservation, Workload
 from wattribute.stream.engine import Engine
+from wattribute.wire import Encoder
 
 Row = Mapping[str, Any]
 
@@ -119,3 +121,46 @@ def test_a_workload_of_the_pod_is_its_own() -> None:
     rows = table(stream(Engine("t"), messages(flushes), [4])).values()
     assert {row["model"] for row in rows if row["account"] == "process"} == {"chat"}
     assert {row["model"] for row in rows if row["account"] == "reserved"} == {""}
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_a_process_that_gets_the_row_of_a_reservation_is_a_process(size: int) -> None:
+    tens = range(0, 9000, 10)
+    flushes: list[list[Record]] = [
+        [Device(t=at(ten + tick), gpu=GPU, energy_mj=1 + (ten + tick) * 100_000) for tick in range(10)]
+        for ten in tens
+    ]
+    flushes[1] += [given(12, "a"), given(15)]
+    flushes[-2] += [  # after more than the horizon, and after room was made: nothing is known of "a" any more
+        Process(t=at(8980 + tick), gpu=GPU, pid=7, start_ns=at(1), period_ns=SECOND_NS) for tick in range(10)
+    ]
+    engine = Engine("t", window_ns=10 * SECOND_NS)
+    rows = table(stream(engine, messages(flushes), [size])).values()
+    assert {row["account"] for row in rows if row["pid"] == 7} == {"process"}
+
+
+def test_a_reservation_from_the_far_future_does_not_shut_out_those_that_follow() -> None:
+    flushes = readings(20)
+    flushes[0].insert(0, given(10**8, "b"))  # before the host has a clock
+    flushes[3] += [given(10**8, "b")]
+    flushes[5] += [given(5, "a")]
+    engine = Engine("t")
+    found = by_second(table(stream(engine, messages(flushes), [1])).values())
+    assert found[9] == {"a": 1000}
+    assert engine.tables.dropped >= 1
+
+
+def test_it_is_told_anew_where_the_clock_was_set_back() -> None:
+    flushes = readings(300)
+    for second in (5, 60, 120, 180, 240):
+        flushes[second].append(given(second, "a"))
+    set_back = [[replace(record, t=record.t - 3600 * SECOND_NS) for record in flush] for flush in flushes]
+    values = [
+        value
+        for epoch, part in ((1, flushes), (2, set_back))
+        for flush in part
+        for _, _, value in Encoder("host-1", "boot-1", epoch).encode(flush)
+    ]
+    for size in (1, 1000):
+        found = by_second(table(stream(Engine("t"), list(enumerate(values)), [size])).values())
+        assert found[100] == found[100 - 3600] == {"a": 1000}

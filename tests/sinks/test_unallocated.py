@@ -193,6 +193,7 @@ def test_what_is_billed_of_a_declared_host_and_was_not_seen_is_a_line(
     rows = cost_rows(store, ["host"], None, None, "equal")
     (note,) = unpriced_notes(store, rows, "equal", None, None)
     assert note.startswith("unpriced: 2 GPU hours of NVIDIA Z9 (no provider); wattribute price add")
+    remove_billed(store, "ghost")
     remove_billed(store, "h")
     assert list_billed(store) == []
 

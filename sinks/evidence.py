@@ -114,6 +114,27 @@ class Evidence:
             where = f"{price_id}, {origin}: {source}{f' ({dated})' if dated else ''}{holds}"
             value = f"{usd:g} USD/h" if usd is not None else f"in {currency}, not summed"
             rows.append(told("price", value, where + (", disputed" if disputed else ""), None, joules, hours))
+        return rows + self._tariffs()
+
+    def _tariffs(self) -> list[dict[str, Any]]:
+        """The tariffs of electricity that a price leaves apart."""
+        found = self._query(
+            "SELECT tariff_id, any(best_tariff.4), any(best_tariff.5), sum(energy_cost_usd),"  # noqa: S608 - as in _query
+            f" sum(energy_uj) / 1e6, sum(gpu_time_ns) / 3.6e12 FROM {_COST} WHERE {self._chosen}"
+            " AND price_id != '' AND NOT best.12 GROUP BY tariff_id ORDER BY 5 DESC, tariff_id"
+        )
+        rows = []
+        for tariff_id, per_kwh, currency, usd, joules, hours in found:
+            if not tariff_id:
+                value, meaning = (
+                    "none",
+                    "electricity is apart, and no tariff holds: 'wattribute price tariff'",
+                )
+            elif currency != "USD":
+                value, meaning = f"in {currency}, not summed", tariff_id
+            else:
+                value, meaning = f"{per_kwh:g} USD/kWh", f"{usd:.6g} USD of electricity at {tariff_id}"
+            rows.append(told("tariff", value, meaning, None, joules, hours))
         return rows
 
     def units(self, unit: str | None) -> list[dict[str, Any]]:
@@ -156,13 +177,23 @@ class Evidence:
         """What one unit cost: of the processes alone."""
         if not quantity:
             return [told("unit cost", "none", f"no {unit} were counted here: there is nothing to divide by")]
-        ((usd, unpriced, joules, hours),) = self._query(
-            "SELECT sum(cost_usd), countIf(cost_usd IS NULL), sum(energy_uj) / 1e6, sum(gpu_time_ns) / 3.6e12"  # noqa: S608 - as in _query
-            f" FROM {_COST} WHERE {self._chosen} AND account = 'process'"
-        )
+        chosen = _all(["" if name == "account" else name for name in self._wanted])
+        ((usd, unpriced, joules, hours, ratio, is_known),) = self._store.query(
+            "SELECT sum(cost_usd * covered_time_ratio), countIf(cost_usd IS NULL),"  # noqa: S608 - as in _query
+            " sum(energy_uj * covered_energy_ratio) / 1e6,"
+            " sum(gpu_time_ns * covered_time_ratio) / 3.6e12 AS hours,"
+            " hours * 3.6e12 / nullIf(sum(gpu_time_ns), 0), max(is_known)"
+            " FROM covered_cost(policy = {policy:String}, since = {since:String}, until = {until:String},"
+            f" unit = {{unit:String}}) WHERE {chosen}",
+            self._params | {"unit": unit},
+        ).rows
+        if not hours:
+            return [told("unit cost", "none", f"no GPU time while {unit} were counted here")]
         value = "unpriced" if unpriced else f"{usd / quantity * 1e6:.6g} USD per million"
+        of = f" in the {_percent(ratio, 1)} of their GPU time that was counted" if is_known else ""
         meaning = (
-            f"cost of its processes, idle included, / {quantity:,.10g} {unit}; {joules / quantity:.6g} J each"
+            f"cost of its processes{of}, idle included, / {quantity:,.10g} {unit};"
+            f" {joules / quantity:.6g} J each"
         )
         return [told("unit cost", value, meaning, None, joules, hours)]
 

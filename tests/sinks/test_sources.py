@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
 from wattribute.sinks.costs import cost_rows
+from wattribute.sinks.evidence import Evidence
 from wattribute.sinks.prices import Price, add_prices
 
 AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
@@ -235,6 +236,9 @@ def test_a_minute_without_a_source_is_left_out_of_both_sides(
         assert (row["cost_usd"], row["coverage_ratio"]) == (pytest.approx(6), pytest.approx(5 / 6))
         assert row["cost_usd_per_unit"] == pytest.approx(5 / 500)
         assert row["j_per_unit"] == pytest.approx(15 / 500)
+    explained = Evidence(priced.store, {"model": "m"}, None, None, "memory").units("output_tokens")[-1]
+    assert (explained["value"], explained["energy_j"]) == ("10000 USD per million", pytest.approx(15))
+    assert "in the 83.3 % of their GPU time that was counted" in explained["meaning"]
 
     priced.write_rows("unit", [told(start_ms, "span", minute, 90) for minute in range(6)])
     (row,) = unit_cost(priced)

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from wattribute.commands.cost import unpriced_notes
 from wattribute.errors import UsageError
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
+from wattribute.sinks.evidence import Evidence
 from wattribute.sinks.prices import Price, add_prices
 from wattribute.sinks.query_server import add_tariffs_to, serve
 from wattribute.sinks.tariffs import Tariff, add_tariffs, list_tariffs, parse_days, tariff_of
@@ -36,6 +38,12 @@ def window(at: datetime, **fields: Any) -> dict[str, Any]:
 
 def money(sink: ClickHouseSink, since: str = "2026-01-01", until: str = "2027-01-01") -> tuple[Any, ...]:
     return sink.store.query(MONEY, {"since": since, "until": until}).rows[0]
+
+
+def explained(sink: ClickHouseSink) -> list[tuple[str, str]]:
+    """The prices and tariffs that ``explain`` names."""
+    rows = Evidence(sink.store, {"model": "a"}, None, None, "equal").prices()
+    return [(row["about"], row["value"]) for row in rows]
 
 
 @pytest.mark.parametrize("rolled_up", [False, True])
@@ -111,15 +119,25 @@ def test_the_tariff_of_the_place_counts_and_only_where_the_price_asks_for_one(
     here: dict[str, Any] = {"provider": "own", "region": "fi"}
     sink.write_attribution(as_columns([window(at, **here)]))
     add_prices(sink.store, [OWNED])
+    assert explained(sink) == [("price", "0.9 USD/h"), ("tariff", "none")]
     add_tariffs(sink.store, [Tariff(price_per_kwh=0.5)])
     assert money(sink)[0] == pytest.approx(2)
+    assert explained(sink) == [("price", "0.9 USD/h"), ("tariff", "0.5 USD/kWh")]
     add_tariffs(sink.store, [Tariff(price_per_kwh=0.25, provider="own")])
     assert money(sink)[0] == pytest.approx(1)
     (remark,) = add_tariffs(sink.store, [Tariff(price_per_kwh=0.1, currency="EUR", **here)])
     assert "only USD" in remark
     assert money(sink) == (None, None, None, None)
+    assert explained(sink) == [("price", "0.9 USD/h"), ("tariff", "in EUR, not summed")]
+    (note,) = unpriced_notes(sink.store, [{"cost_usd": None}], "equal", None, None)
+    assert "no tariff in USD holds: wattribute price tariff add" in note
     add_prices(sink.store, [Price(gpu_model=H200, price=3.0, category="owned", provider="own")])
     assert money(sink) == pytest.approx((0, 3, 1.5, 1.5))
+    assert explained(sink) == [("price", "3 USD/h")]
+    euros = Price(gpu_model=H200, price=3.0, category="owned", provider="own", currency="EUR")
+    add_prices(sink.store, [euros])
+    (note,) = unpriced_notes(sink.store, [{"cost_usd": None}], "equal", None, None)
+    assert "its price is in EUR, and only USD is summed" in note
 
 
 def test_what_was_known_at_a_time_stays_known(sink: ClickHouseSink, as_columns: AsColumns) -> None:

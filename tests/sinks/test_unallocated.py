@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wattribute.commands.cost import unpriced_notes
 from wattribute.errors import UsageError
 from wattribute.sinks.billing import BilledHost, add_billed, list_billed, reconcile_rows, remove_billed
 from wattribute.sinks.clickhouse import ClickHouseSink
@@ -187,6 +188,12 @@ def test_what_is_billed_of_a_declared_host_and_was_not_seen_is_a_line(
     assert row["is_declared"]
     (whole,) = cost_rows(store, ["team"], None, None, "equal", unallocated="tenants")
     assert (whole["team"], whole["cost_usd"]) == ("search", pytest.approx(7.2, abs=1e-12))
+    nameless = BilledHost(host="ghost", gpus=2, gpu_model="NVIDIA Z9", billed_from=begin, billed_to=end)
+    add_billed(store, nameless)
+    rows = cost_rows(store, ["host"], None, None, "equal")
+    (note,) = unpriced_notes(store, rows, "equal", None, None)
+    assert note.startswith("unpriced: 2 GPU hours of NVIDIA Z9 (no provider); wattribute price add")
+    remove_billed(store, "ghost")
     remove_billed(store, "h")
     assert list_billed(store) == []
 

@@ -269,11 +269,21 @@ def unpriced_notes(
         return ["nothing was measured in this span"]
     if all(row["cost_usd"] is not None for row in rows):
         return []
+    columns = "gpu_model, provider, region, pricing, price_id, currency"
+    unpriced = (
+        f"SELECT {columns}, gpu_time_ns FROM cost_as_of(policy = {{policy:String}}, since = {{since:String}},"  # noqa: S608 - names of ours
+        " until = {until:String}, as_of = {as_of:String}) WHERE cost_usd IS NULL"
+    )
+    if any(row.get("account") == "unobserved" and row["cost_usd"] is None for row in rows):
+        unpriced += (
+            f" UNION ALL SELECT {columns}, unobserved_ns FROM billed(since = {{since:String}},"  # noqa: S608
+            " until = {until:String}, step = 'all', tz = 'UTC', as_of = {as_of:String})"
+            " WHERE is_declared AND price_per_gpu_hour_usd IS NULL AND unobserved_ns > 0"
+        )
     found = store.query(
-        "SELECT gpu_model, provider, region, pricing, sum(gpu_time_ns) / 3.6e12 AS gpu_hours"
-        " FROM cost_as_of(policy = {policy:String}, since = {since:String}, until = {until:String},"
-        " as_of = {as_of:String}) WHERE cost_usd IS NULL GROUP BY gpu_model, provider, region, pricing"
-        " ORDER BY gpu_hours DESC LIMIT 5",
+        "SELECT gpu_model, provider, region, pricing, price_id != '' AS is_found, currency,"  # noqa: S608
+        f" sum(gpu_time_ns) / 3.6e12 AS gpu_hours FROM ({unpriced})"
+        " GROUP BY ALL ORDER BY gpu_hours DESC LIMIT 5",
         {
             "policy": policy,
             "since": _moment(since),
@@ -282,11 +292,15 @@ def unpriced_notes(
         },
     ).rows
     notes = []
-    for model, provider, region, pricing, hours in found:
+    for model, provider, region, pricing, is_found, currency, hours in found:
         where = " ".join(filter(None, (provider, region, pricing))) or "no provider"
         named = model.replace("'", "")
         advice = f"wattribute price add --gpu '{named}' --per-gpu-hour USD"
-        if not model:
+        if is_found and currency != "USD":
+            advice = f"its price is in {currency}, and only USD is summed: add the same one in USD"
+        elif is_found:
+            advice = "its electricity is apart, and no tariff in USD holds: wattribute price tariff add"
+        elif not model:
             advice = "its log does not name it: replay it with --gpu-model 'NVIDIA …'"
         notes.append(f"unpriced: {hours:,.4g} GPU hours of {model or 'a nameless GPU'} ({where}); {advice}")
     return notes

@@ -180,8 +180,8 @@ def _unmatched_notes(rows: Rows) -> list[str]:
         if row["unmatched"] == "no model":
             joules = row["energy_j"] + row["training_energy_j"]
             money = [row[name] for name in ("cost_usd", "training_cost_usd")]
-            usd = "unpriced" if None in money else f"{sum(money):,.4g} USD"
-            notes.append(f"unmatched: {joules:,.4g} J and {usd} of processes that name no model")
+            usd = " (unpriced)" if None in money else f" and {sum(money):,.4g} USD"
+            notes.append(f"unmatched: {joules:,.4g} J{usd} of processes that name no model")
     return notes
 
 

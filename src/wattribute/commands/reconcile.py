@@ -79,10 +79,15 @@ def reconcile(
 
     with closing(open_store_for_reading(settings.store)) as opened:
         rows = reconcile_rows(opened, by, begin, end, policy)
+        has_tariffs = bool(
+            opened.query("SELECT 1 FROM tariff_book WHERE known_until > now64(3) LIMIT 1").rows
+        )
     if shape is not Format.table:
         write_rows(rows, shape, [by, *_COLUMNS])
         return
     notes = [f"policy {policy}: {POLICIES[policy]}", *_notes(rows, by)]
+    if has_tariffs:
+        notes.append("electricity at a tariff is in 'wattribute cost', and on neither side here")
     if invoice is not None:
         notes.append(_invoiced(rows, invoice))
     write_grid(_grid(rows, by, notes if rows else ["nothing was measured or billed in this span"]))

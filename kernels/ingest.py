@@ -229,8 +229,10 @@ def _counter_fits(devices: Devices, d: int, n: int, at: int, t: int, value: int)
     after = _next_reading(energy_mj, d, n, at)
     low = energy_mj[d, before] if before >= 0 else -1
     high = energy_mj[d, after] if after < n else _COUNTER_MAX_MJ
-    if low > high:
-        return bool(value >= low or value <= high)
+    if low > high:  # between the two sides of a reset: as a reading that comes in time has to fit one
+        if value >= low:
+            return _is_near(devices, d, before, t, value)
+        return bool(value <= high and high - value <= _most_mj(t_ns[d, after] - t))
     if not low <= value <= high:
         return False
     if before >= 0 and _is_near(devices, d, before, t, value):

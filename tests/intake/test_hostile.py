@@ -52,7 +52,7 @@ def sent(running: Running, raw: bytes, wait_s: float = 10) -> bytes:
         (b"POST /v1/units HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n\r\n" + b" " * 5_000_000, b"413"),
         (b"POST /v1/units HTTP/1.1\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", b"431"),
         (b"POST /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n", b"414"),
-        (b"POST /v1/units HTTP/1.1\r\n" + b"X: x\r\n" * 1000 + b"\r\n", b"431"),
+        (b"POST /v1/units HTTP/1.1\r\n" + b"X: x\r\n" * 20_000 + b"\r\n", b"431"),
         (b"POST /v1/units HTTP/1.1\r\nHost: x\r\nOrigin: http://evil\r\nContent-Length: 2\r\n\r\n{}", b"403"),
     ],
 )  # fmt: skip

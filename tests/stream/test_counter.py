@@ -148,3 +148,17 @@ def test_whatever_the_counter_says_no_window_has_more_than_10_kw(
         assert sum(row["active_energy_uj"] + row["idle_energy_equal_uj"] for row in found) == whole_uj
         assert all(row[name] >= 0 for row in found for name in row if name.endswith("_uj"))
     assert made_host.table(made_host.stream(Engine("test"), sent, [len(sent)])) == rows
+
+
+@pytest.mark.parametrize(("late_mj", "is_taken"), [(4 * 10**15, False), (8_010_000, True), (1_000, True)])
+def test_a_late_reading_between_the_sides_of_a_reset_fits_one_of_them(late_mj: int, is_taken: bool) -> None:
+    began_anew = [reading(10.2 + tick / 10, 3_000 + tick * MJ_PER_S // 10) for tick in range(80)]
+    readings = [*steady(10), *began_anew]
+    late = [*readings[:150], reading(10.1, late_mj), *readings[150:]]
+
+    rows, engine = rows_of(late)
+
+    assert engine.tables.dropped == (not is_taken)
+    assert max(device_uj(rows)) < 2 * WATTS * 1_000_000
+    if not is_taken:
+        assert device_uj(rows) == device_uj(rows_of(readings)[0])

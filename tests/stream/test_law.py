@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.stream import host as made_host
 from tests.stream.test_engine import check_conserved
-from wattribute.records import Device, End, Exit, Gap, Gpu, Host, Process, Record, Workload
+from wattribute.records import Device, End, Exit, Gap, Gpu, Host, Process, Record, Reservation, Workload
 from wattribute.stream.engine import Engine
 from wattribute.wire import Encoder
 
@@ -103,6 +103,7 @@ class Hostile:
             Host(t=t, provider=rng.choice("pq"), team="h"),
             Gpu(t=t, gpu=gpu, name=rng.choice(["NVIDIA H100", "NVIDIA H200"])),
             End(t=t),
+            Reservation(t=t, gpu=gpu, pod=rng.choice(["", "a", "b"]), team=rng.choice(["", "x"])),
         ]
         return rng.choice(choices)
 

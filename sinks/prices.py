@@ -187,6 +187,11 @@ def _parse(text: str, name: str) -> list[Price]:
     return prices
 
 
+def pays_for_energy(category: str, of_capital: bool) -> bool:
+    """Whether a price pays for electricity too, where nobody says so: not of a GPU of one's own."""
+    return category != OWNED and not of_capital
+
+
 def price_of(texts: Mapping[str, str]) -> Price:
     """A price from texts by field name. Raises UsageError."""
     values: dict[str, Any] = dict(texts)
@@ -197,6 +202,7 @@ def price_of(texts: Mapping[str, str]) -> Price:
             values[name] = number(name, values[name])
     if "gpus_per_instance" in values:
         values["gpus_per_instance"] = whole("gpus_per_instance", values["gpus_per_instance"])
+    of_capital = "capital_per_gpu" in values
     values["price"] = price_per_gpu_hour(
         values.get("price"),
         values.get("instance_price"),
@@ -204,7 +210,7 @@ def price_of(texts: Mapping[str, str]) -> Price:
         values.pop("capital_per_gpu", None),
         values.pop("life_years", None),
     )
-    values.setdefault("includes_energy", str(values.get("category") != OWNED))
+    values.setdefault("includes_energy", str(pays_for_energy(values.get("category", ""), of_capital)))
     values["includes_energy"] = truth("includes_energy", values["includes_energy"])
     if "disputed" in values:
         values["disputed"] = truth("disputed", values["disputed"])

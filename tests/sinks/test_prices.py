@@ -150,11 +150,13 @@ def test_a_price_by_the_instance_or_by_capital(tmp_path: Path) -> None:
     path.write_text(
         "gpu_model,category,instance_price,gpus_per_instance,capital_per_gpu,life_years,includes_energy\n"
         "NVIDIA H200,committed,25.6,8,,,\nNVIDIA L4,owned,,,8760,2,\nNVIDIA L40S,owned,,,8760,4,yes\n"
+        "NVIDIA A2,,,,8760,1,\n"
     )
     assert [(price.price, price.includes_energy) for price in read_prices(path)] == [
         (3.2, True),
         (0.5, False),
         (0.25, True),
+        (1.0, False),
     ]
 
 

@@ -11,6 +11,14 @@ import typer
 
 from wattribute.commands.options import ConfigOption, FormatOption, StoreOption
 from wattribute.commands.output import Format, Grid, note, write_grid, write_rows
+from wattribute.commands.price_options import (
+    WHERE,
+    CurrencyOption,
+    FromOption,
+    ProviderOption,
+    RegionOption,
+    UntilOption,
+)
 from wattribute.commands.since import parse_time
 from wattribute.commands.tariff import tariff
 from wattribute.errors import UsageError
@@ -46,7 +54,6 @@ _COLUMNS: Final = (
     "price_id",
 )
 _HOW: Final = "How much (one of the ways)"
-_WHERE: Final = "Where it holds (empty: everywhere)"
 
 
 @price.command()
@@ -93,37 +100,31 @@ def add(
         typer.Option(
             "--includes-energy/--energy-apart",
             help="Whether the price pays for electricity too, or a tariff does.",
-            show_default="apart if --category is owned",
+            show_default="apart if owned, or by capital",
             rich_help_panel=_HOW,
         ),
     ] = None,
-    provider: Annotated[str, typer.Option("--provider", rich_help_panel=_WHERE)] = "",
-    region: Annotated[str, typer.Option("--region", rich_help_panel=_WHERE)] = "",
+    provider: ProviderOption = "",
+    region: RegionOption = "",
     category: Annotated[
         str,
         typer.Option(
             "--category",
             "--pricing",
             help="on_demand, spot, committed, capacity_block, owned: what hosts are charged as.",
-            rich_help_panel=_WHERE,
+            rich_help_panel=WHERE,
         ),
     ] = "",
     form: Annotated[str, typer.Option("--form", help="SXM, PCIe, …: told on, not compared.")] = "",
-    currency: Annotated[str, typer.Option("--currency", help="USD alone is summed.")] = "USD",
-    valid_from: Annotated[
-        str | None,
-        typer.Option("--from", metavar="TIME", help="From this whole minute on.", rich_help_panel=_WHERE),
-    ] = None,
-    valid_to: Annotated[
-        str | None,
-        typer.Option("--until", metavar="TIME", help="Until before this minute.", rich_help_panel=_WHERE),
-    ] = None,
+    currency: CurrencyOption = "USD",
+    valid_from: FromOption = None,
+    valid_to: UntilOption = None,
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Add a price of yours; it wins over the bundled ones, for what is stored already too."""
     settings = load_settings({"store": store}, config)
-    from wattribute.sinks.prices import BEGINNING, END, OWNED, Price, price_per_gpu_hour
+    from wattribute.sinks.prices import BEGINNING, END, Price, pays_for_energy, price_per_gpu_hour
 
     amount = price_per_gpu_hour(
         per_gpu_hour, per_instance_hour, gpus_per_instance, capital_per_gpu, life_years
@@ -140,7 +141,11 @@ def add(
         gpus_per_instance=gpus_per_instance,
         valid_from=parse_time(valid_from) or BEGINNING,
         valid_to=parse_time(valid_to) or END,
-        includes_energy=category != OWNED if includes_energy is None else includes_energy,
+        includes_energy=(
+            pays_for_energy(category, capital_per_gpu is not None)
+            if includes_energy is None
+            else includes_energy
+        ),
         source="wattribute price add",
     )
     _add(settings.store, [made])

@@ -9,6 +9,14 @@ import typer
 
 from wattribute.commands.options import ConfigOption, FormatOption, StoreOption
 from wattribute.commands.output import Format, Grid, note, write_grid, write_rows
+from wattribute.commands.price_options import (
+    WHERE,
+    CurrencyOption,
+    FromOption,
+    ProviderOption,
+    RegionOption,
+    UntilOption,
+)
 from wattribute.commands.since import parse_time
 from wattribute.settings import load_settings
 
@@ -34,7 +42,6 @@ _COLUMNS: Final = (
     "source",
     "tariff_id",
 )
-_WHERE: Final = "Where and when it holds (left out: everywhere, always)"
 
 
 @tariff.command()
@@ -51,13 +58,13 @@ def add(
             help="Power of a node over that of its GPUs, which is measured.",
         ),
     ] = 1.0,
-    currency: Annotated[str, typer.Option("--currency", help="USD alone is summed.")] = "USD",
-    provider: Annotated[str, typer.Option("--provider", rich_help_panel=_WHERE)] = "",
-    region: Annotated[str, typer.Option("--region", rich_help_panel=_WHERE)] = "",
+    currency: CurrencyOption = "USD",
+    provider: ProviderOption = "",
+    region: RegionOption = "",
     from_hour: Annotated[
         int,
         typer.Option(
-            "--from-hour", metavar="HOUR", help="From this hour of the day on.", rich_help_panel=_WHERE
+            "--from-hour", metavar="HOUR", help="From this hour of the day on.", rich_help_panel=WHERE
         ),
     ] = 0,
     to_hour: Annotated[
@@ -66,23 +73,17 @@ def add(
             "--to-hour",
             metavar="HOUR",
             help="Until before this hour; over midnight if not later.",
-            rich_help_panel=_WHERE,
+            rich_help_panel=WHERE,
         ),
     ] = 24,
     days: Annotated[
-        str, typer.Option("--days", metavar="DAYS", help="As mon-fri or sat,sun.", rich_help_panel=_WHERE)
+        str, typer.Option("--days", metavar="DAYS", help="As mon-fri or sat,sun.", rich_help_panel=WHERE)
     ] = "mon-sun",
     tz: Annotated[
-        str, typer.Option("--tz", metavar="ZONE", help="Time zone of hours and days.", rich_help_panel=_WHERE)
+        str, typer.Option("--tz", metavar="ZONE", help="Time zone of hours and days.", rich_help_panel=WHERE)
     ] = "UTC",
-    valid_from: Annotated[
-        str | None,
-        typer.Option("--from", metavar="TIME", help="From this whole minute on.", rich_help_panel=_WHERE),
-    ] = None,
-    valid_to: Annotated[
-        str | None,
-        typer.Option("--until", metavar="TIME", help="Until before this minute.", rich_help_panel=_WHERE),
-    ] = None,
+    valid_from: FromOption = None,
+    valid_to: UntilOption = None,
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:

@@ -67,6 +67,7 @@ def _grid(rows: Rows, notes: list[str]) -> Grid:
     energy, hours, rate = (
         decimals_for([row[name] for row in rows]) for name in ("energy_j", "gpu_hours", "cost_usd_per_hour")
     )
+    goes_on = any(row["projected_end"] is not None for row in rows)
     return Grid(
         headers=[
             *("run", "model", "version", "attempts", "outcome", "steps", "energy J", "GPU hours", "cost USD"),
@@ -89,7 +90,7 @@ def _grid(rows: Rows, notes: list[str]) -> Grid:
             for row in rows
         ],
         numeric=frozenset({3, 5, *range(6, 13)}),
-        spare=frozenset({1, 2, 7, 9}),
+        spare=frozenset({1, 2, 7, 9} | ({12, 13} if not goes_on else set())),
         styles=[_STYLES.get(row["outcome"], "") for row in rows],
         notes=notes,
     )

@@ -116,6 +116,8 @@ def streamed(
         for kill in range(KILLS):
             process = started(*stream, made.killed, kafka_group="killed")
             send(publishers, hosts, seconds * kill // KILLS, seconds * (kill + 1) // KILLS)
+            if kill == KILLS - 1:  # so that it left something, however slow the machine is
+                wait_until(partial(has_rows_by_now, made.killed), process)
             assert is_killed(process, rng.uniform(2, 5))
         assert spool.flush(30) == 0
         for store, process in zip(made.two, pair, strict=True):
@@ -216,6 +218,14 @@ def members(broker: KafkaBroker, group: str) -> int:
     except KafkaException:  # the group is only being made, or its coordinator
         return 0
     return sum(bool(member.assignment.topic_partitions) for member in described.members)
+
+
+def has_rows_by_now(store: str) -> bool:
+    """As ``has_rows``, of a store that may be yet to come."""
+    try:
+        return has_rows(store)
+    except AssertionError:
+        return False
 
 
 def has_rows(store: str) -> bool:

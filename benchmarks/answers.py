@@ -1,34 +1,65 @@
-"""How soon the store answers: each view over ten million rows of attribution, a month of a large fleet."""
+"""How soon the store answers: every view and command over ten million rows of attribution, and a month of a
+large fleet.
+
+Database time is what the statements of an answer take together, from asking until the last row is here.
+"""
 
 from __future__ import annotations
 
+import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from datetime import timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.contender import Figures, check, run
-from benchmarks.fleet import START, fill_hours, fill_windows
+from benchmarks.fleet import START, fill_hours, fill_outcomes, fill_windows
 from benchmarks.table import Bar, Row
 from wattribute.commands.explain import explain_rows
 from wattribute.commands.top import top_rows
+from wattribute.sinks.billing import BilledHost, add_billed, reconcile_rows
 from wattribute.sinks.clickhouse import ClickHouseSink
-from wattribute.sinks.store import Store, open_store
+from wattribute.sinks.comparison import policy_rows
+from wattribute.sinks.costs import attempt_rows, cost_rows, run_rows
+from wattribute.sinks.models import model_rows, quality_rows, renamed_rows, version_row
+from wattribute.sinks.store import Readable, Result, Store, open_store
 
 _BAR_S: Final = 1.0
+_CORES: Final = 2
 _SPAN: Final = "policy = 'equal', since = {since:String}, until = {until:String}"
+_WHEN: Final = "since = {since:String}, until = {until:String}"
+_STEP: Final = "step = 'hour', tz = 'Europe/Berlin'"
+_NOW: Final = "as_of = '2026-07-01'"
 _VIEWS: Final[Mapping[str, str]] = {
-    "cost by team": f"SELECT team, account, sum(energy_uj), sum(cost_usd) FROM cost({_SPAN}) GROUP BY ALL",
-    "cost by model and hour": "SELECT bucket_start, model, model_version, sum(cost_usd)"
-    f" FROM cost_over_time({_SPAN}, step = 'hour', tz = 'Europe/Berlin') GROUP BY ALL",
-    "unit_cost": f"SELECT * FROM unit_cost({_SPAN}, unit = 'output_tokens')",
-    "model_cost": f"SELECT * FROM model_cost({_SPAN})",
-    "run_cost": f"SELECT * FROM run_cost({_SPAN})",
-    "conservation": "SELECT count() FROM conservation",
-    "conservation, the last ten minutes": "SELECT count() FROM conservation WHERE window_start >="
+    "priced_usage": f"priced_usage({_SPAN}, {_STEP}, {_NOW})",
+    "cost": f"cost({_SPAN})",
+    "cost_over_time": f"cost_over_time({_SPAN}, {_STEP})",
+    "cost_as_of": f"cost_as_of({_SPAN}, {_NOW})",
+    "unit_cost": f"unit_cost({_SPAN}, unit = 'output_tokens')",
+    "counted_unit": f"counted_unit({_WHEN}, unit = 'output_tokens')",
+    "lesser_unit": f"lesser_unit({_WHEN}, unit = 'output_tokens')",
+    "unit_coverage": f"unit_coverage({_SPAN}, unit = 'output_tokens')",
+    "covered_cost": f"covered_cost({_SPAN}, unit = 'output_tokens')",
+    "model_cost": f"model_cost({_SPAN})",
+    "model_minute": f"model_minute({_SPAN})",
+    "model_throughput": f"model_throughput({_SPAN})",
+    "model_quality": f"model_quality({_WHEN})",
+    "amortised_training": f"amortised_training({_SPAN})",
+    "renamed_model": f"renamed_model({_WHEN})",
+    "run_cost": f"run_cost({_SPAN})",
+    "attempt_cost": f"attempt_cost({_SPAN})",
+    "attempt_progress": "attempt_progress",
+    "attempt": "attempt",
+    "billed": f"billed({_WHEN}, step = 'all', tz = 'UTC', {_NOW})",
+    "reconcile": f"reconcile({_SPAN})",
+    "price_book": "price_book",
+    "price_edge": "price_edge",
+    "tariff_book": "tariff_book",
+    "conservation": "conservation",
+    "conservation of the last ten minutes": "conservation WHERE window_start >="
     " parseDateTime64BestEffort({until:String}, 3, 'UTC') - INTERVAL 10 MINUTE",
 }
 _MONTH: Final[Mapping[str, str]] = {
@@ -40,33 +71,104 @@ _MONTH: Final[Mapping[str, str]] = {
 }
 
 
+class _Clocked:
+    """A store to be asked, and the seconds that its answers took."""
+
+    def __init__(self, store: Readable) -> None:
+        self._store = store
+        self.taken_s = 0.0
+
+    def query(self, sql: str, params: Mapping[str, Any] | None = None) -> Result:
+        begin_s = time.perf_counter()
+        try:
+            return self._store.query(sql, params)
+        finally:
+            self.taken_s += time.perf_counter() - begin_s
+
+    def close(self) -> None:
+        self._store.close()
+
+
+def answers(since: datetime, until: datetime) -> dict[str, Callable[[Readable], object]]:
+    """What is asked of a store with the rows of ``benchmarks.fleet``: by name, every view and command."""
+    params = {"since": f"{since:%F %T.%f}", "until": f"{until:%F %T.%f}"}
+    span = (since, until, "equal")
+    versions = [("chat-1", "v1"), ("code-2", "v0")]
+    asked: dict[str, Callable[[Readable], object]] = {
+        f"view {name}": partial(_all_of, view, params) for name, view in _VIEWS.items()
+    }
+
+    def cost(by: Sequence[str] = ("team",), **options: Any) -> Callable[[Readable], object]:
+        policy = options.pop("policy", "equal")
+        return lambda store: cost_rows(store, by, since, until, policy, **options)
+
+    def models(store: Readable) -> None:
+        found = model_rows(store, *span)
+        quality_rows(store, [(row["model"], row["model_version"]) for row in found], since, until)
+        renamed_rows(store, since, until)
+
+    def compare(store: Readable) -> None:
+        for version in versions:
+            version_row(store, version, *span)
+        quality_rows(store, versions, since, until)
+
+    asked |= {
+        "cost --by team": cost(),
+        "cost --by model,model_version --unit output_tokens": cost(
+            ("model", "model_version"), unit="output_tokens"
+        ),
+        "cost --by team,hour --tz Europe/Berlin": cost(("team", "hour"), policy="memory", tz="Europe/Berlin"),
+        "cost --by gpu,labels.team --as-of": cost(
+            ("gpu", "labels.team"), policy="active", as_of=datetime(2026, 5, 1, tzinfo=UTC)
+        ),
+        "cost --unallocated owner": cost(unallocated="owner"),
+        "cost --compare-policies": lambda store: policy_rows(store, ["team"], since, until),
+        "runs": lambda store: run_rows(store, *span),
+        "run, at its end": lambda store: (
+            run_rows(store, None, None, "equal", "run-3-82420"),
+            attempt_rows(store, "run-3-82420", "equal"),
+        ),
+        "models": models,
+        "compare": compare,
+        "reconcile --by host": lambda store: reconcile_rows(store, "host", *span),
+        "explain --model": lambda store: explain_rows(store, {"model": "chat-1"}, *span),
+        "explain --team --unit": lambda store: explain_rows(
+            store, {"model": "chat-1"}, *span, unit="output_tokens"
+        ),
+        "top": top_rows,
+    }
+    return asked
+
+
 def over_windows(gpus: int, seconds: int, repetitions: int) -> Figures:
-    """Each view over nearly all the windows, from and until a time within a minute. Checked: the sums are
-    those of ``attribution``, and every window is conserved."""
+    """Each view and command over nearly all the windows, from and until a time within a minute. Checked: the
+    sums are those of ``attribution``, and every window is conserved."""
+    _on_two_cores()
     with tempfile.TemporaryDirectory() as folder:
         sink = ClickHouseSink(open_store(f"chdb://{folder}/store"))
         rows = fill_windows(sink, gpus, seconds)
+        fill_outcomes(sink.store, gpus, seconds)
+        declare_host(sink.store)
         since = START + timedelta(seconds=7, milliseconds=250)
         until = START + timedelta(seconds=seconds - 9, milliseconds=-500)
-        params = {"since": f"{since:%F %T.%f}", "until": f"{until:%F %T.%f}"}
-        store = sink.store
-        _check_sums(store, params)
-        figures = {
-            name: _timed(partial(store.query, sql, params), repetitions) for name, sql in _VIEWS.items()
-        }
-        ((unconserved,),) = store.query(_VIEWS["conservation"], params).rows
+        _check_sums(sink.store, since, until)
+        reader = sink.store.reader()
+        figures = {name: timed(ask, reader, repetitions) for name, ask in answers(since, until).items()}
+        ((unconserved,),) = reader.query("SELECT count() FROM conservation").rows
         check(unconserved == 0, f"{unconserved} windows are not conserved")
-        reader = store.reader()
-        figures["top"] = _timed(partial(top_rows, reader), repetitions)
-        about = partial(explain_rows, reader, {"model": "chat-1"}, since, until, "equal")
-        figures["explain"] = _timed(about, repetitions)
         reader.close()
         sink.close()
     return {"rows": rows, "figures": figures}
 
 
+def declare_host(store: Store) -> None:
+    """That a host is billed, so that ``cost`` asks what of it was not seen."""
+    add_billed(store, BilledHost(host="node-0000", gpu_model="NVIDIA H200", billed_from=START))
+
+
 def over_a_month(gpus: int, hours: int, repetitions: int) -> Figures:
     """Whole days from ``attribution_day``, and where days are cut from ``attribution_hour``."""
+    _on_two_cores()
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(f"chdb://{folder}/store")
         sink = ClickHouseSink(store)
@@ -82,9 +184,11 @@ def over_a_month(gpus: int, hours: int, repetitions: int) -> Figures:
             )
         }
         check(len(sums) == 1, f"the sums differ: {sums}")
+        reader = store.reader()
         figures = {
-            name: _timed(partial(store.query, sql, params), repetitions) for name, sql in _MONTH.items()
+            name: timed(partial(_asked, sql, params), reader, repetitions) for name, sql in _MONTH.items()
         }
+        reader.close()
         sink.close()
     return {"rows": rows, "figures": figures}
 
@@ -105,6 +209,32 @@ def rows(small: bool) -> list[Row]:
     ]
 
 
+def timed(ask: Callable[[Readable], object], store: Readable, repetitions: int) -> dict[str, float]:
+    """Database time and processor time of all threads: of each the median of the repetitions after a first
+    one."""
+    times_s: list[tuple[float, float]] = []
+    for _ in range(repetitions + 1):
+        clocked, begin_s = _Clocked(store), time.process_time()
+        ask(clocked)
+        times_s.append((clocked.taken_s, time.process_time() - begin_s))
+    taken_s, cpu_s = zip(*times_s[1:], strict=True)
+    return {"s": statistics.median(taken_s), "cpu-s": statistics.median(cpu_s)}
+
+
+def _on_two_cores() -> None:
+    """Of this process, which is the answers' own; before the engine starts its threads."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:_CORES])
+
+
+def _asked(sql: str, params: Mapping[str, str], store: Readable) -> object:
+    return store.query(sql, params)
+
+
+def _all_of(view: str, params: Mapping[str, str], store: Readable) -> object:
+    """Every column of every row is made; what is fetched is their number."""
+    return _asked(f"SELECT count(), sum(ignore(*)) FROM {view}", params, store)
+
+
 def _rows(what: str, figures: Figures) -> list[Row]:
     count = figures["rows"]
     return [
@@ -118,18 +248,8 @@ def _rows(what: str, figures: Figures) -> list[Row]:
     ]
 
 
-def _timed(ask: Callable[[], object], repetitions: int) -> dict[str, float]:
-    """The median of the repetitions after a first one, and the processor time of all threads."""
-    times_s: list[tuple[float, float]] = []
-    for _ in range(repetitions + 1):
-        begin = time.perf_counter(), time.process_time()
-        ask()
-        times_s.append((time.perf_counter() - begin[0], time.process_time() - begin[1]))
-    wall_s, cpu_s = zip(*times_s[1:], strict=True)
-    return {"s": statistics.median(wall_s), "cpu-s": statistics.median(cpu_s)}
-
-
-def _check_sums(store: Store, params: Mapping[str, str]) -> None:
+def _check_sums(store: Store, since: datetime, until: datetime) -> None:
+    params = {"since": f"{since:%F %T.%f}", "until": f"{until:%F %T.%f}"}
     found = store.query(f"SELECT sum(gpu_time_ns), sum(energy_uj) FROM cost({_SPAN})", params).rows
     due = store.query(
         "SELECT sum(gpu_time_equal_ns), sum(active_energy_uj + idle_energy_equal_uj) FROM attribution FINAL"

@@ -15,7 +15,8 @@ _INSERT_ROWS: Final = 1_000_000
 _KEYS: Final = ("host", "gpu", "gpu_instance", "account", *IDENTITY)
 
 # Every figure comes of a pseudo-random number of the device and second; the parts are the whole. 8 GPUs
-# a host, 25 teams, 30 models of 2 versions or so, a run of each host that changes every six hours.
+# a host, 25 teams, 30 models of 2 versions or so, a run of each host that
+# changes every six hours, and is resumed once in the middle of them.
 _ROWS: Final = """
     WITH
         intDiv(number, 4) AS at,
@@ -47,7 +48,7 @@ _ROWS: Final = """
         if(place < 3, concat('v', toString(device % 2)), '') AS model_version,
         if(place = 3,
             concat('run-', toString(intDiv(device, 8)), '-', toString(intDiv(second, 21600))), '') AS run,
-        toUInt32(if(place = 3, 1, 0)) AS attempt,
+        toUInt32(if(place = 3, intDiv(second, 10800) % 2, 0)) AS attempt,
         'nebius' AS provider,
         'eu-north1' AS region,
         if(intDiv(device, 8) % 2 = 0, 'on_demand', 'spot') AS pricing,
@@ -110,6 +111,50 @@ def fill_windows(sink: ClickHouseSink, gpus: int, seconds: int) -> int:
             )
         sink.refresh_rollups()
     return gpus * seconds * ROWS_PER_WINDOW
+
+
+def fill_outcomes(store: Store, gpus: int, seconds: int) -> int:
+    """What the processes of ``fill_windows`` tell: the engine on each GPU its tokens, every 5 s, and nothing
+    for a minute an hour; the runs a checkpoint every 10 minutes, and where they resume. How many units that
+    is."""
+    begin = int(START.timestamp())
+    params = {"gpus": gpus, "from_s": begin, "count": gpus * (seconds // 5), "seconds": seconds}
+    store.command(_UNITS, params)
+    store.command(_RUN_EVENTS, params)
+    ((units,),) = store.query("SELECT count() FROM unit").rows
+    return int(units)
+
+
+_UNITS: Final = """
+    INSERT INTO unit (t, period_ns, host, boot_id, pid, process_start_ns, source, authority, model,
+        model_version, phase, unit, quantity, position, version)
+    WITH
+        number % {gpus:UInt32} AS device,
+        {from_s:UInt32} + 5 + 5 * intDiv(number, {gpus:UInt32}) AS second,
+        cityHash64(device, second) AS dice
+    SELECT
+        toDateTime64(second, 9, 'UTC'), 5000000000,
+        concat('node-', leftPad(toString(intDiv(device, 8)), 4, '0')), 'boot', 1001, 1, 'vllm', 4,
+        concat('chat-', toString(device % 10)),
+        concat('v', toString(device % 2)), 'inference', told.1, told.2, toString(number), 1
+    FROM numbers({count:UInt64})
+    ARRAY JOIN [('observed_ns', 5e9), ('input_tokens', dice % 9000), ('cached_tokens', dice % 900),
+        ('output_tokens', intDiv(dice, 9000) % 3000), ('requests', dice % 7)] AS told
+    WHERE (second + 37 * device) % 3600 >= 60"""
+_RUN_EVENTS: Final = """
+    INSERT INTO run_event (run, attempt, t, event, step, steps)
+    WITH
+        {from_s:UInt32} + 600 * intDiv(number, intDiv({gpus:UInt32} + 7, 8)) AS second,
+        number % intDiv({gpus:UInt32} + 7, 8) AS node,
+        intDiv(second, 10800) % 2 AS resumed,
+        intDiv(second % 21600, 6) AS step
+    SELECT
+        concat('run-', toString(node), '-', toString(intDiv(second, 21600))), resumed,
+        toDateTime64(second, 9, 'UTC') + toIntervalMillisecond(250),
+        if(second % 10800 = 0, 'start', 'checkpoint'),
+        if(second % 21600 = 10800, step - 130, step), 3600
+    FROM numbers((1 + intDiv({seconds:UInt32}, 600)) * intDiv({gpus:UInt32} + 7, 8))
+    WHERE second < {from_s:UInt32} + {seconds:UInt32}"""
 
 
 def fill_hours(store: Store, gpus: int, hours: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -25,7 +26,7 @@ ORDER BY number
 """
 # In an order in which those that ask others come after them.
 _VIEWS: Final = (
-    *("conservation", "attempt", "price_book", "price_edge", "tariff_book"),
+    *("conservation", "measured", "attempt", "price_book", "price_edge", "tariff_book"),
     *("priced_usage", "cost", "cost_over_time", "cost_as_of"),
     *("lesser_unit", "counted_unit", "unit_coverage", "covered_cost", "unit_cost"),
     *("attempt_progress", "attempt_cost", "run_cost"),
@@ -35,8 +36,9 @@ _VIEWS: Final = (
 _ONE_BUCKET: Final = {
     "{step:String}": "'all'",
     "{tz:String}": "'UTC'",
-    "    used.bucket_start AS bucket_start,\n": "",
+    "    bucket_start,\n    * EXCEPT": "    * EXCEPT",
 }
+_PART: Final = re.compile(r"\{\{(\w+)\}\}")
 _AS_KNOWN_NOW: Final = {"{as_of:String}": "'2200-01-01'"}
 # ClickHouse analyses a parameterised view within another one twice, and so on each level again: 0.2 s of
 # processor time each for priced_usage. So others do not ask it but have its text, with parameters filled in.
@@ -45,6 +47,7 @@ _FILLED_IN: Final[dict[str, dict[str, str]]] = {
     "cost": _ONE_BUCKET | _AS_KNOWN_NOW,
     "cost_over_time": _AS_KNOWN_NOW,
     "cost_as_of": _ONE_BUCKET,
+    "attempt_cost": _ONE_BUCKET,
 }
 _BILLED: Final = (
     "FROM billed(since = {since:String}, until = {until:String}, step = 'all', tz = 'UTC',"
@@ -102,7 +105,9 @@ def _apply(store: Store, number: int, name: str, sql: str, checksum: str) -> Non
 def _view(name: str) -> str:
     """The statement that makes a view, with its parts and what is filled in put into the text."""
     filled_in = _FILLED_IN.get(name)
-    sql = _text("priced_usage" if filled_in else name).replace("{{rates}}", _text("rates.part").rstrip())
+    sql = _text("priced_usage" if name.startswith("cost") else name)
+    while _PART.search(sql):
+        sql = _PART.sub(lambda part: _text(f"{part[1]}.part").rstrip(), sql)
     for before, after in (filled_in or {}).items():
         sql = sql.replace(before, after)
     if _COST in sql:

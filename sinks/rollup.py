@@ -41,6 +41,12 @@ _NOTED: Final = """(host, gpu, {floor}({column})) IN (
             WHERE bucket_start >= {{since:DateTime('UTC')}} AND bucket_start < {{until:DateTime('UTC')}})
         AND {column} >= {{since:DateTime('UTC')}} AND {column} < {{until:DateTime('UTC')}}"""
 
+_TOLD: Final = "first_at, last_at, longest_window_ms"
+_MEASURED: Final = (
+    "window_start AS first_at, window_start + toIntervalMillisecond(window_ms) AS last_at,"
+    " window_ms AS longest_window_ms"
+)
+
 
 class Rollups:
     """Which buckets are behind, and how to bring them up.
@@ -159,19 +165,21 @@ def _recompute(source: str, time_column: str, target: str, floor: str) -> str:
     old = _NOTED.format(floor=floor, column="bucket_start")
     # names from the tuples above and from schema alone; times are parameters
     return f"""
-INSERT INTO {target} ({keys}, {identity}, {", ".join(SUMS)}, flags, window_count, version, deleted)
+INSERT INTO {target} ({keys}, {identity}, {", ".join(SUMS)}, flags, window_count, first_at, last_at,
+    longest_window_ms, version, deleted)
 SELECT {keys}, {", ".join(f"any(s.{name})" for name in IDENTITY)},
     {", ".join(f"sum(s.{name})" for name in SUMS)}, groupBitOr(s.flags), sum(s.window_count),
+    minIf(s.first_at, s.live), maxIf(s.last_at, s.live), maxIf(s.longest_window_ms, s.live),
     any(newest.version), max(s.live) = 0
 FROM
 (
     SELECT {floor}({time_column}) AS bucket_start, host, gpu, gpu_instance, account,
         {f"sipHash64({identity})" if fine else "identity"} AS identity, {identity}, {", ".join(SUMS)}, flags,
-        {"toUInt64(1)" if fine else "window_count"} AS window_count, 1 AS live
+        {"toUInt64(1)" if fine else "window_count"} AS window_count, {_MEASURED if fine else _TOLD}, 1 AS live
     FROM {source} FINAL WHERE {due}
     UNION ALL
     SELECT {keys}, {identity}, {", ".join(f"toInt64(0) AS {name}" for name in SUMS)}, toUInt32(0) AS flags,
-        toUInt64(0) AS window_count, 0 AS live
+        toUInt64(0) AS window_count, {_TOLD}, 0 AS live
     FROM {target} FINAL WHERE {old}
 ) AS s
 INNER JOIN

@@ -18,9 +18,9 @@ WITH
             FROM run_event
             WHERE event IN ('finish', 'fail')
             UNION ALL
-            SELECT run, attempt, 0, toDateTime64(max(window_start + toIntervalMillisecond(window_ms)), 9, 'UTC')
-            FROM attribution
-            WHERE run != '' AND deleted = 0
+            SELECT run, attempt, 0, toDateTime64(max(last_at), 9, 'UTC')
+            FROM measured
+            WHERE run != ''
             GROUP BY run, attempt
         )
         GROUP BY run, attempt

@@ -21,11 +21,11 @@ WITH
                 host,
                 gpu_model,
                 (provider, region, pricing) AS terms,
-                toUnixTimestamp64Milli(min(window_start)) AS first_ms,
-                max(toUnixTimestamp64Milli(window_start) + window_ms) AS last_ms,
-                toInt64(max(window_ms)) AS longest_ms,
+                toUnixTimestamp64Milli(min(first_at)) AS first_ms,
+                toUnixTimestamp64Milli(max(last_at)) AS last_ms,
+                toInt64(max(longest_window_ms)) AS longest_ms,
                 groupUniqArray(toString(gpu)) AS gpus
-            FROM attribution FINAL
+            FROM measured
             GROUP BY host, gpu_model, terms
         )
     ) AS seen,
@@ -33,6 +33,60 @@ WITH
         SELECT groupArray(host)
         FROM (SELECT s.1 AS host FROM (SELECT arrayJoin(seen) AS s) GROUP BY s.1, s.2 HAVING count() > 1)
     ) AS changing,
+    minutes AS
+    (
+        SELECT host, gpu_model, bucket_start, (provider, region, pricing) AS terms, min(first_at) AS begin_at
+        FROM attribution_minute FINAL
+        WHERE has(changing, host)
+        GROUP BY host, gpu_model, bucket_start, terms
+    ),
+    -- of the hosts that had several: those in which a minute does not tell which of them held when
+    unclear AS
+    (
+        SELECT host, bucket_start FROM minutes GROUP BY host, gpu_model, bucket_start HAVING count() > 1
+        UNION DISTINCT
+        SELECT host, bucket_start FROM dirty_bucket FINAL WHERE has(changing, host)
+    ),
+    (
+        -- when the terms of a host changed
+        SELECT groupArray((host, gpu_model, at_ms, terms))
+        FROM
+        (
+            SELECT *, lagInFrame(terms, 1, ('', '', 'none before')) OVER (
+                PARTITION BY host, gpu_model ORDER BY at_ms ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS terms_before
+            FROM
+            (
+                SELECT host, gpu_model, toUnixTimestamp64Milli(begin_at) AS at_ms, terms
+                FROM minutes
+                WHERE (host, bucket_start) NOT IN unclear
+                UNION ALL
+                SELECT
+                    host,
+                    gpu_model,
+                    toUnixTimestamp64Milli(window_start) AS at_ms,
+                    min((provider, region, pricing)) AS terms
+                FROM attribution FINAL
+                PREWHERE has(changing, host) AND (host, toStartOfMinute(window_start)) IN unclear
+                GROUP BY host, gpu_model, at_ms
+            )
+        )
+        WHERE terms != terms_before
+    ) AS moves,
+{{bounds}},
+    (
+        SELECT groupUniqArray((host, gpu, bucket_start))
+        FROM
+        (
+            SELECT host, gpu, bucket_start FROM dirty_bucket FINAL
+            UNION ALL
+            -- no sum lies on both sides of a change
+            SELECT host, gpu, toStartOfMinute(window_start)
+            FROM attribution
+            PREWHERE has(changing, host) AND (host, toStartOfMinute(window_start)) IN (
+                SELECT m.1, toStartOfMinute(fromUnixTimestamp64Milli(m.3, 'UTC')) FROM (SELECT arrayJoin(moves) AS m))
+        )
+        WHERE bucket_start >= first_minute AND bucket_start < last_minute
+    ) AS behind,
     (
         -- of all hosts, as far as the span goes
         SELECT (
@@ -123,15 +177,11 @@ FROM
                 SELECT
                     host,
                     gpu_model,
-                    (provider, region, pricing) AS terms,
-                    -- minutes are enough, unless a window crosses one
-                    if(60000 % window_ms = 0, toStartOfMinute(window_start), window_start) AS about,
-                    toUnixTimestamp64Milli(min(window_start)) AS at_ms,
+                    toUnixTimestamp64Milli(first_at) AS at_ms,
                     sum(gpu_time_equal_ns) AS covered_ns
-                FROM attribution FINAL
-                WHERE window_start >= fromUnixTimestamp64Milli(since_ms, 'UTC')
-                    AND window_start < fromUnixTimestamp64Milli(until_ms, 'UTC')
-                GROUP BY host, gpu_model, terms, about
+                FROM
+{{usage}}
+                GROUP BY host, gpu_model, at_ms
             ) AS used
             RIGHT JOIN
             (
@@ -196,27 +246,9 @@ FROM
                                 WHERE wrong_step = 0
                                 GROUP BY host, gpu_model
                                 UNION ALL
-                                -- when the terms of a host changed: of those that had several, window by window
-                                SELECT host, gpu_model, 0, 0, 0, [], groupArray((at_ms, terms)), []
-                                FROM
-                                (
-                                    SELECT *, lagInFrame(terms, 1, ('', '', 'none before')) OVER (
-                                        PARTITION BY host, gpu_model ORDER BY at_ms
-                                        ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS terms_before
-                                    FROM
-                                    (
-                                        SELECT
-                                            host,
-                                            gpu_model,
-                                            toUnixTimestamp64Milli(window_start) AS at_ms,
-                                            min((provider, region, pricing)) AS terms
-                                        FROM attribution FINAL
-                                        WHERE host IN changing
-                                        GROUP BY host, gpu_model, at_ms
-                                    )
-                                )
-                                WHERE terms != terms_before
-                                GROUP BY host, gpu_model
+                                SELECT m.1, m.2, 0, 0, 0, [], groupArray((m.3, m.4)), []
+                                FROM (SELECT arrayJoin(moves) AS m)
+                                GROUP BY m.1, m.2
                                 UNION ALL
                                 SELECT host, gpu_model, 0, 0, 0, [], [],
                                     groupArray((

@@ -42,17 +42,14 @@ _PART: Final = re.compile(r"\{\{(\w+)\}\}")
 _AS_KNOWN_NOW: Final = {"{as_of:String}": "'2200-01-01'"}
 # ClickHouse analyses a parameterised view within another one twice, and so on each level again: 0.2 s of
 # processor time each for priced_usage. So others do not ask it but have its text, with parameters filled in.
-_COST: Final = "FROM cost(policy = {policy:String}, since = {since:String}, until = {until:String})"
+_ASKED: Final = re.compile(r"\b(FROM|JOIN) (\w+)\(\s*((?:\w+ = (?:\{\w+:String\}|'[^']*'),?\s*)+)\)")
+_GIVEN: Final = re.compile(r"(\w+) = (\{\w+:String\}|'[^']*')")
 _FILLED_IN: Final[dict[str, dict[str, str]]] = {
     "cost": _ONE_BUCKET | _AS_KNOWN_NOW,
     "cost_over_time": _AS_KNOWN_NOW,
     "cost_as_of": _ONE_BUCKET,
     "attempt_cost": _ONE_BUCKET,
 }
-_BILLED: Final = (
-    "FROM billed(since = {since:String}, until = {until:String}, step = 'all', tz = 'UTC',"
-    " as_of = '2200-01-01')"
-)
 
 
 def migrate(store: Store, plan: bool = False) -> list[str]:
@@ -110,14 +107,15 @@ def _view(name: str) -> str:
         sql = _PART.sub(lambda part: _text(f"{part[1]}.part").rstrip(), sql)
     for before, after in (filled_in or {}).items():
         sql = sql.replace(before, after)
-    if _COST in sql:
-        sql = sql.replace(_COST, f"FROM ({_view('cost').partition(' VIEW cost AS')[2]})")
-    if _BILLED in sql:
-        billed = _view("billed").partition(" VIEW billed AS")[2]
-        for before, after in (_ONE_BUCKET | _AS_KNOWN_NOW).items():
-            billed = billed.replace(before, after)
-        sql = sql.replace(_BILLED, f"FROM ({billed})")
+    sql = _ASKED.sub(_text_of_asked, sql)
     return sql.replace("VIEW priced_usage", f"VIEW {name}")
+
+
+def _text_of_asked(asked: re.Match[str]) -> str:
+    text = _view(asked[2]).partition(f" VIEW {asked[2]} AS")[2]
+    for name, value in _GIVEN.findall(asked[3]):
+        text = text.replace(f"{{{name}:String}}", value)
+    return f"{asked[1]} ({text})"
 
 
 def _text(name: str) -> str:

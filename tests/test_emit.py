@@ -96,6 +96,10 @@ def test_what_is_told_changes_nothing_of_what_was_measured(seed: int, places: li
         (["run", "halt", "--run", "r"], "none of start, checkpoint, finish, fail"),
         (["run", "start"], "--run or WATTRIBUTE_RUN"),
         (["run", "start", "--run", "r", "--step", "-1"], "step -1 is outside"),
+        (
+            ["run", "checkpoint", "--run", "r", "--step", "8", "--steps", "7"],
+            "step 8 lies beyond",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_a_line(

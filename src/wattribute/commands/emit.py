@@ -12,11 +12,11 @@ from typing import Annotated, Any, Final
 import typer
 
 from wattribute.collector.identity import attempt as attempt_of
+from wattribute.collector.told import record_of
 from wattribute.commands.ends import open_producer
 from wattribute.commands.options import BusOption, ConfigOption, HostOption
 from wattribute.commands.since import parse_duration_s, parse_time
 from wattribute.errors import BusError, RecordError, UsageError
-from wattribute.records import parse
 from wattribute.settings import load_settings
 from wattribute.wire import Encoder
 
@@ -103,7 +103,7 @@ def unit(
         told["period_ns"] = round(parse_duration_s(period) * 1e9)
     told |= {"event_id": event_id or uuid.uuid4().hex, "attempt": _counted(attempt) if run else None}
     told |= {"model": model, "model_version": model_version, "run": run}
-    _send({"kind": "unit", **told}, at, host, bus, config)
+    _send("unit", told, at, host, bus, config)
 
 
 @emit.command()
@@ -127,7 +127,7 @@ def quality(
     told: dict[str, Any] = {"metric": metric, "value": value, "higher_is_better": not lower_is_better}
     told |= {"sample_count": samples, "dataset": dataset, "source": "emit"}
     told |= {"model": model, "model_version": model_version, "run": run}
-    _send({"kind": "quality", **told}, at, host, bus, config)
+    _send("quality", told, at, host, bus, config)
 
 
 @emit.command()
@@ -149,7 +149,7 @@ def run(
     if not name:
         raise UsageError("say which: --run or WATTRIBUTE_RUN")
     told = {"run": name, "attempt": _counted(attempt), "event": event, "step": step, "steps": steps}
-    _send({"kind": "run", **told}, at, host, bus, config)
+    _send("run", told, at, host, bus, config)
 
 
 def _counted(attempt: int | None) -> int:
@@ -158,13 +158,13 @@ def _counted(attempt: int | None) -> int:
 
 
 def _send(
-    told: dict[str, Any], at: str | None, host: str | None, bus: str | None, config: Path | None
+    kind: str, told: dict[str, Any], at: str | None, host: str | None, bus: str | None, config: Path | None
 ) -> None:
     settings = load_settings({"bus": bus, "host": host}, config)
     moment = parse_time(at) or datetime.now(UTC)
     t_ms = round(moment.timestamp() * 1000)
     try:
-        record = parse({**told, "t": t_ms * 1_000_000})
+        record = record_of(kind, {**told, "t": t_ms * 1_000_000})
     except RecordError as error:
         raise UsageError(str(error)) from error
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -16,7 +16,8 @@ from wattribute.sinks.unallocated import charged, unobserved_rows
 _BY: Final = ("host", "gpu", "gpu_instance", *(name for name in IDENTITY if name != "labels"))
 _LABEL: Final = "labels."
 _UNIT_COLUMNS: Final = (
-    *("quantity", "cost_usd_per_unit", "cost_usd_per_million", "j_per_unit", "coverage_ratio"),
+    *("quantity", "covered_cost_usd", "cost_usd_per_unit", "cost_usd_per_million", "j_per_unit"),
+    "coverage_ratio",
 )
 
 
@@ -37,12 +38,13 @@ def cost_rows(
     account unobserved.
 
     Each row has the ``by`` columns, account, active_energy_j, idle_energy_j, energy_j, gpu_hours,
-    active_cost_usd, idle_cost_usd, cost_usd; with ``unit`` also quantity, cost_usd_per_unit,
-    cost_usd_per_million, j_per_unit, coverage_ratio. Money is None where any part of the row has no price; a
-    quotient is None where there is no unit, and leaves out what was spent while the units were not counted:
-    coverage_ratio is the part of the GPU time that is in it, None where nobody tells. Units stand in the rows
-    of processes alone; those of which no process was seen have a row with the account unmatched. Raises
-    UsageError for a column or policy that there is not, StoreError.
+    active_cost_usd, idle_cost_usd, cost_usd; with ``unit`` also quantity, covered_cost_usd,
+    cost_usd_per_unit, cost_usd_per_million, j_per_unit, coverage_ratio. Money is None where any part of the
+    row has no price; a quotient is None where there is no unit, and leaves out what was spent while the units
+    were not counted: covered_cost_usd is the rest, which it divides, and coverage_ratio the part of the GPU
+    time that is in it, None where nobody tells. Units stand in the rows of processes alone; those of which no
+    process was seen have a row with the account unmatched. Raises UsageError for a column or policy that
+    there is not, StoreError.
     """
     by = [name for name in dict.fromkeys(by) if name != "account"]
     _check(by, unit)
@@ -194,6 +196,7 @@ def _quotients(
 ) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(_UNIT_COLUMNS)
     found |= {"quantity": quantity, "coverage_ratio": coverage_ratio}
+    found["covered_cost_usd"] = cost_usd if quantity else None
     if quantity and coverage_ratio != 0:
         found["cost_usd_per_unit"] = None if cost_usd is None else cost_usd / quantity
         found["cost_usd_per_million"] = None if cost_usd is None else cost_usd / quantity * 1e6

@@ -126,7 +126,8 @@ def cost(
     names = [*columns, "account", *_ENERGY, "gpu_hours", *_MONEY]
     names += [] if unallocated == "separate" else ["charged_usd"]
     if unit is not None:
-        names += ["quantity", "cost_usd_per_unit", "cost_usd_per_million", "j_per_unit", "coverage_ratio"]
+        names += ["quantity", "covered_cost_usd", "cost_usd_per_unit", "cost_usd_per_million"]
+        names += ["j_per_unit", "coverage_ratio"]
     write_rows(rows, shape, names)
 
 
@@ -175,7 +176,7 @@ def cost_grid(rows: Rows, by: Sequence[str], policy: str, notes: Sequence[str], 
         headers=[*by, "account", *headers],
         rows=cells,
         numeric=frozenset(range(len(by) + 1, len(by) + 1 + len(headers))),
-        spare=frozenset(len(by) + place for place in (1, 2, 5, 6)),
+        spare=[len(by) + place for place in (1, 2, 5, 6)],
         styles=[*(_STYLES.get(row["account"], "") for row in ordered), "bold"],
         title=title,
         notes=[f"policy {policy}: {POLICIES.get(policy, '')}", *notes],
@@ -217,14 +218,21 @@ def unit_grid(rows: Rows, by: Sequence[str], unit: str) -> Grid:
     """What one unit cost. Idle GPUs and the residual make no units, and are not in here."""
     unmatched = [row for row in rows if row["quantity"] and row.get("account") == "unmatched"]
     counted = [row for row in rows if row["quantity"] and row not in unmatched]
-    covered = [row.get("coverage_ratio") for row in counted]
+    covered = [row["coverage_ratio"] for row in counted]
     is_told = any(ratio is not None for ratio in covered)
     per_million = [row["cost_usd_per_million"] for row in counted]
     joules = [row["j_per_unit"] for row in counted]
-    money = [row["cost_usd"] for row in counted]
+    money = [row["covered_cost_usd"] for row in counted]
+    in_part = any(ratio is not None and ratio < 1 for ratio in covered)
     places = [decimals_for(values) for values in (money, per_million, joules)]
     return Grid(
-        headers=[*by, unit, "cost USD", f"USD per million {unit}", f"J per {unit}"]
+        headers=[
+            *by,
+            unit,
+            "counted USD" if in_part else "cost USD",
+            f"USD per million {unit}",
+            f"J per {unit}",
+        ]
         + (["coverage %"] if is_told else []),
         rows=[
             [
@@ -232,16 +240,17 @@ def unit_grid(rows: Rows, by: Sequence[str], unit: str) -> Grid:
                 shown_number(
                     row["quantity"], 0 if row["quantity"] >= 1000 else decimals_for([row["quantity"]])
                 ),
-                shown_money(row["cost_usd"], places[0]),
-                shown_money(row["cost_usd_per_million"], places[1]),
+                shown_money(row["covered_cost_usd"], places[0]),
+                "-" if row["coverage_ratio"] == 0 else shown_money(row["cost_usd_per_million"], places[1]),
                 shown_number(row["j_per_unit"], places[2]),
-                *([_shown_percent(row.get("coverage_ratio"))] if is_told else []),
+                *([_shown_percent(row["coverage_ratio"])] if is_told else []),
             ]
             for row in counted
         ],
         numeric=frozenset(range(len(by), len(by) + 5)),
         notes=[
             *([] if counted else [f"no {unit} were counted in this span"]),
+            *([f"counted USD: spent while {unit} were counted, coverage % of the time"] if in_part else []),
             *(_unmatched_note(row, by, unit) for row in unmatched),
         ],
     )

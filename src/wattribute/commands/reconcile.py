@@ -121,7 +121,7 @@ def _grid(rows: Rows, by: str, notes: list[str]) -> Grid:
         headers=[by, "billed", "GPU hours", *_MONEY, "difference USD", "%"],
         rows=cells,
         numeric=frozenset(range(2, 5 + len(_MONEY))),
-        spare=frozenset({1, 4, 6}),
+        spare=(4, 6, 1, 2, 11, 8),
         styles=[
             *("red" if abs(row["difference_gpu_hours"]) > _ROUNDING_HOURS else "" for row in rows),
             "bold",

@@ -90,7 +90,7 @@ def _grid(rows: Rows, notes: list[str]) -> Grid:
             for row in rows
         ],
         numeric=frozenset({3, 5, *range(6, 13)}),
-        spare=frozenset({1, 2, 7, 9} | ({12, 13} if not goes_on else set())),
+        spare=[*(() if goes_on else (13, 12)), 7, 9, 2, 1, 3, 6, 11, 13, 12],
         styles=[_STYLES.get(row["outcome"], "") for row in rows],
         notes=notes,
     )

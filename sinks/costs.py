@@ -117,6 +117,24 @@ def run_rows(
     ).dicts()
 
 
+def run_places(store: Readable, since: Time, until: Time) -> dict[str, list[str]]:
+    """Where each run that was seen in several Kubernetes namespaces or clusters ran, on the days of
+    [since, until): 'namespace', or 'cluster/namespace'. Its name alone tells a run: these may be several runs
+    that nobody told apart. Raises StoreError."""
+    params = span_params("equal", since, until)
+    rows = store.query(
+        "SELECT run, arraySort(groupUniqArray("
+        "concat(cluster, if(cluster = '' OR namespace = '', '', '/'), namespace))) FROM attribution_day FINAL"
+        " WHERE run != '' AND (cluster != '' OR namespace != '')"
+        " AND bucket_start >= toStartOfDay(greatest(parseDateTime64BestEffort({since:String}, 3, 'UTC'),"
+        " toDateTime64(0, 3, 'UTC')))"
+        " AND bucket_start < parseDateTime64BestEffort({until:String}, 3, 'UTC')"
+        " GROUP BY run HAVING uniqExact(cluster, namespace) > 1",
+        {name: params[name] for name in ("since", "until")},
+    ).rows
+    return {run: list(places) for run, places in rows}
+
+
 def attempt_rows(store: Readable, run: str, policy: str) -> list[dict[str, Any]]:
     """What each attempt of a run cost, in order.
 

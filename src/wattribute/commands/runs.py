@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any, Final
 
@@ -22,9 +23,10 @@ from wattribute.settings import load_settings
 _COLUMNS: Final = (
     *("run", "model", "model_version", "team", "attempts", "outcome", "energy_j", "gpu_hours", "cost_usd"),
     *("cost_usd_per_hour", "wasted_usd", "wasted_most_usd", "position", "target_position"),
-    *("cost_usd_per_step", "j_per_step", "projected_cost_usd", "projected_end"),
+    *("cost_usd_per_step", "j_per_step", "projected_cost_usd", "projected_end", "places"),
 )
 _SHOWN: Final = 50
+_PLACES_SHOWN: Final = 3
 _STYLES: Final = {"failed": "red", "running": "green"}
 
 
@@ -43,15 +45,18 @@ def runs(
     """
     settings = load_settings({"store": store}, config)
     begin, end = parse_span(since, until)
-    from wattribute.sinks.costs import run_rows
+    from wattribute.sinks.costs import run_places, run_rows
     from wattribute.sinks.query_server import open_store_for_reading
 
     with closing(open_store_for_reading(settings.store)) as opened:
         rows = run_rows(opened, begin, end, policy)
+        places = run_places(opened, begin, end)
+        for row in rows:
+            row["places"] = places.get(row["run"], [])
         if shape is not Format.table:
             write_rows(rows, shape, _COLUMNS)
             return
-        notes = [f"policy {policy}: {POLICIES.get(policy, '')}"]
+        notes = [f"policy {policy}: {POLICIES.get(policy, '')}", *_place_notes(places)]
         if len(rows) > _SHOWN:
             notes.append(f"{len(rows) - _SHOWN:,} cheaper runs are not shown: --format csv has them")
         if rows and any(row["cost_usd"] is None for row in rows):
@@ -59,6 +64,18 @@ def runs(
         if not rows:
             notes = ["no run was seen in this span: set WATTRIBUTE_RUN where you start one"]
         write_grid(_grid(rows[:_SHOWN], notes))
+
+
+def _place_notes(places: Mapping[str, Sequence[str]]) -> list[str]:
+    """Runs of one name that may be several."""
+    notes = [
+        f"one run of one name: {run} ran in {', '.join(where[:3])}{' and more' if where[3:] else ''}; are these"
+        " several, name them apart: WATTRIBUTE_RUN, or the label wattribute.dev/run ('wattribute cost --by"
+        " cluster,namespace,run' has what each cost)"
+        for run, where in list(places.items())[:_PLACES_SHOWN]
+    ]
+    more = len(places) - len(notes)
+    return notes + ([f"and {more:,} more runs in several places: --format csv has them"] if more else [])
 
 
 def _grid(rows: Rows, notes: list[str]) -> Grid:

@@ -69,7 +69,7 @@ def runs(
 def _place_notes(places: Mapping[str, Sequence[str]]) -> list[str]:
     """Runs of one name that may be several."""
     notes = [
-        f"one run of one name: {run} ran in {', '.join(where[:3])}{' and more' if where[3:] else ''}; are these"
+        f"one run of one name: {run} ran in {', '.join(where[:3])}{', …' if where[3:] else ''}; are these"
         " several, name them apart: WATTRIBUTE_RUN, or the label wattribute.dev/run ('wattribute cost --by"
         " cluster,namespace,run' has what each cost)"
         for run, where in list(places.items())[:_PLACES_SHOWN]

@@ -102,9 +102,14 @@ def models(
     kept = limit or (_SHOWN if shape is Format.table else _MOST)
     with closing(open_store_for_reading(settings.store)) as opened:
         rows = model_rows(opened, begin, end, policy, kept)
-        left_out = count_versions(opened, begin, end) - len(rows) if len(rows) == kept else 0
-        if left_out:
-            note(f"note: {left_out:,} cheaper model versions are left out: --limit, or a query of model_cost")
+        if len(rows) == kept:
+            left_out = count_versions(opened, begin, end) - kept
+            what = (
+                f"{left_out:,} cheaper model versions"
+                if left_out > 0
+                else "versions without GPU time, if any,"
+            )
+            note(f"note: {what} are left out: --limit, or a query of model_cost")
         if shape is not Format.table:
             write_rows(rows, shape, COLUMNS)
             return

@@ -166,7 +166,7 @@ def test_of_many_versions_the_dearest_are_kept(
 def test_the_dearest_of_many_are_those_of_all(
     sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:
-    """It looks at their models alone: cheap versions of a dear model, and what has no price, stay in place."""
+    """It looks at their models alone: cheap versions of a dear model, and what has no price, stay."""
     add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=3.6)])
     rows = [used(n, n, 0, model=f"m{n % 7}", model_version=f"v{n:02}") for n in range(1, 31)]
     rows += [used(40, 1, 0, model="m6", gpu_model="unheard of"), used(41, 50, 0, model="")]

@@ -161,6 +161,21 @@ def attempt_rows(store: Readable, run: str, policy: str) -> list[dict[str, Any]]
     ).dicts()
 
 
+def counted_units(store: Readable, since: Time, until: Time) -> list[str]:
+    """The units that were counted in [since, until), by name; 50 at most. Raises StoreError."""
+    params = span_params("equal", since, until)
+    return [
+        unit
+        for (unit,) in store.query(
+            "SELECT DISTINCT toString(unit) AS unit FROM unit WHERE unit != 'observed_ns'"
+            " AND t >= parseDateTime64BestEffort({since:String}, 9, 'UTC')"
+            " AND t - toIntervalNanosecond(period_ns) < parseDateTime64BestEffort({until:String}, 3, 'UTC')"
+            " ORDER BY unit LIMIT 50",
+            {name: params[name] for name in ("since", "until")},
+        ).rows
+    ]
+
+
 def _with_units(
     store: Readable, priced: list[dict[str, Any]], by: Sequence[str], unit: str, params: dict[str, str]
 ) -> list[dict[str, Any]]:

@@ -91,7 +91,8 @@ def version_row(store: Readable, version: Version, since: Time, until: Time, pol
         {"model": version[0], "version": version[1]},
     ).rows
     hint = f"the nearest known is {near[0][0]}@{near[0][1]}" if near else "no model is known yet"
-    raise UsageError(f"{version[0]}@{version[1]} was not seen in this span; {hint}")
+    named = "@".join(version) if version[1] else f"{version[0]} without a version"
+    raise UsageError(f"{named} was not seen in this span; {hint}")
 
 
 def quality_rows(

@@ -184,6 +184,22 @@ def test_a_wrong_question_gets_one_line(demo: str, arguments: tuple[str, ...], l
     assert done.stdout == ""
 
 
+def test_names_that_nothing_has_are_said_to_be_nobody_s(demo: str) -> None:
+    said = ran(
+        "cost", "--unit", "tokens", "--by", "model,labels.costcentre", "--store", demo, status=2
+    ).stderr
+    assert "with a unit use" in said
+    said = ran("cost", "--unit", "tokens", "--by", "model", "--store", demo).stdout
+    assert "no tokens were counted in this span; what was: input_tokens, output_tokens, requests" in said
+    said = ran("cost", "--by", "team,labels.costcentre", "--store", demo).stdout
+    assert "no row has the label costcentre" in said
+    said = ran("compare", "support-chat", "support-chat@v2", "--store", demo, status=2).stderr
+    assert (
+        "support-chat without a version was not seen in this span; the nearest known is support-chat@" in said
+    )
+    assert "Value error" not in ran("cost", "--format", "xml", "--store", demo, status=2).stderr
+
+
 def test_an_empty_span_says_so(demo: str) -> None:
     span = ("--since", "2001-01", "--until", "2001-02", "--store", demo)
     assert "nothing was measured in this span" in ran("cost", *span).stdout

@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from wattribute import cli
-from wattribute.commands.cost import cost_grid, unit_grid
+from wattribute.commands.cost import cost_grid
 from wattribute.commands.output import Format, write_rows
 from wattribute.commands.since import parse_duration_s, parse_span, parse_time
+from wattribute.commands.unit_table import unit_grid
 from wattribute.errors import UsageError
 
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)

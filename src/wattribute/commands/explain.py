@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from wattribute.commands.cost import POLICIES
 from wattribute.commands.options import (
+    POLICIES,
     SPAN,
     ConfigOption,
     FormatOption,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from wattribute.commands.cost import POLICIES, unpriced_notes
+from wattribute.commands.cost import unpriced_notes
 from wattribute.commands.options import (
     ConfigOption,
     FormatOption,
@@ -16,6 +16,7 @@ from wattribute.commands.options import (
     SinceOption,
     StoreOption,
     UntilOption,
+    policy_note,
 )
 from wattribute.commands.output import (
     Format,
@@ -113,7 +114,7 @@ def models(
         if shape is not Format.table:
             write_rows(rows, shape, COLUMNS)
             return
-        notes = [_MEANING, f"policy {policy}: {POLICIES.get(policy, '')}", *_price_notes(rows)]
+        notes = [_MEANING, policy_note(policy), *_price_notes(rows)]
         if any(row["cost_usd"] is None or row["training_cost_usd"] is None for row in rows):
             notes += unpriced_notes(opened, [{"cost_usd": None}], policy, begin, end)
         notes += _unmatched_notes(rows)

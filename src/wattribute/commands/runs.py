@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any, Final
 
-from wattribute.commands.cost import POLICIES, unpriced_notes
+from wattribute.commands.cost import unpriced_notes
 from wattribute.commands.options import (
     ConfigOption,
     FormatOption,
@@ -15,6 +15,7 @@ from wattribute.commands.options import (
     SinceOption,
     StoreOption,
     UntilOption,
+    policy_note,
 )
 from wattribute.commands.output import Format, Grid, Rows, decimals_for, shown_number, write_grid, write_rows
 from wattribute.commands.since import parse_span
@@ -56,7 +57,7 @@ def runs(
         if shape is not Format.table:
             write_rows(rows, shape, _COLUMNS)
             return
-        notes = [f"policy {policy}: {POLICIES.get(policy, '')}", *_place_notes(places)]
+        notes = [policy_note(policy), *_place_notes(places)]
         if len(rows) > _SHOWN:
             notes.append(f"{len(rows) - _SHOWN:,} cheaper runs are not shown: --format csv has them")
         if rows and any(row["cost_usd"] is None for row in rows):

@@ -234,6 +234,7 @@ def test_a_minute_without_a_source_is_left_out_of_both_sides(
     for by in ([], ["model"], ["host", "phase", "run"]):
         (row,) = cost_rows(priced.store, by, None, None, "memory", "output_tokens")
         assert (row["cost_usd"], row["coverage_ratio"]) == (pytest.approx(6), pytest.approx(5 / 6))
+        assert row["covered_cost_usd"] == pytest.approx(5)
         assert row["cost_usd_per_unit"] == pytest.approx(5 / 500)
         assert row["j_per_unit"] == pytest.approx(15 / 500)
     explained = Evidence(priced.store, {"model": "m"}, None, None, "memory").units("output_tokens")[-1]

@@ -19,6 +19,8 @@ import pytest
 
 from tests.survival.processes import POLICIES, ran
 
+pytestmark = pytest.mark.long
+
 PARTS = ("process_usd", "reserved_usd", "unheld_usd", "residual_usd", "unobserved_usd")
 
 

@@ -181,6 +181,7 @@ def expected(rows: Sequence[Row]) -> Fraction:
     return total
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=ROWS)
 def test_what_counts_is_what_the_rule_says(sink: ClickHouseSink, start_ms: int, rows: list[Row]) -> None:

@@ -2,9 +2,13 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help install demo test lint bench clean
+# On all cores, but four at most: each process may start a broker, and fills its own stores. A file's tests
+# stay together, for they share those.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+.PHONY: help install demo test test-long lint bench clean
 help:  ## what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -18,7 +22,10 @@ demo: install  ## a simulated GPU host, live, and what its models cost
 	$(BIN)/wattribute up --simulate --store chdb://$(CURDIR)/.demo/store --bus local://$(CURDIR)/.demo/bus --fresh
 
 test: lint  ## the checks of the code, then the tests
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not long"
+
+test-long: install  ## the tests that take minutes: kills, outages, every answer of the demo, large random fleets
+	$(PYTEST) -m long
 
 lint: install  ## style, types and who may import whom
 	$(BIN)/ruff check .

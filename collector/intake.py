@@ -13,6 +13,7 @@ import time
 import zlib
 from contextlib import suppress
 from http import HTTPStatus
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any, Final
@@ -31,6 +32,8 @@ _REQUEST_S: Final = 20.0
 _LINGER_S: Final = 2.0
 _POLL_S: Final = 0.2
 _CONNECTIONS_MOST: Final = 32
+# Of our own: in `up` clickhouse_connect raises the library's 100 to 10,000, of 64 KiB each.
+_HEADERS_MOST: Final = 100
 _BUSY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 )
@@ -118,6 +121,22 @@ class Intake(ThreadingHTTPServer):
         self.told.health.refused += 1
 
 
+class _Head:
+    """The lines of a request's head, as long as they are not too many."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._left = _HEADERS_MOST + 1  # and the empty one
+
+    def readline(self, size: int) -> bytes:
+        """The next line. Raises HTTPException, which the library answers with 431."""
+        if not self._left:
+            raise HTTPException("too many headers")
+        self._left -= 1
+        line: bytes = self._file.readline(size)
+        return line
+
+
 class _Handler(BaseHTTPRequestHandler):
     """One request. Every answer closes the connection."""
 
@@ -127,6 +146,14 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
     timeout = _RECEIVE_S
     unread = False
+
+    def parse_request(self) -> bool:
+        """As the library does it, with a limit of our own to the number of headers."""
+        body, self.rfile = self.rfile, _Head(self.rfile)  # type: ignore[assignment]
+        try:
+            return super().parse_request()
+        finally:
+            self.rfile = body
 
     def do_POST(self) -> None:
         """Take in what is sent, and say whether it was."""
@@ -239,9 +266,10 @@ class _Handler(BaseHTTPRequestHandler):
         """What the library refuses by itself: other methods, lines too long, no HTTP at all."""
         status = HTTPStatus.METHOD_NOT_ALLOWED if code == HTTPStatus.NOT_IMPLEMENTED else HTTPStatus(code)
         self.server.told.health.refused += 1
-        self._answer(
-            status, f"{status.phrase}: POST to {', '.join([*_SIGNALS, *PLAIN])}\n".encode(), "", True
-        )
+        what = f"POST to {', '.join([*_SIGNALS, *PLAIN])}"
+        if status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
+            what = f"{_HEADERS_MOST} headers at most, of 64 KiB each"
+        self._answer(status, f"{status.phrase}: {what}\n".encode(), "", True)
 
     def log_message(self, *_: Any) -> None:
         """Nothing: a request is counted, not logged."""

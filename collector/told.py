@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
-from wattribute.records import Record, parse
+from wattribute.errors import RecordError
+from wattribute.records import Record, Run, parse
 
 _S: Final = 1_000_000_000
 _WAITING_MOST: Final = 200_000  # records between two flushes: some 100 MB
@@ -100,5 +101,11 @@ class Told:
 
 
 def record_of(kind: str, fields: Mapping[str, object]) -> Record:
-    """The record of a kind with these fields, checked as a line of a trace is. Raises RecordError."""
-    return parse({"kind": kind, **{name: value for name, value in fields.items() if value != ""}})
+    """The record of a kind with these fields, checked as a line of a trace is; and that a run is not further
+    than it goes, for its projected end would lie before now. Raises RecordError."""
+    record = parse({"kind": kind, **{name: value for name, value in fields.items() if value != ""}})
+    if isinstance(record, Run) and record.steps is not None and (record.step or 0) > record.steps:
+        raise RecordError(
+            f"step {record.step} lies beyond the last of {record.steps} steps: tell how many it goes by now"
+        )
+    return record

@@ -16,7 +16,8 @@ from wattribute.sinks.unallocated import charged, unobserved_rows
 _BY: Final = ("host", "gpu", "gpu_instance", *(name for name in IDENTITY if name != "labels"))
 _LABEL: Final = "labels."
 _UNIT_COLUMNS: Final = (
-    *("quantity", "cost_usd_per_unit", "cost_usd_per_million", "j_per_unit", "coverage_ratio"),
+    *("quantity", "covered_cost_usd", "cost_usd_per_unit", "cost_usd_per_million", "j_per_unit"),
+    "coverage_ratio",
 )
 
 
@@ -37,12 +38,13 @@ def cost_rows(
     account unobserved.
 
     Each row has the ``by`` columns, account, active_energy_j, idle_energy_j, energy_j, gpu_hours,
-    active_cost_usd, idle_cost_usd, cost_usd; with ``unit`` also quantity, cost_usd_per_unit,
-    cost_usd_per_million, j_per_unit, coverage_ratio. Money is None where any part of the row has no price; a
-    quotient is None where there is no unit, and leaves out what was spent while the units were not counted:
-    coverage_ratio is the part of the GPU time that is in it, None where nobody tells. Units stand in the rows
-    of processes alone; those of which no process was seen have a row with the account unmatched. Raises
-    UsageError for a column or policy that there is not, StoreError.
+    active_cost_usd, idle_cost_usd, cost_usd; with ``unit`` also quantity, covered_cost_usd,
+    cost_usd_per_unit, cost_usd_per_million, j_per_unit, coverage_ratio. Money is None where any part of the
+    row has no price; a quotient is None where there is no unit, and leaves out what was spent while the units
+    were not counted: covered_cost_usd is the rest, which it divides, and coverage_ratio the part of the GPU
+    time that is in it, None where nobody tells. Units stand in the rows of processes alone; those of which no
+    process was seen have a row with the account unmatched. Raises UsageError for a column or policy that
+    there is not, StoreError.
     """
     by = [name for name in dict.fromkeys(by) if name != "account"]
     _check(by, unit)
@@ -115,6 +117,24 @@ def run_rows(
     ).dicts()
 
 
+def run_places(store: Readable, since: Time, until: Time) -> dict[str, list[str]]:
+    """Where each run that was seen in several Kubernetes namespaces or clusters ran, on the days of
+    [since, until): 'namespace', or 'cluster/namespace'. Its name alone tells a run: these may be several runs
+    that nobody told apart. Raises StoreError."""
+    params = span_params("equal", since, until)
+    rows = store.query(
+        "SELECT run, arraySort(groupUniqArray("
+        "concat(cluster, if(cluster = '' OR namespace = '', '', '/'), namespace))) FROM attribution_day FINAL"
+        " WHERE run != '' AND (cluster != '' OR namespace != '')"
+        " AND bucket_start >= toStartOfDay(greatest(parseDateTime64BestEffort({since:String}, 3, 'UTC'),"
+        " toDateTime64(0, 3, 'UTC')))"
+        " AND bucket_start < parseDateTime64BestEffort({until:String}, 3, 'UTC')"
+        " GROUP BY run HAVING uniqExact(cluster, namespace) > 1",
+        {name: params[name] for name in ("since", "until")},
+    ).rows
+    return {run: list(places) for run, places in rows}
+
+
 def attempt_rows(store: Readable, run: str, policy: str) -> list[dict[str, Any]]:
     """What each attempt of a run cost, in order.
 
@@ -139,6 +159,21 @@ def attempt_rows(store: Readable, run: str, policy: str) -> list[dict[str, Any]]
         " WHERE spent.run = {run:String} ORDER BY attempt",
         span_params(policy, None, None) | {"run": run},
     ).dicts()
+
+
+def counted_units(store: Readable, since: Time, until: Time) -> list[str]:
+    """The units that were counted in [since, until), by name; 50 at most. Raises StoreError."""
+    params = span_params("equal", since, until)
+    return [
+        unit
+        for (unit,) in store.query(
+            "SELECT DISTINCT toString(unit) AS unit FROM unit WHERE unit != 'observed_ns'"
+            " AND t >= parseDateTime64BestEffort({since:String}, 9, 'UTC')"
+            " AND t - toIntervalNanosecond(period_ns) < parseDateTime64BestEffort({until:String}, 3, 'UTC')"
+            " ORDER BY unit LIMIT 50",
+            {name: params[name] for name in ("since", "until")},
+        ).rows
+    ]
 
 
 def _with_units(
@@ -194,6 +229,7 @@ def _quotients(
 ) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(_UNIT_COLUMNS)
     found |= {"quantity": quantity, "coverage_ratio": coverage_ratio}
+    found["covered_cost_usd"] = cost_usd if quantity else None
     if quantity and coverage_ratio != 0:
         found["cost_usd_per_unit"] = None if cost_usd is None else cost_usd / quantity
         found["cost_usd_per_million"] = None if cost_usd is None else cost_usd / quantity * 1e6

@@ -62,6 +62,23 @@ def add_lineage(store: Store, made: Lineage) -> list[str]:
     return _remarks(store, made)
 
 
+def life_began(store: Readable, model: str, model_version: str, run: str) -> tuple[datetime, str] | None:
+    """From when a version's life counts where nobody says it, and why: from the day on which it was first
+    seen to serve, for what it served before today bears its part of the training too; else from the day on
+    which its run was last seen. None where neither was seen. Raises StoreError."""
+    ((served, serving, trained, training),) = store.query(
+        "SELECT minIf(bucket_start, serves), countIf(serves), maxIf(bucket_start, trains), countIf(trains)"
+        " FROM (SELECT bucket_start, run = {run:String} AS trains,"
+        " model = {model:String} AND model_version = {version:String}"
+        " AND NOT (phase = 'training' OR (run != '' AND phase = '')) AS serves"
+        " FROM attribution_day FINAL WHERE run = {run:String} OR model = {model:String})",
+        {"model": model, "version": model_version, "run": run},
+    ).rows
+    if serving:
+        return served, "it was first seen to serve then"
+    return (trained, f"run {run} was last seen then") if training else None
+
+
 def list_lineage(store: Readable) -> list[dict[str, Any]]:
     """Every statement in force: model, model_version, run, share_ratio, life_from, life_to, and is_seen:
     whether anything of the run was measured."""

@@ -81,10 +81,22 @@ def migrate(store: Store, plan: bool = False) -> list[str]:
         if not plan:
             _apply(store, number, known[number].name, sql, checksum)
     if not plan:
-        for name in _VIEWS:
-            store.command(_view(name))
+        _make_views(store, anew=bool(missing))
         load_bundled(store)
     return missing
+
+
+def _make_views(store: Store, anew: bool) -> None:
+    """Create all views ``anew``, or from the first on whose text is not this program's, for those that follow
+    may ask it. To create one takes the engine 10 to 60 ms; that nothing has changed is seen in 4 ms."""
+    found = store.query("SELECT name, comment FROM system.tables WHERE database = currentDatabase()").rows
+    checksums = dict(found)
+    for name in _VIEWS:
+        sql = _view(name)
+        checksum = hashlib.sha256(sql.encode()).hexdigest()
+        anew = anew or checksums.get(name) != checksum
+        if anew:
+            store.command(f"{sql.rstrip()}\nCOMMENT '{checksum}'")
 
 
 def _apply(store: Store, number: int, name: str, sql: str, checksum: str) -> None:

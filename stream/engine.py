@@ -85,7 +85,7 @@ class Engine:
         self._saved = np.zeros((0, 2), np.int64)  # of each device: resets, last sample if silent
         self._restored: dict[DeviceKey, dict[str, Any]] = {}
         self._quiet = False
-        self._marked_offsets: list[tuple[int, NDArray[np.int64]]] = []  # and the hosts' clocks before it
+        self._marked_offsets: list[tuple[int, I64]] = []  # and the hosts' clocks before it
 
     def take(self, offsets: Sequence[int], values: Sequence[bytes], quiet: bool = False) -> None:
         """Take messages in. ``quiet``: only to rebuild the state; their rows have been written before."""
@@ -158,7 +158,7 @@ class Engine:
         now_ns = self.series.hosts.now_ns[: len(self.series.host_rows)]
         if len(self._marked_offsets) < 3:
             return np.zeros(len(now_ns), np.bool_)
-        stands: NDArray[np.bool_] = _moved_ns(self._marked_offsets[-3][1], now_ns) == 0
+        stands: NDArray[np.bool_] = (_moved_ns(self._marked_offsets[-3:-2], now_ns) == 0)[0]
         return stands
 
     def restore(self, saved: Iterable[bytes], next_offset: int) -> None:
@@ -210,15 +210,14 @@ class Engine:
         the look-back."""
         now_ns = self.series.hosts.now_ns[: len(self.series.host_rows)].copy()
         marked = self._marked_offsets
-        if marked and not (_moved_ns(marked[-1][1], now_ns) >= _MARK_EVERY_NS).any():
+        if marked and not (_moved_ns(marked[-1:], now_ns) >= _MARK_EVERY_NS).any():
             return
         marked.append((offset, now_ns))
-        for place in range(len(marked) - 1, 0, -1):
-            moved_ns = _moved_ns(marked[place][1], now_ns)
-            far_enough = moved_ns >= _LOOK_BACK_NS
-            if far_enough.any() and (far_enough | (moved_ns == 0)).all():
-                del marked[:place]
-                break
+        moved_ns = _moved_ns(marked, now_ns)
+        far_enough = moved_ns >= _LOOK_BACK_NS
+        may_begin = far_enough.any(axis=1) & (far_enough | (moved_ns == 0)).all(axis=1)
+        for place in np.flatnonzero(may_begin)[-1:]:
+            del marked[:place]
 
     def rows(
         self, ended: bool = False, restate: bool = True, provisional: bool = True
@@ -373,8 +372,10 @@ class Engine:
         self.duplicate_count += int(drops.total[k.DUPLICATE])
 
 
-def _moved_ns(then_ns: NDArray[np.int64], now_ns: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How far each host's clock has moved, of one that came since or was set back its whole time."""
-    moved_ns = now_ns.copy()
-    moved_ns[: len(then_ns)] -= then_ns
+def _moved_ns(marked: Sequence[tuple[int, I64]], now_ns: I64) -> I64:
+    """How far each host's clock has moved since each mark, [mark, host]; of a host that came since, or whose
+    clock was set back, its whole time."""
+    moved_ns = np.repeat(now_ns[None], len(marked), axis=0)
+    for row, (_, then_ns) in zip(moved_ns, marked, strict=True):
+        row[: len(then_ns)] -= then_ns
     return np.where(moved_ns < 0, now_ns, moved_ns)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
+import pty
 import re
+import struct
+import subprocess
+import sys
+import termios
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from tests.survival.processes import POLICIES, ran
+
+pytestmark = pytest.mark.long
 
 PARTS = ("process_usd", "reserved_usd", "unheld_usd", "residual_usd", "unobserved_usd")
 
@@ -177,9 +186,59 @@ def test_a_wrong_question_gets_one_line(demo: str, arguments: tuple[str, ...], l
     assert done.stdout == ""
 
 
+def test_names_that_nothing_has_are_said_to_be_nobody_s(demo: str) -> None:
+    said = ran(
+        "cost", "--unit", "tokens", "--by", "model,labels.costcentre", "--store", demo, status=2
+    ).stderr
+    assert "with a unit use" in said
+    said = ran("cost", "--unit", "tokens", "--by", "model", "--store", demo).stdout
+    assert "no tokens were counted in this span; what was: input_tokens, output_tokens, requests" in said
+    said = ran("cost", "--by", "team,labels.costcentre", "--store", demo).stdout
+    assert "no row has the label costcentre" in said
+    said = ran("compare", "support-chat", "support-chat@v2", "--store", demo, status=2).stderr
+    assert (
+        "support-chat without a version was not seen in this span; the nearest known is support-chat@" in said
+    )
+    assert "Value error" not in ran("cost", "--format", "xml", "--store", demo, status=2).stderr
+
+
 def test_an_empty_span_says_so(demo: str) -> None:
     span = ("--since", "2001-01", "--until", "2001-02", "--store", demo)
     assert "nothing was measured in this span" in ran("cost", *span).stdout
     assert "nothing was measured in this span" in ran("cost", "--compare-policies", *span).stdout
     assert "nothing was measured or billed in this span" in ran("reconcile", *span).stdout
     assert ran("reconcile", "--format", "csv", *span).stdout.startswith("host,billed_gpu_hours,process_usd")
+
+
+def on_terminal(columns: int, store: str, *arguments: str) -> list[str]:
+    """The lines of a command on a terminal so wide, without its colours."""
+    mine, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("4H", 50, columns, 0, 0))
+    command = [sys.executable, "-m", "wattribute", *arguments, "--store", store]
+    environment = {name: text for name, text in os.environ.items() if name not in ("COLUMNS", "NO_COLOR")}
+    with subprocess.Popen(command, stdout=its, env={**environment, "TERM": "xterm"}) as process:
+        os.close(its)
+        said = b""
+        with suppress(OSError):  # which is the end of a terminal
+            while part := os.read(mine, 65536):
+                said += part
+        os.close(mine)
+        assert process.wait() == 0
+    return re.sub(r"\x1b\[[0-9;]*m", "", said.decode()).splitlines()
+
+
+@pytest.mark.parametrize("columns", [120, 80])
+@pytest.mark.parametrize(
+    ("question", "names"),
+    [
+        ("models", [r"^ support-chat +v2 ", r"^ code-review +v1 "]),
+        ("runs", [r"^ support-chat-v3-sft-1 .* finished "]),
+        ("reconcile", [r"^ demo-1 "]),
+        ("cost", [r"^ support-chat +v2 "]),
+    ],
+)
+def test_a_table_fits_its_terminal(demo: str, question: str, names: list[str], columns: int) -> None:
+    lines = on_terminal(columns, demo, question)
+    assert max(map(len, lines)) <= columns
+    for name in names:
+        assert sum(re.search(name, line) is not None for line in lines) == 1  # nothing is folded

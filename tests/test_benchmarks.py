@@ -16,6 +16,7 @@ from benchmarks.wire_format import decode
 from wattribute.wire import Encoder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("topic", TOPICS)
 def test_a_small_size_of(topic: str) -> None:
     if topic == "peers":

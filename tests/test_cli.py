@@ -15,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from wattribute import cli
-from wattribute.commands.cost import cost_grid, unit_grid
+from wattribute.commands.cost import cost_grid
 from wattribute.commands.output import Format, write_rows
 from wattribute.commands.since import parse_duration_s, parse_span, parse_time
+from wattribute.commands.unit_table import unit_grid
 from wattribute.errors import UsageError
 
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
@@ -335,12 +336,8 @@ def test_what_has_no_price_is_unpriced_never_nothing() -> None:
 
 def test_a_unit_table_holds_what_made_units() -> None:
     made = cost_row("process", 1.0, 1.0, 3.0, model="a")
-    made |= {
-        "quantity": 2000.0,
-        "cost_usd_per_unit": 0.002,
-        "cost_usd_per_million": 2000.0,
-        "j_per_unit": 0.001,
-    }
+    made |= {"quantity": 2000.0, "covered_cost_usd": 4.0, "coverage_ratio": None}
+    made |= {"cost_usd_per_unit": 0.002, "cost_usd_per_million": 2000.0, "j_per_unit": 0.001}
     grid = unit_grid([made, cost_row("unheld", 0.0, 1.0, 1.0) | {"quantity": None}], ["model"], "requests")
     assert [list(line) for line in grid.rows] == [["a", "2,000", "4.000", "2,000", "0.001000"]]
     assert unit_grid([], ["model"], "requests").notes == ["no requests were counted in this span"]
@@ -374,3 +371,14 @@ def test_doctor_tells_of_kubelet_and_pod_resources(
     assert [row["state"] for row in rows if finding in row["finding"]] == [state]
     assert all(row["advice"] for row in rows if row["state"] == "weak")
     assert "hidden" not in out + err
+
+
+@pytest.mark.parametrize(("ratio", "shown"), [(0.75, ["3.000", "1,500", "75"]), (0.0, ["0", "-", "0"])])
+def test_a_unit_table_shows_the_cost_that_its_price_is_of(ratio: float, shown: list[str]) -> None:
+    made = cost_row("process", 1.0, 1.0, 3.0, model="a")
+    made |= {"quantity": 2000.0, "covered_cost_usd": 4 * ratio, "coverage_ratio": ratio}
+    made |= {"cost_usd_per_million": 2000 * ratio if ratio else None, "j_per_unit": None}
+    grid = unit_grid([made], ["model"], "requests")
+    assert grid.headers[2] == "counted USD"
+    assert [grid.rows[0][place] for place in (2, 3, 5)] == shown
+    assert "counted USD: spent while requests were counted" in grid.notes[0]

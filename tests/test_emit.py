@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from hypothesis import strategies as st
 from tests.stream import host as made_host
 from tests.survival.processes import ran
 from wattribute import cli
+from wattribute.bus import SAMPLES
+from wattribute.collector import own_pod
+from wattribute.collector.local_log import LocalLog
 from wattribute.records import Quality, Run, Unit
 from wattribute.stream.engine import Engine
 from wattribute.wire import Encoder
@@ -96,6 +100,10 @@ def test_what_is_told_changes_nothing_of_what_was_measured(seed: int, places: li
         (["run", "halt", "--run", "r"], "none of start, checkpoint, finish, fail"),
         (["run", "start"], "--run or WATTRIBUTE_RUN"),
         (["run", "start", "--run", "r", "--step", "-1"], "step -1 is outside"),
+        (
+            ["run", "checkpoint", "--run", "r", "--step", "8", "--steps", "7"],
+            "step 8 lies beyond",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_a_line(
@@ -114,6 +122,52 @@ def test_what_makes_no_sense_is_refused_in_a_line(
     assert said in err
     assert len(err.splitlines()) == 1
     assert not (tmp_path / "bus").exists()
+
+
+PODS = Path(__file__).parent / "data" / "nodes" / "kubernetes-v1-containerd" / "pods.json"
+MOUNTS = """\
+868 857 0:45 / /proc rw,relatime - proc proc rw
+870 857 259:1 /var/lib/kubelet/pods/{pod}/etc-hosts /etc/hosts rw - ext4 /dev/sda1 rw
+871 859 259:1 /var/lib/kubelet/pods/{pod}/containers/{name}/e3d5dec7 /dev/termination-log rw - ext4 /dev/v rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "attempt", "said"),
+    [
+        ({}, 2, ""),
+        ({"TORCHELASTIC_RESTART_COUNT": "3"}, 2003, ""),
+        ({"WATTRIBUTE_ATTEMPT": "7"}, 7, ""),
+        ({"WATTRIBUTE_KUBELET": "off"}, 0, "told of attempt 0"),
+        ({"WATTRIBUTE_KUBELET": "/nowhere/pods"}, 0, "No such file"),
+        (
+            {"WATTRIBUTE_KUBELET": "http://127.0.0.1:1/pods", "SLURM_RESTART_COUNT": "4"},
+            4,
+            "Connection refused",
+        ),
+    ],
+)
+def test_in_a_pod_the_attempt_is_the_one_that_kubernetes_counts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    given: dict[str, str],
+    attempt: int,
+    said: str,
+) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(MOUNTS.format(pod="21111111-2222-4333-8444-555555555555", name="pytorch"))
+    monkeypatch.setattr(own_pod, "_MOUNTS", mounts)
+    bus = tmp_path / "bus"
+    for name, value in {"WATTRIBUTE_KUBELET": str(PODS), **given}.items():
+        monkeypatch.setenv(name, value)
+    assert cli.run(["emit", "run", "start", "--run", "r", "--bus", f"local://{bus}"]) == 0
+    assert said in (err := capsys.readouterr().err)
+    assert len(err.splitlines()) == bool(said)
+    with closing(LocalLog(bus)) as log:
+        (message,) = log.read(SAMPLES, 0, 10)
+    (record,) = json.loads(message.value)["records"]
+    assert (record["run"], record.get("attempt", 0)) == ("r", attempt)
 
 
 def test_where_the_bus_is_away_it_says_so() -> None:

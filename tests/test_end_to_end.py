@@ -346,6 +346,8 @@ def test_two_versions_side_by_side_and_what_they_came_of(minute: str) -> None:
     assert "the nearest known is" in ran("compare", v1, "chat@v9", "--store", minute, status=2).stderr
     assert "MODEL@VERSION" in ran("compare", v1, "@v9", "--store", minute, status=2).stderr
     whose = ("--model", "support-chat", "--model-version", "v2", "--run", "support-chat-v3-sft-1")
+    added = ran("lineage", "add", *whose, "--until", "2099-01-01", "--store", minute).stderr
+    assert re.search(r"from 20\d\d-\d\d-\d\d \(it was first seen to serve then\) until 2099-01-01", added)
     ran("lineage", "add", *whose, "--from", "2026-01-01", "--until", "2036-01-01", "--store", minute)
     wrong = ran("lineage", "add", *whose, "--until", "2020-01-01", "--store", minute, status=2).stderr
     assert "the life ends (2020-01-01T00:00Z) before it begins" in wrong

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
@@ -119,20 +121,53 @@ print("end", *map(int, seen), flush=True)
 """
 
 
+@contextmanager
+def counting(how: str) -> Iterator[subprocess.Popen[str]]:
+    """A command that is ready to be sent six signals; nothing of it is left afterwards."""
+    words = passed(how, PYTHON, "-c", COUNTING)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as ours:
+        try:
+            assert ours.stdout is not None
+            assert ours.stdout.readline() == "ready\n"
+            yield ours
+        except BaseException:
+            os.killpg(ours.pid, signal.SIGKILL)
+            raise
+
+
 def test_every_signal_comes_once_whether_sent_to_us_or_to_the_group(how: str) -> None:
     """As programs that save at a first SIGTERM and leave at a second need it."""
-    words = passed(how, PYTHON, "-c", COUNTING)
+    # Never the same one twice while the first may still wait: two that wait are one.
     sent = [
         (os.kill, signal.SIGTERM), (os.killpg, signal.SIGTERM), (os.killpg, signal.SIGINT),
-        (os.kill, signal.SIGINT), (os.kill, signal.SIGUSR1), (os.killpg, signal.SIGHUP),
+        (os.kill, signal.SIGUSR1), (os.kill, signal.SIGINT), (os.killpg, signal.SIGHUP),
     ]  # fmt: skip
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as ours:
+    with counting(how) as ours:
         assert ours.stdout is not None
-        assert ours.stdout.readline() == "ready\n"
         for send, number in sent:
             send(ours.pid, number)
             assert ours.stdout.readline() == f"{int(number)}\n"
         assert ours.stdout.readline() == f"end {' '.join(str(int(number)) for _, number in sent)}\n"
+    assert ours.returncode == 0
+
+
+def test_a_signal_comes_once_however_late_a_machine_is_to_note_it(how: str) -> None:
+    with counting(how) as ours:
+        children = Path(f"/proc/{ours.pid}/task/{ours.pid}/children").read_text(encoding="ascii").split()
+        sentinel = int(children[0])  # forked before the command is started
+        os.kill(sentinel, signal.SIGSTOP)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.killpg(ours.pid, number)
+        time.sleep(0.5)
+        os.kill(sentinel, signal.SIGCONT)
+        os.kill(ours.pid, signal.SIGUSR1)
+        assert ours.stdout is not None
+        seen = [ours.stdout.readline() for _ in range(3)]
+        assert sorted(seen) == ["10\n", "15\n", "2\n"]
+        for _ in range(3):  # it ends after six
+            os.kill(ours.pid, signal.SIGUSR1)
+            assert ours.stdout.readline() == "10\n"
+        assert ours.stdout.readline().endswith(" 10 10 10\n")
     assert ours.returncode == 0
 
 
@@ -525,8 +560,10 @@ def test_a_run_that_has_come_to_its_end_costs_what_is_worked_out_by_hand(lab: Pa
     assert row["projected_cost_usd"] is None
     energy_uj = sum(window["energy_uj"] for window in hand.windows)
     assert row["energy_j"] == exactly(energy_uj / 1e6)
-    # 100 W are 100 J a second; where an attempt begins and ends the counter is 0.1 s apart
-    assert row["energy_j"] == pytest.approx(100 * sum(map(hand.time_ns, range(3))) / 1e9, rel=0.02)
+    # 100 W are 100 J a second. The driver publishes its counter each 99 to 104 ms, at once when it starts:
+    # what an attempt's last reading does not tell is up to 10.4 J, and each attempt has a driver of its own.
+    watts, seconds = 100, sum(map(hand.time_ns, range(3))) / 1e9
+    assert row["energy_j"] == pytest.approx(watts * seconds, abs=3 * 0.104 * watts)
     assert asked(f"chdb://{lab}/store", "SELECT * FROM conservation") == [[]]
 
 

@@ -231,7 +231,7 @@ def _ending(error: BaseException) -> tuple[str, int]:
 
 def _usage(error: Any) -> str:
     """What click says, in one line; empty where it has shown the help already."""
-    what = error.format_message().rstrip(".")
+    what = error.format_message().rstrip(".").replace(": Value error, ", ": ")  # whose words those are
     path = error.ctx.command_path if getattr(error, "ctx", None) else "wattribute"
     where = path.removeprefix("wattribute").strip()
     return f"{where + ': ' if where else ''}{what}; see '{path} --help'" if what else ""

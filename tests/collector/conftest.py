@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.fake_nvml.library import FakeNvml, loaded
+from tests.survival.conftest import missing
 
 
 @pytest.fixture
@@ -14,3 +18,20 @@ def fake() -> Iterator[FakeNvml]:
     """The fake libnvidia-ml.so.1 with two devices, where NVIDIA's binding finds it."""
     with loaded(gpus=2) as fake:
         yield fake
+
+
+@pytest.fixture
+def certified(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
+    """Makes a certificate that is its own authority, and its key, for a name: DNS:node-1, IP:127.0.0.1."""
+    if shutil.which("openssl") is None:
+        missing("openssl, to make a certificate with")
+
+    def make(name: str) -> tuple[Path, Path]:
+        certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+        made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        made += ["-subj", "/CN=wattribute"]
+        made += ["-addext", f"subjectAltName={name}", "-keyout", str(key), "-out", str(certificate)]
+        subprocess.run(made, check=True, capture_output=True)
+        return certificate, key
+
+    return make

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from tests.collector.engine_server import exposition
 from wattribute.collector.engines import ENGINES, WANTED, Reading, ScrapeError, Served, parsed, reading
 
-LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
 RAY = "neuralmagic/Meta-Llama-3.1-70B-Instruct-FP8"
 QWEN = "Qwen/Qwen3-0.6B"
 
@@ -38,9 +37,10 @@ def totals(found: Reading) -> dict[tuple[str, Served], float]:
     [
         ("vllm", "vllm", Served("facebook/opt-125m", ""), (122, 26, 64, 3)),
         ("ray_vllm", "vllm", Served(RAY, ""), (58, 300, None, None)),
-        ("sglang", "sglang", Served(LLAMA, ""), (8_128_902, 7_557_572, 63, 11_228)),
+        ("sglang", "sglang", Served("facebook/opt-125m", ""), (5, 32, 1, 1)),
+        ("sglang_streaming", "sglang", Served("qwen3.8-27b", ""), (178, 8, None, 1)),
         ("tensorrt_llm", "tensorrt-llm", Served(QWEN, ""), (1_240, 15_500, None, 155)),
-        ("tgi", "tgi", Served("", ""), (18_000, 12_500, None, 150)),
+        ("tgi", "tgi", Served("", ""), (662, 3_423, None, 109)),
         ("llama_cpp", "llama.cpp", Served("", ""), (6_886 + 129, 3_469, 129, None)),
         ("triton", "triton", Served("densenet_onnx", "1"), (None, None, None, 3)),
     ],
@@ -84,6 +84,20 @@ def test_ranks_that_count_the_same_tokens_are_not_added_and_engines_are() -> Non
         for dp, tp, value in ((0, 0, 100), (0, 1, 100), (1, 0, 30), (1, 1, 30))
     )
     assert totals(read(ranks)) == {("output_tokens", Served("m", "")): 130.0}
+
+
+def test_sources_of_the_cache_and_ways_of_answering_are_added() -> None:
+    text = "".join(
+        f'sglang:{name}{{{label}="{value}",model_name="m",tp_rank="0"}} {count}\n'
+        for name, label, value, count in (
+            ("cached_tokens_total", "cache_source", "device", 60),
+            ("cached_tokens_total", "cache_source", "host", 3),
+            ("num_requests_total", "is_streaming", "false", 2),
+            ("num_requests_total", "is_streaming", "true", 5),
+        )
+    )
+    served = Served("m", "")
+    assert totals(read(text)) == {("cached_tokens", served): 63.0, ("requests", served): 7.0}
 
 
 def test_the_start_of_the_server_is_read() -> None:

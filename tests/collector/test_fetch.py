@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -154,33 +153,12 @@ def test_who_is_not_there_cannot_be_reached() -> None:
 
 
 def test_an_endpoint_with_tls_is_read_if_its_certificate_holds(
-    server: EngineServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: EngineServer, certified: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = Address("127.0.0.1", server.port, tls=True)
     with pytest.raises(ScrapeError, match="cannot be reached"):
         fetch(address)  # it speaks plain HTTP
-    if shutil.which("openssl") is None:
-        missing("no openssl to make a certificate")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subprocess.run(
-        [
-            *(
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "rsa:2048",
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                "/CN=engine",
-            ),
-            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    certificate, key = certified("IP:127.0.0.1")
     server.speak_tls(certificate, key)
     with pytest.raises(ScrapeError, match="certificate verify failed"):
         fetch(address)

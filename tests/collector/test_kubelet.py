@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
 import ssl
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +14,6 @@ from types import MappingProxyType
 
 import pytest
 
-from tests.survival.conftest import missing
 from wattribute.collector import kubelet as module
 from wattribute.collector.kubelet import UNCHECKED, Kubelet, fetch
 from wattribute.errors import WattributeError
@@ -81,30 +78,9 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def secure(tmp_path: Path) -> Iterator[tuple[Server, Path]]:
+def secure(certified: Callable[[str], tuple[Path, Path]]) -> Iterator[tuple[Server, Path]]:
     """A server over TLS, as the node calls itself, and the authority that signed its certificate."""
-    if shutil.which("openssl") is None:
-        missing("openssl, to make a certificate with")
-    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(
-        [
-            *(
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "rsa:2048",
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                "/CN=node-1",
-            ),
-            *("-addext", "subjectAltName=DNS:node-1", "-keyout", str(key), "-out", str(certificate)),
-        ],
-        check=True,
-        capture_output=True,
-    )
+    certificate, key = certified("DNS:node-1")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     with serving(context) as made:

@@ -125,12 +125,10 @@ def test_a_server_that_is_started_anew_is_counted_once_and_wholly(host: Host, se
     [
         ("vllm", {"input_tokens": 122, "output_tokens": 26, "cached_tokens": 64, "requests": 3}),
         ("ray_vllm", {"input_tokens": 58, "output_tokens": 300}),
-        (
-            "sglang",
-            {"input_tokens": 8_128_902, "output_tokens": 7_557_572, "cached_tokens": 63, "requests": 11_228},
-        ),
+        ("sglang", {"input_tokens": 5, "output_tokens": 32, "cached_tokens": 1, "requests": 1}),
+        ("sglang_streaming", {"input_tokens": 178, "output_tokens": 8, "requests": 1}),
         ("tensorrt_llm", {"input_tokens": 1_240, "output_tokens": 15_500, "requests": 155}),
-        ("tgi", {"input_tokens": 18_000, "output_tokens": 12_500, "requests": 150}),
+        ("tgi", {"input_tokens": 662, "output_tokens": 3_423, "requests": 109}),
         ("llama_cpp", {"input_tokens": 7_015, "output_tokens": 3_469, "cached_tokens": 129}),
         ("triton", {"requests": 3}),
     ],
@@ -324,7 +322,7 @@ def test_endpoints_of_the_settings_need_no_process(tmp_path: Path) -> None:
         host = Host(tmp_path / "proc", [named])
         host.scraper.look(host.t, [])
         assert host.after(0) == []
-        counted(server, "tgi_request_generated_tokens_sum 12500", "tgi_request_generated_tokens_sum 12600")
+        counted(server, "tgi_request_generated_tokens_sum 3423", "tgi_request_generated_tokens_sum 3523")
         told = [record for record in host.after(5) if isinstance(record, Unit)]
         assert quantities(told) == {"output_tokens": 100.0, "observed_ns": 5e9}
         assert {(r.model, r.model_version, r.pod, r.pid) for r in told} == {("opt", "v2", "p", None)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import http.client
 import socket
 import time
 from contextlib import closing, suppress
@@ -84,6 +85,19 @@ def test_bodies_that_are_no_good(
     assert running.post(path, body, **headers).status == status
     assert running.told.health.refused == 1
     assert is_well(running)
+
+
+def test_headers_have_a_limit_whatever_others_set_the_library_to(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http.client, "_MAXHEADERS", 10_000)  # as clickhouse_connect does, in `up`
+    few, many = ({f"X{number}": "x" for number in range(count)} for count in (90, 101))
+    assert running.post("/v1/units", GOOD, **few).status == 200
+    answer = running.post("/v1/units", GOOD, **many)
+    assert (answer.status, answer.body.count(b"\n")) == (431, 1)
+    assert b"100 headers at most" in answer.body
+    assert running.told.health.refused == 1
+    assert len(running.records()) == 1
 
 
 def test_logs_are_taken_and_not_read(running: Running) -> None:

@@ -56,6 +56,7 @@ def test_a_line_is_a_record(running: Running) -> None:
             "kind is 'unit'; here it is quality",
         ),
         ("/v1/runs", '{"run":"r","event":"halt"}', "none of start, checkpoint, finish, fail"),
+        ("/v1/runs", '{"run":"r","event":"start","step":8,"steps":7}', "step 8 lies beyond the last of 7"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_a_line(running: Running, path: str, body: str, said: str) -> None:

@@ -104,6 +104,7 @@ def costs(store: str, *arguments: str) -> dict[str, dict[str, Any]]:
     return {row["model"]: row for row in json.loads(done.stdout) if row["quantity"] is not None}
 
 
+@pytest.mark.long
 def test_the_same_tokens_by_scrape_span_metric_and_gateway_count_once(tmp_path: Path, port: int) -> None:
     bus, store = f"local://{tmp_path}/bus", f"chdb://{tmp_path}/store"
     with collecting(tmp_path, port) as url:

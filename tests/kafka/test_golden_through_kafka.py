@@ -40,6 +40,8 @@ from wattribute.collector.spool import SpoolingProducer
 from wattribute.collector.trace import read_trace
 from wattribute.records import Record, Trace
 
+pytestmark = pytest.mark.long
+
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 KEY = ("host", "gpu", "gpu_instance", "window_start", "account", "boot_id", "pid", "process_start_ns", "part")
 # Of units but one: the group shares out partitions by their number, whatever they hold, so that with as many

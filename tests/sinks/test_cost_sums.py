@@ -125,6 +125,7 @@ def edge_near(whole_s: int) -> st.SearchStrategy[datetime]:
 span = st.lists(st.one_of(edge_near(86_400), edge_near(3_600), edge_near(60)), min_size=2, max_size=2)
 
 
+@pytest.mark.long
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     moments=st.lists(moment, min_size=1, max_size=25),

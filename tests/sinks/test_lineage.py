@@ -11,7 +11,7 @@ import pytest
 from wattribute.errors import UsageError
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
-from wattribute.sinks.lineage import Lineage, add_lineage, list_lineage
+from wattribute.sinks.lineage import Lineage, add_lineage, life_began, list_lineage
 from wattribute.sinks.models import model_rows
 from wattribute.sinks.prices import Price, add_prices
 
@@ -72,6 +72,23 @@ def test_training_is_spread_over_the_life_and_is_in_no_sum(served: ClickHouseSin
     assert both["v1"]["amortised_training_usd"] == pytest.approx(15)
     assert both["v1"]["fully_loaded_usd_per_million_output_tokens"] == pytest.approx((4 + 15) / 2)
     assert both[""]["training_cost_usd"] == pytest.approx(100)
+
+
+def test_a_life_begins_with_the_first_service_and_loses_nothing_of_what_came_before(
+    served: ClickHouseSink,
+) -> None:
+    assert life_began(served.store, "m", "v2", RUN) == (BEGIN, "it was first seen to serve then")
+    # the run itself was of the model base: a version of that has not served yet
+    assert life_began(served.store, "base", "", RUN) == (
+        BEGIN - timedelta(days=90),
+        f"run {RUN} was last seen then",
+    )
+    assert life_began(served.store, "m", "v9", "none") is None
+    add_lineage(served.store, Lineage("m", "v1", RUN, BEGIN, BEGIN + timedelta(days=2)))
+    rows = {row["model_version"]: row for row in model_rows(served.store, None, None, "equal")}
+    # all tokens that it ever served bear all of the 100 USD
+    assert rows["v1"]["amortised_training_usd"] == pytest.approx(100)
+    assert rows["v1"]["fully_loaded_usd_per_million_output_tokens"] == pytest.approx((4 + 100) / 2)
 
 
 def test_where_the_run_is_not_known_nothing_is_loaded(served: ClickHouseSink) -> None:

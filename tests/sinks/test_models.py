@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -160,6 +161,23 @@ def test_of_many_versions_the_dearest_are_kept(
     kept = model_rows(sink.store, None, None, "equal", limit=3)
     assert [row["model_version"] for row in kept] == ["v28", "v29", "v30"]
     assert count_versions(sink.store, None, None) == 30
+
+
+def test_the_dearest_of_many_are_those_of_all(
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """It looks at their models alone: cheap versions of a dear model, and what has no price, stay."""
+    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=3.6)])
+    rows = [used(n, n, 0, model=f"m{n % 7}", model_version=f"v{n:02}") for n in range(1, 31)]
+    rows += [used(40, 1, 0, model="m6", gpu_model="unheard of"), used(41, 50, 0, model="")]
+    sink.write_attribution(as_columns(rows))
+    sink.write_rows("unit", [counted(start_ms, "output_tokens", 5.0, model="nobody's")])
+    every = model_rows(sink.store, None, None, "equal")
+    assert len(every) == 33
+    ranked = sorted(every, key=lambda row: -(math.inf if row["cost_usd"] is None else row["cost_usd"]))
+    for limit in (1, 5, 32):
+        kept = model_rows(sink.store, None, None, "equal", limit)
+        assert {row["model_version"] for row in kept} == {row["model_version"] for row in ranked[:limit]}
 
 
 def test_a_version_that_was_not_seen_is_pointed_out(sink: ClickHouseSink, as_columns: AsColumns) -> None:

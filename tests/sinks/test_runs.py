@@ -11,7 +11,7 @@ import pytest
 from wattribute.errors import UsageError
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
-from wattribute.sinks.costs import run_rows
+from wattribute.sinks.costs import run_places, run_rows
 from wattribute.sinks.prices import Price, add_prices
 
 AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
@@ -318,3 +318,24 @@ def test_an_end_that_is_ages_away_is_a_time_all_the_same(
 
     assert row["projected_end"] > datetime(2100, 1, 1, tzinfo=UTC)
     assert row["projected_cost_usd"] == pytest.approx((1 << 62) * 10 * USD_PER_S)
+
+
+def test_runs_of_one_name_in_two_namespaces_are_told_of(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    rows = [
+        *used(start_ms, 0, 2, namespace="vision"),
+        *used(start_ms, 0, 2, namespace="speech", pid=2),
+        *used(start_ms, 2, 4, namespace="", pid=2),  # before its pod was known
+        *used(start_ms, 0, 2, namespace="vision", run="alone", pid=3),
+        *used(start_ms, 0, 2, cluster="east", namespace="x", run="é';", pid=4),
+        *used(start_ms, 0, 2, cluster="west", run="é';", pid=5),
+    ]
+    priced.write_attribution(as_columns(rows))
+    priced.refresh_rollups()
+    places = run_places(priced.store, None, None)
+    assert places == {"r": ["speech", "vision"], "é';": ["east/x", "west"]}
+    day = datetime.fromtimestamp(start_ms / 1000, UTC)
+    assert run_places(priced.store, day + timedelta(minutes=1), day + timedelta(minutes=2)) == places
+    assert run_places(priced.store, day + timedelta(days=1), None) == {}
+    assert run_places(priced.store, None, day - timedelta(days=1)) == {}

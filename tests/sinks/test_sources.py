@@ -181,6 +181,7 @@ def expected(rows: Sequence[Row]) -> Fraction:
     return total
 
 
+@pytest.mark.long
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=ROWS)
 def test_what_counts_is_what_the_rule_says(sink: ClickHouseSink, start_ms: int, rows: list[Row]) -> None:
@@ -234,6 +235,7 @@ def test_a_minute_without_a_source_is_left_out_of_both_sides(
     for by in ([], ["model"], ["host", "phase", "run"]):
         (row,) = cost_rows(priced.store, by, None, None, "memory", "output_tokens")
         assert (row["cost_usd"], row["coverage_ratio"]) == (pytest.approx(6), pytest.approx(5 / 6))
+        assert row["covered_cost_usd"] == pytest.approx(5)
         assert row["cost_usd_per_unit"] == pytest.approx(5 / 500)
         assert row["j_per_unit"] == pytest.approx(15 / 500)
     explained = Evidence(priced.store, {"model": "m"}, None, None, "memory").units("output_tokens")[-1]

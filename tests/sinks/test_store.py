@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -140,16 +141,53 @@ def test_a_migration_that_was_killed_is_run_again(
     store.close()
 
 
-def test_a_store_of_a_newer_program_is_refused(sink: ClickHouseSink) -> None:
-    sink.store.command("INSERT INTO migration (number, name, checksum) VALUES (99, '0099_later.sql', '')")
-    with pytest.raises(StoreError, match="is at version 99, this program knows "):
-        migrate(sink.store)
+@pytest.mark.parametrize(
+    ("number", "name", "told"),
+    [
+        (99, "0099_later.sql", "is at version 99, this program knows "),
+        (1, "0001_tables.sql", r"another 0001_tables\.sql"),
+    ],
+)
+def test_a_store_that_others_made_is_refused(url: str, number: int, name: str, told: str) -> None:
+    with closing(open_store(url)) as store:
+        migrate(store)
+        store.command(
+            "INSERT INTO migration (number, name, checksum) VALUES ({number:UInt32}, {name:String}, '')",
+            {"number": number, "name": name},
+        )
+        with pytest.raises(StoreError, match=told):
+            migrate(store)
 
 
-def test_a_store_of_other_files_is_refused(sink: ClickHouseSink) -> None:
-    sink.store.command("INSERT INTO migration (number, name, checksum) VALUES (1, '0001_tables.sql', 'x')")
-    with pytest.raises(StoreError, match=r"another 0001_tables\.sql"):
-        migrate(sink.store)
+def test_a_view_of_another_text_is_made_anew_with_those_after_it_and_no_other(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A view that was dropped, and one that an older program made."""
+    with closing(open_store(url)) as store:
+        migrate(store)
+        told: list[str] = []
+        run = store.command
+
+        def command(sql: str, params: Any = None) -> None:
+            told.append(sql)
+            run(sql, params)
+
+        monkeypatch.setattr(store, "command", command)
+        migrate(store)
+        assert told == []
+        run("DROP VIEW reconcile")
+        migrate(store)
+        assert [sql.partition(" VIEW ")[2].split()[0] for sql in told] == ["reconcile"]
+        told.clear()
+        run("CREATE OR REPLACE VIEW model_cost AS SELECT 1 AS old")
+        migrate(store)
+        assert [sql.partition(" VIEW ")[2].split()[0] for sql in told] == [
+            "model_cost",
+            "billed",
+            "reconcile",
+        ]
+        made = store.query("SELECT create_table_query FROM system.tables WHERE name = 'model_cost'").rows
+        assert " AS old" not in made[0][0]
 
 
 def test_rollups_and_cost_keep_every_identity(sink: ClickHouseSink) -> None:

@@ -205,6 +205,7 @@ whole_minutes = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.long
 @settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(versions=st.lists(whole_minutes, min_size=1, max_size=25))
 def test_input_and_output_together_are_the_cost(

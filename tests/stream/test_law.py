@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -108,6 +109,7 @@ class Hostile:
         return rng.choice(choices)
 
 
+@pytest.mark.long
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 1 << 30), window_ns=st.sampled_from(WINDOWS_NS))
 def test_rows_are_a_function_of_the_messages(seed: int, window_ns: int) -> None:

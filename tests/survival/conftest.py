@@ -13,6 +13,14 @@ from tests.survival.processes import ran
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All of this folder takes minutes."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.long)
+
+
 class Recorded(NamedTuple):
     """A trace of a simulated host, and the true energies behind it."""
 

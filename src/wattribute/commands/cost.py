@@ -8,10 +8,8 @@ from contextlib import closing
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import typer
-
 from wattribute.commands.options import (
-    SPAN,
+    POLICIES,
     ConfigOption,
     FormatOption,
     PolicyOption,
@@ -19,21 +17,19 @@ from wattribute.commands.options import (
     StoreOption,
     TzOption,
     UntilOption,
+    asked,
+    policy_note,
 )
 from wattribute.commands.output import Format, Grid, Rows, decimals_for, shown_number, write_grid, write_rows
-from wattribute.commands.rounding import column, shown_money, split_columns, values
+from wattribute.commands.rounding import column, split_columns, values
 from wattribute.commands.since import parse_span, parse_time, parse_zone
+from wattribute.commands.unit_table import unit_grid
 from wattribute.errors import UsageError
 from wattribute.settings import load_settings
 
 if TYPE_CHECKING:
     from wattribute.sinks.store import Readable
 
-POLICIES: Final = {
-    "equal": "idle energy and time of a GPU are split evenly over its holders",
-    "memory": "idle energy and time of a GPU are split over its holders by the memory they hold",
-    "active": "idle energy and time of a GPU are split over its holders by the work they do",
-}
 _STYLES: Final = {"unheld": "yellow", "residual": "magenta", "reserved": "yellow", "unobserved": "magenta"}
 _ACCOUNTS: Final = ("process", "reserved", "owner", "unheld", "residual", "unobserved", "unmatched")
 _ALWAYS: Final = ("process", "unheld", "residual")
@@ -49,12 +45,11 @@ _MONEY: Final = ("active_cost_usd", "idle_cost_usd", "cost_usd")
 def cost(
     by: Annotated[
         str,
-        typer.Option(
+        asked(
             "--by",
-            metavar="COLUMN,…",
-            help="What to keep apart: model, model_version, run, team, pod, gpu, host, labels.NAME, …, and"
-            " one of hour, day, week, month.",
-            rich_help_panel=SPAN,
+            "What to keep apart: model, model_version, run, team, pod, gpu, host, labels.NAME, …, and one of"
+            " hour, day, week, month.",
+            "COLUMN,…",
         ),
     ] = "model,model_version",
     since: SinceOption = None,
@@ -62,36 +57,19 @@ def cost(
     tz: TzOption = "UTC",
     policy: PolicyOption = "equal",
     unit: Annotated[
-        str | None,
-        typer.Option(
-            "--unit",
-            metavar="NAME",
-            help="Cost of one output_tokens, requests, steps, …",
-            rich_help_panel=SPAN,
-        ),
+        str | None, asked("--unit", "Cost of one output_tokens, requests, steps, …", "NAME")
     ] = None,
     unallocated: Annotated[
         str,
-        typer.Option(
+        asked(
             "--unallocated",
-            metavar="separate|owner|tenants",
-            help="What nobody used: lines of its own, charged to the team of its host, or to all in"
-            " proportion to their cost.",
-            rich_help_panel=SPAN,
+            "What nobody used: lines of its own, charged to the team of its host, or to all in proportion to"
+            " their cost.",
+            "separate|owner|tenants",
         ),
     ] = "separate",
-    as_of: Annotated[
-        str | None,
-        typer.Option(
-            "--as-of", metavar="TIME", help="With the prices that were known then.", rich_help_panel=SPAN
-        ),
-    ] = None,
-    compare: Annotated[
-        bool,
-        typer.Option(
-            "--compare-policies", help="Who would pay what under each policy.", rich_help_panel=SPAN
-        ),
-    ] = False,
+    as_of: Annotated[str | None, asked("--as-of", "With the prices that were known then.", "TIME")] = None,
+    compare: Annotated[bool, asked("--compare-policies", "Who would pay what under each policy.")] = False,
     shape: FormatOption = Format.table,
     store: StoreOption = None,
     config: ConfigOption = None,
@@ -106,7 +84,7 @@ def cost(
     columns = [name.strip() for name in by.split(",") if name.strip() and name.strip() != "account"]
     columns = list(dict.fromkeys(columns))
     from wattribute.sinks.comparison import policy_rows
-    from wattribute.sinks.costs import cost_rows
+    from wattribute.sinks.costs import cost_rows, counted_units
     from wattribute.sinks.query_server import open_store_for_reading
 
     with closing(open_store_for_reading(settings.store)) as opened:
@@ -118,15 +96,18 @@ def cost(
         rows = cost_rows(opened, columns, begin, end, policy, unit, tz, known_at, unallocated)
         if shape is Format.table:
             notes = _notes(columns, tz, known_at, unallocated)
+            notes += _labels_of_nobody(rows, columns)
             notes += unpriced_notes(opened, rows, policy, begin, end, known_at)
             write_grid(cost_grid(rows, columns, policy, notes))
             if unit is not None:
-                write_grid(unit_grid(rows, columns, unit))
+                known = [] if any(row["quantity"] for row in rows) else counted_units(opened, begin, end)
+                write_grid(unit_grid(rows, columns, unit, known))
             return
     names = [*columns, "account", *_ENERGY, "gpu_hours", *_MONEY]
     names += [] if unallocated == "separate" else ["charged_usd"]
     if unit is not None:
-        names += ["quantity", "cost_usd_per_unit", "cost_usd_per_million", "j_per_unit", "coverage_ratio"]
+        names += ["quantity", "covered_cost_usd", "cost_usd_per_unit", "cost_usd_per_million"]
+        names += ["j_per_unit", "coverage_ratio"]
     write_rows(rows, shape, names)
 
 
@@ -136,6 +117,12 @@ def _notes(by: Sequence[str], tz: str, as_of: datetime | None, unallocated: str)
     if as_of is not None:
         notes.append(f"with the prices known at {as_of:%Y-%m-%d %H:%M} UTC")
     return notes + ([f"charged USD: {_CHARGED[unallocated]}"] if unallocated in _CHARGED else [])
+
+
+def _labels_of_nobody(rows: Rows, by: Sequence[str]) -> list[str]:
+    labels = [name for name in by if name.startswith("labels.")]
+    unknown = [name.removeprefix("labels.") for name in labels if not any(row[name] for row in rows)]
+    return [f"no row has the label {name}" for name in unknown] if rows else []
 
 
 def shown_place(row: Mapping[str, Any], name: str) -> str:
@@ -175,10 +162,10 @@ def cost_grid(rows: Rows, by: Sequence[str], policy: str, notes: Sequence[str], 
         headers=[*by, "account", *headers],
         rows=cells,
         numeric=frozenset(range(len(by) + 1, len(by) + 1 + len(headers))),
-        spare=frozenset(len(by) + place for place in (1, 2, 5, 6)),
+        spare=[len(by) + place for place in (1, 2, 5, 6)],
         styles=[*(_STYLES.get(row["account"], "") for row in ordered), "bold"],
         title=title,
-        notes=[f"policy {policy}: {POLICIES.get(policy, '')}", *notes],
+        notes=[policy_note(policy), *notes],
     )
 
 
@@ -211,49 +198,6 @@ def write_policies(rows: Rows, by: Sequence[str], shape: Format) -> None:
             notes=notes if rows else ["nothing was measured in this span"],
         )
     )
-
-
-def unit_grid(rows: Rows, by: Sequence[str], unit: str) -> Grid:
-    """What one unit cost. Idle GPUs and the residual make no units, and are not in here."""
-    unmatched = [row for row in rows if row["quantity"] and row.get("account") == "unmatched"]
-    counted = [row for row in rows if row["quantity"] and row not in unmatched]
-    covered = [row.get("coverage_ratio") for row in counted]
-    is_told = any(ratio is not None for ratio in covered)
-    per_million = [row["cost_usd_per_million"] for row in counted]
-    joules = [row["j_per_unit"] for row in counted]
-    money = [row["cost_usd"] for row in counted]
-    places = [decimals_for(values) for values in (money, per_million, joules)]
-    return Grid(
-        headers=[*by, unit, "cost USD", f"USD per million {unit}", f"J per {unit}"]
-        + (["coverage %"] if is_told else []),
-        rows=[
-            [
-                *(shown_place(row, name) for name in by),
-                shown_number(
-                    row["quantity"], 0 if row["quantity"] >= 1000 else decimals_for([row["quantity"]])
-                ),
-                shown_money(row["cost_usd"], places[0]),
-                shown_money(row["cost_usd_per_million"], places[1]),
-                shown_number(row["j_per_unit"], places[2]),
-                *([_shown_percent(row.get("coverage_ratio"))] if is_told else []),
-            ]
-            for row in counted
-        ],
-        numeric=frozenset(range(len(by), len(by) + 5)),
-        notes=[
-            *([] if counted else [f"no {unit} were counted in this span"]),
-            *(_unmatched_note(row, by, unit) for row in unmatched),
-        ],
-    )
-
-
-def _unmatched_note(row: Mapping[str, Any], by: Sequence[str], unit: str) -> str:
-    whose = " ".join(str(row[name]) for name in by if row[name]) or "nobody named"
-    return f"unmatched: {row['quantity']:,.6g} {unit} of {whose}; no GPU time of this name was seen"
-
-
-def _shown_percent(ratio: float | None) -> str:
-    return "-" if ratio is None else f"{100 * ratio:.4g}"
 
 
 def unpriced_notes(

@@ -6,7 +6,7 @@ import ctypes
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -75,7 +75,7 @@ def doctor(
     broken = [item.part for item in findings if item.state == "broken"]
     if broken:
         raise WattributeError(
-            f"broken: {', '.join(dict.fromkeys(broken))}; what to do stands beside each finding"
+            f"broken: {', '.join(dict.fromkeys(broken))}; what to do stands with each finding"
         )
 
 
@@ -134,13 +134,12 @@ def _engines(settings: Settings) -> Iterator[Finding]:
 
 
 def _pids_on_gpus() -> set[int]:
+    """None where NVML or a GPU does not tell: NVML's own finding says that."""
     pids: set[int] = set()
-    with closing(Nvml()) as nvml:
+    with suppress(WattributeError), closing(Nvml()) as nvml:
         for gpu in nvml.gpus:
-            try:
+            with suppress(GpuError):
                 pids |= {resident.pid for resident in gpu.read_slow(time.time_ns).residents or ()}
-            except GpuError:  # NVML's own finding says it
-                continue
     return pids
 
 

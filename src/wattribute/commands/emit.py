@@ -12,12 +12,14 @@ from typing import Annotated, Any, Final
 import typer
 
 from wattribute.collector.identity import attempt as attempt_of
+from wattribute.collector.own_pod import own_container, own_pod
+from wattribute.collector.told import record_of
 from wattribute.commands.ends import open_producer
 from wattribute.commands.options import BusOption, ConfigOption, HostOption
+from wattribute.commands.output import note
 from wattribute.commands.since import parse_duration_s, parse_time
 from wattribute.errors import BusError, RecordError, UsageError
-from wattribute.records import parse
-from wattribute.settings import load_settings
+from wattribute.settings import Settings, load_settings
 from wattribute.wire import Encoder
 
 emit = typer.Typer(
@@ -53,7 +55,7 @@ AttemptOption = Annotated[
         envvar="WATTRIBUTE_ATTEMPT",
         help="Which start of the run, from 0.",
         rich_help_panel=_WHOSE,
-        show_default="what Slurm and torchrun count",
+        show_default="what Kubernetes, Slurm and torchrun count",
     ),
 ]
 PhaseOption = Annotated[
@@ -101,9 +103,10 @@ def unit(
     told: dict[str, Any] = {"unit": name, "quantity": quantity, "phase": phase, "source": source}
     if period is not None:
         told["period_ns"] = round(parse_duration_s(period) * 1e9)
-    told |= {"event_id": event_id or uuid.uuid4().hex, "attempt": _counted(attempt) if run else None}
+    told |= {"event_id": event_id or uuid.uuid4().hex}
     told |= {"model": model, "model_version": model_version, "run": run}
-    _send({"kind": "unit", **told}, at, host, bus, config)
+    settings = load_settings({"bus": bus, "host": host}, config)
+    _send("unit", told | {"attempt": _counted(attempt, settings) if run else None}, at, settings)
 
 
 @emit.command()
@@ -127,7 +130,7 @@ def quality(
     told: dict[str, Any] = {"metric": metric, "value": value, "higher_is_better": not lower_is_better}
     told |= {"sample_count": samples, "dataset": dataset, "source": "emit"}
     told |= {"model": model, "model_version": model_version, "run": run}
-    _send({"kind": "quality", **told}, at, host, bus, config)
+    _send("quality", told, at, load_settings({"bus": bus, "host": host}, config))
 
 
 @emit.command()
@@ -148,23 +151,40 @@ def run(
     """How far a training run is: what 'wattribute runs' reckons waste and the end by."""
     if not name:
         raise UsageError("say which: --run or WATTRIBUTE_RUN")
-    told = {"run": name, "attempt": _counted(attempt), "event": event, "step": step, "steps": steps}
-    _send({"kind": "run", **told}, at, host, bus, config)
-
-
-def _counted(attempt: int | None) -> int:
-    """As the collector counts it from the same environment: both have to mean the same attempt."""
-    return attempt if attempt is not None else attempt_of(os.environ) or 0
-
-
-def _send(
-    told: dict[str, Any], at: str | None, host: str | None, bus: str | None, config: Path | None
-) -> None:
     settings = load_settings({"bus": bus, "host": host}, config)
+    told = {"run": name, "event": event, "step": step, "steps": steps}
+    _send("run", told | {"attempt": _counted(attempt, settings)}, at, settings)
+
+
+def _counted(attempt: int | None, settings: Settings) -> int:
+    """As the collector counts it from environment and kubelet: both have to mean the same attempt."""
+    if attempt is not None:
+        return attempt
+    own = own_container()
+    if own is None:
+        return attempt_of(os.environ) or 0
+    from wattribute.commands.source import open_kubelet
+
+    kubelet = open_kubelet(settings)
+    found = None if kubelet is None else own_pod(own, kubelet)
+    if found is not None:
+        return attempt_of(os.environ, *found) or 0
+    counted = attempt_of(os.environ) or 0
+    why = "kubelet is off"
+    if kubelet is not None:
+        why = kubelet.problem.partition(";")[0] or "the kubelet does not list this pod"
+    note(
+        f"note: told of attempt {counted}, for how often Kubernetes started this again is not known here"
+        f" ({why}): give --attempt, or WATTRIBUTE_ATTEMPT to all of the container"
+    )
+    return counted
+
+
+def _send(kind: str, told: dict[str, Any], at: str | None, settings: Settings) -> None:
     moment = parse_time(at) or datetime.now(UTC)
     t_ms = round(moment.timestamp() * 1000)
     try:
-        record = parse({**told, "t": t_ms * 1_000_000})
+        record = record_of(kind, {**told, "t": t_ms * 1_000_000})
     except RecordError as error:
         raise UsageError(str(error)) from error
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from wattribute.commands.cost import POLICIES
 from wattribute.commands.options import (
+    POLICIES,
     SPAN,
     ConfigOption,
     FormatOption,
@@ -162,7 +162,7 @@ def explain(
     styles = ["bold" if row["about"] in ("figure", "unit cost") else "" for row in rows]
     notes = ["each block of one name splits the figure's rows; one row may have several flags"]
     title = f"What the cost of {shown} rests on"
-    write_grid(Grid(headers, cells, frozenset({2, 3, 4}), styles, title, notes, frozenset({2, 4})))
+    write_grid(Grid(headers, cells, frozenset({2, 3, 4}), styles, title, notes, (4, 2)))
 
 
 def explain_rows(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
@@ -11,7 +11,7 @@ import typer
 from wattribute.commands.options import ConfigOption, FormatOption, StoreOption
 from wattribute.commands.output import Format, Grid, note, write_grid, write_rows
 from wattribute.commands.since import parse_time
-from wattribute.errors import UsageError
+from wattribute.errors import StoreError, UsageError
 from wattribute.settings import load_settings
 
 lineage = typer.Typer(
@@ -36,7 +36,12 @@ def add(
     ] = 1.0,
     since: Annotated[
         str | None,
-        typer.Option("--from", metavar="TIME", help="The beginning of its life.", show_default="today"),
+        typer.Option(
+            "--from",
+            metavar="TIME",
+            help="The beginning of its life.",
+            show_default="its first day of service",
+        ),
     ] = None,
     store: StoreOption = None,
     config: ConfigOption = None,
@@ -44,20 +49,29 @@ def add(
     """Say which run a model version came of.
 
     What the run cost is spread evenly over the version's life; said again, it replaces what was said before.
+    Without --from its life began on the day it was first seen to serve, so that what it served until now
+    bears its part too; else on the day its run was last seen; else today.
     """
     settings = load_settings({"store": store}, config)
     now = datetime.now(UTC)
-    life_from, life_to = parse_time(since or "today", now), parse_time(until, now)
-    if life_from is None or life_to is None:
-        raise UsageError("a life has two ends: --from and --until")
-    from wattribute.sinks.lineage import Lineage
-    from wattribute.sinks.query_server import add_lineage_to
+    life_from, life_to, why = parse_time(since, now), parse_time(until, now), ""
+    from wattribute.sinks.lineage import Lineage, life_began
+    from wattribute.sinks.query_server import add_lineage_to, open_store_for_reading
 
+    if life_from is None:
+        found = None
+        with suppress(StoreError), closing(open_store_for_reading(settings.store)) as opened:
+            found = life_began(opened, model, model_version, run)  # a store that is not there yet saw nothing
+        today = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        life_from, why = found or (today, "today, for nothing of it was seen yet")
+    if life_to is None:
+        raise UsageError("a life has an end: --until")
     made = Lineage(model, model_version, run, life_from, life_to, share)
     for remark in add_lineage_to(settings.store, made):
         note(f"note: {remark}")
-    life = f"from {life_from:%Y-%m-%d} until {life_to:%Y-%m-%d}"
-    note(f"{model} {model_version}: {share:.4g} of run {run}, {life}" if share else f"{run}: taken back")
+    life = f"from {life_from:%Y-%m-%d}{f' ({why})' if why else ''} until {life_to:%Y-%m-%d}"
+    named = f"{model} {model_version}".rstrip()
+    note(f"{named}: {share:.4g} of run {run}, {life}" if share else f"{run}: taken back")
 
 
 @lineage.command("list")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from wattribute.commands.cost import POLICIES, unpriced_notes
+from wattribute.commands.cost import unpriced_notes
 from wattribute.commands.options import (
     ConfigOption,
     FormatOption,
@@ -16,6 +16,7 @@ from wattribute.commands.options import (
     SinceOption,
     StoreOption,
     UntilOption,
+    policy_note,
 )
 from wattribute.commands.output import (
     Format,
@@ -34,9 +35,9 @@ if TYPE_CHECKING:
     from wattribute.sinks.store import Readable
 
 _ALWAYS: Final = {  # heading -> column
-    "USD per million output tokens": "cost_usd_per_million_output_tokens",
+    "USD per M output": "cost_usd_per_million_output_tokens",
     "busy USD": "busy_usd_per_million_output_tokens",
-    "J per output token": "j_per_output_token",
+    "J per output": "j_per_output_token",
     "USD per request": "cost_usd_per_request",
 }
 _IF_WIDE_ENOUGH: Final = {
@@ -44,6 +45,10 @@ _IF_WIDE_ENOUGH: Final = {
     "input USD": "input_price_usd_per_million",
     "output USD": "output_price_usd_per_million",
 }
+_MEANING: Final = (
+    "per M output: for a million output tokens; busy: what is left of that without idle time; at best: at the"
+    " throughput of its best 15 minutes; input, output: the price of a million of each"
+)
 _WIDE: Final = {
     "fully loaded USD": "fully_loaded_usd_per_million_output_tokens",
     "at best tokens per GPU s": "capacity_output_tokens_per_gpu_s",
@@ -98,13 +103,18 @@ def models(
     kept = limit or (_SHOWN if shape is Format.table else _MOST)
     with closing(open_store_for_reading(settings.store)) as opened:
         rows = model_rows(opened, begin, end, policy, kept)
-        left_out = count_versions(opened, begin, end) - len(rows) if len(rows) == kept else 0
-        if left_out:
-            note(f"note: {left_out:,} cheaper model versions are left out: --limit, or a query of model_cost")
+        if len(rows) == kept:
+            left_out = count_versions(opened, begin, end) - kept
+            what = (
+                f"{left_out:,} cheaper model versions"
+                if left_out > 0
+                else "versions without GPU time, if any,"
+            )
+            note(f"note: {what} are left out: --limit, or a query of model_cost")
         if shape is not Format.table:
             write_rows(rows, shape, COLUMNS)
             return
-        notes = [f"policy {policy}: {POLICIES.get(policy, '')}", *_price_notes(rows)]
+        notes = [_MEANING, policy_note(policy), *_price_notes(rows)]
         if any(row["cost_usd"] is None or row["training_cost_usd"] is None for row in rows):
             notes += unpriced_notes(opened, [{"cost_usd": None}], policy, begin, end)
         notes += _unmatched_notes(rows)
@@ -117,6 +127,7 @@ def models(
 def _grid(rows: Rows, notes: list[str], wide: bool) -> Grid:
     covered = any(row["coverage_ratio"] is not None for row in rows)
     names = _ALWAYS | _IF_WIDE_ENOUGH | (_WIDE if wide else {})
+    quality, datasets = _qualities(rows)
     figures = [_column([row[name] for row in rows]) for name in names.values()]
     more = (["counted %"] if covered else []) + (["latency s", "token price"] if wide else [])
     return Grid(
@@ -127,16 +138,34 @@ def _grid(rows: Rows, notes: list[str], wide: bool) -> Grid:
                 str(row["model_version"]),
                 *(column[place] for column in figures),
                 _percent(row["active_ratio"]),
-                _measures(row["quality"]),
+                _measures(quality[place]),
                 *([_percent(row["coverage_ratio"])] if covered else []),
                 *([_measures(row["latency_s"]), row["token_price_method"] or "-"] if wide else []),
             ]
             for place, row in enumerate(rows)
         ],
         numeric=frozenset(range(2, 3 + len(names))),
-        spare=frozenset() if wide else frozenset(range(2 + len(_ALWAYS), 2 + len(names))),
-        notes=notes,
+        spare=() if wide else [*range(2 + len(_ALWAYS), 2 + len(names)), 5, 3, 2 + len(names)],
+        notes=[*notes, *datasets],
     )
+
+
+def _qualities(rows: Rows) -> tuple[list[dict[str, float]], list[str]]:
+    """The quality of each row, and on which dataset it was measured: a note where that is one for all."""
+    datasets: dict[str, set[str]] = {}
+    for row in rows:
+        for measure in row["quality"]:
+            metric, _, dataset = measure.partition(" on ")
+            datasets.setdefault(metric, set()).add(dataset)
+    single = {metric: dataset for metric, (dataset, *more) in datasets.items() if dataset and not more}
+
+    def heading(measure: str) -> str:
+        metric = measure.partition(" on ")[0]
+        return metric if metric in single else measure
+
+    shown = [{heading(measure): value for measure, value in row["quality"].items()} for row in rows]
+    named = ", ".join(f"{metric} on {dataset}" for metric, dataset in single.items())
+    return shown, [f"quality: {named}"] if named else []
 
 
 def _column(values: list[float | None]) -> list[str]:

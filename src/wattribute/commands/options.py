@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -12,6 +12,22 @@ from wattribute.commands.output import Format
 PLACES: Final = "Where things are"
 SPAN: Final = "Which span and rows"
 HOST: Final = "What is collected"
+POLICIES: Final = {
+    "equal": "idle energy and time of a GPU are split evenly over its holders",
+    "memory": "idle energy and time of a GPU are split over its holders by the memory they hold",
+    "active": "idle energy and time of a GPU are split over its holders by the work they do",
+}
+
+
+def asked(name: str, about: str, metavar: str | None = None) -> Any:
+    """An option of a question that says which span and rows it is about."""
+    return typer.Option(name, metavar=metavar, help=about, rich_help_panel=SPAN)
+
+
+def policy_note(policy: str) -> str:
+    """The line under a table that says who pays for idle time."""
+    return f"policy {policy}: {POLICIES[policy]}"
+
 
 StoreOption = Annotated[
     str | None,
@@ -48,24 +64,20 @@ FormatOption = Annotated[
 ]
 SinceOption = Annotated[
     str | None,
-    typer.Option(
+    asked(
         "--since",
-        metavar="TIME",
-        help="From this time on: 2026-06-01, 2026-06, 2026-06-01T08:00Z, today, yesterday, monday,"
-        " 'last month', or an age as 30m, 12h, 7d. A day, week or month is its beginning.",
-        rich_help_panel=SPAN,
+        "From this time on: 2026-06-01, 2026-06, 2026-06-01T08:00Z, today, yesterday, monday, 'last month',"
+        " or an age as 30m, 12h, 7d. A day, week or month is its beginning.",
+        "TIME",
     ),
 ]
-UntilOption = Annotated[
-    str | None, typer.Option("--until", metavar="TIME", help="Until before this time.", rich_help_panel=SPAN)
-]
+UntilOption = Annotated[str | None, asked("--until", "Until before this time.", "TIME")]
 PolicyOption = Annotated[
     str,
-    typer.Option(
+    asked(
         "--policy",
-        metavar="equal|memory|active",
-        help="How the idle part of a shared GPU is split: evenly, by memory held, or by work done.",
-        rich_help_panel=SPAN,
+        "How the idle part of a shared GPU is split: evenly, by memory held, or by work done.",
+        "|".join(POLICIES),
     ),
 ]
 SimulateOption = Annotated[
@@ -110,10 +122,9 @@ DurationOption = Annotated[
 ]
 TzOption = Annotated[
     str,
-    typer.Option(
+    asked(
         "--tz",
-        metavar="ZONE",
-        help="The calendar of days, weeks and months, and of times without a zone: Europe/Berlin.",
-        rich_help_panel=SPAN,
+        "The calendar of days, weeks and months, and of times without a zone: Europe/Berlin.",
+        "ZONE",
     ),
 ]

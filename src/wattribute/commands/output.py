@@ -35,8 +35,8 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table of texts. The columns in ``numeric`` are right-aligned, those in ``spare`` left out where a
-    terminal is too narrow for all; ``styles`` colour whole rows."""
+    """A table of texts. The columns in ``numeric`` are right-aligned; those in ``spare`` are left
+    out, one after the other, until a terminal is wide enough; ``styles`` colour whole rows."""
 
     headers: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -44,7 +44,7 @@ class Grid:
     styles: Sequence[str] = ()
     title: str = ""
     notes: Sequence[str] = ()
-    spare: frozenset[int] = frozenset()
+    spare: Sequence[int] = ()
 
 
 def on_terminal() -> bool:
@@ -82,15 +82,17 @@ def write_grid(grid: Grid, to: TextIO | None = None) -> None:
     with console.capture() as captured:
         if grid.title:
             console.print(Text(grid.title, style="bold"))
-        fits = not console.is_terminal or _width(grid) <= console.width
-        console.print(rendered(grid, console.is_terminal, frozenset() if fits else grid.spare))
+        without = _too_much(grid, console.width) if console.is_terminal else ()
+        console.print(rendered(grid, console.is_terminal, without))
         for line in grid.notes:
             console.print(Text(line))
+        if named := [grid.headers[place] for place in without if grid.headers[place]]:
+            console.print(Text(f"left out, the terminal is too narrow: {', '.join(named)}"))
     text = captured.get()
     file.write(text if console.is_terminal else "\n".join(map(str.rstrip, text.splitlines())) + "\n")
 
 
-def rendered(grid: Grid, colour: bool, without: frozenset[int] = frozenset()) -> Table:
+def rendered(grid: Grid, colour: bool, without: Sequence[int] = ()) -> Table:
     """The table as rich draws it, ``without`` some columns."""
     table = Table(box=box.SIMPLE_HEAD if colour else None, pad_edge=False, padding=(0, 1))
     places = [place for place in range(len(grid.headers)) if place not in without]
@@ -105,9 +107,15 @@ def rendered(grid: Grid, colour: bool, without: frozenset[int] = frozenset()) ->
     return table
 
 
-def _width(grid: Grid) -> int:
+def _too_much(grid: Grid, most: int) -> Sequence[int]:
+    """The columns to leave out where a terminal is ``most`` wide."""
     columns = zip(grid.headers, *grid.rows, strict=True)
-    return sum(max(cell_len(cell) for cell in column) + _GUTTER for column in columns)
+    widths = [max(map(cell_len, column)) + _GUTTER for column in columns]
+    count, width = 0, sum(widths)
+    while width > most and count < len(grid.spare):
+        width -= widths[grid.spare[count]]
+        count += 1
+    return grid.spare[:count]
 
 
 def shown_number(value: float | None, decimals: int) -> str:

@@ -8,6 +8,7 @@ second SIGTERM would be taken for "at once" by programs that save a checkpoint a
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -17,8 +18,11 @@ import select
 import signal
 import termios
 import threading
+import time
 import tty
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from wattribute.errors import WattributeError
@@ -31,9 +35,13 @@ PASSED: Final = frozenset(
 )
 ENDING: Final = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM))
 _AWAITED: Final = PASSED | {signal.SIGCHLD}
+_ASKED: Final = (
+    signal.SIGRTMIN
+)  # taken after all of the above that wait with it: the lowest number comes first
 NOT_FOUND: Final = 127  # as shells say it
 _NOT_EXECUTABLE: Final = 126
-_SENTINEL_MS: Final = 50  # the kernel tells a group in one go; systemd and Slurm one process after the other
+_SENTINEL_S: Final = 0.05  # the kernel tells a group in one go; systemd and Slurm one process after the other
+_ANSWER_S: Final = 10.0
 _ORPHANED_S: Final = 1.0
 _CHUNK_BYTES: Final = 1 << 16
 _QUIET_MS: Final = 1_000  # what outlives the command may still write; silent for so long, it is left
@@ -54,7 +62,7 @@ class Command:
 
     def __init__(self) -> None:
         self.pid = 0
-        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED | {_ASKED})
         self._sentinel = _Sentinel()
         self._relays: list[_Relay] = []
         self._ended = threading.Event()
@@ -159,6 +167,7 @@ class _Sentinel:
     """A forked process that notes the signals that come to our group."""
 
     def __init__(self) -> None:
+        self._noted: Counter[int] = Counter()
         self._read, write = os.pipe()
         parent = os.getpid()
         self._pid = os.fork()
@@ -168,15 +177,25 @@ class _Sentinel:
             finally:
                 os._exit(0)
         os.close(write)
-        os.set_blocking(self._read, False)
 
     def saw(self, number: int) -> bool:
         """Whether a signal that has just come to us has come to it, too."""
-        seen = self._taken()
-        if number not in seen:
-            select.select([self._read], [], [], _SENTINEL_MS / 1_000)
-            seen |= self._taken()
-        return number in seen
+        until_s = time.monotonic() + _SENTINEL_S
+        while not self._noted[number] and (left_s := until_s - time.monotonic()) > 0:
+            if not self._read_notes(left_s):
+                break
+        if not self._noted[number]:
+            # It may have had no processor yet; what it says when asked comes after all that it has been sent.
+            os.kill(self._pid, _ASKED)
+            while not self._noted[_ASKED] and self._read_notes(_ANSWER_S):
+                pass
+            del self._noted[_ASKED]
+        if not self._noted[number]:
+            return False
+        self._noted[number] -= 1
+        if number not in signal.sigpending():  # it noted twice what we, being late, had as one
+            del self._noted[number]
+        return True
 
     def close(self) -> None:
         """End it."""
@@ -184,18 +203,23 @@ class _Sentinel:
         os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
 
-    def _taken(self) -> set[int]:
-        try:
-            return set(os.read(self._read, 1024))
-        except BlockingIOError:
-            return set()
+    def _read_notes(self, timeout_s: float) -> bool:
+        """Whether there were any within the time; none come once it has ended."""
+        if not select.select([self._read], [], [], timeout_s)[0]:
+            return False
+        came = os.read(self._read, 1024)
+        self._noted.update(came)
+        return bool(came)
 
 
 def _note_signals(write: int, parent: int) -> None:
     os.dup2(write, 0)
-    os.closerange(1, os.sysconf("SC_OPEN_MAX"))  # a pipe of ours would stay open with it
+    for path in list(Path("/proc/self/fd").iterdir()):  # the limit may be a thousand million: too many to try
+        if path.name != "0":
+            with contextlib.suppress(OSError):  # that of the listing is closed already
+                os.close(int(path.name))  # a pipe of ours would stay open with it
     while os.getppid() == parent:  # killed, we could not end it
-        came = signal.sigtimedwait(PASSED, _ORPHANED_S)
+        came = signal.sigtimedwait(PASSED | {_ASKED}, _ORPHANED_S)
         if came is not None:
             os.write(0, bytes([came.si_signo]))
 

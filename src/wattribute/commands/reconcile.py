@@ -6,11 +6,7 @@ import math
 from contextlib import closing
 from typing import Annotated, Final
 
-import typer
-
-from wattribute.commands.cost import POLICIES
 from wattribute.commands.options import (
-    SPAN,
     ConfigOption,
     FormatOption,
     PolicyOption,
@@ -18,6 +14,8 @@ from wattribute.commands.options import (
     StoreOption,
     TzOption,
     UntilOption,
+    asked,
+    policy_note,
 )
 from wattribute.commands.output import Format, Grid, Rows, decimals_for, shown_number, write_grid, write_rows
 from wattribute.commands.rounding import column
@@ -43,24 +41,13 @@ _ROUNDING_HOURS: Final = 1e-9
 
 def reconcile(
     by: Annotated[
-        str,
-        typer.Option(
-            "--by",
-            metavar="COLUMN",
-            help="A line for each host, gpu_model, provider, region or pricing.",
-            rich_help_panel=SPAN,
-        ),
+        str, asked("--by", "A line for each host, gpu_model, provider, region or pricing.", "COLUMN")
     ] = "host",
     since: SinceOption = None,
     until: UntilOption = None,
     tz: TzOption = "UTC",
     policy: PolicyOption = "equal",
-    invoice: Annotated[
-        float | None,
-        typer.Option(
-            "--invoice", metavar="AMOUNT", help="A bill in USD to compare with.", rich_help_panel=SPAN
-        ),
-    ] = None,
+    invoice: Annotated[float | None, asked("--invoice", "A bill in USD to compare with.", "AMOUNT")] = None,
     shape: FormatOption = Format.table,
     store: StoreOption = None,
     config: ConfigOption = None,
@@ -85,7 +72,7 @@ def reconcile(
     if shape is not Format.table:
         write_rows(rows, shape, [by, *_COLUMNS])
         return
-    notes = [f"policy {policy}: {POLICIES[policy]}", *_notes(rows, by)]
+    notes = [policy_note(policy), *_notes(rows, by)]
     if has_tariffs:
         notes.append("electricity at a tariff is in 'wattribute cost', and on neither side here")
     if invoice is not None:
@@ -121,7 +108,7 @@ def _grid(rows: Rows, by: str, notes: list[str]) -> Grid:
         headers=[by, "billed", "GPU hours", *_MONEY, "difference USD", "%"],
         rows=cells,
         numeric=frozenset(range(2, 5 + len(_MONEY))),
-        spare=frozenset({1, 4, 6}),
+        spare=(4, 6, 1, 2, 11, 8),
         styles=[
             *("red" if abs(row["difference_gpu_hours"]) > _ROUNDING_HOURS else "" for row in rows),
             "bold",

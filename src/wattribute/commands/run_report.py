@@ -108,7 +108,7 @@ def write_report(rows: Rows, notes: list[str], run: str, simulated: bool) -> Non
         numeric=frozenset(range(2, 9)),
         title=title,
         notes=notes,
-        spare=frozenset({8}),
+        spare=(8,),
     )
     write_grid(grid, sys.stderr)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any, Final
 
-from wattribute.commands.cost import POLICIES, unpriced_notes
+from wattribute.commands.cost import unpriced_notes
 from wattribute.commands.options import (
     ConfigOption,
     FormatOption,
@@ -14,6 +15,7 @@ from wattribute.commands.options import (
     SinceOption,
     StoreOption,
     UntilOption,
+    policy_note,
 )
 from wattribute.commands.output import Format, Grid, Rows, decimals_for, shown_number, write_grid, write_rows
 from wattribute.commands.since import parse_span
@@ -22,9 +24,10 @@ from wattribute.settings import load_settings
 _COLUMNS: Final = (
     *("run", "model", "model_version", "team", "attempts", "outcome", "energy_j", "gpu_hours", "cost_usd"),
     *("cost_usd_per_hour", "wasted_usd", "wasted_most_usd", "position", "target_position"),
-    *("cost_usd_per_step", "j_per_step", "projected_cost_usd", "projected_end"),
+    *("cost_usd_per_step", "j_per_step", "projected_cost_usd", "projected_end", "places"),
 )
 _SHOWN: Final = 50
+_PLACES_SHOWN: Final = 3
 _STYLES: Final = {"failed": "red", "running": "green"}
 
 
@@ -43,15 +46,18 @@ def runs(
     """
     settings = load_settings({"store": store}, config)
     begin, end = parse_span(since, until)
-    from wattribute.sinks.costs import run_rows
+    from wattribute.sinks.costs import run_places, run_rows
     from wattribute.sinks.query_server import open_store_for_reading
 
     with closing(open_store_for_reading(settings.store)) as opened:
         rows = run_rows(opened, begin, end, policy)
+        places = run_places(opened, begin, end)
+        for row in rows:
+            row["places"] = places.get(row["run"], [])
         if shape is not Format.table:
             write_rows(rows, shape, _COLUMNS)
             return
-        notes = [f"policy {policy}: {POLICIES.get(policy, '')}"]
+        notes = [policy_note(policy), *_place_notes(places)]
         if len(rows) > _SHOWN:
             notes.append(f"{len(rows) - _SHOWN:,} cheaper runs are not shown: --format csv has them")
         if rows and any(row["cost_usd"] is None for row in rows):
@@ -59,6 +65,18 @@ def runs(
         if not rows:
             notes = ["no run was seen in this span: set WATTRIBUTE_RUN where you start one"]
         write_grid(_grid(rows[:_SHOWN], notes))
+
+
+def _place_notes(places: Mapping[str, Sequence[str]]) -> list[str]:
+    """Runs of one name that may be several."""
+    notes = [
+        f"one run of one name: {run} ran in {', '.join(where[:3])}{', …' if where[3:] else ''}; are these"
+        " several, name them apart: WATTRIBUTE_RUN, or the label wattribute.dev/run ('wattribute cost --by"
+        " cluster,namespace,run' has what each cost)"
+        for run, where in list(places.items())[:_PLACES_SHOWN]
+    ]
+    more = len(places) - len(notes)
+    return notes + ([f"and {more:,} more runs in several places: --format csv has them"] if more else [])
 
 
 def _grid(rows: Rows, notes: list[str]) -> Grid:
@@ -90,7 +108,7 @@ def _grid(rows: Rows, notes: list[str]) -> Grid:
             for row in rows
         ],
         numeric=frozenset({3, 5, *range(6, 13)}),
-        spare=frozenset({1, 2, 7, 9} | ({12, 13} if not goes_on else set())),
+        spare=[*(() if goes_on else (13, 12)), 7, 9, 2, 1, 3, 6, 11, 13, 12],
         styles=[_STYLES.get(row["outcome"], "") for row in rows],
         notes=notes,
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from wattribute.collector.publish import Publisher
-from wattribute.commands.cost import balance_note, cost_grid, unit_grid, unpriced_notes
+from wattribute.commands.cost import balance_note, cost_grid, unpriced_notes
 from wattribute.commands.ends import Worker, collecting, open_sending_end, stopping
 from wattribute.commands.fresh import empty_folders
 from wattribute.commands.intake import open_intake
@@ -41,6 +41,7 @@ from wattribute.commands.since import parse_duration_s
 from wattribute.commands.source import Source, load_host_settings, open_hosts
 from wattribute.commands.streaming import opened_stream
 from wattribute.commands.top import show_live, top_grid, top_rows
+from wattribute.commands.unit_table import unit_grid
 from wattribute.errors import UsageError, WattributeError
 from wattribute.records import Record
 from wattribute.settings import Settings, load_settings

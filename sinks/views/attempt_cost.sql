@@ -40,14 +40,21 @@ WITH
             e -> e IS NOT NULL, arrayDistinct([lost_ns, lost_most_ns, working_ns])))), 'UTC') AS edge
         FROM progress
     ),
-    cut_hours AS
+    -- The minute of an edge, where a day or an hour has windows on both sides of it. It may have none itself.
+    edge_minutes AS
     (
-        SELECT host, gpu, bucket_start
-        FROM attribution_hour FINAL
+        SELECT DISTINCT host, gpu, toStartOfMinute(edge) AS bucket_start
+        FROM
+        (
+            SELECT host, gpu, run, attempt, bucket_start, first_at, last_at FROM attribution_day FINAL
+            UNION ALL
+            SELECT host, gpu, run, attempt, bucket_start, first_at, last_at FROM attribution_hour FINAL
+        ) AS sums
         INNER JOIN edges USING (run, attempt)
-        WHERE run != '' AND bucket_start >= toStartOfHour(since_at) AND bucket_start < until_at
+        WHERE run != '' AND bucket_start >= toStartOfDay(since_at) AND bucket_start < until_at
             AND first_at < edge AND edge < last_at
     ),
+    -- The minutes that an edge cuts; a window may reach into the next one.
     cut_minutes AS
     (
         SELECT host, gpu, bucket_start
@@ -55,7 +62,8 @@ WITH
         (
             SELECT host, gpu, run, attempt, bucket_start, first_at, last_at
             FROM attribution_minute FINAL
-            PREWHERE (host, gpu, toStartOfHour(bucket_start)) IN cut_hours
+            PREWHERE (host, gpu, toStartOfHour(bucket_start)) IN (
+                SELECT host, gpu, toStartOfHour(arrayJoin([bucket_start, bucket_start - 60])) FROM edge_minutes)
         ) AS sums
         INNER JOIN edges USING (run, attempt)
         WHERE first_at < edge AND edge < last_at
@@ -66,10 +74,17 @@ WITH
         (
             SELECT host, gpu, bucket_start FROM dirty_bucket FINAL
             UNION ALL
+            SELECT host, gpu, bucket_start
+            FROM edge_minutes
+            WHERE (host, gpu, bucket_start) NOT IN (
+                SELECT host, gpu, bucket_start FROM attribution_minute FINAL
+                PREWHERE (host, gpu, bucket_start) IN edge_minutes)
+            UNION ALL
             -- where the windows are still kept
             SELECT host, gpu, toStartOfMinute(window_start)
             FROM attribution
-            PREWHERE (host, gpu, toStartOfMinute(window_start)) IN cut_minutes
+            PREWHERE (host, gpu, toStartOfMinute(window_start)) IN edge_minutes
+                OR (host, gpu, toStartOfMinute(window_start)) IN cut_minutes
         )
         WHERE bucket_start >= first_minute AND bucket_start < last_minute
     ) AS behind,

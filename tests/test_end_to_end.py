@@ -331,7 +331,8 @@ def test_models_say_what_a_token_costs_beside_how_good_it_is(minute: str) -> Non
         assert row["training_cost_usd"] == 0
     assert by_name["support-chat", "v1"]["quality"] == {"resolved_ratio on support-2026-09": 0.71}
     table = ran("models", "--store", minute).stdout
-    assert "resolved_ratio on support-2026-09 0.71" in table
+    assert "resolved_ratio 0.71" in table
+    assert "quality: accepted_ratio on reviews-2026-09, resolved_ratio on support-2026-09" in table
     assert "policy equal: " in table
     assert "of processes that name no model" in table
 

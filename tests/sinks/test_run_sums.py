@@ -102,6 +102,7 @@ def shared(folder: Path, engine: Any) -> Iterator[ClickHouseSink]:
     made.close()
 
 
+@pytest.mark.long
 @settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @example(seed=383289710)  # an edge between the minutes of an hour
 @given(seed=st.integers(0, 1 << 40))

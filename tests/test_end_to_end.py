@@ -369,6 +369,7 @@ def test_runs_as_a_table(minute: str, golden: str) -> None:
     assert "no run was seen in this span" in ran("runs", "--store", golden).stdout
 
 
+@pytest.mark.long
 def test_collect_and_stream_stop_cleanly_when_they_are_told_to(tmp_path: Path) -> None:
     bus, store = f"local://{tmp_path}/bus", f"chdb://{tmp_path}/store"
     collecting = started("collect", "--simulate", "--bus", bus)

@@ -21,6 +21,8 @@ from tests.collector.test_serving import engine
 from tests.survival.conftest import missing
 from tests.survival.processes import asked, ran
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[1]
 _PATIENCE_S = 90.0
 _QUICK = {"scrape_s": "0.2", "slow_s": "0.2", "flush_s": "0.2"}

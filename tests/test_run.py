@@ -577,6 +577,7 @@ def test_whose_a_process_is_comes_from_its_tags(lab: Path, finished: State) -> N
     assert rows == [due | {"identity_source": "tag"}]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("lab")
 def test_where_a_collector_is_here_it_is_only_told(tmp_path: Path) -> None:
     store, bus = f"chdb://{tmp_path}/store", f"local://{tmp_path}/bus"

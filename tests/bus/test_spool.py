@@ -188,6 +188,7 @@ def test_the_broker_goes_and_comes_back(mock_kafka: MockKafka, tmp_path: Path) -
     assert list(dict.fromkeys(read(mock_kafka.servers, SAMPLES))) == list(range(60))
 
 
+@pytest.mark.long
 def test_a_crash_of_the_broker_and_of_the_collector(kafka_broker: KafkaBroker, tmp_path: Path) -> None:
     topic = "spool-crash"
     producer = KafkaProducer(kafka_broker.servers)

@@ -181,6 +181,7 @@ def test_a_port_that_is_taken_is_said_once_and_collecting_goes_on(tmp_path: Path
     assert "cannot be listened at" in ran(*arguments, status=2, intake="203.0.113.7:4318").stderr
 
 
+@pytest.mark.long
 def test_up_takes_in_a_line_of_curl(tmp_path: Path, port: int) -> None:
     store = f"chdb://{tmp_path}/store"
     arguments = ("up", "--simulate", "--duration", "6", "--store", store)

@@ -141,6 +141,7 @@ def test_what_cannot_be_used_is_a_dead_letter_and_costs_its_neighbours_nothing()
     assert all(row["reason"] for row in engine.tables.take()["dead"])
 
 
+@pytest.mark.long
 def test_a_time_far_ahead_needs_a_second_reading_to_be_believed() -> None:
     day_ns = 86_400 * SECOND_NS
     readings = [

@@ -19,6 +19,7 @@ SELECT
     gpu_time_ns,
     error_ns,
     price_per_gpu_hour_usd,
+    price_per_kwh_usd,
     active_cost_usd,
     cost_usd,
     covered.known AS is_known,
@@ -27,7 +28,8 @@ SELECT
 FROM
 (
     SELECT host, gpu, pod, model, model_version, run, attempt, part, application, phase, energy_uj, error_uj,
-        active_time_ns, gpu_time_ns, error_ns, price_per_gpu_hour_usd, active_cost_usd, cost_usd
+        active_time_ns, gpu_time_ns, error_ns, price_per_gpu_hour_usd, price_per_kwh_usd, active_cost_usd,
+        cost_usd
     FROM cost(policy = {policy:String}, since = {since:String}, until = {until:String})
     WHERE account = 'process'
 ) AS spent

@@ -176,7 +176,7 @@ FROM
                     error_uj,
                     cost_usd,
                     active_cost_usd,
-                    price_per_gpu_hour_usd * error_ns / 3.6e12 AS error_money,
+                    (price_per_gpu_hour_usd * error_ns + price_per_kwh_usd * error_uj) / 3.6e12 AS error_money,
                     covered_time_ratio,
                     covered_energy_ratio,
                     is_known,

@@ -93,6 +93,17 @@ def test_a_gpu_of_one_s_own_costs_capital_and_electricity_by_the_hour_of_the_day
     assert [usd for (usd,) in by_day] == pytest.approx([4 * 0.72, 4 * 0.18, 4 * 0.72])
 
 
+def test_what_a_figure_may_be_off_costs_electricity_too(sink: ClickHouseSink, as_columns: AsColumns) -> None:
+    at = datetime(2026, 3, 27, 4, 30, tzinfo=UTC)
+    sink.write_attribution(as_columns([window(at, error_ns=HOUR_NS // 10, error_uj=KWH_UJ // 4)]))
+    add_prices(sink.store, [OWNED])
+    add_tariffs(sink.store, [Tariff(price_per_kwh=0.20)])
+    found = sink.store.query(
+        "SELECT error_usd FROM model_cost(policy = 'equal', since = '2026-01-01', until = '2027-01-01')"
+    ).rows
+    assert found == [(pytest.approx(0.9 / 10 + 0.20 / 4),)]
+
+
 def test_capital_is_paid_for_each_hour_whether_in_use_or_not(
     sink: ClickHouseSink, as_columns: AsColumns
 ) -> None:

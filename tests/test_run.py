@@ -496,8 +496,11 @@ def killed(lab: Path, failed: State) -> State:
     store = f"chdb://{lab}/store"
     running = started(*training(lab), window_ms=WINDOW_MS)
     wait_until((lab / "hangs").exists, running)
-    told = "SELECT sum(quantity) AS steps FROM unit FINAL WHERE run = 'r' AND attempt = 1"
+    told = "SELECT sum(quantity) AS steps, max(t) AS until FROM unit FINAL WHERE run = 'r' AND attempt = 1"
     wait_until(lambda: asked(store, told)[0][0]["steps"] == 4, running)
+    # While it runs, a step counts once the window in which it ended is there.
+    measured = f"SELECT max(last_at) > (SELECT until FROM ({told})) AS past FROM measured WHERE run = 'r'"
+    wait_until(lambda: asked(store, measured)[0][0]["past"], running)
     running.kill()
     running.communicate()
     os.kill(int((lab / "hangs").read_text()), signal.SIGKILL)  # the command goes on without us

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Final
@@ -111,6 +112,7 @@ def _apply(store: Store, number: int, name: str, sql: str, checksum: str) -> Non
     )
 
 
+@cache  # views stand in others: all texts take 19 ms where each is put together once, 40 ms otherwise
 def _view(name: str) -> str:
     """The statement that makes a view, with its parts and what is filled in put into the text."""
     filled_in = _FILLED_IN.get(name)

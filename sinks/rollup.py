@@ -165,8 +165,7 @@ def _recompute(source: str, time_column: str, target: str, floor: str) -> str:
     old = _NOTED.format(floor=floor, column="bucket_start")
     # names from the tuples above and from schema alone; times are parameters
     return f"""
-INSERT INTO {target} ({keys}, {identity}, {", ".join(SUMS)}, flags, window_count, first_at, last_at,
-    longest_window_ms, version, deleted)
+INSERT INTO {target} ({keys}, {identity}, {", ".join(SUMS)}, flags, window_count, {_TOLD}, version, deleted)
 SELECT {keys}, {", ".join(f"any(s.{name})" for name in IDENTITY)},
     {", ".join(f"sum(s.{name})" for name in SUMS)}, groupBitOr(s.flags), sum(s.window_count),
     minIf(s.first_at, s.live), maxIf(s.last_at, s.live), maxIf(s.longest_window_ms, s.live),

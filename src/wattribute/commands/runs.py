@@ -108,7 +108,7 @@ def _grid(rows: Rows, notes: list[str]) -> Grid:
             for row in rows
         ],
         numeric=frozenset({3, 5, *range(6, 13)}),
-        spare=[*(() if goes_on else (13, 12)), 7, 9, 2, 1, 3, 6, 11, 13, 12],
+        spare=(7, 9, 2, 1, 3, 6, 11, 13, 12) if goes_on else (13, 12, 7, 9, 2, 1, 3, 6, 11),
         styles=[_STYLES.get(row["outcome"], "") for row in rows],
         notes=notes,
     )

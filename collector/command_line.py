@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
-from wattribute.collector.endpoints import Key, Server, read
+from wattribute.collector.endpoints import Key, Server
 from wattribute.collector.engines import ENGINES, Engine, clean
 from wattribute.collector.fetch import Address
+from wattribute.collector.proc import read_file
 
 
 def described(root: Path, process: Key, address: Address, engine: Engine) -> Server:
     """The server of a process, with what its command line and environment say of its model."""
-    words = read(root, process[0], "cmdline").decode(errors="replace").split("\0")
-    environ = _variables(read(root, process[0], "environ"), engine.model_variables)
+    words = read_file(root, process[0], "cmdline").decode(errors="replace").split("\0")
+    environ = _variables(read_file(root, process[0], "environ"), engine.model_variables)
     path = _option(words, engine.model_options) or next(iter(environ.values()), "")
     alias = _option(words, engine.alias_options) or path
     if alias.startswith(("/", ".")):  # where it lies is no name
@@ -23,7 +24,7 @@ def described(root: Path, process: Key, address: Address, engine: Engine) -> Ser
 
 def silent_engine(root: Path, process: Key) -> str:
     """What to do about a process that looks like an engine and shows no counters; '' of others."""
-    words = read(root, process[0], "cmdline").decode(errors="replace").split("\0")
+    words = read_file(root, process[0], "cmdline").decode(errors="replace").split("\0")
     for engine in ENGINES:
         if engine.program and engine.switch not in words and any(engine.program in word for word in words):
             return f"pid {process[0]} looks like {engine.name}: started with {engine.switch} it can be read"

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from wattribute.collector.engines import ENGINES, Engine
 from wattribute.collector.fetch import Address
 from wattribute.collector.identity import Group, group
+from wattribute.collector.proc import read_file
 
 Key = tuple[int, int]
 """pid, start_ns"""
@@ -34,7 +35,6 @@ _LAUNCHERS: Final = frozenset(
     )
 )
 _LISTENS: Final = b"0A"
-_TABLE_BYTES: Final = 8 << 20  # of net/tcp: some 50,000 sockets
 _DESCRIPTORS_MAX: Final = 65_536
 _SOCKETS_MAX: Final = 64  # that are asked in one go
 _PORTS: Final = frozenset(port for engine in ENGINES for port in engine.ports)
@@ -85,7 +85,7 @@ class Processes:
             if entry.name.isdecimal():
                 pid = int(entry.name)
                 # PID (COMM) STATE PPID …: the name may itself hold spaces and parentheses.
-                name, _, rest = read(root, pid, "stat").partition(b"(")[2].rpartition(b")")
+                name, _, rest = read_file(root, pid, "stat").partition(b"(")[2].rpartition(b")")
                 words = rest.split(None, 2)
                 if len(words) > 1 and words[1].isdigit() and words[1] != _KERNEL:
                     member = Member(pid, int(words[1]), name.decode(errors="replace"))
@@ -95,7 +95,7 @@ class Processes:
     def within(self, pid: int) -> Group:
         """Container and pod of a process. Read when asked for: on a bare machine nobody asks for most."""
         if pid not in self._within:
-            self._within[pid] = _group(read(self._root, pid, "cgroup"))
+            self._within[pid] = _group(read_file(self._root, pid, "cgroup"))
         return self._within[pid]
 
     def ancestors(self, pid: int) -> list[int]:
@@ -207,15 +207,6 @@ def listeners(
     return sorted(found, key=lambda item: (item.address.port not in _PORTS, item.address.port))[:_SOCKETS_MAX]
 
 
-def read(root: Path, pid: int, name: str, most: int = 1 << 20) -> bytes:
-    """A file of a process, b'' where it may not be read or the process is gone."""
-    try:
-        with open(f"{root}/{pid}/{name}", "rb") as file:  # noqa: PTH123 - a Path takes as long as the reading
-            return file.read(most)
-    except OSError:
-        return b""
-
-
 def _namespace(root: Path, pid: int) -> str:
     try:
         return os.readlink(f"{root}/{pid}/ns/net")  # noqa: PTH115 - a target, not a path
@@ -238,7 +229,7 @@ def _listening(root: Path, pid: int) -> dict[int, tuple[str, int]]:
     """Address and port by inode, of the network namespace of a process."""
     found: dict[int, tuple[str, int]] = {}
     for name in ("net/tcp", "net/tcp6"):
-        for line in read(root, pid, name, _TABLE_BYTES).splitlines()[1:]:
+        for line in read_file(root, pid, name).splitlines()[1:]:
             words = line.split()
             if len(words) > 9 and words[3] == _LISTENS:
                 host, _, port = words[1].partition(b":")

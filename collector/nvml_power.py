@@ -34,24 +34,28 @@ class PowerReader:
         self._fields: dict[str, tuple[int, int]] = {}
         self.scope = self._probe_fields()
         self._ask = FieldValues(call.binding, list(self._fields.values()))
-        self._usage_is_average = _POWER.isdisjoint(self._fields) and self._probe_usage()
+        self._counter_apart = "energy_mj" not in self._fields
+        self._power_apart = _POWER.isdisjoint(self._fields)
+        self._usage_is_average = self._power_apart and self._probe_usage()
 
     def read(self) -> Power:
         """What the device says now; nothing is smoothed: a counter that has not been updated is repeated."""
-        found: dict[str, int | None] = {}
+        energy_mj = power_mw = average_mw = None
         if self._fields:
             # One call: what one driver call feeds is fetched once (nvml.h 10216), so they are of one moment.
             values = self._call("nvmlDeviceGetFieldValues", function=self._ask)
             if values is not None:
-                found = {
-                    name: self._field(name, value) for name, value in zip(self._fields, values, strict=True)
-                }
-        energy_mj = found.get("energy_mj")
-        if "energy_mj" not in self._fields:
+                for name, value in zip(self._fields, values, strict=True):
+                    if name == "energy_mj":
+                        energy_mj = self._field(name, value)
+                    elif name == "power_mw":
+                        power_mw = self._field(name, value)
+                    else:
+                        average_mw = self._field(name, value)
+        if self._counter_apart:
             name = "nvmlDeviceGetTotalEnergyConsumption"  # Volta and newer, and not on many vGPUs
             energy_mj = self._sane(name, self._call(name), _ENERGY_MAX_MJ)
-        power_mw, average_mw = found.get("power_mw"), found.get("power_average_mw")
-        if _POWER.isdisjoint(self._fields):
+        if self._power_apart:
             name = "nvmlDeviceGetPowerUsage"
             usage_mw = self._sane(name, self._call(name), _POWER_MAX_MW)
             power_mw, average_mw = (None, usage_mw) if self._usage_is_average else (usage_mw, None)

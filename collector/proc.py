@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from wattribute.collector.kubelet import Kubelet
 
 _TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-# 4 MiB: the kernel's bound on an environment is 2 at the usual stack limit. By the piece, because to ask for
-# all of it at once maps and clears as much: a process's stat then took 50 µs instead of 10.
-_FILE_PIECES_MAX: Final = 64
+# 8 MiB: some 50,000 sockets of net/tcp; an environment is at most 2 at the usual stack limit. By the piece:
+# asking for all of it at once maps and clears as much: a process's stat then took 50 µs instead of 10.
+_FILE_PIECES_MAX: Final = 128
 _PIECE_BYTES: Final = 64 << 10
 _REAL_PROC: Final = Path("/proc")
 # The kubelet lists a container a moment after it began. To be silent about a process until then costs

@@ -6,6 +6,7 @@ Nothing here is in a hurry and nothing may be: all of it runs in a thread beside
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from wattribute.collector.command_line import described, silent_engine
-from wattribute.collector.endpoints import Key, Listener, Processes, Server, assigned, listeners, read
+from wattribute.collector.endpoints import Key, Listener, Processes, Server, assigned, listeners
 from wattribute.collector.engines import ENGINES, Reading, ScrapeError, parsed, reading
 from wattribute.collector.fetch import Address, NamespaceError, SilentError, fetch
+from wattribute.collector.proc import read_file
 from wattribute.collector.scrape import Tally, units
 from wattribute.collector.target import Serves, Target
 from wattribute.endpoints import Endpoint
@@ -76,12 +78,12 @@ class Scraper:
         """Find the servers of the processes on GPUs at ``t``; whether each has one.
 
         Not of those that torchrun started: they train, and what they listen on is no HTTP."""
-        on_gpus = [key for key in on_gpus if _TORCHRUN not in read(self._root, key[0], "environ")]
+        on_gpus = [key for key in on_gpus if _TORCHRUN not in read_file(self._root, key[0], "environ")]
         if not on_gpus:
             self._retarget({})
             return True
         processes = Processes(self._root)
-        near = set().union(*(processes.group_of(pid) for pid, _ in on_gpus))
+        near = set().union(*(processes.group_of(pid) for pid, _ in on_gpus)) - {os.getpid()}  # our intake
         problems: set[str] = set()
         found = listeners(self._root, near, self._start_ns, problems)
         self._asked = {key: asked for key, asked in self._asked.items() if key in found}

@@ -33,20 +33,20 @@ _TYPES: Final[dict[str, pa.DataType]] = {
 }
 
 
-def column_stream(columns: Mapping[str, Column], types: Mapping[str, str]) -> memoryview:
-    """Columns of equal length as an Arrow stream. ``types`` gives the ClickHouse type of every column.
-
-    Raises StoreError for a column that is missing, unknown, of another length or does not fit its type.
-    """
-    if columns.keys() != types.keys():
-        wrong = sorted(columns.keys() ^ types.keys())
-        raise StoreError(f"rows to store lack or add the columns {', '.join(wrong)}")
+def column_batch(columns: Mapping[str, Column], types: Mapping[str, str]) -> pa.RecordBatch:
+    """Columns of equal length; those that ``types`` names, with their ClickHouse types. Raises StoreError for
+    a column that is of another length or does not fit its type."""
     indices = _Indices()
-    arrays = [_array(name, columns[name], types[name], indices) for name in types]
+    arrays = [_array(name, columns[name], kind, indices) for name, kind in types.items()]
     try:
-        return _stream(pa.record_batch(arrays, names=list(types)))
+        return pa.record_batch(arrays, names=list(types))
     except ValueError as error:  # pyarrow's own errors are ValueErrors too
         raise StoreError(f"rows to store: {error}") from error
+
+
+def says_something(column: Column) -> bool:
+    """Whether any row may have another value than the default of its type."""
+    return bool(any(column.values) if isinstance(column, Coded | CodedLabels) else column.any())
 
 
 def value_stream(columns: Mapping[str, Sequence[Any]], types: Mapping[str, str]) -> memoryview:
@@ -60,7 +60,19 @@ def value_stream(columns: Mapping[str, Sequence[Any]], types: Mapping[str, str])
             arrays.append(pa.array(plain, type=kind))
         except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
             raise StoreError(f"column {name}: {error}") from error
-    return _stream(pa.record_batch(arrays, names=list(columns)))
+    return stream(pa.record_batch(arrays, names=list(columns)))
+
+
+def stream(batch: pa.RecordBatch, before: bytes = b"") -> memoryview:
+    """An Arrow IPC stream of the batch, and what is to stand before it. Its size is found out first: a buffer
+    that grows, and one more for both, took half as long as all the rest."""
+    size = pa.MockOutputStream()
+    _write(batch, size)
+    buffer = pa.allocate_buffer(len(before) + size.size())
+    with pa.FixedSizeBufferWriter(buffer) as sink:
+        sink.write(before)
+        _write(batch, sink)
+    return memoryview(buffer)
 
 
 class _Indices:
@@ -115,8 +127,6 @@ def _type(kind: str) -> pa.DataType:
     )
 
 
-def _stream(batch: pa.RecordBatch) -> memoryview:
-    sink = pa.BufferOutputStream()
+def _write(batch: pa.RecordBatch, sink: Any) -> None:
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
-    return memoryview(sink.getvalue())

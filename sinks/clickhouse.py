@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
 
 from wattribute.errors import StoreError
-from wattribute.sinks.arrow import column_stream
+from wattribute.sinks.arrow import column_batch, says_something
 from wattribute.sinks.contract import Coded, Column
 from wattribute.sinks.migrate import migrate
 from wattribute.sinks.rollup import Bucket, Rollups
@@ -16,6 +17,8 @@ from wattribute.sinks.store import Store
 
 # What a row says of its window, and not of who holds it.
 _OF_WINDOW: Final = ("window_start", "window_ms", "host", "gpu", "gpu_model", "boot_id", "version")
+# What the INSERT reads, whatever it says.
+_ALWAYS_SENT: Final = frozenset(("account", "gpu_instance", "deleted", "nothing_due"))
 _NOT_DUE: Final = (3, 4)
 """The account of each bit of ``nothing_due``: unheld, residual."""
 
@@ -35,12 +38,19 @@ class ClickHouseSink:
     def write_attribution(self, columns: Mapping[str, Column]) -> None:
         """Store rows of ``attribution``: every column of the table and ``nothing_due``, ``window_start`` in
         integer ms, texts and enums Coded, ``labels`` CodedLabels. The buckets they touch are noted first."""
-        types = self.store.column_types("attribution")
-        sent = {**types, "nothing_due": "UInt8"}
-        stream = column_stream(columns, sent)
-        structure = ", ".join(f"{name} {kind}" for name, kind in sent.items())
+        types = {**self.store.column_types("attribution"), "nothing_due": "UInt8"}
+        if columns.keys() != types.keys():
+            wrong = sorted(columns.keys() ^ types.keys())
+            raise StoreError(f"rows to store lack or add the columns {', '.join(wrong)}")
+        sent = {
+            name: kind
+            for name, kind in types.items()
+            if name in _ALWAYS_SENT or says_something(columns[name])
+        }
+        insert, structure = _insert(tuple(sent.items()))
+        batch = column_batch(columns, sent)
         with self.rollups.writing(_minutes(columns)):
-            self.store.insert_select(_insert(types), structure, stream)
+            self.store.insert_select(insert, structure, batch)
 
     def write_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store rows of one of the small tables. Missing columns take their default."""
@@ -56,22 +66,30 @@ class ClickHouseSink:
         self.store.close()
 
 
-def _insert(types: Mapping[str, str]) -> str:
-    """The INSERT that also writes the deleted rows that ``nothing_due`` stands for.
+@lru_cache
+def _insert(sent: tuple[tuple[str, str], ...]) -> tuple[str, str]:
+    """The INSERT of these columns that also writes the deleted rows that ``nothing_due`` stands for, and
+    their structure. Columns that are not sent have their default in every row: half of 50 mostly do.
 
-    They say no more than which window they are of, and most windows have two: they travel as bits."""
-    values = {name: f"if(gone = 0, {name}, defaultValueOfArgumentType({name}))" for name in types}
-    values |= {name: name for name in _OF_WINDOW}
+    Deleted rows say no more than which window they are of, and most windows have two: they travel as bits."""
+    types = dict(sent)
+    values = {
+        name: f"if(gone = 0, {name}, defaultValueOfArgumentType({name}))"
+        for name in types
+        if name != "nothing_due"
+    }
+    values |= {name: name for name in _OF_WINDOW if name in types}
     values["account"] = f"if(gone = 0, account, CAST(gone AS {types['account']}))"
     values["gpu_instance"] = "if(gone = 0, gpu_instance, -1)"
     values["deleted"] = "if(gone = 0, deleted, 1)"
     accounts = ", ".join(
         f"if(bitTest(nothing_due, {bit}), [{account}], [])" for bit, account in enumerate(_NOT_DUE)
     )
-    return (
+    insert = (
         f"INSERT INTO attribution ({', '.join(values)}) SELECT {', '.join(values.values())} FROM {{rows}}"  # noqa: S608
         f" ARRAY JOIN arrayConcat([0], {accounts}) AS gone"
     )
+    return insert, ", ".join(f"{name} {kind}" for name, kind in sent)
 
 
 def _minutes(columns: Mapping[str, Column]) -> list[Bucket]:

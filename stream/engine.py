@@ -37,7 +37,7 @@ from wattribute.stream.tables import Tables
 
 ALGORITHM: Final = 1
 """Goes up when the same messages come to give other rows."""
-_MARKS: Final = 1 << 16
+_MARKS: Final = 1 << 18
 _ROWS: Final = 1 << 15
 _DROPS_LISTED: Final = 4096
 _NO_MARKS: Final[tuple[I32, I64, I64, I64]] = (

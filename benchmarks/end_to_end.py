@@ -42,6 +42,7 @@ _FULL: Final = (
     (128, 100, 1, 60, 0),
     (128, 100, 4, 60, 0),
 )
+_ROUNDS: Final = 5
 _SMALL: Final = ((8, 10, 4, 13, 0),)
 _TIMEOUT_S: Final = 120.0
 _SINKS: Final = {"server": "a server that acknowledges", "chdb": "chDB in the process"}
@@ -120,7 +121,13 @@ def rows(small: bool) -> list[Row]:
     found = []
     for hosts, hz, processes, seconds, first_s in _SMALL if small else _FULL:
         for kind, shown in _SINKS.items():
-            figures = stream_into(kind, hosts, hz, processes, seconds, first_s)
+            # Neighbours on the machine make two runs differ by a half: the middle one of several, and the best.
+            rounds = _ROUNDS if kind == "server" and first_s else 1
+            runs = [stream_into(kind, hosts, hz, processes, seconds, first_s) for _ in range(rounds)]
+            runs.sort(key=lambda run: run[_PER_CPU_S])
+            figures = runs[rounds // 2]
+            if rounds > 1:
+                figures[f"at best of {rounds}"] = runs[-1][_PER_CPU_S]
             filled = "as it runs" if first_s else "the first minutes"
             each = f"{processes} process{'es' if processes > 1 else ''} a GPU"
             what = f"{hz} Hz, {each}, into {shown}, {filled}"

@@ -121,7 +121,7 @@ def rows(small: bool) -> list[Row]:
     found = []
     for hosts, hz, processes, seconds, first_s in _SMALL if small else _FULL:
         for kind, shown in _SINKS.items():
-            # Neighbours on the machine make two runs differ by a half: the middle one of several, and the best.
+            # Neighbours on the machine make two runs differ by a half: the middle one, and the best.
             rounds = _ROUNDS if kind == "server" and first_s else 1
             runs = [stream_into(kind, hosts, hz, processes, seconds, first_s) for _ in range(rounds)]
             runs.sort(key=lambda run: run[_PER_CPU_S])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterator
-from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Final
@@ -13,6 +11,7 @@ from typing import Final
 from wattribute.errors import StoreError
 from wattribute.sinks.prices import load_bundled
 from wattribute.sinks.store import Store
+from wattribute.sinks.view_texts import VIEWS, view
 
 _RECORD: Final = """
 CREATE TABLE IF NOT EXISTS migration
@@ -25,32 +24,6 @@ CREATE TABLE IF NOT EXISTS migration
 ENGINE = ReplacingMergeTree
 ORDER BY number
 """
-# In an order in which those that ask others come after them.
-_VIEWS: Final = (
-    *("conservation", "measured", "attempt", "price_book", "price_edge", "tariff_book"),
-    *("priced_usage", "cost", "cost_over_time", "cost_as_of"),
-    *("lesser_unit", "counted_unit", "unit_coverage", "covered_cost", "unit_cost"),
-    *("attempt_progress", "attempt_cost", "run_cost"),
-    *("model_minute", "model_throughput", "amortised_training", "model_quality", "renamed_model"),
-    *("model_cost", "billed", "reconcile"),
-)
-_ONE_BUCKET: Final = {
-    "{step:String}": "'all'",
-    "{tz:String}": "'UTC'",
-    "    bucket_start,\n    * EXCEPT": "    * EXCEPT",
-}
-_PART: Final = re.compile(r"\{\{(\w+)\}\}")
-_AS_KNOWN_NOW: Final = {"{as_of:String}": "'2200-01-01'"}
-# ClickHouse analyses a parameterised view within another one twice, and so on each level again: 0.2 s of
-# processor time each for priced_usage. So others do not ask it but have its text, with parameters filled in.
-_ASKED: Final = re.compile(r"\b(FROM|JOIN) (\w+)\(\s*((?:\w+ = (?:\{\w+:String\}|'[^']*'),?\s*)+)\)")
-_GIVEN: Final = re.compile(r"(\w+) = (\{\w+:String\}|'[^']*')")
-_FILLED_IN: Final[dict[str, dict[str, str]]] = {
-    "cost": _ONE_BUCKET | _AS_KNOWN_NOW,
-    "cost_over_time": _AS_KNOWN_NOW,
-    "cost_as_of": _ONE_BUCKET,
-    "attempt_cost": _ONE_BUCKET,
-}
 
 
 def migrate(store: Store, plan: bool = False) -> list[str]:
@@ -92,8 +65,8 @@ def _make_views(store: Store, anew: bool) -> None:
     may ask it. To create one takes the engine 10 to 60 ms; that nothing has changed is seen in 4 ms."""
     found = store.query("SELECT name, comment FROM system.tables WHERE database = currentDatabase()").rows
     checksums = dict(found)
-    for name in _VIEWS:
-        sql = _view(name)
+    for name in VIEWS:
+        sql = view(name)
         checksum = hashlib.sha256(sql.encode()).hexdigest()
         anew = anew or checksums.get(name) != checksum
         if anew:
@@ -110,30 +83,6 @@ def _apply(store: Store, number: int, name: str, sql: str, checksum: str) -> Non
         " SELECT {number:UInt32}, {name:String}, {checksum:String}",
         {"number": number, "name": name, "checksum": checksum},
     )
-
-
-@cache  # views stand in others: all texts take 19 ms where each is put together once, 40 ms otherwise
-def _view(name: str) -> str:
-    """The statement that makes a view, with its parts and what is filled in put into the text."""
-    filled_in = _FILLED_IN.get(name)
-    sql = _text("priced_usage" if name.startswith("cost") else name)
-    while _PART.search(sql):
-        sql = _PART.sub(lambda part: _text(f"{part[1]}.part").rstrip(), sql)
-    for before, after in (filled_in or {}).items():
-        sql = sql.replace(before, after)
-    sql = _ASKED.sub(_text_of_asked, sql)
-    return sql.replace("VIEW priced_usage", f"VIEW {name}")
-
-
-def _text_of_asked(asked: re.Match[str]) -> str:
-    text = _view(asked[2]).partition(f" VIEW {asked[2]} AS")[2]
-    for name, value in _GIVEN.findall(asked[3]):
-        text = text.replace(f"{{{name}:String}}", value)
-    return f"{asked[1]} ({text})"
-
-
-def _text(name: str) -> str:
-    return (files("wattribute.sinks") / "views" / f"{name}.sql").read_text(encoding="utf-8")
 
 
 def _folder(name: str) -> Iterator[Traversable]:

@@ -27,6 +27,7 @@ from wattribute.errors import StoreError, UsageError
 from wattribute.sinks.arrow import stream, value_stream
 from wattribute.sinks.folder import folder_of, hold
 from wattribute.sinks.refusal import ANSWER_S, CONNECT_S, store_error
+from wattribute.sinks.view_texts import in_full
 
 PASSWORD: Final = "WATTRIBUTE_STORE_PASSWORD"  # noqa: S105 - the name of the variable
 PASSWORD_FILE: Final = "WATTRIBUTE_STORE_PASSWORD_FILE"  # noqa: S105
@@ -101,6 +102,7 @@ class Store:
 
     def query(self, sql: str, params: Mapping[str, Any] | None = None) -> Result:
         """The answer to one statement. Values only as server-side parameters, ``{name:Type}``."""
+        sql = in_full(sql)
         answer = self._attempt(lambda client: client.query(sql, parameters=dict(params or {})))
         rows = [tuple(map(_plain, row)) for row in answer.result_rows]
         return Result(list(answer.column_names) or self._columns_of(sql, params), rows)

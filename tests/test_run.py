@@ -186,7 +186,7 @@ def on_a_terminal(words: list[str], typed: bytes) -> bytes:
     try:
         while chunk := os.read(terminal, 1 << 16):
             shown += chunk
-            if b"go" in shown and typed:
+            if b"go\r\n" in shown and typed:  # the whole line, or the echo stands within it
                 os.write(terminal, typed)
                 typed = b""
     except OSError:  # so a terminal ends

@@ -1,0 +1,69 @@
+"""The texts of the store's views: put together of parts, and of the views that they ask."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib.resources import files
+from typing import Final
+
+# In an order in which those that ask others come after them.
+VIEWS: Final = (
+    *("conservation", "measured", "attempt", "price_book", "price_edge", "tariff_book"),
+    *("priced_usage", "cost", "cost_over_time", "cost_as_of"),
+    *("lesser_unit", "counted_unit", "unit_coverage", "covered_cost", "unit_cost"),
+    *("attempt_progress", "attempt_cost", "run_cost"),
+    *("model_minute", "model_throughput", "amortised_training", "model_quality", "renamed_model"),
+    *("model_cost", "billed", "reconcile"),
+)
+_ONE_BUCKET: Final = {
+    "{step:String}": "'all'",
+    "{tz:String}": "'UTC'",
+    "    bucket_start,\n    * EXCEPT": "    * EXCEPT",
+}
+_PART: Final = re.compile(r"\{\{(\w+)\}\}")
+_AS_KNOWN_NOW: Final = {"{as_of:String}": "'2200-01-01'"}
+# ClickHouse analyses a parameterised view within another one twice, and so on each level again: 0.2 s of
+# processor time each for priced_usage. So others do not ask it but have its text, with parameters filled in.
+_ASKED: Final = re.compile(r"\b(FROM|JOIN) (\w+)\(\s*((?:\w+ = (?:\{\w+:String\}|'[^']*'),?\s*)+)\)")
+_GIVEN: Final = re.compile(r"(\w+) = (\{\w+:String\}|'[^']*')")
+_FILLED_IN: Final[dict[str, dict[str, str]]] = {
+    "cost": _ONE_BUCKET | _AS_KNOWN_NOW,
+    "cost_over_time": _AS_KNOWN_NOW,
+    "cost_as_of": _ONE_BUCKET,
+    "attempt_cost": _ONE_BUCKET,
+}
+
+
+@cache  # views stand in others: all texts take 19 ms where each is put together once, 40 ms otherwise
+def view(name: str) -> str:
+    """The statement that makes a view, with its parts and what is filled in put into the text."""
+    filled_in = _FILLED_IN.get(name)
+    sql = _text("priced_usage" if name.startswith("cost") else name)
+    while _PART.search(sql):
+        sql = _PART.sub(lambda part: _text(f"{part[1]}.part").rstrip(), sql)
+    for before, after in (filled_in or {}).items():
+        sql = sql.replace(before, after)
+    sql = _ASKED.sub(_text_of_asked, sql)
+    return sql.replace("VIEW priced_usage", f"VIEW {name}")
+
+
+def in_full(sql: str) -> str:
+    """A statement of ours with the texts of the views that it asks in their place; views that are asked with
+    values, as people do, stay. For the engine analyses a parameterised view twice: to put the texts in took
+    processor time from 0.34 to 0.22 s for cost, from 2.2 to 1.2 for unit_cost, from 3.5 to 2.5 for
+    model_cost."""
+    return _ASKED.sub(
+        lambda asked: _text_of_asked(asked) if asked[2] in VIEWS and "{" in asked[3] else asked[0], sql
+    )
+
+
+def _text_of_asked(asked: re.Match[str]) -> str:
+    text = view(asked[2]).partition(f" VIEW {asked[2]} AS")[2]
+    for name, value in _GIVEN.findall(asked[3]):
+        text = text.replace(f"{{{name}:String}}", value)
+    return f"{asked[1]} ({text})"
+
+
+def _text(name: str) -> str:
+    return (files("wattribute.sinks") / "views" / f"{name}.sql").read_text(encoding="utf-8")

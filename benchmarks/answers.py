@@ -38,6 +38,7 @@ _VIEWS: Final[Mapping[str, str]] = {
     "cost": f"cost({_SPAN})",
     "cost_over_time": f"cost_over_time({_SPAN}, {_STEP})",
     "cost_as_of": f"cost_as_of({_SPAN}, {_NOW})",
+    "cost_by_policy": f"cost_by_policy({_WHEN}, {_STEP}, {_NOW})",
     "unit_cost": f"unit_cost({_SPAN}, unit = 'output_tokens')",
     "counted_unit": f"counted_unit({_WHEN}, unit = 'output_tokens')",
     "lesser_unit": f"lesser_unit({_WHEN}, unit = 'output_tokens')",
@@ -231,8 +232,11 @@ def _asked(sql: str, params: Mapping[str, str], store: Readable) -> object:
 
 
 def _all_of(view: str, params: Mapping[str, str], store: Readable) -> object:
-    """Every column of every row is made; what is fetched is their number."""
-    return _asked(f"SELECT count(), sum(ignore(*)) FROM {view}", params, store)
+    """Every column of every row is made; what is fetched is their number. Asked with values, as people ask a
+    view: with parameters the store puts its text in its place."""
+    for name, value in params.items():
+        view = view.replace(f"{{{name}:String}}", f"'{value}'")
+    return _asked(f"SELECT count(), sum(ignore(*)) FROM {view}", {}, store)
 
 
 def _rows(what: str, figures: Figures) -> list[Row]:

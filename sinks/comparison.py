@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from wattribute.sinks.costs import cost_rows
+from wattribute.sinks.costs import policy_costs
 from wattribute.sinks.schema import POLICIES
 from wattribute.sinks.span import Time
 from wattribute.sinks.store import Readable
@@ -29,8 +29,8 @@ def policy_rows(
     """
     by = [name for name in dict.fromkeys(by) if name != "account"]
     found: dict[tuple[Any, ...], dict[str, list[float | None]]] = {}
-    for policy in POLICIES:
-        for row in cost_rows(store, by, since, until, policy, None, tz, as_of, unallocated):
+    for policy, costs in policy_costs(store, by, since, until, tz, as_of, unallocated).items():
+        for row in costs:
             if row["account"] in (*TENANTS, "owner"):
                 key = tuple(row[name] for name in by)
                 found.setdefault(key, {}).setdefault(policy, []).append(row["cost_usd"])

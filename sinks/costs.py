@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from wattribute.errors import UsageError
-from wattribute.sinks.schema import IDENTITY, UNIT_IDENTITY
+from wattribute.sinks.schema import IDENTITY, POLICIES, UNIT_IDENTITY
 from wattribute.sinks.span import STEPS, UNTIL, Time, span_params, time_text
 from wattribute.sinks.store import Readable
 from wattribute.sinks.unallocated import charged, unobserved_rows
 
 _BY: Final = ("host", "gpu", "gpu_instance", *(name for name in IDENTITY if name != "labels"))
+_SPAN: Final = (
+    "since = {since:String}, until = {until:String}, step = {step:String}, tz = {tz:String},"
+    " as_of = {as_of:String}"
+)
 _LABEL: Final = "labels."
 _UNIT_COLUMNS: Final = (
     *("quantity", "covered_cost_usd", "cost_usd_per_unit", "cost_usd_per_million", "j_per_unit"),
@@ -48,33 +52,74 @@ def cost_rows(
     """
     by = [name for name in dict.fromkeys(by) if name != "account"]
     _check(by, unit)
+    params = span_params(policy, since, until) | _calendar(by, tz, as_of)
+    (priced,) = _priced_rows(
+        store, by, (policy,), f"priced_usage(policy = {{policy:String}}, {_SPAN})", params
+    )
+    priced = charged([*priced, *unobserved_rows(store, by, params)], by, unallocated)
+    _in_time_zone(priced, by, tz)
+    return priced if unit is None else _with_units(store, priced, by, unit, params)
+
+
+def policy_costs(
+    store: Readable,
+    by: Sequence[str],
+    since: Time,
+    until: Time,
+    tz: str = "UTC",
+    as_of: Time = None,
+    unallocated: str = "separate",
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows of ``cost_rows`` without units under every policy, by its name, of one reading."""
+    by = [name for name in dict.fromkeys(by) if name != "account"]
+    _check(by, None)
+    params = span_params(POLICIES[0], since, until) | _calendar(by, tz, as_of)
+    del params["policy"]
+    found = _priced_rows(store, by, POLICIES, f"cost_by_policy({_SPAN})", params)
+    unobserved = unobserved_rows(store, by, params)
+    costs = {
+        policy: charged([*priced, *unobserved], by, unallocated)
+        for policy, priced in zip(POLICIES, found, strict=True)
+    }
+    for rows in costs.values():
+        _in_time_zone(rows, by, tz)
+    return costs
+
+
+def _calendar(by: Sequence[str], tz: str, as_of: Time) -> dict[str, str]:
     steps = [name for name in by if name in STEPS]
-    params = span_params(policy, since, until)
-    params |= {"step": steps[0] if steps else "all", "tz": tz, "as_of": time_text(as_of, UNTIL)}
+    return {"step": steps[0] if steps else "all", "tz": tz, "as_of": time_text(as_of, UNTIL)}
+
+
+def _priced_rows(
+    store: Readable, by: Sequence[str], policies: Sequence[str], view: str, params: Mapping[str, str]
+) -> list[list[dict[str, Any]]]:
+    """For each policy what ``view`` says, by the columns and account, as rows of ``cost_rows``."""
     expressions, labels = selected(by)
-    params |= labels
     names = [f"by{place}" for place in range(len(by))]
     chosen = "".join(f"{e} AS {n}, " for e, n in zip(expressions, names, strict=True))
+    together = ", ".join([*names, "holder"])
     rows = store.query(
-        f"SELECT {chosen} account AS holder,"  # noqa: S608 - names from _BY; values are parameters
+        f"SELECT policy, {chosen} account AS holder,"  # noqa: S608 - names from _BY; values are parameters
         " sum(active_energy_uj) / 1e6, sum(idle_energy_uj) / 1e6, sum(energy_uj) / 1e6,"
         " sum(gpu_time_ns) / 3.6e12,"
         " if(countIf(cost_usd IS NULL) = 0, sum(active_cost_usd), NULL),"
         " if(countIf(cost_usd IS NULL) = 0, sum(idle_cost_usd), NULL),"
         " if(countIf(cost_usd IS NULL) = 0, sum(cost_usd), NULL)"
-        " FROM priced_usage(policy = {policy:String}, since = {since:String}, until = {until:String},"
-        " step = {step:String}, tz = {tz:String}, as_of = {as_of:String})"
-        f" GROUP BY {', '.join([*names, 'holder'])} ORDER BY {', '.join([*names, 'holder'])}",
-        params,
+        f" FROM {view} GROUP BY policy, {together} ORDER BY {together}",
+        {**params, **labels},
     ).rows
     columns = [*by, "account", "active_energy_j", "idle_energy_j", "energy_j", "gpu_hours"]
     columns += ["active_cost_usd", "idle_cost_usd", "cost_usd"]
-    priced = [dict(zip(columns, row, strict=True)) for row in rows]
-    priced = charged([*priced, *unobserved_rows(store, by, params)], by, unallocated)
+    return [
+        [dict(zip(columns, row[1:], strict=True)) for row in rows if row[0] == policy] for policy in policies
+    ]
+
+
+def _in_time_zone(rows: Sequence[dict[str, Any]], by: Sequence[str], tz: str) -> None:
     zone = ZoneInfo(tz)
-    for row in priced:
-        row |= {name: row[name].astimezone(zone) for name in steps}
-    return priced if unit is None else _with_units(store, priced, by, unit, params)
+    for row in rows:
+        row |= {name: row[name].astimezone(zone) for name in by if name in STEPS}
 
 
 def selected(by: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -10,7 +10,7 @@ from typing import Final
 # In an order in which those that ask others come after them.
 VIEWS: Final = (
     *("conservation", "measured", "attempt", "price_book", "price_edge", "tariff_book"),
-    *("priced_usage", "cost", "cost_over_time", "cost_as_of"),
+    *("priced_usage", "cost", "cost_over_time", "cost_as_of", "cost_by_policy"),
     *("lesser_unit", "counted_unit", "unit_coverage", "covered_cost", "unit_cost"),
     *("attempt_progress", "attempt_cost", "run_cost"),
     *("model_minute", "model_throughput", "amortised_training", "model_quality", "renamed_model"),
@@ -31,6 +31,7 @@ _FILLED_IN: Final[dict[str, dict[str, str]]] = {
     "cost": _ONE_BUCKET | _AS_KNOWN_NOW,
     "cost_over_time": _AS_KNOWN_NOW,
     "cost_as_of": _ONE_BUCKET,
+    "cost_by_policy": {"[{policy:String}]": "['equal', 'memory', 'active']"},
     "attempt_cost": _ONE_BUCKET,
 }
 

@@ -32,6 +32,7 @@ VIEWS: Final = {
     "cost": f"cost(policy = 'equal', {SPAN})",
     "cost_over_time": f"cost_over_time(policy = 'equal', {SPAN}, step = 'day', tz = 'UTC')",
     "cost_as_of": f"cost_as_of(policy = 'equal', {SPAN}, as_of = '2200-01-01')",
+    "cost_by_policy": f"cost_by_policy({SPAN}, step = 'all', tz = 'UTC', as_of = '2200-01-01')",
     "priced_usage": f"priced_usage(policy = 'equal', {SPAN}, step = 'all', tz = 'UTC', as_of = '2200-01-01')",
     **{name: f"{name}(policy = 'equal', {SPAN})" for name in ("attempt_cost", "run_cost", "model_cost")},
     **{

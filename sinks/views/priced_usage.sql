@@ -1,5 +1,6 @@
 -- What was used in [since, until) and what it cost with the prices known at as_of, by identity, account, price and bucket
--- of the calendar of a time zone. cost, cost_over_time and cost_as_of are this view with parameters filled in.
+-- of the calendar of a time zone. cost, cost_over_time and cost_as_of are this view with parameters filled in,
+-- cost_by_policy with a row for each policy.
 --     SELECT … FROM priced_usage(policy = 'memory', since = '2026-06-01', until = '2026-07-01', step = 'day',
 --         tz = 'Europe/Berlin', as_of = '2026-06-15')
 -- Every parameter is required; times are texts in UTC, or DateTimes. step is hour, day, week (from Monday), month, or
@@ -15,7 +16,7 @@ WITH
     (
         -- subqueries of their own, so that they are evaluated where there is no row too
         SELECT throwIf(
-            {policy:String} NOT IN ('equal', 'memory', 'active'),
+            NOT hasAll(['equal', 'memory', 'active'], [{policy:String}]),
             'unknown policy: it is one of equal, memory, active')
     ) AS wrong_policy,
     (
@@ -67,15 +68,13 @@ WITH
             any(summed.pricing) AS pricing,
             any(summed.labels) AS labels,
             sum(summed.active_energy_uj) AS active_energy_uj,
-            sum(multiIf(
-                {policy:String} = 'equal', summed.idle_energy_equal_uj,
-                {policy:String} = 'memory', summed.idle_energy_memory_uj,
-                summed.idle_energy_active_uj)) AS idle_energy_uj,
+            sum(summed.idle_energy_equal_uj) AS idle_energy_equal_uj,
+            sum(summed.idle_energy_memory_uj) AS idle_energy_memory_uj,
+            sum(summed.idle_energy_active_uj) AS idle_energy_active_uj,
             sum(summed.active_time_ns) AS active_time_ns,
-            sum(multiIf(
-                {policy:String} = 'equal', summed.gpu_time_equal_ns,
-                {policy:String} = 'memory', summed.gpu_time_memory_ns,
-                summed.gpu_time_active_ns)) AS gpu_time_ns,
+            sum(summed.gpu_time_equal_ns) AS gpu_time_equal_ns,
+            sum(summed.gpu_time_memory_ns) AS gpu_time_memory_ns,
+            sum(summed.gpu_time_active_ns) AS gpu_time_active_ns,
             sum(summed.error_uj) AS error_uj,
             sum(summed.error_ns) AS error_ns
         FROM
@@ -87,7 +86,13 @@ WITH
     )
 SELECT
     bucket_start,
-    * EXCEPT (bucket_start, class, identity, held_tariffs),
+    * EXCEPT (
+        bucket_start, class, identity, held_tariffs, idle_energy_equal_uj, idle_energy_memory_uj, idle_energy_active_uj,
+        gpu_time_equal_ns, gpu_time_memory_ns, gpu_time_active_ns),
+    policy,
+    multiIf(policy = 'equal', idle_energy_equal_uj, policy = 'memory', idle_energy_memory_uj, idle_energy_active_uj)
+        AS idle_energy_uj,
+    multiIf(policy = 'equal', gpu_time_equal_ns, policy = 'memory', gpu_time_memory_ns, gpu_time_active_ns) AS gpu_time_ns,
     active_energy_uj + idle_energy_uj AS energy_uj,
     (price_per_gpu_hour_usd * active_time_ns + price_per_kwh_usd * active_energy_uj) / 3.6e12 AS active_cost_usd,
     (price_per_gpu_hour_usd * (gpu_time_ns - active_time_ns) + price_per_kwh_usd * idle_energy_uj) / 3.6e12
@@ -98,3 +103,4 @@ FROM
 (
 {{priced}}
 )
+ARRAY JOIN [{policy:String}] AS policy

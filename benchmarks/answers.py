@@ -24,7 +24,7 @@ from wattribute.sinks.billing import BilledHost, add_billed, reconcile_rows
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.comparison import policy_rows
 from wattribute.sinks.costs import attempt_rows, cost_rows, run_rows
-from wattribute.sinks.models import model_rows, quality_rows, renamed_rows, version_row
+from wattribute.sinks.models import model_rows, quality_rows, renamed_rows, version_rows
 from wattribute.sinks.store import Readable, Result, Store, open_store
 
 _BAR_S: Final = 1.0
@@ -109,8 +109,7 @@ def answers(since: datetime, until: datetime) -> dict[str, Callable[[Readable], 
         renamed_rows(store, since, until)
 
     def compare(store: Readable) -> None:
-        for version in versions:
-            version_row(store, version, *span)
+        version_rows(store, versions, *span)
         quality_rows(store, versions, since, until)
 
     asked |= {

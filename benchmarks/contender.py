@@ -21,7 +21,7 @@ Figures = dict[str, Any]
 
 # One thread each: what is compared is work, not how many cores it was spread over.
 _ONE_THREAD: Final = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-_TIMEOUT_S: Final = 300.0  # of which the kernels, where no cache has them, take half a minute to compile
+_TIMEOUT_S: Final = 900.0  # the longest asks forty views and commands four times each of 10 M rows
 
 
 class ContenderError(Exception):

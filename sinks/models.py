@@ -74,14 +74,25 @@ def count_versions(store: Readable, since: Time, until: Time) -> int:
     return counted
 
 
-def version_row(store: Readable, version: Version, since: Time, until: Time, policy: str) -> dict[str, Any]:
-    """The row of one model version. Raises UsageError, which names the nearest, where it was not seen."""
+def version_rows(
+    store: Readable, versions: Sequence[Version], since: Time, until: Time, policy: str
+) -> list[dict[str, Any]]:
+    """The rows of model versions, in their order. Raises UsageError, which names the nearest, where one was
+    not seen."""
+    models, names = zip(*versions, strict=True)
     rows = store.query(
-        f"SELECT {_SELECTED}{_FROM} WHERE model = {{model:String}} AND model_version = {{version:String}}",
-        {**span_params(policy, since, until), "model": version[0], "version": version[1]},
+        f"SELECT {_SELECTED}{_FROM}"
+        " WHERE has({models:Array(String)}, model) AND has({versions:Array(String)}, model_version)",
+        {**span_params(policy, since, until), "models": models, "versions": names},
     ).dicts()
-    if rows:
-        return rows[0]
+    found = {(row["model"], row["model_version"]): row for row in rows}
+    for version in versions:
+        if version not in found:
+            raise UsageError(_not_seen(store, version))
+    return [found[version] for version in versions]
+
+
+def _not_seen(store: Readable, version: Version) -> str:
     near = store.query(
         "SELECT model, model_version FROM"
         " (SELECT DISTINCT toString(model) AS model, toString(model_version) AS model_version"
@@ -92,7 +103,7 @@ def version_row(store: Readable, version: Version, since: Time, until: Time, pol
     ).rows
     hint = f"the nearest known is {near[0][0]}@{near[0][1]}" if near else "no model is known yet"
     named = "@".join(version) if version[1] else f"{version[0]} without a version"
-    raise UsageError(f"{named} was not seen in this span; {hint}")
+    return f"{named} was not seen in this span; {hint}"
 
 
 def quality_rows(

@@ -12,7 +12,7 @@ import pytest
 from wattribute.errors import StoreError, UsageError
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
-from wattribute.sinks.models import count_versions, model_rows, quality_rows, renamed_rows, version_row
+from wattribute.sinks.models import count_versions, model_rows, quality_rows, renamed_rows, version_rows
 from wattribute.sinks.prices import Price, add_prices
 
 AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
@@ -150,7 +150,8 @@ def test_what_does_not_meet_is_shown_and_the_total_is_right(
     reasons = by_name["m", "v1"]["reasons"]
     assert reasons["cost_usd_per_million_output_tokens"] == "no output tokens were counted"
     assert by_name["m", "v2"]["reasons"]["cost_usd_per_request"] == "no requests were counted"
-    assert version_row(sink.store, (evil, "v1"), None, None, "equal")["cost_usd"] == pytest.approx(4)
+    (row,) = version_rows(sink.store, [(evil, "v1")], None, None, "equal")
+    assert row["cost_usd"] == pytest.approx(4)
 
 
 def test_of_many_versions_the_dearest_are_kept(
@@ -182,11 +183,11 @@ def test_the_dearest_of_many_are_those_of_all(
 
 def test_a_version_that_was_not_seen_is_pointed_out(sink: ClickHouseSink, as_columns: AsColumns) -> None:
     with pytest.raises(UsageError, match="m@v9 was not seen in this span; no model is known yet"):
-        version_row(sink.store, ("m", "v9"), None, None, "equal")
+        version_rows(sink.store, [("m", "v9")], None, None, "equal")
     sink.write_attribution(as_columns([used(1, 4, 1), used(2, 4, 1, model="other", model_version="v9")]))
     sink.refresh_rollups()
     with pytest.raises(UsageError, match="m@v2 was not seen in this span; the nearest known is m@v1"):
-        version_row(sink.store, ("m", "v2"), None, None, "equal")
+        version_rows(sink.store, [("m", "v2")], None, None, "equal")
 
 
 def test_a_model_renamed_half_way_counts_as_two_and_is_told(

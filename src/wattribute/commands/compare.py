@@ -58,11 +58,11 @@ def compare(
     if versions[0] == versions[1]:
         raise UsageError(f"{first} is compared with itself")
     from wattribute.sinks import model_comparison
-    from wattribute.sinks.models import quality_rows, version_row
+    from wattribute.sinks.models import quality_rows, version_rows
     from wattribute.sinks.query_server import open_store_for_reading
 
     with closing(open_store_for_reading(settings.store)) as opened:
-        rows = [version_row(opened, version, begin, end, policy) for version in versions]
+        rows = version_rows(opened, versions, begin, end, policy)
         measures = quality_rows(opened, versions, begin, end)
     one, other = (measures[version] for version in versions)
     headline = model_comparison.money(rows[0], rows[1])

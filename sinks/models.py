@@ -79,7 +79,7 @@ def version_rows(
 ) -> list[dict[str, Any]]:
     """The rows of model versions, in their order. Raises UsageError, which names the nearest, where one was
     not seen."""
-    models, names = zip(*versions, strict=True)
+    models, names = map(list, zip(*versions, strict=True))
     rows = store.query(
         f"SELECT {_SELECTED}{_FROM}"
         " WHERE has({models:Array(String)}, model) AND has({versions:Array(String)}, model_version)",

@@ -6,9 +6,9 @@ BIN    := $(VENV)/bin
 # stay together, for they share those.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help install demo test test-long lint bench clean
+.PHONY: help install demo test test-long test-plain lint bench clean
 help:  ## what there is to make
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,9 @@ test: lint  ## the checks of the code, then the tests
 
 test-long: install  ## the tests that take minutes: kills, outages, every answer of the demo, large random fleets
 	$(PYTEST) -m long
+
+test-plain: install  ## the tests of the stream, with the kernels as plain Python
+	NUMBA_DISABLE_JIT=1 $(PYTEST) tests/stream
 
 lint: install  ## style, types and who may import whom
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from wattribute.sinks.costs import policy_costs
+from wattribute.sinks.costs import policy_costs, without_account
 from wattribute.sinks.schema import POLICIES
 from wattribute.sinks.span import Time
 from wattribute.sinks.store import Readable
@@ -27,7 +27,7 @@ def policy_rows(
     and the least) and difference_ratio (of the least). Money is None where a part has no price, the ratio
     where the least is 0.
     """
-    by = [name for name in dict.fromkeys(by) if name != "account"]
+    by = without_account(by)
     found: dict[tuple[Any, ...], dict[str, list[float | None]]] = {}
     for policy, costs in policy_costs(store, by, since, until, tz, as_of, unallocated).items():
         for row in costs:

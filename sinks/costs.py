@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from wattribute.errors import UsageError
 from wattribute.sinks.schema import IDENTITY, POLICIES, UNIT_IDENTITY
-from wattribute.sinks.span import STEPS, UNTIL, Time, span_params, time_text
+from wattribute.sinks.span import STEPS, UNTIL, Time, span_params, span_times, time_text
 from wattribute.sinks.store import Readable
 from wattribute.sinks.unallocated import charged, unobserved_rows
 
@@ -50,14 +50,11 @@ def cost_rows(
     process was seen have a row with the account unmatched. Raises UsageError for a column or policy that
     there is not, StoreError.
     """
-    by = [name for name in dict.fromkeys(by) if name != "account"]
+    by = without_account(by)
     _check(by, unit)
     params = span_params(policy, since, until) | _calendar(by, tz, as_of)
-    (priced,) = _priced_rows(
-        store, by, (policy,), f"priced_usage(policy = {{policy:String}}, {_SPAN})", params
-    )
-    priced = charged([*priced, *unobserved_rows(store, by, params)], by, unallocated)
-    _in_time_zone(priced, by, tz)
+    view = f"priced_usage(policy = {{policy:String}}, {_SPAN})"
+    priced = _charged_rows(store, by, view, (policy,), params, unallocated)[policy]
     return priced if unit is None else _with_units(store, priced, by, unit, params)
 
 
@@ -71,19 +68,15 @@ def policy_costs(
     unallocated: str = "separate",
 ) -> dict[str, list[dict[str, Any]]]:
     """The rows of ``cost_rows`` without units under every policy, by its name, of one reading."""
-    by = [name for name in dict.fromkeys(by) if name != "account"]
+    by = without_account(by)
     _check(by, None)
-    params = span_params(POLICIES[0], since, until) | _calendar(by, tz, as_of)
-    del params["policy"]
-    found = _priced_rows(store, by, POLICIES, f"cost_by_policy({_SPAN})", params)
-    unobserved = unobserved_rows(store, by, params)
-    costs = {
-        policy: charged([*priced, *unobserved], by, unallocated)
-        for policy, priced in zip(POLICIES, found, strict=True)
-    }
-    for rows in costs.values():
-        _in_time_zone(rows, by, tz)
-    return costs
+    params = span_times(since, until) | _calendar(by, tz, as_of)
+    return _charged_rows(store, by, f"cost_by_policy({_SPAN})", POLICIES, params, unallocated)
+
+
+def without_account(by: Sequence[str]) -> list[str]:
+    """Each column once; the account stands in every row by itself."""
+    return [name for name in dict.fromkeys(by) if name != "account"]
 
 
 def _calendar(by: Sequence[str], tz: str, as_of: Time) -> dict[str, str]:
@@ -91,10 +84,15 @@ def _calendar(by: Sequence[str], tz: str, as_of: Time) -> dict[str, str]:
     return {"step": steps[0] if steps else "all", "tz": tz, "as_of": time_text(as_of, UNTIL)}
 
 
-def _priced_rows(
-    store: Readable, by: Sequence[str], policies: Sequence[str], view: str, params: Mapping[str, str]
-) -> list[list[dict[str, Any]]]:
-    """For each policy what ``view`` says, by the columns and account, as rows of ``cost_rows``."""
+def _charged_rows(
+    store: Readable,
+    by: Sequence[str],
+    view: str,
+    policies: Sequence[str],
+    params: dict[str, str],
+    unallocated: str,
+) -> dict[str, list[dict[str, Any]]]:
+    """For each policy what ``view`` says, and what no collector saw, as rows of ``cost_rows``."""
     expressions, labels = selected(by)
     names = [f"by{place}" for place in range(len(by))]
     chosen = "".join(f"{e} AS {n}, " for e, n in zip(expressions, names, strict=True))
@@ -107,19 +105,20 @@ def _priced_rows(
         " if(countIf(cost_usd IS NULL) = 0, sum(idle_cost_usd), NULL),"
         " if(countIf(cost_usd IS NULL) = 0, sum(cost_usd), NULL)"
         f" FROM {view} GROUP BY policy, {together} ORDER BY {together}",
-        {**params, **labels},
+        params | labels,
     ).rows
     columns = [*by, "account", "active_energy_j", "idle_energy_j", "energy_j", "gpu_hours"]
     columns += ["active_cost_usd", "idle_cost_usd", "cost_usd"]
-    return [
-        [dict(zip(columns, row[1:], strict=True)) for row in rows if row[0] == policy] for policy in policies
-    ]
-
-
-def _in_time_zone(rows: Sequence[dict[str, Any]], by: Sequence[str], tz: str) -> None:
-    zone = ZoneInfo(tz)
-    for row in rows:
-        row |= {name: row[name].astimezone(zone) for name in by if name in STEPS}
+    unobserved = unobserved_rows(store, by, params)
+    zone = ZoneInfo(params["tz"])
+    found = {}
+    for policy in policies:
+        priced = [dict(zip(columns, row[1:], strict=True)) for row in rows if row[0] == policy]
+        found[policy] = [
+            row | {name: row[name].astimezone(zone) for name in by if name in STEPS}
+            for row in charged([*priced, *unobserved], by, unallocated)
+        ]
+    return found
 
 
 def selected(by: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -166,7 +165,6 @@ def run_places(store: Readable, since: Time, until: Time) -> dict[str, list[str]
     """Where each run that was seen in several Kubernetes namespaces or clusters ran, on the days of
     [since, until): 'namespace', or 'cluster/namespace'. Its name alone tells a run: these may be several runs
     that nobody told apart. Raises StoreError."""
-    params = span_params("equal", since, until)
     rows = store.query(
         "SELECT run, arraySort(groupUniqArray("
         "concat(cluster, if(cluster = '' OR namespace = '', '', '/'), namespace))) FROM attribution_day FINAL"
@@ -175,7 +173,7 @@ def run_places(store: Readable, since: Time, until: Time) -> dict[str, list[str]
         " toDateTime64(0, 3, 'UTC')))"
         " AND bucket_start < parseDateTime64BestEffort({until:String}, 3, 'UTC')"
         " GROUP BY run HAVING uniqExact(cluster, namespace) > 1",
-        {name: params[name] for name in ("since", "until")},
+        span_times(since, until),
     ).rows
     return {run: list(places) for run, places in rows}
 
@@ -208,7 +206,6 @@ def attempt_rows(store: Readable, run: str, policy: str) -> list[dict[str, Any]]
 
 def counted_units(store: Readable, since: Time, until: Time) -> list[str]:
     """The units that were counted in [since, until), by name; 50 at most. Raises StoreError."""
-    params = span_params("equal", since, until)
     return [
         unit
         for (unit,) in store.query(
@@ -216,7 +213,7 @@ def counted_units(store: Readable, since: Time, until: Time) -> list[str]:
             " AND t >= parseDateTime64BestEffort({since:String}, 9, 'UTC')"
             " AND t - toIntervalNanosecond(period_ns) < parseDateTime64BestEffort({until:String}, 3, 'UTC')"
             " ORDER BY unit LIMIT 50",
-            {name: params[name] for name in ("since", "until")},
+            span_times(since, until),
         ).rows
     ]
 

@@ -8,7 +8,7 @@ from typing import Final
 from wattribute.errors import UsageError
 from wattribute.sinks.schema import POLICIES
 
-SINCE: Final = "1970-01-01"
+_SINCE: Final = "1970-01-01"
 UNTIL: Final = "2200-01-01"  # later than any record that is accepted
 STEPS: Final = ("hour", "day", "week", "month")
 
@@ -19,7 +19,12 @@ def span_params(policy: str, since: Time, until: Time) -> dict[str, str]:
     """``policy``, ``since`` and ``until`` of a view. Raises UsageError for a policy that there is not."""
     if policy not in POLICIES:
         raise UsageError(f"unknown policy {policy!r}: it is one of {', '.join(POLICIES)}")
-    return {"policy": policy, "since": time_text(since, SINCE), "until": time_text(until, UNTIL)}
+    return {"policy": policy, **span_times(since, until)}
+
+
+def span_times(since: Time, until: Time) -> dict[str, str]:
+    """``since`` and ``until`` of a view that has no policy."""
+    return {"since": time_text(since, _SINCE), "until": time_text(until, UNTIL)}
 
 
 def time_text(at: Time, default: str) -> str:

@@ -35,9 +35,8 @@ PASSED: Final = frozenset(
 )
 ENDING: Final = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM))
 _AWAITED: Final = PASSED | {signal.SIGCHLD}
-_ASKED: Final = (
-    signal.SIGRTMIN
-)  # taken after all of the above that wait with it: the lowest number comes first
+# Taken after all of the above that wait with it: the lowest number comes first.
+_ASKED: Final = signal.SIGRTMIN
 NOT_FOUND: Final = 127  # as shells say it
 _NOT_EXECUTABLE: Final = 126
 _SENTINEL_S: Final = 0.05  # the kernel tells a group in one go; systemd and Slurm one process after the other

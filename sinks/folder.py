@@ -12,8 +12,11 @@ from urllib.parse import unquote, urlsplit
 
 from wattribute.errors import StoreError, UsageError
 
+SOCKET: Final = "query.sock"  # of an owner that stays, and answers for the store
 _LOCK: Final = "owner.lock"
 _PATIENCE_S: Final = 0.5  # who merely asks for the owner holds the lock for an instant
+# What holds it without a socket is a command with a question, which ends by itself, or is yet to open one.
+PATIENCE_WITHOUT_SOCKET_S: Final = 15.0
 
 
 def folder_of(url: str) -> Path | None:
@@ -29,6 +32,7 @@ def folder_of(url: str) -> Path | None:
 
 def hold(folder: Path, create: bool) -> int:
     """Take the folder for this process; the lock ends when the number is closed or the process ends, however.
+    What holds it for a question is waited for: a stream need not start again because someone asked.
 
     Raises StoreError where another process has it, where it cannot be used, or where it holds something else.
     """
@@ -39,11 +43,13 @@ def hold(folder: Path, create: bool) -> int:
         if not (folder / _LOCK).exists() and any(folder.iterdir()):
             raise StoreError(f"{folder} holds other files and is no store; name an empty or a new folder")
         folder.chmod(0o700)
-        deadline = time.monotonic() + _PATIENCE_S
+        began = time.monotonic()
         while (lock := _lock(folder)) is None:
-            if time.monotonic() > deadline:
+            stays = (folder / SOCKET).exists()
+            if time.monotonic() - began > (_PATIENCE_S if stays else PATIENCE_WITHOUT_SOCKET_S):
                 raise StoreError(f"the store {folder} is in use by {_written(folder)}; stop that first")
             time.sleep(0.02)
+        (folder / SOCKET).unlink(missing_ok=True)  # ours is the only process here: its owner was killed
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"process {os.getpid()} ({Path(sys.argv[0]).name} {sys.argv[1:2]})".encode(), 0)
     except OSError as error:

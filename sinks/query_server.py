@@ -25,7 +25,7 @@ import orjson
 
 from wattribute.errors import StoreError, UsageError, WattributeError
 from wattribute.sinks.billing import BilledHost, add_billed, billed_of, remove_billed
-from wattribute.sinks.folder import folder_of, owner_of
+from wattribute.sinks.folder import PATIENCE_WITHOUT_SOCKET_S, SOCKET, folder_of, owner_of
 from wattribute.sinks.lineage import Lineage, add_lineage, lineage_of
 from wattribute.sinks.migrate import migrate
 from wattribute.sinks.prices import Price, add_prices, price_of
@@ -33,11 +33,9 @@ from wattribute.sinks.reading import Reader
 from wattribute.sinks.store import Readable, Result, Store, open_store
 from wattribute.sinks.tariffs import Tariff, add_tariffs, shown_days, tariff_of
 
-SOCKET: Final = "query.sock"
 _REQUEST_MAX_BYTES: Final = 1 << 20
 _CONNECTIONS_MAX: Final = 8
 _IDLE_S: Final = 300.0
-_OWNER_STARTS_S: Final = 5.0  # an owner that has the lock may still be opening its socket
 
 
 class QueryServer:
@@ -52,9 +50,6 @@ class QueryServer:
         self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        (folder / SOCKET).unlink(
-            missing_ok=True
-        )  # ours is the only process here: a socket found is a dead one's
         with _address(folder) as address:
             self._listener.bind(address)
         (folder / SOCKET).chmod(0o600)
@@ -201,11 +196,7 @@ def open_store_for_reading(url: str) -> Readable:
     remote = _owner(url)
     if remote is not None:
         return remote
-    store = open_store(url, create=False)
-    folder = folder_of(url)
-    if folder is not None:
-        (folder / SOCKET).unlink(missing_ok=True)  # its owner was killed
-    return Reader(store, owned=True)
+    return Reader(open_store(url, create=False), owned=True)
 
 
 def add_prices_to(url: str, prices: Sequence[Price]) -> list[str]:
@@ -256,7 +247,7 @@ def _owner(url: str) -> RemoteStore | None:
     folder = folder_of(url)
     if folder is None or not folder.is_dir():
         return None
-    deadline = time.monotonic() + _OWNER_STARTS_S
+    deadline = time.monotonic() + PATIENCE_WITHOUT_SOCKET_S
     while True:
         try:
             return RemoteStore(folder)

@@ -20,9 +20,9 @@ from wattribute.errors import StoreError, UsageError
 from wattribute.sinks.billing import BilledHost, list_billed
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
+from wattribute.sinks.folder import SOCKET
 from wattribute.sinks.prices import Price, list_prices
 from wattribute.sinks.query_server import (
-    SOCKET,
     QueryServer,
     RemoteStore,
     add_billed_to,

@@ -13,7 +13,9 @@ import pytest
 from wattribute.errors import StoreError, UsageError
 from wattribute.sinks import migrate as migrations
 from wattribute.sinks.clickhouse import ClickHouseSink
+from wattribute.sinks.folder import hold, owner_of
 from wattribute.sinks.migrate import migrate
+from wattribute.sinks.query_server import serve
 from wattribute.sinks.schema import IDENTITY, SUMS
 from wattribute.sinks.store import PASSWORD, PASSWORD_FILE, open_store
 
@@ -69,9 +71,27 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 def test_the_folder_is_its_owner_s_alone_and_held_by_one_process(sink: ClickHouseSink, folder: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0
     asking = f"from wattribute.sinks.store import open_store; open_store({sink.store.url!r})"
-    other = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, check=False)
+    server = serve(sink.store)
+    assert server is not None
+    with closing(server):
+        other = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, check=False)
     assert other.returncode != 0
     assert f"is in use by process {os.getpid()} " in other.stderr.splitlines()[-1]
+
+
+def test_who_only_asks_is_waited_for(tmp_path: Path) -> None:
+    os.close(hold(tmp_path / "store", create=True))
+    asking = (
+        "import sys, time; from pathlib import Path; from wattribute.sinks.folder import hold;"
+        "hold(Path(sys.argv[1]), create=False); print(flush=True); time.sleep(2)"
+    )
+    command = [sys.executable, "-c", asking, str(tmp_path / "store")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert str(other.pid) in (owner_of(tmp_path / "store") or "")
+        os.close(hold(tmp_path / "store", create=True))
+    assert other.returncode == 0
 
 
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ def hold(folder: Path, create: bool) -> int:
 
 def owner_of(folder: Path) -> str | None:
     """Who holds a store's folder, for an error line; None if nobody does. Raises StoreError."""
+    if not (folder / _LOCK).exists():  # whatever folder it is: to ask leaves nothing in it
+        return None
     try:
         lock = _lock(folder)
     except OSError as error:

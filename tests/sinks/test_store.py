@@ -15,7 +15,7 @@ from wattribute.sinks import migrate as migrations
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.folder import hold, owner_of
 from wattribute.sinks.migrate import migrate
-from wattribute.sinks.query_server import serve
+from wattribute.sinks.query_server import open_store_for_reading, serve
 from wattribute.sinks.schema import IDENTITY, SUMS
 from wattribute.sinks.store import PASSWORD, PASSWORD_FILE, open_store
 
@@ -99,6 +99,8 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     with pytest.raises(StoreError, match="holds other files"):
         open_store(f"chdb://{tmp_path}")
+    with pytest.raises(StoreError, match="there is no store in"):
+        open_store_for_reading(f"chdb://{tmp_path}")
     assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from wattribute.errors import StoreError
+from wattribute.errors import StoreError, UsageError
 from wattribute.sinks.arrow import column_batch, says_something
 from wattribute.sinks.contract import Coded, Column
 from wattribute.sinks.migrate import migrate
@@ -34,6 +34,19 @@ class ClickHouseSink:
         migrate(store)
         self.store = store
         self.rollups = Rollups(store)
+
+    def expect_windows_of(self, window_ms: int) -> None:
+        """Raises UsageError where the store holds windows of another length. It is not part of a row's key:
+        what is read again, in windows of another length, would stand beside what was written before."""
+        other = self.store.query(
+            "SELECT window_ms FROM attribution WHERE window_ms != {window_ms:UInt32} LIMIT 1",
+            {"window_ms": window_ms},
+        ).rows
+        if other:
+            raise UsageError(
+                f"the store {self.store.url} holds windows of {other[0][0]} ms, and window_ms is {window_ms}:"
+                " the same time would count twice. Set window_ms as it was, or name another store"
+            )
 
     def write_attribution(self, columns: Mapping[str, Column]) -> None:
         """Store rows of ``attribution``: every column of the table and ``nothing_due``, ``window_start`` in

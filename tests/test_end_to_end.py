@@ -116,6 +116,13 @@ def test_a_repeated_replay_changes_nothing(golden: str) -> None:
     assert asked(golden, "SELECT count() AS n, sum(quantity) AS q FROM unit FINAL")[0]["q"] == 20_000
 
 
+def test_windows_of_another_length_do_not_count_the_same_time_twice(golden: str) -> None:
+    before = asked(golden, ALL_ROWS)
+    again = ("replay", GOLDEN / "exclusive.ndjson", "--store", golden)
+    assert "holds windows of 1000 ms, and window_ms is 2000" in ran(*again, status=2, window_ms="2000").stderr
+    assert asked(golden, ALL_ROWS) == before
+
+
 def test_the_cost_table_is_plain_and_names_its_policy(golden: str) -> None:
     out = ran("cost", "--store", golden, "--unit", "output_tokens", "--policy", "memory").stdout
     assert "\x1b" not in out

@@ -213,6 +213,7 @@ def _noting_sink(settings: Settings) -> Iterator[Any]:
     opened = open_store(settings.store)
     sink: ClickHouseSink = NotingSink(opened)
     with closing(sink):
+        sink.expect_windows_of(settings.window_ms)
         server = serve(opened)
         try:
             yield sink

@@ -52,6 +52,7 @@ def opened_stream(
 
     with ExitStack() as stack:
         sink = stack.enter_context(closing(ClickHouseSink(open_store(settings.store))))
+        sink.expect_windows_of(settings.window_ms)
         if "retention_days" in settings.origins:
             set_retention(sink.store, settings.retention_days)
         if (server := serve(sink.store)) is not None:

@@ -287,12 +287,13 @@ def _trapezoid_uj(from_mw: int, to_mw: int, length_ns: int) -> int:
 
 @part
 def _bridge_uj(t_ns: I64, power_mw: I32, d: int, begin: int, end: int) -> int:
-    """Integrated power between two samples, by trapezoids; 0 where no power was read."""
+    """Integrated power between two samples, by trapezoids; 0 where no power was read, or not for 10 min."""
     total = 0
     k = begin
     for i in range(begin + 1, end + 1):
         if power_mw[d, i] >= 0 and power_mw[d, k] >= 0:
-            total += _trapezoid_uj(power_mw[d, k], power_mw[d, i], t_ns[d, i] - t_ns[d, k])
+            if t_ns[d, i] - t_ns[d, k] <= _POWER_HOLDS_NS:
+                total += _trapezoid_uj(power_mw[d, k], power_mw[d, i], t_ns[d, i] - t_ns[d, k])
             k = i
         elif power_mw[d, k] < 0:
             k = i
@@ -776,14 +777,36 @@ def _rewind(holders: Holders, work: Scratch, from_ns: int) -> None:
 
 
 @part
+def _is_bridged(devices: Devices, d: int, from_ns: int, to_ns: int) -> bool:
+    """Whether power was read all along between two samples: at both, and never more than 10 min apart."""
+    n = devices.length[d]
+    from_ns = max(from_ns, devices.t_ns[d, 0])  # what lies before has been let go
+    i = _find(devices.t_ns, d, n, 0, from_ns, _pace(devices.t_ns, d, n))
+    known_ns = from_ns
+    if devices.power_mw[d, i] < 0:
+        return False
+    while i < n and devices.t_ns[d, i] <= to_ns:
+        if devices.power_mw[d, i] >= 0:
+            if devices.t_ns[d, i] - known_ns > _POWER_HOLDS_NS:
+                return False
+            known_ns = devices.t_ns[d, i]
+        i += 1
+    return bool(known_ns == to_ns)
+
+
+@part
 def _resets(devices: Devices, d: int, from_ns: int, to_ns: int) -> tuple[int, int]:
-    """(counter segment at the end of a window, RESET if a reset lies within it)."""
+    """(counter segment at the end of a window, RESET if a reset lies within it and NO_ENERGY if nothing tells
+    what was used in that)."""
     segment, flags = devices.segment[d], 0
     for r in range(devices.reset_length[d]):
-        if devices.reset_to_ns[d, r] <= to_ns:
+        begin_ns, end_ns = devices.reset_from_ns[d, r], devices.reset_to_ns[d, r]
+        if end_ns <= to_ns:
             segment += 1
-        if devices.reset_from_ns[d, r] < to_ns and devices.reset_to_ns[d, r] > from_ns:
-            flags = RESET
+        if begin_ns < to_ns and end_ns > from_ns:
+            flags |= RESET
+            if not _is_bridged(devices, d, begin_ns, end_ns):
+                flags |= NO_ENERGY
     return segment, flags
 
 
@@ -829,20 +852,22 @@ def _attribute_windows(
         if source == FROM_NONE or (source != FROM_COUNTER and flags & GAP):
             flags |= NO_ENERGY
         segment, reset = _resets(devices, d, from_ns, to_ns)
+        # The energy of a reset comes of power, whatever the counter says before and after it.
+        band = FROM_INSTANT if source == FROM_COUNTER and reset else source
         begin = row
         for m in range(n):
             if _may_hold(holders, work.members[m], from_ns, to_ns):
                 memory_bytes = int(work.held_bytes_ns[m] / max(work.sums[m, _HELD], 1))
-                _write_row(out, row, work.members[m], work.sums, m, memory_bytes, source)
+                _write_row(out, row, work.members[m], work.sums, m, memory_bytes, band)
                 row += 1
         nothing_due = 0
         if _is_due(work.sums, n):
-            _write_row(out, row, UNHELD, work.sums, n, 0, source)
+            _write_row(out, row, UNHELD, work.sums, n, 0, band)
             row += 1
         else:
             nothing_due |= NO_UNHELD
         if _is_due(work.sums, n + 1):
-            _write_row(out, row, RESIDUAL, work.sums, n + 1, 0, source)
+            _write_row(out, row, RESIDUAL, work.sums, n + 1, 0, band)
             row += 1
         else:
             nothing_due |= NO_RESIDUAL

@@ -503,7 +503,7 @@ def _take_samples(
     if counter >= 0:
         sources |= HAS_COUNTER
     if sources != devices.sources[d] and n > 0:
-        from_ns = devices.t_ns[d, 0]
+        from_ns = max(devices.t_ns[d, 0], newest - HORIZON_NS)
     devices.sources[d] = sources
     devices.length[d] = n
     devices.counter_mj[d] = counter
@@ -835,6 +835,7 @@ def _take_process_rows(
     for i in range(rows):
         process = batch.halves[process_at + i]
         if process < 0 or process >= batch.layouts[layout, L_PROCESS_COUNT]:
+            drops.of_processes[0] += 1
             _drop(drops, m, above + i, 0, UNKNOWN)
             continue
         h = batch.holder_ids[batch.layouts[layout, L_PROCESSES] + process]
@@ -844,6 +845,7 @@ def _take_process_rows(
         percent = batch.floats[sm_at + i] if sm_at >= 0 else -1.0
         reason, from_ns = _take_process(holders, h, now_ns, t, period_ns, memory_bytes, percent)
         if reason != ACCEPTED:
+            drops.of_processes[0] += 1
             _drop(drops, m, above + i, t, reason)
         else:
             last = max(now_ns, t) // window_ns

@@ -102,6 +102,7 @@ class Drops(NamedTuple):
     """Readings that could not be used: how many by reason, and the first of them."""
 
     total: I64  # by reason
+    of_processes: I64  # (1): how many of them were of processes
     listed: I64  # (1): how many are in ``where``
     where: I64  # (n, 4): index of the message, row in it, reason, time it claims
 
@@ -182,7 +183,7 @@ HOLDERS = types.NamedTuple(
     Holders,
 )
 MARKS = types.NamedTuple((_i64, _i64, _i32, _i64, _i64, _i64), Marks)
-DROPS = types.NamedTuple((_i64, _i64, _i64_2), Drops)
+DROPS = types.NamedTuple((_i64, _i64, _i64, _i64_2), Drops)
 BATCH = types.NamedTuple(
     (
         _array(types.int64, 1, readonly=True),

@@ -48,6 +48,7 @@ _GPUS_MOST, _PROCESSES_MOST = 1024, 4096  # of one message
 _EXITS_MOST: Final = 100_000  # an exit may come before the process's first record on a device
 _MESSAGE_MOST_BYTES: Final = 16 << 20
 _EXCERPT_BYTES: Final = 200
+_GAP_AHEAD_NS: Final = 86_400_000_000_000  # of a clock that was set back it ends later than it is told
 _FIRST_T: Final = Struct("<q")  # the first column is that of the times
 
 
@@ -261,6 +262,8 @@ class Decoder:
         if isinstance(record, End):
             return [(k.END, 0, 0, 0)]
         if isinstance(record, Gap):
+            if record.to_ns > record.t + _GAP_AHEAD_NS:
+                raise RecordError("a gap that ends more than a day after it was told")
             return [
                 (k.GAP, row, record.from_ns, record.to_ns)
                 for key, row in self.series.device_rows.items()

@@ -82,7 +82,7 @@ class Engine:
         self._final = np.zeros(0, np.int64)  # of each device the last window written as final
         self._next_offset = 0
         self._written: list[dict[str, Column]] = []
-        self._saved = np.zeros((0, 2), np.int64)  # of each device: resets, last sample if silent
+        self._saved = np.zeros((0, 3), np.int64)  # of each device: resets, last sample if silent, sources
         self._restored: dict[DeviceKey, dict[str, Any]] = {}
         self._quiet = False
         self._marked_offsets: list[tuple[int, I64]] = []  # and the hosts' clocks before it
@@ -125,7 +125,8 @@ class Engine:
 
     def state(self) -> list[tuple[str, bytes]]:
         """What a look-back cannot rebuild, by device, as (key, message), where that changed since the last
-        call: the counter resets ever seen, and the last sample of a device that has fallen silent."""
+        call: the counter resets ever seen, what it was ever read from, and the last sample of a device that
+        has fallen silent."""
         devices, changed = self.series.devices, []
         count = len(self.series.device_keys)
         length = devices.length[:count]
@@ -133,9 +134,9 @@ class Engine:
         silent = self.series.hosts.now_ns[devices.host[:count]] - last_ns > SLACK_NS
         silent |= self._stands_still()[devices.host[:count]]
         resets = devices.segment[:count] + devices.reset_length[:count]
-        now = np.stack([resets, np.where(silent, last_ns, 0)], axis=1)
+        now = np.stack([resets, np.where(silent, last_ns, 0), devices.sources[:count]], axis=1)
         now[length == 0] = 0
-        before = np.concatenate([self._saved, np.zeros((count - len(self._saved), 2), np.int64)])
+        before = np.concatenate([self._saved, np.zeros((count - len(self._saved), 3), np.int64)])
         self._saved = now
         for row in np.flatnonzero((now != before).any(axis=1) & (length > 0)).tolist():
             key, n = self.series.device_keys[row], int(length[row])
@@ -146,6 +147,7 @@ class Engine:
                 "gpu": key.gpu,
                 "next_offset": self._next_offset,
                 "segment": int(devices.segment[row]),
+                "sources": int(devices.sources[row]),
                 "resets_to_ns": devices.reset_to_ns[row, listed].tolist(),
                 "first_ns": int(devices.first_ns[row]),
                 "last": [int(series[row, n - 1]) for series in devices[_SAMPLE_SERIES]],
@@ -191,13 +193,15 @@ class Engine:
             )
 
     def _restore_segments(self) -> None:
-        """Count, of devices just met, the resets up to their first sample: later ones show as it goes on."""
+        """Count, of devices just met, the resets up to their first sample: later ones show as it goes on. And
+        what they were read from before."""
         devices = self.series.devices
         for key in self._restored.keys() & self.series.device_rows.keys():
             row = self.series.device_rows[key]
             if devices.length[row]:
                 obj, first_ns = self._restored.pop(key), devices.t_ns[row, 0]
                 devices.segment[row] = obj["segment"] + sum(t <= first_ns for t in obj["resets_to_ns"])
+                devices.sources[row] |= obj.get("sources", 0)  # messages of before 2026-11-25 do not tell
 
     @property
     def look_back_offset(self) -> int:
@@ -249,7 +253,10 @@ class Engine:
         is_samples = batch.messages[:, k.KIND] == k.SAMPLES_MESSAGE
         taken = int(batch.messages[is_samples, k.DEVICE_ROWS].sum())
         drops = Drops(
-            np.zeros(len(k.REASONS), np.int64), np.zeros(1, np.int64), np.empty((_DROPS_LISTED, 4), np.int64)
+            np.zeros(len(k.REASONS), np.int64),
+            np.zeros(1, np.int64),
+            np.zeros(1, np.int64),
+            np.empty((_DROPS_LISTED, 4), np.int64),
         )
         first, stuck, settled = 0, -1, -1
         while True:
@@ -277,7 +284,7 @@ class Engine:
                 rows = message[k.EVENT_END] - message[k.EVENT_FIRST]
             series.make_room(rows)
         if not quiet:
-            self.sample_count += taken - int(drops.total.sum())
+            self.sample_count += taken - int(drops.total.sum() - drops.of_processes[0])
             self._report(drops, batch.messages)
 
     def _renew_marks(self, quiet: bool, more: bool = False) -> None:

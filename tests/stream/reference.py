@@ -13,6 +13,7 @@ from itertools import pairwise
 from statistics import median_low
 
 SECOND_NS = 1_000_000_000
+POWER_HOLDS_NS = 600 * SECOND_NS
 POLICIES = ("equal", "memory", "active")
 
 
@@ -86,7 +87,7 @@ def energy_at(history: History, t: int) -> int:
         gain = (after.energy_mj - before.energy_mj) * 1000
         if gain < 0:
             between = [s for s in history.samples if before.t <= s.t <= after.t and s.power_mw is not None]
-            gain = sum(trapezoid(a, b) for a, b in pairwise(between))
+            gain = sum(trapezoid(a, b) for a, b in pairwise(between) if b.t - a.t <= POWER_HOLDS_NS)
         if t < after.t:
             return total + gain * max(t - before.t, 0) // (after.t - before.t)
         total += gain

@@ -175,6 +175,18 @@ def test_a_gap_beside_which_power_was_not_read_changes_no_window_unnoticed() -> 
     assert made_host.table(made_host.stream(Engine("test"), messages, [1], end=False)) == whole
 
 
+def test_a_gap_without_end_is_refused() -> None:
+    """It would take all that comes after it, and be forgotten by the next start."""
+    gap = Gap(t=START_NS, from_ns=START_NS, to_ns=START_NS + 2 * 86_400 * SECOND_NS)
+    engine = Engine("t")
+    rows = made_host.table(
+        made_host.stream(engine, sent(("a", "b", 1, [[gap], *map(second, range(20))])), [1])
+    )
+    (letter,) = engine.tables.take()["dead"]
+    assert "a gap that ends more than a day after it was told" in letter["reason"]
+    assert not any(row["flags"] & 2 for row in rows.values())
+
+
 @pytest.mark.parametrize("size", [1, 50])
 def test_a_message_of_an_older_epoch_does_not_tell_that_the_clock_was_set_back(size: int) -> None:
     before = sent(("a", "b", 1, [second(number) for number in range(40)]))

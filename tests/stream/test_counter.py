@@ -73,6 +73,39 @@ def test_a_counter_that_was_set_higher_begins_anew() -> None:
     )
 
 
+def test_what_a_counter_that_began_anew_missed_is_known_for_ten_minutes_at_most() -> None:
+    """Of a driver that was loaded again two days later nobody knows what the GPU drew meanwhile."""
+    away_s = 2 * 86_400
+    anew = [
+        replace(one, t=one.t + away_s * SECOND_NS, energy_mj=(one.energy_mj or 0) // 100)
+        for one in steady(10)
+    ]
+
+    rows, _ = rows_of(steady(10) + anew)
+
+    away = [row for row in rows.values() if 10 <= row["window_start"] // 1000 - 1_780_000_000 < away_s]
+    assert len(away) == away_s - 10
+    assert {row["device_energy_uj"] for row in away} == {0}
+    assert {row["flags"] & 8 for row in away} == {8}
+
+
+@pytest.mark.parametrize("has_power", [True, False])
+def test_a_window_with_a_reset_is_as_sure_as_what_bridges_it(has_power: bool) -> None:
+    readings = steady(10) + [replace(one, t=one.t + 10 * SECOND_NS) for one in steady(10, base_mj=0)]
+    if not has_power:
+        readings = [replace(one, power_mw=None) for one in readings]
+
+    rows, _ = rows_of(readings)
+
+    for row in rows.values():
+        known = has_power or not row["flags"] & 4
+        assert bool(row["flags"] & 8) == (not known)
+        if row["flags"] & 4 and has_power:
+            assert row["error_uj"] > row["device_energy_uj"] // 2
+        elif known:
+            assert row["error_uj"] == 1000
+
+
 @pytest.mark.parametrize("garbled_mj", [0, 17])
 def test_one_reading_that_is_too_low_costs_nothing_either(garbled_mj: int) -> None:
     readings = steady(20, base_mj=10**12)

@@ -271,6 +271,49 @@ def test_without_a_counter_power_is_integrated(source: str) -> None:
     }
 
 
+def test_the_first_reading_of_another_kind_changes_no_window_older_than_an_hour() -> None:
+    """They have been let go of, more or less, and after a restart less than before it."""
+
+    def device(second: int, **power: int) -> list[Any]:
+        return [Device(t=made_host.START_NS + second * SECOND_NS, gpu="g", **power)]
+
+    averaged = [device(second, power_average_mw=300_000) for second in range(4200)]
+    sent = made_host.messages([*averaged, device(4200, power_average_mw=300_000, power_mw=300_000)])
+    before = made_host.table(made_host.stream(Engine("test"), sent[:-1], [500]))
+    after = made_host.table(made_host.stream(Engine("test"), sent, [500]))
+    old = [key for key in before if int(key[3]) // 1000 < 1_780_000_000 + 600]
+    assert len(old) == 600
+    assert all(after[key] == before[key] for key in old)
+
+
+def test_a_restart_knows_what_a_device_was_read_from() -> None:
+    """Instantaneous power long ago: it says what counts since, though the look-back has none of it."""
+
+    def device(second: int, **power: int) -> list[Any]:
+        return [Device(t=made_host.START_NS + second * SECOND_NS, gpu="g", **power)]
+
+    first = device(0, power_mw=300_000, power_average_mw=300_000)
+    sent = made_host.messages(
+        [first, *(device(second, power_average_mw=300_000) for second in range(1, 1000))]
+    )
+    running = Engine("test")
+    made_host.stream(running, sent[:900], [100], end=False)
+    restarted = Engine("test")
+    restarted.restore([value for _, value in running.state()], 900)
+    restarted.take([offset for offset, _ in sent[200:900]], [value for _, value in sent[200:900]], quiet=True)
+    after = made_host.table(made_host.stream(restarted, sent[900:], [100]))
+    whole = made_host.table(made_host.stream(Engine("test"), sent, [100]))
+    assert {key: whole[key] for key in after} == after
+
+
+def test_only_readings_of_devices_are_counted_as_samples() -> None:
+    device = Device(t=made_host.START_NS, gpu="g", energy_mj=1)
+    process = Process(t=made_host.START_NS, gpu="g", pid=1, start_ns=1, period_ns=SECOND_NS)
+    engine = Engine("test")
+    made_host.stream(engine, made_host.messages([[device, *[process] * 5]]), [1])
+    assert (engine.sample_count, engine.duplicate_count) == (1, 4)
+
+
 def test_final_windows_are_restated_only_when_asked_to() -> None:
     made = made_host.make(seed=11, seconds=40, processes=1)
     late = [

@@ -398,7 +398,8 @@ def _before(energy_mj: I64, d: int, i: int) -> int:
 def _measure_power(
     devices: Devices, d: int, power_mw: I32, shift_ns: int, n_cuts: int, work: Scratch
 ) -> None:
-    """Cumulative energy at each cut from power readings, by trapezoids; a gap holds no energy.
+    """Cumulative energy at each cut from power readings, by trapezoids, and the time of which it is not
+    known; a gap holds no energy.
 
     ``shift_ns``: how long before its time a reading speaks (0.5 s for the 1 s average); after the last
     reading its value holds."""
@@ -412,12 +413,15 @@ def _measure_power(
         k += 1
     knot_ns = t_ns[d, k] - shift_ns
     total = c = gap = 0
+    unknown_ns = max(knot_ns - cuts_ns[0], 0)
     while c < n_cuts and cuts_ns[c] <= knot_ns:
         work.energy_uj[c] = 0
+        work.unknown_ns[c] = cuts_ns[c] - cuts_ns[0]
         c += 1
     for i in range(k + 1, n + 1):
         if c == n_cuts:
             return
+        is_known = power_mw[d, k] >= 0
         if i < n:
             if power_mw[d, i] < 0:
                 continue
@@ -426,20 +430,23 @@ def _measure_power(
             while gap < devices.gap_length[d] and devices.gap_to_ns[d, gap] <= t_ns[d, k]:
                 gap += 1
             if gap < devices.gap_length[d] and devices.gap_from_ns[d, gap] < t_ns[d, i]:
-                from_mw = to_mw = 0
+                is_known = False
         else:
             t = t_ns[d, n - 1]
-            from_mw = to_mw = max(power_mw[d, k], 0)
-        if t - knot_ns > _POWER_HOLDS_NS:
-            from_mw = to_mw = 0
-        gain = _trapezoid_uj(from_mw, to_mw, t - knot_ns)
+            from_mw = to_mw = power_mw[d, k]
+        is_known = is_known and t - knot_ns <= _POWER_HOLDS_NS
+        gain = _trapezoid_uj(from_mw, to_mw, t - knot_ns) if is_known else 0
         while c < n_cuts and cuts_ns[c] <= t:
             work.energy_uj[c] = total + _product_over(gain, cuts_ns[c] - knot_ns, max(t - knot_ns, 1))
+            work.unknown_ns[c] = unknown_ns if is_known else unknown_ns + cuts_ns[c] - knot_ns
             c += 1
         total += gain
+        if not is_known:
+            unknown_ns += t - knot_ns
         k, knot_ns = i, t
     while c < n_cuts:
         work.energy_uj[c] = total
+        work.unknown_ns[c] = unknown_ns
         c += 1
 
 
@@ -447,23 +454,27 @@ def _measure_power(
 def _integrate_after(devices: Devices, d: int, power_mw: I32, last: int, n_cuts: int, work: Scratch) -> None:
     """Add integrated power to the energy of cuts after the counter's last reading, sample ``last``."""
     t_ns, n, cuts_ns = devices.t_ns, devices.length[d], work.cuts_ns
-    total, k, c = 0, last, 0
+    total = unknown_ns = c = 0
+    k = last
     while c < n_cuts and cuts_ns[c] <= t_ns[d, last]:
         c += 1
     for i in range(last + 1, n):
         if power_mw[d, i] < 0 and i < n - 1:
             continue
         length_ns = t_ns[d, i] - t_ns[d, k]
-        gain = 0
-        if power_mw[d, i] >= 0 and length_ns <= _POWER_HOLDS_NS:
-            gain = _trapezoid_uj(max(power_mw[d, k], 0), power_mw[d, i], length_ns)
+        is_known = power_mw[d, i] >= 0 and length_ns <= _POWER_HOLDS_NS
+        gain = _trapezoid_uj(max(power_mw[d, k], 0), power_mw[d, i], length_ns) if is_known else 0
         while c < n_cuts and cuts_ns[c] <= t_ns[d, i]:
             work.energy_uj[c] += total + _product_over(gain, cuts_ns[c] - t_ns[d, k], length_ns)
+            work.unknown_ns[c] = unknown_ns if is_known else unknown_ns + cuts_ns[c] - t_ns[d, k]
             c += 1
         total += gain
+        if not is_known:
+            unknown_ns += length_ns
         k = i
     while c < n_cuts:
         work.energy_uj[c] += total
+        work.unknown_ns[c] = unknown_ns
         c += 1
 
 
@@ -473,30 +484,42 @@ def _integrate_before(
 ) -> None:
     """Take integrated power from the energy of cuts before the counter's first reading, sample ``start``."""
     t_ns, cuts_ns = devices.t_ns, work.cuts_ns
-    total, k, c = 0, start, n_cuts - 1
+    total = unknown_ns = 0
+    k, c = start, n_cuts - 1
     while c >= 0 and cuts_ns[c] >= t_ns[d, start]:
         c -= 1
     for i in range(start - 1, -1, -1):
         if power_mw[d, i] < 0 and i > 0:
             continue
         length_ns = t_ns[d, k] - t_ns[d, i]
-        gain = 0
-        if power_mw[d, i] >= 0 and length_ns <= _POWER_HOLDS_NS:
-            gain = _trapezoid_uj(power_mw[d, i], max(power_mw[d, k], 0), length_ns)
+        is_known = power_mw[d, i] >= 0 and length_ns <= _POWER_HOLDS_NS
+        gain = _trapezoid_uj(power_mw[d, i], max(power_mw[d, k], 0), length_ns) if is_known else 0
         while c >= 0 and cuts_ns[c] >= t_ns[d, i]:
             work.energy_uj[c] -= total + _product_over(gain, t_ns[d, k] - cuts_ns[c], length_ns)
+            work.unknown_ns[c] = -unknown_ns if is_known else cuts_ns[c] - t_ns[d, k] - unknown_ns
             c -= 1
         total += gain
+        if not is_known:
+            unknown_ns += length_ns
         k = i
     while c >= 0:
         work.energy_uj[c] -= total
+        work.unknown_ns[c] = -unknown_ns
         c -= 1
 
 
 @part
-def _measure(devices: Devices, d: int, n_cuts: int, work: Scratch) -> tuple[int, int, int, int]:
+def _lack_beside(devices: Devices, d: int, start: int, last: int, n_cuts: int, work: Scratch) -> None:
+    """Of a device without power: nothing tells what was used before and after the counter was read."""
+    for c in range(n_cuts):
+        before_ns = min(work.cuts_ns[c] - devices.t_ns[d, start], 0)
+        work.unknown_ns[c] = before_ns + max(work.cuts_ns[c] - devices.t_ns[d, last], 0)
+
+
+@part
+def _measure(devices: Devices, d: int, n_cuts: int, work: Scratch) -> tuple[int, int, int, int, bool]:
     """Cumulative energy at each cut, into ``work``; (the source it was read from, the time from which and
-    to which the counter was read, the source beside that time)."""
+    to which the counter was read, the source beside that time, whether ``work.unknown_ns`` tells of more)."""
     n, sources = devices.length[d], devices.sources[d]
     beside = FROM_NONE
     if sources & HAS_INSTANT:
@@ -511,18 +534,22 @@ def _measure(devices: Devices, d: int, n_cuts: int, work: Scratch) -> tuple[int,
         last -= 1
     if devices.energy_mj[d, start] >= 0:
         _measure_counter(devices, d, start, n_cuts, work)
+        is_partial = start > 0 or last < n - 1
+        if is_partial:
+            _lack_beside(devices, d, start, last, n_cuts, work)
         if beside != FROM_NONE and last < n - 1:
             _integrate_after(devices, d, power_mw, last, n_cuts, work)
         if beside != FROM_NONE and start > 0:
             _integrate_before(devices, d, power_mw, start, n_cuts, work)
-        return FROM_COUNTER, devices.t_ns[d, start], devices.t_ns[d, last], beside
+        return FROM_COUNTER, devices.t_ns[d, start], devices.t_ns[d, last], beside, is_partial
     if beside != FROM_NONE:
         shift_ns = 0 if beside == FROM_INSTANT else AVERAGE_SHIFT_NS
         _measure_power(devices, d, power_mw, shift_ns, n_cuts, work)
     else:
         for c in range(n_cuts):
             work.energy_uj[c] = 0
-    return beside, 0, 0, beside
+            work.unknown_ns[c] = work.cuts_ns[c] - work.cuts_ns[0]
+    return beside, 0, 0, beside, True
 
 
 @part
@@ -656,6 +683,7 @@ def _split_window(
     k: int,
     gap: int,
     processes_known: bool,
+    lacks_energy: bool,
     work: Scratch,
 ) -> tuple[int, int, int, int]:
     """Split the pieces of the k-th window into ``work.sums``, which is cleared first; (covered ns,
@@ -680,6 +708,8 @@ def _split_window(
         idle_uj = min(energy_uj, idle_mw * length_ns // 1_000_000)
         covered_ns += length_ns
         total_uj += energy_uj
+        if lacks_energy and work.unknown_ns[c + 1] > work.unknown_ns[c]:
+            flags |= NO_ENERGY
         while gap < devices.gap_length[d] and devices.gap_to_ns[d, gap] <= from_ns:
             gap += 1
         if gap < devices.gap_length[d] and devices.gap_from_ns[d, gap] < to_ns:
@@ -764,6 +794,7 @@ def _scratch(devices: Devices, holders: Holders, d: int, from_ns: int, to_ns: in
         np.empty(windows + 1, np.int64),
         np.empty(cuts, np.int64),
         np.empty(cuts, np.int64),
+        np.empty(cuts, np.int64),
     )
 
 
@@ -832,7 +863,7 @@ def _attribute_windows(
     work = _scratch(devices, holders, d, low_ns, high_ns, windows.shape[0])
     _rewind(holders, work, low_ns)
     n_cuts = _cut(devices, holders, d, now_ns, windows, window_ns, work)
-    read_from, known_from_ns, known_to_ns, beside = _measure(devices, d, n_cuts, work)
+    read_from, known_from_ns, known_to_ns, beside, lacks_energy = _measure(devices, d, n_cuts, work)
     _rewind(holders, work, low_ns)
     n = work.members.shape[0]
     gap = 0
@@ -840,7 +871,7 @@ def _attribute_windows(
         from_ns = windows[k] * window_ns
         to_ns = from_ns + window_ns
         covered_ns, energy_uj, flags, gap = _split_window(
-            devices, holders, d, now_ns, idle_mw, k, gap, processes_known, work
+            devices, holders, d, now_ns, idle_mw, k, gap, processes_known, lacks_energy, work
         )
         if covered_ns == 0:
             continue
@@ -849,8 +880,6 @@ def _attribute_windows(
         source = read_from
         if read_from == FROM_COUNTER and (from_ns >= known_to_ns or to_ns <= known_from_ns):
             source = beside
-        if source == FROM_NONE or (source != FROM_COUNTER and flags & GAP):
-            flags |= NO_ENERGY
         segment, reset = _resets(devices, d, from_ns, to_ns)
         # The energy of a reset comes of power, whatever the counter says before and after it.
         band = FROM_INSTANT if source == FROM_COUNTER and reset else source

@@ -139,6 +139,9 @@ class Scratch(NamedTuple):
     first_cut: I64  # (windows + 1): cuts of window k are first_cut[k] to first_cut[k + 1], both edges in
     cuts_ns: I64
     energy_uj: I64  # (cuts): cumulative; only differences mean anything
+    unknown_ns: (
+        I64  # (cuts): cumulative time of which nothing tells the energy; where anything may be missing
+    )
 
 
 types: Any = numba_types  # its functions are not typed

@@ -314,6 +314,26 @@ def test_only_readings_of_devices_are_counted_as_samples() -> None:
     assert (engine.sample_count, engine.duplicate_count) == (1, 4)
 
 
+@pytest.mark.parametrize("counter", [False, True])
+def test_energy_that_nothing_tells_is_not_zero_without_a_word(counter: bool) -> None:
+    """Power is read for 20 s, not for 15 min, then again; with a counter, that ends after the first 5 s."""
+    readings = [
+        Device(
+            t=made_host.START_NS + second * SECOND_NS,
+            gpu="g",
+            energy_mj=300_000 * second if counter and second <= 5 else None,
+            power_mw=None if 20 < second < 920 else 300_000,
+        )
+        for second in range(941)
+    ]
+    rows = made_host.table(made_host.stream(Engine("test"), made_host.messages([readings]), [1]))
+    assert len(rows) == 940
+    for row in rows.values():
+        missing = 20 <= row["window_start"] // 1000 - 1_780_000_000 < 920
+        assert row["device_energy_uj"] == (0 if missing else 300_000_000)
+        assert row["flags"] & 8 == (8 if missing else 0)
+
+
 def test_final_windows_are_restated_only_when_asked_to() -> None:
     made = made_host.make(seed=11, seconds=40, processes=1)
     late = [

@@ -198,6 +198,29 @@ def test_what_is_billed_of_a_declared_host_and_was_not_seen_is_a_line(
     assert list_billed(store) == []
 
 
+@pytest.mark.parametrize(
+    ("zone", "step", "begin", "end", "hours"),
+    [
+        ("America/Santiago", "day", "2024-09-07T04:00Z", "2024-09-10T03:00Z", [24, 23, 24]),
+        ("Africa/Cairo", "day", "2024-04-24T22:00Z", "2024-04-27T21:00Z", [24, 23, 24]),
+        ("America/Asuncion", "month", "2023-09-01T04:00Z", "2023-11-01T03:00Z", [720, 743]),
+        ("Australia/Lord_Howe", "day", "2024-04-05T13:00Z", "2024-04-08T13:30Z", [24, 24.5, 24]),
+        ("Australia/Lord_Howe", "hour", "2024-04-08T13:30Z", "2024-04-08T16:30Z", [1, 1, 1]),
+    ],
+)
+def test_a_day_without_midnight_is_a_day_of_its_own(
+    sink: ClickHouseSink, zone: str, step: str, begin: str, end: str, hours: list[float]
+) -> None:
+    """Clocks go forward there at midnight, or by half an hour."""
+    times = {"billed_from": datetime.fromisoformat(begin), "billed_to": datetime.fromisoformat(end)}
+    early = datetime.fromisoformat(begin).replace(day=1)
+    for host, span in {"h": times, "early": {"billed_from": early, "billed_to": times["billed_to"]}}.items():
+        add_billed(sink.store, BilledHost(host=host, gpus=1, gpu_model="NVIDIA H200", **span))
+    rows = cost_rows(sink.store, [step, "host"], None, None, "equal", None, zone)
+    found = [(row[step].isoformat(), row["gpu_hours"]) for row in rows if row["host"] == "h"]
+    assert [amount for _, amount in found] == hours, found
+
+
 def test_what_was_measured_and_is_not_billed_is_the_difference(
     sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:

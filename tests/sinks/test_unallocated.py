@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wattribute.commands.cost import unpriced_notes
+from wattribute.commands.reconcile import reconcile
 from wattribute.errors import UsageError
 from wattribute.sinks.billing import BilledHost, add_billed, list_billed, reconcile_rows, remove_billed
 from wattribute.sinks.clickhouse import ClickHouseSink
@@ -19,6 +20,7 @@ from wattribute.sinks.comparison import policy_rows
 from wattribute.sinks.contract import Column
 from wattribute.sinks.costs import cost_rows
 from wattribute.sinks.prices import Price, add_prices
+from wattribute.sinks.query_server import serve
 from wattribute.sinks.unallocated import FIGURES, charged
 
 AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
@@ -212,13 +214,45 @@ def test_a_day_without_midnight_is_a_day_of_its_own(
     sink: ClickHouseSink, zone: str, step: str, begin: str, end: str, hours: list[float]
 ) -> None:
     """Clocks go forward there at midnight, or by half an hour."""
-    times = {"billed_from": datetime.fromisoformat(begin), "billed_to": datetime.fromisoformat(end)}
-    early = datetime.fromisoformat(begin).replace(day=1)
-    for host, span in {"h": times, "early": {"billed_from": early, "billed_to": times["billed_to"]}}.items():
-        add_billed(sink.store, BilledHost(host=host, gpus=1, gpu_model="NVIDIA H200", **span))
+    first, last = datetime.fromisoformat(begin), datetime.fromisoformat(end)
+    for host, since in {"h": first, "early": first.replace(day=1)}.items():
+        billed = BilledHost(host=host, gpus=1, gpu_model="NVIDIA H200", billed_from=since, billed_to=last)
+        add_billed(sink.store, billed)
     rows = cost_rows(sink.store, [step, "host"], None, None, "equal", None, zone)
     found = [(row[step].isoformat(), row["gpu_hours"]) for row in rows if row["host"] == "h"]
     assert [amount for _, amount in found] == hours, found
+
+
+def test_the_bill_of_what_has_no_price_is_unknown_not_nothing(
+    sink: ClickHouseSink, as_columns: AsColumns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An hour each of a GPU that costs nothing, of one that is priced in EUR, and of one at 3.6 USD."""
+    models = ("NVIDIA H100", "NVIDIA H200", "NVIDIA B200")
+    hour = ms("2024-05-28T20:00Z")
+    hours = [used(hour, 1, window_ms=3_600_000, gpu_model=model, gpu=model) for model in models]
+    sink.write_attribution(as_columns(hours))
+    prices = [Price(gpu_model=models[0], price=0), Price(gpu_model=models[1], price=2, currency="EUR")]
+    add_prices(sink.store, [*prices, Price(gpu_model=models[2], price=3.6)])
+    rows = {row["gpu_model"]: row for row in reconcile_rows(sink.store, "gpu_model", None, None, "equal")}
+    assert [rows[model]["billed_usd"] for model in models] == [0, None, pytest.approx(3.6)]
+    assert [rows[model]["process_usd"] for model in models] == [0, None, pytest.approx(3.6)]
+    assert (rows[models[1]]["parts_usd"], rows[models[1]]["reserved_usd"]) == (None, 0)
+    assert (rows[models[1]]["difference_usd"], rows[models[1]]["unpriced_gpu_hours"]) == (None, 1)
+    (host,) = reconcile_rows(sink.store, "host", None, None, "equal")
+    assert (host["billed_usd"], host["billed_gpu_hours"]) == (None, 3)
+    server = serve(sink.store)
+    assert server is not None
+    try:
+        reconcile(by="gpu_model", invoice=10, store=sink.store.url)
+    finally:
+        server.close()
+    *lines, _, unpriced, invoice = capsys.readouterr().out.splitlines()
+    shown = {line[:11].strip(): line.split() for line in lines}
+    assert shown["NVIDIA H200"][-3:] == ["unpriced", "unpriced", "-"]
+    assert shown["NVIDIA H100"][-3:] == ["0.000", "0.000", "-"]
+    assert shown["total"][-4:] == ["+", "unpriced", "unpriced", "-"]
+    assert unpriced.startswith("unpriced: 1 of the GPU hours billed;")
+    assert invoice == "invoice 10.00 USD: not compared, as 1 of the GPU hours have no price"
 
 
 def test_what_was_measured_and_is_not_billed_is_the_difference(

@@ -175,6 +175,8 @@ def test_what_is_billed_of_a_declared_host_and_was_not_seen_is_a_line(
     ]
     assert rows[0]["cost_usd"] == pytest.approx(3.6 * 119 / 60)
     assert sum(row["cost_usd"] for row in rows) == pytest.approx(7.2, abs=1e-12)
+    by_account = {row["account"]: row["gpu_hours"] for row in cost_rows(store, [], None, None, "equal")}
+    assert by_account == {account: pytest.approx(hours) for _, account, hours in due}
     by_hour = cost_rows(store, ["hour", "labels.rack", "gpu", "attempt"], None, None, "equal")
     seen = {(row["hour"].hour, row["account"]): row["gpu_hours"] for row in by_hour}
     assert seen == {

@@ -21,8 +21,8 @@ _WEEK_HOURS: Final = 168
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tariff:
-    """A price per kWh, in the hours from ``from_hour`` until before ``to_hour`` (over midnight where that is
-    not later) on ``days`` (0 is Monday), as ``time_zone`` goes. An empty provider or region holds for any.
+    """A price per kWh, from ``from_hour`` of each of ``days`` (0 is Monday) until before ``to_hour``, of the
+    next day where that is not later, as ``time_zone`` goes. An empty provider or region holds for any.
 
     What the GPUs used is multiplied by ``node_power_ratio`` (node over GPUs) and ``pue_ratio`` (site over
     nodes). Raises UsageError where it makes no sense."""
@@ -78,9 +78,9 @@ class Tariff:
 
     def week_hours(self) -> frozenset[int]:
         """The hours of the week, from Monday on, in which it holds."""
-        begin, end = self.from_hour, self.to_hour
-        hours = range(begin, end) if begin < end else (*range(end), *range(begin, 24))
-        return frozenset(24 * day + hour for day in self.days for hour in hours)
+        end = self.to_hour if self.to_hour > self.from_hour else self.to_hour + 24
+        hours = range(self.from_hour, end)
+        return frozenset((24 * day + hour) % _WEEK_HOURS for day in self.days for hour in hours)
 
 
 def add_tariffs(store: Store, tariffs: Sequence[Tariff]) -> list[str]:

@@ -72,12 +72,18 @@ def add(
         typer.Option(
             "--to-hour",
             metavar="HOUR",
-            help="Until before this hour; over midnight if not later.",
+            help="Until before this hour; of the next day if not later.",
             rich_help_panel=WHERE,
         ),
     ] = 24,
     days: Annotated[
-        str, typer.Option("--days", metavar="DAYS", help="As mon-fri or sat,sun.", rich_help_panel=WHERE)
+        str,
+        typer.Option(
+            "--days",
+            metavar="DAYS",
+            help="On which it begins, as mon-fri or sat,sun.",
+            rich_help_panel=WHERE,
+        ),
     ] = "mon-sun",
     tz: Annotated[
         str, typer.Option("--tz", metavar="ZONE", help="Time zone of hours and days.", rich_help_panel=WHERE)

@@ -54,7 +54,7 @@ class Price:
     def __post_init__(self) -> None:
         if not self.gpu_model:
             raise UsageError("a price needs the GPU's name as NVML gives it, for instance 'NVIDIA H200'")
-        for name, amount in (("price", self.price), ("instance price", self.instance_price or 0.0)):
+        for name, amount in (("instance price", self.instance_price or 0.0), ("price", self.price)):
             if not (math.isfinite(amount) and amount >= 0):
                 raise UsageError(f"the {name} of {self.gpu_model} is {amount}: it must be 0 or more")
         check_currency(self.currency)
@@ -127,7 +127,7 @@ def read_prices(path: Path) -> list[Price]:
     Raises UsageError, which names the line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Excel begins a file with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the prices in {path}: {error}") from error
     return _parse(text, str(path))
@@ -178,13 +178,18 @@ def _parse(text: str, name: str) -> list[Price]:
             raise UsageError(
                 f"{name}: unknown column {column!r}; {f'did you mean {near[0]}?' if near else known}"
             )
-    prices = []
+    prices: dict[str, tuple[int, Price]] = {}
     for row in reader:
         try:
-            prices.append(price_of({key: value for key, value in row.items() if key and value}))
+            if None in row:
+                raise UsageError(f"it has more fields than the header, which names {len(row) - 1}")
+            price = price_of({key: value for key, value in row.items() if value})
+            line, _ = prices.setdefault(price.price_id, (reader.line_num, price))
+            if line != reader.line_num:
+                raise UsageError(f"the GPU, place and beginning of line {line} again: which one holds?")
         except UsageError as error:
             raise UsageError(f"{name} line {reader.line_num}: {error}") from error
-    return prices
+    return [price for _, price in prices.values()]
 
 
 def pays_for_energy(category: str, of_capital: bool) -> bool:
@@ -235,6 +240,8 @@ def price_per_gpu_hour(
     if capital_per_gpu is not None and life_years is not None:
         if price is not None or instance_price is not None:
             raise UsageError("a price by the hour or the capital: one of them, not both")
+        if not (math.isfinite(capital_per_gpu) and capital_per_gpu >= 0):
+            raise UsageError(f"a capital of {capital_per_gpu:g} per GPU: it must be 0 or more")
         if not (math.isfinite(life_years) and life_years > 0):
             raise UsageError(f"a life of {life_years} years: it must be more than 0")
         return capital_per_gpu / (life_years * YEAR_HOURS)

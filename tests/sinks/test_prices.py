@@ -111,6 +111,8 @@ def test_a_file_of_prices(sink: ClickHouseSink, tmp_path: Path) -> None:
     path = tmp_path / "prices.csv"
     path.write_text("gpu_model,price,provider,valid_from\nNVIDIA H200,3.6,here,2026-06-01\nNVIDIA L4,0.5,,\n")
     prices = read_prices(path)
+    path.write_text(path.read_text(), encoding="utf-8-sig")  # as Excel saves it
+    assert read_prices(path) == prices
     assert prices[0].valid_from == datetime(2026, 6, 1, tzinfo=UTC)
     add_prices(sink.store, prices)
     assert sum(row["origin"] == "user" for row in list_prices(sink.store)) == 2
@@ -134,6 +136,13 @@ def test_a_file_of_prices(sink: ClickHouseSink, tmp_path: Path) -> None:
         ("gpu_model,provider\nx,y\n", "line 2: a price without price"),
         ("gpu_model,capital_per_gpu\nx,30000\n", "line 2: capital per GPU and its life"),
         ("gpu_model,capital_per_gpu,life_years\nx,30000,0\n", "line 2: a life of 0.0 years"),
+        ("gpu_model,capital_per_gpu,life_years\nx,-5,3\n", "line 2: a capital of -5 per GPU"),
+        ("gpu_model,instance_price,gpus_per_instance\nx,-8,4\n", "line 2: the instance price of x is -8"),
+        ("gpu_model,price\nx,1,2,3\n", "line 2: it has more fields than the header, which names 2"),
+        (
+            "gpu_model,price,valid_from,valid_to\nx,1,,2026-06-01\nx,2,2026-06-01,\nx,3,2026-06-01,\n",
+            "line 4: the GPU, place and beginning of line 3 again",
+        ),
         ("gpu_model,price,capital_per_gpu,life_years\nx,1,30000,4\n", "line 2: a price by the hour or"),
         ("gpu_model,price,includes_energy\nx,1,maybe\n", "line 2: includes_energy is 'maybe'"),
     ],

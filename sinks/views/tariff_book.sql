@@ -16,7 +16,7 @@ FROM
     SELECT
         *,
         recorded_at AS known_from,
-        leadInFrame(recorded_at, 1, toDateTime64('2299-01-01', 3, 'UTC')) OVER (
+        leadInFrame(recorded_at, 1, toDateTime64('9999-12-31 23:59:59.999', 3, 'UTC')) OVER (
             PARTITION BY tariff_id ORDER BY recorded_at ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING
         ) AS known_until
     FROM tariff FINAL

@@ -184,6 +184,7 @@ def test_what_was_known_at_a_time_stays_known(sink: ClickHouseSink, as_columns: 
         told[2]: (1.9, 1.9 + 0.9 * 4),
         told[3]: (1.9, 1.9 * 5),
         datetime(2200, 1, 1, tzinfo=UTC): (1.9, 1.9 * 5),
+        datetime(9999, 12, 31, tzinfo=UTC): (1.9, 1.9 * 5),
     }
     for as_of, (price, cost) in due.items():
         ((found_price, found),) = sink.store.query(

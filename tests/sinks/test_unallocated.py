@@ -276,6 +276,11 @@ def test_what_was_measured_and_is_not_billed_is_the_difference(
     assert (row["process_usd"], row["billed_usd"]) == pytest.approx((4, 1))
     assert (row["difference_usd"], row["difference_ratio"]) == pytest.approx((-3, -3))
     assert row["difference_gpu_hours"] == pytest.approx(-3 / 60)
+    # billed as what it was not seen as: both rows are of a declared host
+    spot = BilledHost(host="h", billed_from=begin, billed_to=end, gpus=1, pricing="spot")
+    add_billed(sink.store, spot)
+    rows = reconcile_rows(sink.store, "pricing", None, None, "memory")
+    assert {(row["pricing"], row["is_declared"]) for row in rows} == {("", True), ("spot", True)}
 
 
 def test_what_is_declared_has_to_make_sense(

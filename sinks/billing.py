@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from wattribute.errors import UsageError
 from wattribute.sinks.prices import BEGINNING, END
-from wattribute.sinks.span import Time, span_params
+from wattribute.sinks.span import Time, span_params, span_times
 from wattribute.sinks.store import Readable, Store
 
 PARTS: Final = ("process", "reserved", "unheld", "residual", "unobserved")
@@ -148,6 +148,22 @@ def reconcile_rows(store: Readable, by: str, since: Time, until: Time, policy: s
             }
         )
     return answers
+
+
+def replaced_gpus(store: Readable, since: Time, until: Time) -> list[tuple[str, str, int]]:
+    """Host, GPU model and how many were seen, where nothing is declared and some were never seen at one time:
+    all are billed from the first to the last window, though one may have replaced another."""
+    rows = store.query(
+        "SELECT host, gpu_model, count() FROM"
+        " (SELECT host, gpu_model, min(first_at) AS begin, max(last_at) AS end FROM measured"
+        " WHERE (host, gpu_model) NOT IN (SELECT host, gpu_model FROM billed_host FINAL)"
+        " GROUP BY host, gpu_model, gpu)"
+        " GROUP BY host, gpu_model HAVING max(begin) >= min(end)"
+        " AND min(begin) < parseDateTime64BestEffort({until:String}, 3, 'UTC')"
+        " AND max(end) > parseDateTime64BestEffort({since:String}, 3, 'UTC') ORDER BY host, gpu_model",
+        span_times(since, until),
+    ).rows
+    return [(host, gpu_model, gpus) for host, gpu_model, gpus in rows]
 
 
 def _completed(billed: BilledHost, seen: Mapping[str, tuple[int, tuple[str, str, str]]]) -> BilledHost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from wattribute.commands.cost import unpriced_notes
 from wattribute.commands.reconcile import reconcile
 from wattribute.errors import UsageError
-from wattribute.sinks.billing import BilledHost, add_billed, list_billed, reconcile_rows, remove_billed
+from wattribute.sinks.billing import (
+    BilledHost,
+    add_billed,
+    list_billed,
+    reconcile_rows,
+    remove_billed,
+    replaced_gpus,
+)
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.comparison import policy_rows
 from wattribute.sinks.contract import Column
@@ -281,6 +288,37 @@ def test_what_was_measured_and_is_not_billed_is_the_difference(
     add_billed(sink.store, spot)
     rows = reconcile_rows(sink.store, "pricing", None, None, "memory")
     assert {(row["pricing"], row["is_declared"]) for row in rows} == {("", True), ("spot", True)}
+
+
+def test_a_gpu_that_took_the_place_of_another_is_pointed_out(
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both are billed from the first to the last window, as nobody said otherwise."""
+    minutes = [
+        used(start_ms + n * MINUTE_MS, 1 / 60, host=host, gpu=gpu, window_ms=MINUTE_MS, covered_ns=60 * 10**9)
+        for host, gpu, seen in (
+            ("swapped", "GPU-old", range(10)),
+            ("swapped", "GPU-new", range(12, 20)),
+            ("both", "GPU-1", range(10)),
+            ("both", "GPU-2", range(9, 20)),
+        )
+        for n in seen
+    ]
+    sink.write_attribution(as_columns(minutes))
+    assert replaced_gpus(sink.store, None, None) == [("swapped", "NVIDIA H200", 2)]
+    begin = datetime.fromtimestamp(start_ms / 1000, UTC)
+    end = begin + timedelta(minutes=20)
+    assert replaced_gpus(sink.store, end, None) == []
+    assert replaced_gpus(sink.store, None, begin) == []
+    server = serve(sink.store)
+    assert server is not None
+    try:
+        reconcile(store=sink.store.url)
+        assert "'wattribute host add swapped' says how many" in capsys.readouterr().out
+    finally:
+        server.close()
+    add_billed(sink.store, BilledHost(host="swapped", billed_from=begin, billed_to=end, gpus=1))
+    assert replaced_gpus(sink.store, None, None) == []
 
 
 def test_what_is_declared_has_to_make_sense(

@@ -37,6 +37,7 @@ _COLUMNS: Final = (
     *("unobserved_gpu_hours", "unpriced_gpu_hours", "is_declared"),
 )
 _ROUNDING_HOURS: Final = 1e-9
+_REPLACED_SHOWN: Final = 5
 
 
 def reconcile(
@@ -61,18 +62,19 @@ def reconcile(
     begin, end = parse_span(since, until, parse_zone(tz))
     if invoice is not None and not (math.isfinite(invoice) and invoice >= 0):
         raise UsageError(f"--invoice is {invoice}: it must be an amount of 0 or more")
-    from wattribute.sinks.billing import reconcile_rows
+    from wattribute.sinks.billing import reconcile_rows, replaced_gpus
     from wattribute.sinks.query_server import open_store_for_reading
 
     with closing(open_store_for_reading(settings.store)) as opened:
         rows = reconcile_rows(opened, by, begin, end, policy)
+        replaced = replaced_gpus(opened, begin, end) if shape is Format.table else []
         has_tariffs = bool(
             opened.query("SELECT 1 FROM tariff_book WHERE known_until > now64(3) LIMIT 1").rows
         )
     if shape is not Format.table:
         write_rows(rows, shape, [by, *_COLUMNS])
         return
-    notes = [policy_note(policy), *_notes(rows, by)]
+    notes = [policy_note(policy), *_notes(rows, by), *_replaced(replaced)]
     if has_tariffs:
         notes.append("electricity at a tariff is in 'wattribute cost', and on neither side here")
     if invoice is not None:
@@ -157,6 +159,16 @@ def _notes(rows: Rows, by: str) -> list[str]:
             f"unpriced: {unpriced:,.4g} of the GPU hours billed; 'wattribute cost' says what lacks a price"
         )
     return notes
+
+
+def _replaced(replaced: list[tuple[str, str, int]]) -> list[str]:
+    notes = [
+        f"{host}: {gpus} {model or 'nameless GPUs'} were seen, not all at one time, and all are billed from"
+        f" first to last: if one replaced another, 'wattribute host add {host}' says how many are billed"
+        for host, model, gpus in replaced[:_REPLACED_SHOWN]
+    ]
+    more = len(replaced) - len(notes)
+    return [*notes, f"and so on {more} more hosts"] if more else notes
 
 
 def _invoiced(rows: Rows, invoice: float) -> str:

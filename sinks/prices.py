@@ -33,7 +33,8 @@ _BOOK_RECORDED: Final = datetime(2026, 11, 1, tzinfo=UTC)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
     """A price per GPU-hour. An empty provider, region or category holds for any. It holds from ``valid_from``
-    until before ``valid_to``, whole minutes in UTC. Raises UsageError where it makes no sense."""
+    until before ``valid_to``, whole minutes in UTC; one that is ``deleted`` takes back the one of its place
+    and beginning. Raises UsageError where it makes no sense."""
 
     gpu_model: str
     price: float
@@ -50,6 +51,7 @@ class Price:
     source: str = ""
     source_date: str = ""
     disputed: bool = False
+    deleted: bool = False
 
     def __post_init__(self) -> None:
         if not self.gpu_model:
@@ -89,8 +91,8 @@ class Price:
 def add_prices(store: Store, prices: Sequence[Price]) -> list[str]:
     """Store a user's prices, all or none, and return remarks that a person should see.
 
-    A price of the same GPU, provider, region, category and beginning replaces the earlier one. Raises
-    UsageError where two would hold at once.
+    A price of the same GPU, provider, region, category and beginning replaces the earlier one, or takes it
+    back. Raises UsageError where two would hold at once, and where there is none to take back.
     """
     stored = store.query(
         "SELECT price_id, provider, region, category, gpu_model, valid_from, valid_to,"
@@ -100,11 +102,16 @@ def add_prices(store: Store, prices: Sequence[Price]) -> list[str]:
     book = {row["price_id"]: row for row in stored}
     rows = [_row(price, "user", datetime.now(UTC), time.time_ns()) for price in prices]
     for row in rows:
+        if row["deleted"]:
+            if book.pop(row["price_id"], None) is None:
+                raise UsageError("you told no such price: 'wattribute price list' shows the user's")
+            continue
         for other in book.values():
             _check_overlap(row, other)
         book[row["price_id"]] = row
     store.insert_rows("price", rows)
-    return remarks_on(store, prices, bundled(), list(book.values()))
+    told = [price for price in prices if not price.deleted]
+    return remarks_on(store, told, bundled(), list(book.values()))
 
 
 def list_prices(store: Readable) -> list[dict[str, Any]]:
@@ -217,8 +224,9 @@ def price_of(texts: Mapping[str, str]) -> Price:
     )
     values.setdefault("includes_energy", str(pays_for_energy(values.get("category", ""), of_capital)))
     values["includes_energy"] = truth("includes_energy", values["includes_energy"])
-    if "disputed" in values:
-        values["disputed"] = truth("disputed", values["disputed"])
+    for name in ("disputed", "deleted"):
+        if name in values:
+            values[name] = truth(name, values[name])
     for name in ("valid_from", "valid_to"):
         if name in values:
             values[name] = parse_time(values[name])
@@ -286,6 +294,7 @@ def _row(price: Price, origin: str, recorded_at: datetime, version: int) -> dict
         "effective_price": amount if origin == "user" else None,
         "recorded_at": recorded_at,
         "version": version,
+        "deleted": int(price.deleted),
     }
 
 

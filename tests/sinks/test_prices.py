@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from wattribute.commands.price import remove
 from wattribute.errors import UsageError
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.migrate import migrate
@@ -18,6 +19,7 @@ from wattribute.sinks.prices import (
     parse_time,
     read_prices,
 )
+from wattribute.sinks.query_server import serve
 
 H200 = "NVIDIA H200"
 
@@ -86,6 +88,30 @@ def test_adding_again_replaces(sink: ClickHouseSink) -> None:
     for amount in (3.6, 3.6, 3.7):
         add_prices(sink.store, [Price(gpu_model=H200, price=amount)])
     assert [row["price_per_gpu_hour"] for row in list_prices(sink.store) if row["origin"] == "user"] == [3.7]
+
+
+def test_a_price_that_is_taken_back_is_gone_and_was_known(sink: ClickHouseSink) -> None:
+    june = datetime(2026, 6, 1, tzinfo=UTC)
+    told = [
+        Price(gpu_model=H200, price=3.6, valid_to=june),
+        Price(gpu_model=H200, price=3.7, valid_from=june),
+    ]
+    add_prices(sink.store, told)
+    server = serve(sink.store)
+    assert server is not None
+    try:
+        remove(gpu=H200, valid_from="2026-06-01", store=sink.store.url)
+        with pytest.raises(UsageError, match="you told no such price"):
+            remove(gpu=H200, valid_from="2026-06-01", store=sink.store.url)
+    finally:
+        server.close()
+    assert [row["price_per_gpu_hour"] for row in list_prices(sink.store) if row["origin"] == "user"] == [3.6]
+    known = (
+        "SELECT price_per_gpu_hour, known_until > now64(3) FROM price_book WHERE origin = 'user' ORDER BY 1"
+    )
+    assert sink.store.query(known).rows == [(3.6, 1), (3.7, 0)]
+    add_prices(sink.store, [Price(gpu_model=H200, price=3.8, valid_from=june)])
+    assert sink.store.query(known).rows == [(3.6, 1), (3.7, 0), (3.8, 1)]
 
 
 @pytest.mark.parametrize(

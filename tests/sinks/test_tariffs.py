@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from wattribute.commands.cost import unpriced_notes
+from wattribute.commands.tariff import remove
 from wattribute.errors import UsageError
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
@@ -246,6 +247,23 @@ def test_tariffs_go_through_the_owner(sink: ClickHouseSink) -> None:
         assert (row["tariff_id"], row["time_zone"]) == (told.tariff_id, "Europe/Berlin")
     finally:
         server.close()
+
+
+def test_a_tariff_that_is_taken_back_is_gone_and_was_known(sink: ClickHouseSink) -> None:
+    night: dict[str, Any] = {"from_hour": 22, "to_hour": 6}
+    add_tariffs(sink.store, [Tariff(price_per_kwh=0.3, from_hour=6, to_hour=22)])
+    add_tariffs(sink.store, [Tariff(price_per_kwh=0.1, **night)])
+    server = serve(sink.store)
+    assert server is not None
+    try:
+        remove(**night, store=sink.store.url)
+        with pytest.raises(UsageError, match="there is no such tariff"):
+            remove(**night, store=sink.store.url)
+    finally:
+        server.close()
+    assert [row["price_per_kwh"] for row in list_tariffs(sink.store)] == [0.3]
+    assert len(sink.store.query("SELECT 1 FROM tariff_book").rows) == 2
+    assert add_tariffs(sink.store, [Tariff(price_per_kwh=0.2, **night)]) == []
 
 
 def test_days() -> None:

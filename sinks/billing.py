@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from wattribute.errors import UsageError
 from wattribute.sinks.prices import BEGINNING, END
-from wattribute.sinks.span import Time, span_params
+from wattribute.sinks.span import Time, span_params, span_times
 from wattribute.sinks.store import Readable, Store
 
 PARTS: Final = ("process", "reserved", "unheld", "residual", "unobserved")
@@ -107,14 +107,17 @@ def reconcile_rows(store: Readable, by: str, since: Time, until: Time, policy: s
 
     Each row has that column, billed_gpu_hours, process_usd, reserved_usd, unheld_usd, residual_usd,
     unobserved_usd, parts_usd, billed_usd, difference_usd, difference_ratio (of billed_usd; None where that is
-    0), difference_gpu_hours, unobserved_gpu_hours, unpriced_gpu_hours (whose money is in none of the sums)
-    and is_declared. Raises UsageError, StoreError.
+    0), difference_gpu_hours, unobserved_gpu_hours, unpriced_gpu_hours (of those billed) and is_declared. As
+    in ``cost_rows`` money is None where any time in it has no price. Raises UsageError, StoreError.
     """
     if by not in RECONCILE_BY:
         near = difflib.get_close_matches(by, RECONCILE_BY, 1)
         hint = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(RECONCILE_BY)}"
         raise UsageError(f"reconcile by {by!r} is not known; {hint}")
-    money = ", ".join(f"ifNull(sum({name}_usd), 0) AS {name}" for name in (*PARTS, "billed"))
+    money = ", ".join(
+        f"if(countIf({name}_usd IS NULL AND {name}_ns != 0) = 0, ifNull(sum({name}_usd), 0), NULL) AS {name}"
+        for name in (*PARTS, "billed")
+    )
     rows = store.query(
         f"SELECT {by} AS about, {money}, sum(billed_ns) / 3.6e12 AS hours,"  # noqa: S608 - names of ours
         " sum(difference_ns) / 3.6e12 AS difference_hours, sum(unobserved_ns) / 3.6e12 AS unobserved_hours,"
@@ -126,16 +129,18 @@ def reconcile_rows(store: Readable, by: str, since: Time, until: Time, policy: s
     ).dicts()
     answers = []
     for row in rows:
-        parts = sum(row[name] for name in PARTS)
+        billed, told = row["billed"], [row[name] for name in PARTS]
+        parts = None if None in told else sum(told)
+        difference = None if parts is None or billed is None else billed - parts
         answers.append(
             {
                 by: row["about"],
                 "billed_gpu_hours": row["hours"],
                 **{f"{name}_usd": row[name] for name in PARTS},
                 "parts_usd": parts,
-                "billed_usd": row["billed"],
-                "difference_usd": row["billed"] - parts,
-                "difference_ratio": (row["billed"] - parts) / row["billed"] if row["billed"] else None,
+                "billed_usd": billed,
+                "difference_usd": difference,
+                "difference_ratio": difference / billed if difference is not None and billed else None,
                 "difference_gpu_hours": row["difference_hours"],
                 "unobserved_gpu_hours": row["unobserved_hours"],
                 "unpriced_gpu_hours": row["unpriced_hours"],
@@ -143,6 +148,22 @@ def reconcile_rows(store: Readable, by: str, since: Time, until: Time, policy: s
             }
         )
     return answers
+
+
+def replaced_gpus(store: Readable, since: Time, until: Time) -> list[tuple[str, str, int]]:
+    """Host, GPU model and how many were seen, where nothing is declared and some were never seen at one time:
+    all are billed from the first to the last window, though one may have replaced another."""
+    rows = store.query(
+        "SELECT host, gpu_model, count() FROM"
+        " (SELECT host, gpu_model, min(first_at) AS begin, max(last_at) AS end FROM measured"
+        " WHERE (host, gpu_model) NOT IN (SELECT host, gpu_model FROM billed_host FINAL)"
+        " GROUP BY host, gpu_model, gpu)"
+        " GROUP BY host, gpu_model HAVING max(begin) >= min(end)"
+        " AND min(begin) < parseDateTime64BestEffort({until:String}, 3, 'UTC')"
+        " AND max(end) > parseDateTime64BestEffort({since:String}, 3, 'UTC') ORDER BY host, gpu_model",
+        span_times(since, until),
+    ).rows
+    return [(host, gpu_model, gpus) for host, gpu_model, gpus in rows]
 
 
 def _completed(billed: BilledHost, seen: Mapping[str, tuple[int, tuple[str, str, str]]]) -> BilledHost:

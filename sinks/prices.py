@@ -33,7 +33,8 @@ _BOOK_RECORDED: Final = datetime(2026, 11, 1, tzinfo=UTC)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
     """A price per GPU-hour. An empty provider, region or category holds for any. It holds from ``valid_from``
-    until before ``valid_to``, whole minutes in UTC. Raises UsageError where it makes no sense."""
+    until before ``valid_to``, whole minutes in UTC; one that is ``deleted`` takes back the one of its place
+    and beginning. Raises UsageError where it makes no sense."""
 
     gpu_model: str
     price: float
@@ -50,11 +51,12 @@ class Price:
     source: str = ""
     source_date: str = ""
     disputed: bool = False
+    deleted: bool = False
 
     def __post_init__(self) -> None:
         if not self.gpu_model:
             raise UsageError("a price needs the GPU's name as NVML gives it, for instance 'NVIDIA H200'")
-        for name, amount in (("price", self.price), ("instance price", self.instance_price or 0.0)):
+        for name, amount in (("instance price", self.instance_price or 0.0), ("price", self.price)):
             if not (math.isfinite(amount) and amount >= 0):
                 raise UsageError(f"the {name} of {self.gpu_model} is {amount}: it must be 0 or more")
         check_currency(self.currency)
@@ -89,8 +91,8 @@ class Price:
 def add_prices(store: Store, prices: Sequence[Price]) -> list[str]:
     """Store a user's prices, all or none, and return remarks that a person should see.
 
-    A price of the same GPU, provider, region, category and beginning replaces the earlier one. Raises
-    UsageError where two would hold at once.
+    A price of the same GPU, provider, region, category and beginning replaces the earlier one, or takes it
+    back. Raises UsageError where two would hold at once, and where there is none to take back.
     """
     stored = store.query(
         "SELECT price_id, provider, region, category, gpu_model, valid_from, valid_to,"
@@ -100,11 +102,16 @@ def add_prices(store: Store, prices: Sequence[Price]) -> list[str]:
     book = {row["price_id"]: row for row in stored}
     rows = [_row(price, "user", datetime.now(UTC), time.time_ns()) for price in prices]
     for row in rows:
+        if row["deleted"]:
+            if book.pop(row["price_id"], None) is None:
+                raise UsageError("you told no such price: 'wattribute price list' shows the user's")
+            continue
         for other in book.values():
             _check_overlap(row, other)
         book[row["price_id"]] = row
     store.insert_rows("price", rows)
-    return remarks_on(store, prices, bundled(), list(book.values()))
+    told = [price for price in prices if not price.deleted]
+    return remarks_on(store, told, bundled(), list(book.values()))
 
 
 def list_prices(store: Readable) -> list[dict[str, Any]]:
@@ -127,7 +134,7 @@ def read_prices(path: Path) -> list[Price]:
     Raises UsageError, which names the line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Excel begins a file with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the prices in {path}: {error}") from error
     return _parse(text, str(path))
@@ -178,13 +185,18 @@ def _parse(text: str, name: str) -> list[Price]:
             raise UsageError(
                 f"{name}: unknown column {column!r}; {f'did you mean {near[0]}?' if near else known}"
             )
-    prices = []
+    prices: dict[str, tuple[int, Price]] = {}
     for row in reader:
         try:
-            prices.append(price_of({key: value for key, value in row.items() if key and value}))
+            if None in row:
+                raise UsageError(f"it has more fields than the header, which names {len(row) - 1}")
+            price = price_of({key: value for key, value in row.items() if value})
+            line, _ = prices.setdefault(price.price_id, (reader.line_num, price))
+            if line != reader.line_num:
+                raise UsageError(f"the GPU, place and beginning of line {line} again: which one holds?")
         except UsageError as error:
             raise UsageError(f"{name} line {reader.line_num}: {error}") from error
-    return prices
+    return [price for _, price in prices.values()]
 
 
 def pays_for_energy(category: str, of_capital: bool) -> bool:
@@ -212,8 +224,9 @@ def price_of(texts: Mapping[str, str]) -> Price:
     )
     values.setdefault("includes_energy", str(pays_for_energy(values.get("category", ""), of_capital)))
     values["includes_energy"] = truth("includes_energy", values["includes_energy"])
-    if "disputed" in values:
-        values["disputed"] = truth("disputed", values["disputed"])
+    for name in ("disputed", "deleted"):
+        if name in values:
+            values[name] = truth(name, values[name])
     for name in ("valid_from", "valid_to"):
         if name in values:
             values[name] = parse_time(values[name])
@@ -235,6 +248,8 @@ def price_per_gpu_hour(
     if capital_per_gpu is not None and life_years is not None:
         if price is not None or instance_price is not None:
             raise UsageError("a price by the hour or the capital: one of them, not both")
+        if not (math.isfinite(capital_per_gpu) and capital_per_gpu >= 0):
+            raise UsageError(f"a capital of {capital_per_gpu:g} per GPU: it must be 0 or more")
         if not (math.isfinite(life_years) and life_years > 0):
             raise UsageError(f"a life of {life_years} years: it must be more than 0")
         return capital_per_gpu / (life_years * YEAR_HOURS)
@@ -279,6 +294,7 @@ def _row(price: Price, origin: str, recorded_at: datetime, version: int) -> dict
         "effective_price": amount if origin == "user" else None,
         "recorded_at": recorded_at,
         "version": version,
+        "deleted": int(price.deleted),
     }
 
 

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from wattribute.errors import UsageError
 from wattribute.sinks.currencies import check_currency
-from wattribute.sinks.prices import BEGINNING, END, number, parse_time, whole
+from wattribute.sinks.prices import BEGINNING, END, number, parse_time, truth, whole
 from wattribute.sinks.store import Readable, Store
 
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -21,11 +21,12 @@ _WEEK_HOURS: Final = 168
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tariff:
-    """A price per kWh, in the hours from ``from_hour`` until before ``to_hour`` (over midnight where that is
-    not later) on ``days`` (0 is Monday), as ``time_zone`` goes. An empty provider or region holds for any.
+    """A price per kWh, from ``from_hour`` of each of ``days`` (0 is Monday) until before ``to_hour``, of the
+    next day where that is not later, as ``time_zone`` goes. An empty provider or region holds for any.
 
     What the GPUs used is multiplied by ``node_power_ratio`` (node over GPUs) and ``pue_ratio`` (site over
-    nodes). Raises UsageError where it makes no sense."""
+    nodes). One that is ``deleted`` takes back the one of its place, hours and beginning. Raises UsageError
+    where it makes no sense."""
 
     price_per_kwh: float
     provider: str = ""
@@ -40,6 +41,7 @@ class Tariff:
     valid_from: datetime = BEGINNING
     valid_to: datetime = END
     source: str = ""
+    deleted: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.price_per_kwh) and self.price_per_kwh >= 0):
@@ -78,21 +80,28 @@ class Tariff:
 
     def week_hours(self) -> frozenset[int]:
         """The hours of the week, from Monday on, in which it holds."""
-        begin, end = self.from_hour, self.to_hour
-        hours = range(begin, end) if begin < end else (*range(end), *range(begin, 24))
-        return frozenset(24 * day + hour for day in self.days for hour in hours)
+        end = self.to_hour if self.to_hour > self.from_hour else self.to_hour + 24
+        hours = range(self.from_hour, end)
+        return frozenset((24 * day + hour) % _WEEK_HOURS for day in self.days for hour in hours)
 
 
 def add_tariffs(store: Store, tariffs: Sequence[Tariff]) -> list[str]:
     """Store tariffs, all or none, and return remarks that a person should see. What was told before stays on
-    record. Raises UsageError where two would hold at once."""
+    record. Raises UsageError where two would hold at once, and where there is none to take back."""
     book = {tariff.tariff_id: tariff for tariff in (_tariff(row) for row in list_tariffs(store))}
     for tariff in tariffs:
+        if tariff.deleted:
+            if book.pop(tariff.tariff_id, None) is None:
+                raise UsageError(
+                    "there is no such tariff: 'wattribute price tariff list' shows those there are"
+                )
+            continue
         for other in book.values():
             _check_overlap(tariff, other)
         book[tariff.tariff_id] = tariff
     recorded_at, version = datetime.now(UTC), time.time_ns()
     store.insert_rows("tariff", [_row(tariff, recorded_at, version) for tariff in tariffs])
+    tariffs = [tariff for tariff in tariffs if not tariff.deleted]
     remarks = [_uncovered(tariff, book.values()) for tariff in tariffs]
     remarks += [
         f"a kWh is priced in {tariff.currency}: only USD is summed, what needs it stays unpriced"
@@ -124,6 +133,8 @@ def tariff_of(texts: Mapping[str, str]) -> Tariff:
     for name in ("valid_from", "valid_to"):
         if name in values:
             values[name] = parse_time(values[name])
+    if "deleted" in values:
+        values["deleted"] = truth("deleted", values["deleted"])
     if "days" in values:
         values["days"] = parse_days(values["days"])
     return Tariff(**values)
@@ -157,6 +168,7 @@ def _row(tariff: Tariff, recorded_at: datetime, version: int) -> dict[str, Any]:
     return {
         **{name: getattr(tariff, name) for name in Tariff.__slots__},
         "days": [day + 1 for day in tariff.days],
+        "deleted": int(tariff.deleted),
         "tariff_id": tariff.tariff_id,
         "offset_from": [at for at, _ in changes],
         "offset_s": [offset for _, offset in changes],

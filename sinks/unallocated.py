@@ -56,7 +56,8 @@ def unobserved_rows(store: Readable, by: Sequence[str], params: Mapping[str, str
         " (SELECT host, argMaxIf(owner_team, valid_from, owner_team != '') AS team,"
         " argMaxIf(cluster, valid_from, cluster != '') AS cluster, argMax(labels, valid_from) AS labels"
         " FROM host FINAL GROUP BY host) AS described ON billed.host = described.host"
-        f" WHERE is_declared AND unobserved_ns > 0 GROUP BY {', '.join([*names, '1'])} ORDER BY ALL",
+        f" WHERE is_declared AND unobserved_ns > 0 GROUP BY {', '.join(['is_declared', *names])}"
+        " ORDER BY ALL",
         params,
     ).rows
     return [

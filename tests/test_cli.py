@@ -326,6 +326,16 @@ def test_the_parts_on_a_cost_table_add_up_to_its_total_down_and_across() -> None
     assert "policy equal" in grid.notes[0]
 
 
+def test_what_is_little_beside_the_rest_does_not_read_nothing() -> None:
+    rows = [cost_row("process", 0.1, 0.0, 0.125, model="a"), cost_row("unheld", 0.0, 75_000.0, 12_810.0)]
+    grid = cost_grid(rows, ["model"], "equal", [])
+    little, much, total = [dict(zip(grid.headers, line, strict=True)) for line in grid.rows]
+    assert (little["active USD"], little["idle USD"], little["cost USD"]) == ("<1", "<1", "<1")
+    assert (little["active J"], little["idle J"], little["energy J"]) == ("<1", "0", "<1")
+    assert (much["active J"], total["active J"], total["energy J"]) == ("0", "<1", "75,000")
+    assert (much["cost USD"], total["cost USD"]) == ("17,080", "17,080")
+
+
 def test_what_has_no_price_is_unpriced_never_nothing() -> None:
     rows = [cost_row("process", 1.0, 1.0, 3.0, model="a"), cost_row("unheld", 0.0, 1.0, None)]
     grid = cost_grid(rows, ["model"], "equal", [])

@@ -99,7 +99,12 @@ def test_all_problems_are_told_at_once_with_the_nearest_key(tmp_path: Path) -> N
         ("[labels]\nteam = [1]", "not a plain value"),
         ("[idle_watts]\nH200 = -1", "0 to 10000 W"),
         ('[kafka]\n"sasl.password" = "x"', "set kafka_password"),
-        ('store = "chdb://relative"', "neither chdb:///"),
+        ('store = "chdb://relative"', "^[^;]*neither chdb:///[^;]*$"),  # not of the bus, which nobody named
+        ('store = "clickhouse://h:99999/d"', "neither chdb:///"),
+        ('store = "clickhouse://h:http/d"', "neither chdb:///"),
+        ('store = "clickhouse://[::1/d"', "neither chdb:///"),
+        ('store = "clickhouse:///d"', "neither chdb:///"),
+        ("scrape_s = 0.0001", "scrape_s is 0.0001: it must be 0, or 0.1 to 3600"),
         ("host", "not a TOML file"),
     ],
 )
@@ -144,13 +149,45 @@ def test_secrets_come_from_closed_files_and_are_not_shown(tmp_path: Path) -> Non
     assert load_settings({}, written(tmp_path, 'kafka_password = "x"', 0o600), HOME).kafka_password == "x"
 
 
+def test_secrets_among_the_settings_of_kafka_are_not_shown() -> None:
+    secrets = ("ssl.key.password", "ssl.key.pem", "sasl.oauthbearer.client.secret")
+    kafka = {"WATTRIBUTE_KAFKA": ",".join(f"{name}=hunter2" for name in secrets) + ",acks=all"}
+    shown = str(load_settings({}, None, HOME | kafka).shown())
+    assert "acks=all" in shown
+    assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize("password", ["hunter2", "hun@ter2", "hunter2/@hunter2:"])
+def test_a_password_in_a_url_is_not_shown(password: str) -> None:
+    store = f"clickhouse://me:{password}@h:8123/d"
+    if "/" not in password:
+        shown = {row["key"]: row["value"] for row in load_settings({"store": store}, None, HOME).shown()}
+        assert shown["store"] == "clickhouse://me:(set)@h:8123/d"
+    for options in ({"store": store.replace("h:8123", "h:x")}, {"bus": f"kafka://me:{password}@h:9092"}):
+        with pytest.raises(UsageError, match=r"me:\(set\)@h") as raised:
+            load_settings(options, None, HOME)
+        assert "ter2" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
-    "bus", ["kafka://", "kafka://b:9092/topic", "local://folder", "local:///", "redis://x", ""]
+    "bus",
+    [
+        *(
+            "kafka://",
+            "kafka://b:9092/topic",
+            "kafka://b:abc",
+            "kafka://b:99999",
+            "kafka://a:9092,",
+            "kafka://a@b",
+        ),
+        *("local://folder", "local:///", "redis://x", "redis://[x", ""),
+    ],
 )
 def test_a_bus_is_kafka_or_a_folder(bus: str) -> None:
     with pytest.raises(UsageError, match="neither kafka://"):
         local_folder(bus)
     assert local_folder("kafka://a:9092,b:9092") is None
+    assert local_folder("kafka://[::1]:9092,b/") is None
     assert local_folder("local:///var/lib/w%20a/bus") == Path("/var/lib/w a/bus")
 
 

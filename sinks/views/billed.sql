@@ -99,11 +99,12 @@ WITH
         FROM (SELECT billed_from FROM billed_host FINAL UNION ALL SELECT toDateTime(4294967280, 'UTC'))
     ) AS reach,
     (
+        -- counted from a time that every day has: where clocks go forward at midnight, there is no 0:00
         SELECT if({step:String} = 'all', [], groupArray(toInt64(toUnixTimestamp(multiIf(
-            {step:String} = 'hour', addHours(origin, number),
-            {step:String} = 'day', addDays(origin, number),
-            {step:String} = 'week', addWeeks(origin, number),
-            addMonths(origin, number)))) * 1000))
+            {step:String} = 'hour', toStartOfHour(addHours(origin, number)),
+            {step:String} = 'day', toStartOfDay(addDays(origin + 43200, number)),
+            {step:String} = 'week', toDateTime(toMonday(addWeeks(origin + 43200, number)), {tz:String}),
+            toDateTime(toStartOfMonth(addMonths(origin + 43200, number)), {tz:String})))) * 1000))
         FROM
         (
             SELECT
@@ -112,7 +113,7 @@ WITH
                     {step:String} = 'day', toStartOfDay(first_at),
                     {step:String} = 'week', toDateTime(toMonday(first_at), {tz:String}),
                     toDateTime(toStartOfMonth(first_at), {tz:String})) AS origin,
-                arrayJoin(range(toUInt64(greatest(0, 1 + dateDiff(
+                arrayJoin(range(toUInt64(greatest(0, 2 + dateDiff(
                     if({step:String} = 'all', 'year', {step:String}),
                     origin, toDateTime(intDiv(reach.2, 1000), {tz:String}), {tz:String}))))) AS number
             FROM (SELECT toDateTime(intDiv(reach.1, 1000), {tz:String}) AS first_at)

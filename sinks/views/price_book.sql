@@ -7,7 +7,7 @@ FROM
         *,
         coalesce(effective_price, contracted_price, list_price) AS price_per_gpu_hour,
         recorded_at AS known_from,
-        leadInFrame(recorded_at, 1, toDateTime64('2299-01-01', 3, 'UTC')) OVER (
+        leadInFrame(recorded_at, 1, toDateTime64('9999-12-31 23:59:59.999', 3, 'UTC')) OVER (
             PARTITION BY price_id ORDER BY recorded_at ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING
         ) AS known_until
     FROM price_history FINAL

@@ -10,7 +10,7 @@ SELECT
     provider,
     region,
     pricing,
-    max(side.is_declared) AS is_declared,
+    (host, gpu_model) IN (SELECT host, gpu_model FROM billed_host FINAL) AS is_declared,
     price_id,
     currency,
     price_per_gpu_hour_usd,
@@ -36,7 +36,6 @@ FROM
         provider,
         region,
         pricing,
-        0 AS is_declared,
         price_id,
         currency,
         price_per_gpu_hour_usd,
@@ -49,7 +48,7 @@ FROM
     FROM cost(policy = {policy:String}, since = {since:String}, until = {until:String})
     GROUP BY ALL
     UNION ALL
-    SELECT host, gpu_model, provider, region, pricing, is_declared, price_id, currency, price_per_gpu_hour_usd,
+    SELECT host, gpu_model, provider, region, pricing, price_id, currency, price_per_gpu_hour_usd,
         0, 0, 0, 0, unobserved_ns, billed_ns
     FROM billed(since = {since:String}, until = {until:String}, step = 'all', tz = 'UTC', as_of = '2200-01-01')
 ) AS side

@@ -41,6 +41,8 @@ _OTHER_VARIABLES: Final = frozenset(
 _KUBERNETES: Final = re.compile(
     r"WATTRIBUTE(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT.*)|PORT(_\d+_(TCP|UDP|SCTP).*)?)"
 )
+_SECRET: Final = re.compile(r"password|secret|key\.pem")  # what librdkafka calls what nobody else may read
+_PASSWORD: Final = re.compile(r"(?<=://)([^/:@]*):.*@")  # one that holds / or @ as it is, too
 
 
 def data_folder(environ: Mapping[str, str] = os.environ) -> Path:
@@ -49,8 +51,8 @@ def data_folder(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(base) / "wattribute"
 
 
-def _number(default: float, least: float, most: float, about: str) -> Any:
-    return field(default=default, metadata={"least": least, "most": most, "about": about})
+def _number(default: float, least: float, most: float, about: str, or_0: bool = False) -> Any:
+    return field(default=default, metadata={"least": least, "most": most, "about": about, "or_0": or_0})
 
 
 def _text(about: str, default: str = "", secret: bool = False) -> Any:
@@ -72,7 +74,9 @@ class Settings:
     fast_hz: float = _number(10.0, 1, 100, "readings of energy and power a second")
     slow_s: float = _number(1.0, 0.1, 60, "seconds between readings of processes and memory")
     flush_s: float = _number(1.0, 0.05, 60, "seconds between messages to the bus")
-    scrape_s: float = _number(5.0, 0, 3600, "seconds between readings of serving engines' counters; 0: none")
+    scrape_s: float = _number(
+        5.0, 0.1, 3600, "seconds between readings of serving engines' counters; 0: none", or_0=True
+    )
     endpoints: tuple[Endpoint, ...] = field(
         default=(), metadata={"about": "serving engines that are not found by themselves: [[endpoints]]"}
     )
@@ -129,12 +133,14 @@ class Settings:
                 value = "; ".join(map(str, value))
             elif isinstance(value, Mapping):
                 value = ", ".join(
-                    f"{key}={'(set)' if 'password' in key else part}" for key, part in sorted(value.items())
+                    f"{key}={'(set)' if _SECRET.search(key) else part}" for key, part in sorted(value.items())
                 )
             elif isinstance(value, tuple):
                 value = ", ".join(endpoint.url.partition("?")[0] for endpoint in value)
             elif item.metadata.get("secret"):
                 value = "(set)" if value else ""
+            elif item.name in ("store", "bus"):
+                value = _without_password(value)
             origin = self.origins.get(item.name, "default")
             rows.append(
                 {"key": item.name, "value": str(value), "from": origin, "about": item.metadata["about"]}
@@ -185,12 +191,14 @@ def load_settings(
 
 def local_folder(bus: str) -> Path | None:
     """The folder of a ``local://`` bus, None for Kafka. Raises UsageError for a URL that is neither."""
-    parts = urlsplit(bus)
-    if parts.scheme == "kafka" and parts.netloc and not parts.path.strip("/"):
+    scheme, _, rest = bus.partition("://")
+    if scheme == "kafka" and "@" not in rest and all(map(_is_place, rest.rstrip("/").split(","))):
         return None
-    if parts.scheme == "local" and not parts.netloc and parts.path.strip("/"):
-        return Path(unquote(parts.path))
-    raise UsageError(f"bus {bus!r} is neither kafka://broker:9092 nor local:///path/of/a/folder")
+    if scheme == "local" and rest.startswith("/") and rest.strip("/"):
+        return Path(unquote(urlsplit(bus).path))
+    raise UsageError(
+        f"bus {_without_password(bus)!r} is neither kafka://broker:9092 nor local:///path/of/a/folder"
+    )
 
 
 def intake_address(intake: str) -> tuple[str, int] | None:
@@ -270,8 +278,9 @@ def _value(item: Field[Any], raw: object) -> Any:
     whole = isinstance(item.default, int)
     value = _as_number(item.name, raw, whole)
     least, most = item.metadata["least"], item.metadata["most"]
-    if not least <= value <= most:  # NaN fails this too
-        raise UsageError(f"{item.name} is {value:g}: it must be {least:g} to {most:g}")
+    if not (least <= value <= most or (item.metadata["or_0"] and value == 0)):  # NaN fails this too
+        or_0 = "0, or " if item.metadata["or_0"] else ""
+        raise UsageError(f"{item.name} is {value:g}: it must be {or_0}{least:g} to {most:g}")
     return value
 
 
@@ -316,16 +325,34 @@ def _plain(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _without_password(url: str) -> str:
+    return _PASSWORD.sub(r"\1:(set)@", url)
+
+
+def _is_place(text: str) -> bool:
+    """Whether it is host or host:port; user@ may stand before it."""
+    try:
+        parts = urlsplit(f"//{text}")
+        return bool(parts.hostname) and parts.port != 0 and parts.netloc == text
+    except ValueError:  # a port that is none
+        return False
+
+
+def _is_store(store: str) -> bool:
+    scheme, _, rest = store.partition("://")
+    if scheme == "chdb":
+        return rest.startswith("/") and bool(rest.strip("/"))
+    return scheme == "clickhouse" and _is_place(re.split("[/?#]", rest)[0])
+
+
 def _url_problems(store: str, bus: str, origins: Mapping[str, str]) -> Iterator[str]:
-    parts = urlsplit(store)
-    if not (
-        (parts.scheme == "chdb" and not parts.netloc and parts.path.strip("/"))
-        or (parts.scheme == "clickhouse" and parts.hostname)
-    ):
+    if not _is_store(store):
         yield (
-            f"{origins.get('store', 'store')}: store {store!r} is neither chdb:///path/of/a/folder"
-            " nor clickhouse://user@host:8123/database"
+            f"{origins.get('store', 'store')}: store {_without_password(store)!r} is neither"
+            " chdb:///path/of/a/folder nor clickhouse://user@host:8123/database"
         )
+        if "bus" not in origins:
+            return  # it would lie beside the store
     try:
         local_folder(bus)
     except UsageError as problem:
@@ -347,8 +374,8 @@ def _kubelet_problems(kubelet: str, origins: Mapping[str, str]) -> Iterator[str]
 
 
 def _beside(store: str, environ: Mapping[str, str]) -> Path:
-    parts = urlsplit(store)
-    return Path(unquote(parts.path)).parent if parts.scheme == "chdb" else data_folder(environ)
+    is_folder = store.startswith("chdb:///")
+    return Path(unquote(urlsplit(store).path)).parent if is_folder else data_folder(environ)
 
 
 def _nearest(key: str) -> str:

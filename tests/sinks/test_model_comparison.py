@@ -114,6 +114,20 @@ def test_the_sentences_name_the_difference_its_band_and_the_counts() -> None:
     ]
 
 
+def test_what_costs_nothing_is_cheaper_whichever_comes_first() -> None:
+    measures = (share(0.71, None), share(0.73, None))
+    said = {}
+    for costs in ((0.0, 2.5), (2.5, 0.0), (0.0, 0.0)):
+        rows = [cost(version, amount) for version, amount in zip(("v1", "v2"), costs, strict=True)]
+        headline = money(rows[0], rows[1])
+        said[costs] = conclusion(["m v1", "m v2"], headline, None, [], measures, is_covered=True)[0]
+    assert said == {
+        (0.0, 2.5): "cost per output token: m v2 is dearer: 2.5 USD per million output tokens, and m v1 0",
+        (2.5, 0.0): "cost per output token: m v2 is 100.0 % cheaper; the band of error is ±1.0 %",
+        (0.0, 0.0): "cost per output token: no difference that could be told: m v1 has 0",
+    }
+
+
 def test_without_counts_or_coverage_nothing_is_concluded() -> None:
     few = cost("v2", 0.8, coverage_ratio=0.62)
     assert coverage_note(few) == "of m v2 only 62 % of its time has counts: too little to compare by"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from wattribute.commands.price import remove
 from wattribute.errors import UsageError
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.migrate import migrate
@@ -18,6 +19,7 @@ from wattribute.sinks.prices import (
     parse_time,
     read_prices,
 )
+from wattribute.sinks.query_server import serve
 
 H200 = "NVIDIA H200"
 
@@ -88,6 +90,30 @@ def test_adding_again_replaces(sink: ClickHouseSink) -> None:
     assert [row["price_per_gpu_hour"] for row in list_prices(sink.store) if row["origin"] == "user"] == [3.7]
 
 
+def test_a_price_that_is_taken_back_is_gone_and_was_known(sink: ClickHouseSink) -> None:
+    june = datetime(2026, 6, 1, tzinfo=UTC)
+    told = [
+        Price(gpu_model=H200, price=3.6, valid_to=june),
+        Price(gpu_model=H200, price=3.7, valid_from=june),
+    ]
+    add_prices(sink.store, told)
+    server = serve(sink.store)
+    assert server is not None
+    try:
+        remove(gpu=H200, valid_from="2026-06-01", store=sink.store.url)
+        with pytest.raises(UsageError, match="you told no such price"):
+            remove(gpu=H200, valid_from="2026-06-01", store=sink.store.url)
+    finally:
+        server.close()
+    assert [row["price_per_gpu_hour"] for row in list_prices(sink.store) if row["origin"] == "user"] == [3.6]
+    known = (
+        "SELECT price_per_gpu_hour, known_until > now64(3) FROM price_book WHERE origin = 'user' ORDER BY 1"
+    )
+    assert sink.store.query(known).rows == [(3.6, 1), (3.7, 0)]
+    add_prices(sink.store, [Price(gpu_model=H200, price=3.8, valid_from=june)])
+    assert sink.store.query(known).rows == [(3.6, 1), (3.7, 0), (3.8, 1)]
+
+
 @pytest.mark.parametrize(
     ("price", "remark"),
     [
@@ -111,6 +137,8 @@ def test_a_file_of_prices(sink: ClickHouseSink, tmp_path: Path) -> None:
     path = tmp_path / "prices.csv"
     path.write_text("gpu_model,price,provider,valid_from\nNVIDIA H200,3.6,here,2026-06-01\nNVIDIA L4,0.5,,\n")
     prices = read_prices(path)
+    path.write_text(path.read_text(), encoding="utf-8-sig")  # as Excel saves it
+    assert read_prices(path) == prices
     assert prices[0].valid_from == datetime(2026, 6, 1, tzinfo=UTC)
     add_prices(sink.store, prices)
     assert sum(row["origin"] == "user" for row in list_prices(sink.store)) == 2
@@ -134,6 +162,13 @@ def test_a_file_of_prices(sink: ClickHouseSink, tmp_path: Path) -> None:
         ("gpu_model,provider\nx,y\n", "line 2: a price without price"),
         ("gpu_model,capital_per_gpu\nx,30000\n", "line 2: capital per GPU and its life"),
         ("gpu_model,capital_per_gpu,life_years\nx,30000,0\n", "line 2: a life of 0.0 years"),
+        ("gpu_model,capital_per_gpu,life_years\nx,-5,3\n", "line 2: a capital of -5 per GPU"),
+        ("gpu_model,instance_price,gpus_per_instance\nx,-8,4\n", "line 2: the instance price of x is -8"),
+        ("gpu_model,price\nx,1,2,3\n", "line 2: it has more fields than the header, which names 2"),
+        (
+            "gpu_model,price,valid_from,valid_to\nx,1,,2026-06-01\nx,2,2026-06-01,\nx,3,2026-06-01,\n",
+            "line 4: the GPU, place and beginning of line 3 again",
+        ),
         ("gpu_model,price,capital_per_gpu,life_years\nx,1,30000,4\n", "line 2: a price by the hour or"),
         ("gpu_model,price,includes_energy\nx,1,maybe\n", "line 2: includes_energy is 'maybe'"),
     ],

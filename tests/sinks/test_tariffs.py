@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from wattribute.commands.cost import unpriced_notes
+from wattribute.commands.tariff import remove
 from wattribute.errors import UsageError
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
@@ -63,13 +64,12 @@ def test_a_gpu_of_one_s_own_costs_capital_and_electricity_by_the_hour_of_the_day
     sink.write_attribution(as_columns([window(at) for at in hours]))
     add_prices(sink.store, [OWNED])
     both: dict[str, Any] = {"node_power_ratio": 1.5, "pue_ratio": 1.2, "time_zone": "Europe/Berlin"}
-    workdays = (0, 1, 2, 3, 4, 5)
     remarks = add_tariffs(
         sink.store,
         [
-            Tariff(price_per_kwh=0.30, from_hour=6, to_hour=22, days=workdays, **both),
-            Tariff(price_per_kwh=0.10, from_hour=22, to_hour=6, days=workdays, **both),
-            Tariff(price_per_kwh=0.10, days=(6,), **both),
+            Tariff(price_per_kwh=0.30, from_hour=6, to_hour=22, days=(0, 1, 2, 3, 4, 5), **both),
+            Tariff(price_per_kwh=0.10, from_hour=6, to_hour=22, days=(6,), **both),
+            Tariff(price_per_kwh=0.10, from_hour=22, to_hour=6, **both),
         ],
     )
     assert remarks == []
@@ -91,6 +91,20 @@ def test_a_gpu_of_one_s_own_costs_capital_and_electricity_by_the_hour_of_the_day
         " GROUP BY bucket_start ORDER BY bucket_start"
     ).rows
     assert [usd for (usd,) in by_day] == pytest.approx([4 * 0.72, 4 * 0.18, 4 * 0.72])
+
+
+@pytest.mark.parametrize("days", [(6,), (2,), (0, 5)])
+@pytest.mark.parametrize(("from_hour", "to_hour"), [(22, 6), (0, 24), (22, 24), (0, 3), (23, 22)])
+def test_a_night_belongs_to_the_day_on_which_it_begins(
+    sink: ClickHouseSink, days: tuple[int, ...], from_hour: int, to_hour: int
+) -> None:
+    told = Tariff(price_per_kwh=0.5, from_hour=from_hour, to_hour=to_hour, days=days)
+    length = to_hour - from_hour if to_hour > from_hour else to_hour + 24 - from_hour
+    due = {(24 * day + from_hour + hour) % 168 for day in days for hour in range(length)}
+    assert told.week_hours() == due
+    add_tariffs(sink.store, [told])
+    ((since_thursday,),) = sink.store.query("SELECT week_hours FROM tariff_book").rows
+    assert {(hour + 3 * 24) % 168 for hour in since_thursday} == due
 
 
 def test_what_a_figure_may_be_off_costs_electricity_too(sink: ClickHouseSink, as_columns: AsColumns) -> None:
@@ -171,6 +185,7 @@ def test_what_was_known_at_a_time_stays_known(sink: ClickHouseSink, as_columns: 
         told[2]: (1.9, 1.9 + 0.9 * 4),
         told[3]: (1.9, 1.9 * 5),
         datetime(2200, 1, 1, tzinfo=UTC): (1.9, 1.9 * 5),
+        datetime(9999, 12, 31, tzinfo=UTC): (1.9, 1.9 * 5),
     }
     for as_of, (price, cost) in due.items():
         ((found_price, found),) = sink.store.query(
@@ -232,6 +247,23 @@ def test_tariffs_go_through_the_owner(sink: ClickHouseSink) -> None:
         assert (row["tariff_id"], row["time_zone"]) == (told.tariff_id, "Europe/Berlin")
     finally:
         server.close()
+
+
+def test_a_tariff_that_is_taken_back_is_gone_and_was_known(sink: ClickHouseSink) -> None:
+    night: dict[str, Any] = {"from_hour": 22, "to_hour": 6}
+    add_tariffs(sink.store, [Tariff(price_per_kwh=0.3, from_hour=6, to_hour=22)])
+    add_tariffs(sink.store, [Tariff(price_per_kwh=0.1, **night)])
+    server = serve(sink.store)
+    assert server is not None
+    try:
+        remove(**night, store=sink.store.url)
+        with pytest.raises(UsageError, match="there is no such tariff"):
+            remove(**night, store=sink.store.url)
+    finally:
+        server.close()
+    assert [row["price_per_kwh"] for row in list_tariffs(sink.store)] == [0.3]
+    assert len(sink.store.query("SELECT 1 FROM tariff_book").rows) == 2
+    assert add_tariffs(sink.store, [Tariff(price_per_kwh=0.2, **night)]) == []
 
 
 def test_days() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -12,13 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wattribute.commands.cost import unpriced_notes
+from wattribute.commands.reconcile import reconcile
 from wattribute.errors import UsageError
-from wattribute.sinks.billing import BilledHost, add_billed, list_billed, reconcile_rows, remove_billed
+from wattribute.sinks.billing import (
+    BilledHost,
+    add_billed,
+    list_billed,
+    reconcile_rows,
+    remove_billed,
+    replaced_gpus,
+)
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.comparison import policy_rows
 from wattribute.sinks.contract import Column
 from wattribute.sinks.costs import cost_rows
 from wattribute.sinks.prices import Price, add_prices
+from wattribute.sinks.query_server import serve
 from wattribute.sinks.unallocated import FIGURES, charged
 
 AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
@@ -173,6 +182,8 @@ def test_what_is_billed_of_a_declared_host_and_was_not_seen_is_a_line(
     ]
     assert rows[0]["cost_usd"] == pytest.approx(3.6 * 119 / 60)
     assert sum(row["cost_usd"] for row in rows) == pytest.approx(7.2, abs=1e-12)
+    by_account = {row["account"]: row["gpu_hours"] for row in cost_rows(store, [], None, None, "equal")}
+    assert by_account == {account: pytest.approx(hours) for _, account, hours in due}
     by_hour = cost_rows(store, ["hour", "labels.rack", "gpu", "attempt"], None, None, "equal")
     seen = {(row["hour"].hour, row["account"]): row["gpu_hours"] for row in by_hour}
     assert seen == {
@@ -198,6 +209,61 @@ def test_what_is_billed_of_a_declared_host_and_was_not_seen_is_a_line(
     assert list_billed(store) == []
 
 
+@pytest.mark.parametrize(
+    ("zone", "step", "begin", "end", "hours"),
+    [
+        ("America/Santiago", "day", "2024-09-07T04:00Z", "2024-09-10T03:00Z", [24, 23, 24]),
+        ("Africa/Cairo", "day", "2024-04-24T22:00Z", "2024-04-27T21:00Z", [24, 23, 24]),
+        ("America/Asuncion", "month", "2023-09-01T04:00Z", "2023-11-01T03:00Z", [720, 743]),
+        ("Australia/Lord_Howe", "day", "2024-04-05T13:00Z", "2024-04-08T13:30Z", [24, 24.5, 24]),
+        ("Australia/Lord_Howe", "hour", "2024-04-08T13:30Z", "2024-04-08T16:30Z", [1, 1, 1]),
+    ],
+)
+def test_a_day_without_midnight_is_a_day_of_its_own(
+    sink: ClickHouseSink, zone: str, step: str, begin: str, end: str, hours: list[float]
+) -> None:
+    """Clocks go forward there at midnight, or by half an hour."""
+    first, last = datetime.fromisoformat(begin), datetime.fromisoformat(end)
+    for host, since in {"h": first, "early": first.replace(day=1)}.items():
+        billed = BilledHost(host=host, gpus=1, gpu_model="NVIDIA H200", billed_from=since, billed_to=last)
+        add_billed(sink.store, billed)
+    rows = cost_rows(sink.store, [step, "host"], None, None, "equal", None, zone)
+    found = [(row[step].isoformat(), row["gpu_hours"]) for row in rows if row["host"] == "h"]
+    assert [amount for _, amount in found] == hours, found
+
+
+def test_the_bill_of_what_has_no_price_is_unknown_not_nothing(
+    sink: ClickHouseSink, as_columns: AsColumns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An hour each of a GPU that costs nothing, of one that is priced in EUR, and of one at 3.6 USD."""
+    models = ("NVIDIA H100", "NVIDIA H200", "NVIDIA B200")
+    hour = ms("2024-05-28T20:00Z")
+    hours = [used(hour, 1, window_ms=3_600_000, gpu_model=model, gpu=model) for model in models]
+    sink.write_attribution(as_columns(hours))
+    prices = [Price(gpu_model=models[0], price=0), Price(gpu_model=models[1], price=2, currency="EUR")]
+    add_prices(sink.store, [*prices, Price(gpu_model=models[2], price=3.6)])
+    rows = {row["gpu_model"]: row for row in reconcile_rows(sink.store, "gpu_model", None, None, "equal")}
+    assert [rows[model]["billed_usd"] for model in models] == [0, None, pytest.approx(3.6)]
+    assert [rows[model]["process_usd"] for model in models] == [0, None, pytest.approx(3.6)]
+    assert (rows[models[1]]["parts_usd"], rows[models[1]]["reserved_usd"]) == (None, 0)
+    assert (rows[models[1]]["difference_usd"], rows[models[1]]["unpriced_gpu_hours"]) == (None, 1)
+    (host,) = reconcile_rows(sink.store, "host", None, None, "equal")
+    assert (host["billed_usd"], host["billed_gpu_hours"]) == (None, 3)
+    server = serve(sink.store)
+    assert server is not None
+    try:
+        reconcile(by="gpu_model", invoice=10, store=sink.store.url)
+    finally:
+        server.close()
+    *lines, _, unpriced, invoice = capsys.readouterr().out.splitlines()
+    shown = {line[:11].strip(): line.split() for line in lines}
+    assert shown["NVIDIA H200"][-3:] == ["unpriced", "unpriced", "-"]
+    assert shown["NVIDIA H100"][-3:] == ["0.000", "0.000", "-"]
+    assert shown["total"][-4:] == ["+", "unpriced", "unpriced", "-"]
+    assert unpriced.startswith("unpriced: 1 of the GPU hours billed;")
+    assert invoice == "invoice 10.00 USD: not compared, as 1 of the GPU hours have no price"
+
+
 def test_what_was_measured_and_is_not_billed_is_the_difference(
     sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:
@@ -217,6 +283,42 @@ def test_what_was_measured_and_is_not_billed_is_the_difference(
     assert (row["process_usd"], row["billed_usd"]) == pytest.approx((4, 1))
     assert (row["difference_usd"], row["difference_ratio"]) == pytest.approx((-3, -3))
     assert row["difference_gpu_hours"] == pytest.approx(-3 / 60)
+    # billed as what it was not seen as: both rows are of a declared host
+    spot = BilledHost(host="h", billed_from=begin, billed_to=end, gpus=1, pricing="spot")
+    add_billed(sink.store, spot)
+    rows = reconcile_rows(sink.store, "pricing", None, None, "memory")
+    assert {(row["pricing"], row["is_declared"]) for row in rows} == {("", True), ("spot", True)}
+
+
+def test_a_gpu_that_took_the_place_of_another_is_pointed_out(
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both are billed from the first to the last window, as nobody said otherwise."""
+    minutes = [
+        used(start_ms + n * MINUTE_MS, 1 / 60, host=host, gpu=gpu, window_ms=MINUTE_MS, covered_ns=60 * 10**9)
+        for host, gpu, seen in (
+            ("swapped", "GPU-old", range(10)),
+            ("swapped", "GPU-new", range(12, 20)),
+            ("both", "GPU-1", range(10)),
+            ("both", "GPU-2", range(9, 20)),
+        )
+        for n in seen
+    ]
+    sink.write_attribution(as_columns(minutes))
+    assert replaced_gpus(sink.store, None, None) == [("swapped", "NVIDIA H200", 2)]
+    begin = datetime.fromtimestamp(start_ms / 1000, UTC)
+    end = begin + timedelta(minutes=20)
+    assert replaced_gpus(sink.store, end, None) == []
+    assert replaced_gpus(sink.store, None, begin) == []
+    server = serve(sink.store)
+    assert server is not None
+    try:
+        reconcile(store=sink.store.url)
+        assert "'wattribute host add swapped' says how many" in capsys.readouterr().out
+    finally:
+        server.close()
+    add_billed(sink.store, BilledHost(host="swapped", billed_from=begin, billed_to=end, gpus=1))
+    assert replaced_gpus(sink.store, None, None) == []
 
 
 def test_what_is_declared_has_to_make_sense(

@@ -13,10 +13,11 @@ from wattribute.commands.options import (
     PolicyOption,
     SinceOption,
     StoreOption,
+    TzOption,
     UntilOption,
 )
 from wattribute.commands.output import Format, Grid, decimals_for, shown_number, write_grid, write_rows
-from wattribute.commands.since import parse_span
+from wattribute.commands.since import parse_span, parse_zone
 from wattribute.errors import UsageError
 from wattribute.settings import load_settings
 
@@ -42,6 +43,7 @@ def compare(
     second: VersionArgument,
     since: SinceOption = None,
     until: UntilOption = None,
+    tz: TzOption = "UTC",
     policy: PolicyOption = "equal",
     shape: FormatOption = Format.table,
     store: StoreOption = None,
@@ -53,7 +55,7 @@ def compare(
     that is no share of samples, and a latency, are shown without a verdict.
     """
     settings = load_settings({"store": store}, config)
-    begin, end = parse_span(since, until)
+    begin, end = parse_span(since, until, parse_zone(tz))
     versions = [_version(first), _version(second)]
     if versions[0] == versions[1]:
         raise UsageError(f"{first} is compared with itself")
@@ -113,10 +115,14 @@ def conclusion(
 
 
 def _apart(names: list[str], per: str, difference: Difference, less: str, more: str) -> str:
-    """By how much the second differs from the first."""
-    of = difference.first or 0.0
-    by = "not known" if difference.ratio is None else f"{abs(100 * difference.ratio):.1f} %"
-    band = f"the band of error is ±{100 * (difference.band or 0.0) / of:.1f} %" if of else "the first is 0"
+    """By how much the second differs from the first; of a first that is 0 there is no share."""
+    first, second = difference.first or 0.0, difference.second or 0.0
+    if not first:
+        if not difference.better:
+            return f"{per}: no difference that could be told: {names[0]} has 0"
+        return f"{per}: {names[1]} is {more}: {second:.4g} {difference.figure}, and {names[0]} 0"
+    by = f"{abs(100 * (second / first - 1)):.1f} %"
+    band = f"the band of error is ±{100 * (difference.band or 0.0) / first:.1f} %"
     if not difference.better:
         return f"{per}: no difference that could be told: {by}, and {band}"
     return f"{per}: {names[1]} is {by} {less if difference.better == 1 else more}; {band}"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from wattribute.sinks.prices import Price
 
 price = typer.Typer(
-    help="What a GPU hour costs: list, add, import; and electricity: tariff.",
+    help="What a GPU hour costs: list, add, import, remove; and electricity: tariff.",
     no_args_is_help=True,
     epilog="[bold]For example[/bold]\n\n  wattribute price add --gpu 'NVIDIA H200' --per-gpu-hour 3.6"
     "\n\n  wattribute price list",
@@ -54,13 +54,23 @@ _COLUMNS: Final = (
     "price_id",
 )
 _HOW: Final = "How much (one of the ways)"
+_GpuOption = Annotated[
+    str, typer.Option("--gpu", metavar="NAME", help="The GPU as NVML names it, as 'NVIDIA H200'.")
+]
+_CategoryOption = Annotated[
+    str,
+    typer.Option(
+        "--category",
+        "--pricing",
+        help="on_demand, spot, committed, capacity_block, owned: what hosts are charged as.",
+        rich_help_panel=WHERE,
+    ),
+]
 
 
 @price.command()
 def add(
-    gpu: Annotated[
-        str, typer.Option("--gpu", metavar="NAME", help="The GPU as NVML names it, as 'NVIDIA H200'.")
-    ],
+    gpu: _GpuOption,
     per_gpu_hour: Annotated[
         float | None,
         typer.Option("--per-gpu-hour", metavar="AMOUNT", help="Price of a GPU hour.", rich_help_panel=_HOW),
@@ -106,15 +116,7 @@ def add(
     ] = None,
     provider: ProviderOption = "",
     region: RegionOption = "",
-    category: Annotated[
-        str,
-        typer.Option(
-            "--category",
-            "--pricing",
-            help="on_demand, spot, committed, capacity_block, owned: what hosts are charged as.",
-            rich_help_panel=WHERE,
-        ),
-    ] = "",
+    category: _CategoryOption = "",
     form: Annotated[str, typer.Option("--form", help="SXM, PCIe, …: told on, not compared.")] = "",
     currency: CurrencyOption = "USD",
     valid_from: FromOption = None,
@@ -152,6 +154,33 @@ def add(
     where = " ".join(filter(None, (provider, region, category))) or "everywhere"
     apart = "" if made.includes_energy else ", electricity apart"
     note(f"{gpu}: {amount:g} {currency} per GPU hour, {where}{apart}")
+
+
+@price.command()
+def remove(
+    gpu: _GpuOption,
+    provider: ProviderOption = "",
+    region: RegionOption = "",
+    category: _CategoryOption = "",
+    valid_from: FromOption = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Take back a price of yours, named by what it was added with. 'cost --as-of' still knows it."""
+    settings = load_settings({"store": store}, config)
+    from wattribute.sinks.prices import BEGINNING, Price
+
+    told = Price(
+        gpu_model=gpu,
+        price=0,
+        provider=provider,
+        region=region,
+        category=category,
+        valid_from=parse_time(valid_from) or BEGINNING,
+        deleted=True,
+    )
+    _add(settings.store, [told])
+    note(f"{gpu}: that price is taken back")
 
 
 @price.command("import")

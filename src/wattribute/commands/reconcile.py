@@ -17,8 +17,8 @@ from wattribute.commands.options import (
     asked,
     policy_note,
 )
-from wattribute.commands.output import Format, Grid, Rows, decimals_for, shown_number, write_grid, write_rows
-from wattribute.commands.rounding import column
+from wattribute.commands.output import Format, Grid, Rows, decimals_for, write_grid, write_rows
+from wattribute.commands.rounding import column, shown_money, values
 from wattribute.commands.since import parse_span, parse_zone
 from wattribute.errors import UsageError
 from wattribute.settings import load_settings
@@ -37,6 +37,7 @@ _COLUMNS: Final = (
     *("unobserved_gpu_hours", "unpriced_gpu_hours", "is_declared"),
 )
 _ROUNDING_HOURS: Final = 1e-9
+_REPLACED_SHOWN: Final = 5
 
 
 def reconcile(
@@ -61,18 +62,19 @@ def reconcile(
     begin, end = parse_span(since, until, parse_zone(tz))
     if invoice is not None and not (math.isfinite(invoice) and invoice >= 0):
         raise UsageError(f"--invoice is {invoice}: it must be an amount of 0 or more")
-    from wattribute.sinks.billing import reconcile_rows
+    from wattribute.sinks.billing import reconcile_rows, replaced_gpus
     from wattribute.sinks.query_server import open_store_for_reading
 
     with closing(open_store_for_reading(settings.store)) as opened:
         rows = reconcile_rows(opened, by, begin, end, policy)
+        replaced = replaced_gpus(opened, begin, end) if shape is Format.table else []
         has_tariffs = bool(
             opened.query("SELECT 1 FROM tariff_book WHERE known_until > now64(3) LIMIT 1").rows
         )
     if shape is not Format.table:
         write_rows(rows, shape, [by, *_COLUMNS])
         return
-    notes = [policy_note(policy), *_notes(rows, by)]
+    notes = [policy_note(policy), *_notes(rows, by), *_replaced(replaced)]
     if has_tariffs:
         notes.append("electricity at a tariff is in 'wattribute cost', and on neither side here")
     if invoice is not None:
@@ -81,15 +83,16 @@ def reconcile(
 
 
 def _grid(rows: Rows, by: str, notes: list[str]) -> Grid:
-    decimals = decimals_for([math.fsum(row["billed_usd"] for row in rows)])
+    whole = math.fsum(values(rows, "billed_usd"))
+    decimals = decimals_for([whole])
     money = [column([row[name] for row in rows], decimals) for name in _MONEY.values()]
     hours = column(
         [row["billed_gpu_hours"] for row in rows],
         decimals_for([math.fsum(row["billed_gpu_hours"] for row in rows)]),
     )
-    differences = [math.fsum(row["difference_usd"] for row in rows)]
-    differences = [*(row["difference_usd"] for row in rows), *differences]
-    billed = [*(row["billed_usd"] for row in rows), math.fsum(row["billed_usd"] for row in rows)]
+    differences = [row["difference_usd"] for row in rows]
+    differences.append(None if None in differences else math.fsum(differences))
+    billed = [*(row["billed_usd"] for row in rows), whole]
     cells = [
         [
             *(
@@ -117,13 +120,14 @@ def _grid(rows: Rows, by: str, notes: list[str]) -> Grid:
     )
 
 
-def _shown_difference(amount: float, decimals: int) -> str:
+def _shown_difference(amount: float | None, decimals: int) -> str:
     """Without a minus before what is nothing but rounding."""
-    return shown_number(0.0 if abs(amount) < 0.5 * 10.0**-decimals else amount, decimals)
+    is_rounding = amount is not None and abs(amount) < 0.5 * 10.0**-decimals
+    return shown_money(0.0 if is_rounding else amount, decimals)
 
 
-def _shown_percent(part: float, whole: float) -> str:
-    ratio = part / whole if whole else None
+def _shown_percent(part: float | None, whole: float | None) -> str:
+    ratio = part / whole if part is not None and whole else None
     return "-" if ratio is None else f"{100 * (0.0 if abs(ratio) < 5e-6 else ratio):.3f}"
 
 
@@ -142,7 +146,9 @@ def _notes(rows: Rows, by: str) -> list[str]:
                 f"{row[by]}: {-hours:,.4g} GPU hours were measured that are not billed: a time or a GPU that"
                 " 'wattribute host list' lacks"
             )
-        elif abs(row["difference_usd"]) > 1e-9 * max(1.0, row["billed_usd"]):
+        elif row["difference_usd"] is not None and abs(row["difference_usd"]) > 1e-9 * max(
+            1.0, row["billed_usd"]
+        ):
             notes.append(
                 f"{row[by]}: what was measured has another price than what is billed: compare provider,"
                 " region and pricing ('wattribute reconcile --by pricing')"
@@ -150,14 +156,26 @@ def _notes(rows: Rows, by: str) -> list[str]:
     unpriced = math.fsum(row["unpriced_gpu_hours"] for row in rows)
     if unpriced:
         notes.append(
-            f"unpriced: {unpriced:,.4g} of the GPU hours, in none of the sums;"
-            " 'wattribute cost' says what lacks a price"
+            f"unpriced: {unpriced:,.4g} of the GPU hours billed; 'wattribute cost' says what lacks a price"
         )
     return notes
 
 
+def _replaced(replaced: list[tuple[str, str, int]]) -> list[str]:
+    notes = [
+        f"{host}: {gpus} {model or 'nameless GPUs'} were seen, not all at one time, and all are billed from"
+        f" first to last: if one replaced another, 'wattribute host add {host}' says how many are billed"
+        for host, model, gpus in replaced[:_REPLACED_SHOWN]
+    ]
+    more = len(replaced) - len(notes)
+    return [*notes, f"and so on {more} more hosts"] if more else notes
+
+
 def _invoiced(rows: Rows, invoice: float) -> str:
-    billed = math.fsum(row["billed_usd"] for row in rows)
+    unpriced = math.fsum(row["unpriced_gpu_hours"] for row in rows)
+    if unpriced:
+        return f"invoice {invoice:,.2f} USD: not compared, as {unpriced:,.4g} of the GPU hours have no price"
+    billed = math.fsum(values(rows, "billed_usd"))
     over = invoice - billed
     percent = f" ({100 * over / invoice:+.2f} %)" if invoice else ""
     return f"invoice {invoice:,.2f} USD - billed {billed:,.2f} USD = {over:+,.2f} USD{percent}"

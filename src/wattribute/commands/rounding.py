@@ -1,4 +1,5 @@
-"""Columns of figures that still add up when they are rounded, down and across."""
+"""Columns of figures that still add up when they are rounded, down and across, and what is too little to be
+shown is not shown as nothing."""
 
 from __future__ import annotations
 
@@ -20,21 +21,32 @@ def split_columns(rows: Rows, names: tuple[str, str, str]) -> list[list[str]]:
     whole = round(math.fsum(values(rows, names[2])) * 10**decimals)
     second = _rounded([row[names[1]] for row in rows], decimals, whole - sum(part or 0 for part in first))
     sums = [None if a is None or b is None else a + b for a, b in zip(first, second, strict=True)]
-    unit = 10.0**decimals
-    lines = [
-        [shown_money(None if part is None else part / unit, decimals) for part in parts]
-        for parts in zip(first, second, sums, strict=True)
+    columns = [
+        _shown(parts, [row[name] for row in rows], decimals)
+        for parts, name in zip((first, second, sums), names, strict=True)
     ]
-    return [*lines, [_total(column, decimals) for column in (first, second, sums)]]
+    return [list(line) for line in zip(*columns, strict=True)]
 
 
 def column(amounts: Sequence[float | None], decimals: int) -> list[str]:
     """Cells of a column, its total below."""
-    parts = _rounded(amounts, decimals)
-    return [
-        *(shown_money(None if part is None else part / 10.0**decimals, decimals) for part in parts),
-        _total(parts, decimals),
-    ]
+    return _shown(_rounded(amounts, decimals), amounts, decimals)
+
+
+def _shown(parts: Sequence[int | None], amounts: Sequence[float | None], decimals: int) -> list[str]:
+    """Cells of amounts that are rounded to ``parts``, their total below. What is not 0 does not read 0."""
+    unit = 10.0**-decimals
+
+    def cell(part: int | None, amount: float | None) -> str:
+        if part == 0 and amount:
+            return f"<{shown_number(unit, decimals)}"
+        return shown_money(None if part is None else part / 10.0**decimals, decimals)
+
+    known = [part for part in parts if part is not None]
+    total = cell(sum(known), math.fsum(amount for amount in amounts if amount is not None))
+    if len(known) < len(parts):
+        total = f"{total} + unpriced" if known else "unpriced"
+    return [*map(cell, parts, amounts), total]
 
 
 def _rounded(values: Sequence[float | None], decimals: int, whole: int | None = None) -> list[int | None]:
@@ -49,14 +61,6 @@ def _rounded(values: Sequence[float | None], decimals: int, whole: int | None = 
     for place in by_remainder[:missing]:
         floors[place] = (floors[place] or 0) + 1
     return floors
-
-
-def _total(parts: Sequence[int | None], decimals: int) -> str:
-    known = [part for part in parts if part is not None]
-    shown = shown_number(sum(known) / 10.0**decimals, decimals)
-    if len(known) == len(parts):
-        return shown
-    return f"{shown} + unpriced" if known else "unpriced"
 
 
 def shown_money(value: float | None, decimals: int) -> str:

@@ -21,7 +21,7 @@ from wattribute.commands.since import parse_time
 from wattribute.settings import load_settings
 
 tariff = typer.Typer(
-    help="What electricity costs where a price does not include it: add, list.",
+    help="What electricity costs where a price does not include it: add, list, remove.",
     no_args_is_help=True,
     epilog="[bold]For example[/bold]\n\n  wattribute price tariff add --per-kwh 0.31 --from-hour 6"
     " --to-hour 22 --tz Europe/Berlin --pue 1.3",
@@ -42,6 +42,31 @@ _COLUMNS: Final = (
     "source",
     "tariff_id",
 )
+_FromHourOption = Annotated[
+    int,
+    typer.Option("--from-hour", metavar="HOUR", help="From this hour of the day on.", rich_help_panel=WHERE),
+]
+_ToHourOption = Annotated[
+    int,
+    typer.Option(
+        "--to-hour",
+        metavar="HOUR",
+        help="Until before this hour; of the next day if not later.",
+        rich_help_panel=WHERE,
+    ),
+]
+_DaysOption = Annotated[
+    str,
+    typer.Option(
+        "--days",
+        metavar="DAYS",
+        help="On which it begins, as mon-fri or sat,sun.",
+        rich_help_panel=WHERE,
+    ),
+]
+_TzOption = Annotated[
+    str, typer.Option("--tz", metavar="ZONE", help="Time zone of hours and days.", rich_help_panel=WHERE)
+]
 
 
 @tariff.command()
@@ -61,27 +86,10 @@ def add(
     currency: CurrencyOption = "USD",
     provider: ProviderOption = "",
     region: RegionOption = "",
-    from_hour: Annotated[
-        int,
-        typer.Option(
-            "--from-hour", metavar="HOUR", help="From this hour of the day on.", rich_help_panel=WHERE
-        ),
-    ] = 0,
-    to_hour: Annotated[
-        int,
-        typer.Option(
-            "--to-hour",
-            metavar="HOUR",
-            help="Until before this hour; over midnight if not later.",
-            rich_help_panel=WHERE,
-        ),
-    ] = 24,
-    days: Annotated[
-        str, typer.Option("--days", metavar="DAYS", help="As mon-fri or sat,sun.", rich_help_panel=WHERE)
-    ] = "mon-sun",
-    tz: Annotated[
-        str, typer.Option("--tz", metavar="ZONE", help="Time zone of hours and days.", rich_help_panel=WHERE)
-    ] = "UTC",
+    from_hour: _FromHourOption = 0,
+    to_hour: _ToHourOption = 24,
+    days: _DaysOption = "mon-sun",
+    tz: _TzOption = "UTC",
     valid_from: FromOption = None,
     valid_to: UntilOption = None,
     store: StoreOption = None,
@@ -113,6 +121,39 @@ def add(
     where = " ".join(filter(None, (provider, region))) or "everywhere"
     hours = f"{from_hour} to {to_hour} h on {shown_days(made.days)} ({tz})"
     note(f"{per_kwh * node_power_ratio * pue:g} {currency} for each kWh of a GPU, {where}, {hours}")
+
+
+@tariff.command()
+def remove(
+    provider: ProviderOption = "",
+    region: RegionOption = "",
+    from_hour: _FromHourOption = 0,
+    to_hour: _ToHourOption = 24,
+    days: _DaysOption = "mon-sun",
+    tz: _TzOption = "UTC",
+    valid_from: FromOption = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Take back a tariff, named by what it was added with. 'cost --as-of' still knows it."""
+    settings = load_settings({"store": store}, config)
+    from wattribute.sinks.prices import BEGINNING
+    from wattribute.sinks.query_server import add_tariffs_to
+    from wattribute.sinks.tariffs import Tariff, parse_days
+
+    told = Tariff(
+        price_per_kwh=0,
+        provider=provider,
+        region=region,
+        time_zone=tz,
+        from_hour=from_hour,
+        to_hour=to_hour,
+        days=parse_days(days),
+        valid_from=parse_time(valid_from) or BEGINNING,
+        deleted=True,
+    )
+    add_tariffs_to(settings.store, [told])
+    note("that tariff is taken back")
 
 
 @tariff.command("list")

@@ -18,7 +18,7 @@ need not parse it again (2 to 4 times cheaper a message, `benchmarks/`).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import orjson
@@ -29,6 +29,10 @@ from wattribute.records import Device, Process, Quality, Record, Unit, as_json
 SCHEMA: Final = 1
 MAGIC: Final = b"WSB1"
 PREFIX: Final = struct.Struct("<4sIqqII")
+SENT_MOST_BYTES: Final = 512 << 10
+"""Of a message of several records: Kafka refuses more than 1 MB unless told otherwise."""
+GPUS_MOST: Final = 1024
+PROCESSES_MOST: Final = 4096
 
 # name -> struct's code: q and i are 8 and 4 byte integers, f a 4 byte float; 8-byte columns first.
 DEVICE_COLUMNS: Final = {
@@ -60,7 +64,10 @@ def padded(size: int) -> int:
 
 
 class Encoder:
-    """Makes messages of one host's records, each with the host's epoch and the next sequence number."""
+    """Makes messages of one host's records, each with the host's epoch and the next sequence number.
+
+    What one message may not hold is sent as several, in order; which records stand together depends on the
+    records alone, for epoch, sequence number and place name a unit."""
 
     def __init__(self, host: str, boot_id: str, epoch: int, seq: int = 0) -> None:
         self.host = host
@@ -85,29 +92,31 @@ class Encoder:
                 rare.append(record)
         messages: list[tuple[str, str, bytes]] = []
         if rare:
-            messages.append((SAMPLES, self.host, self._json(rare)))
+            messages.extend((SAMPLES, self.host, value) for value in self._json(rare))
         if devices or processes:
-            messages.append((SAMPLES, self.host, self._samples(devices, processes)))
-        messages.extend((UNITS, model, self._json(group)) for model, group in outcomes.items())
+            messages.extend((SAMPLES, self.host, value) for value in self._samples(devices, processes))
+        for model, group in outcomes.items():
+            messages.extend((UNITS, model, value) for value in self._json(group))
         return messages
 
     def _next_seq(self) -> int:
         self.seq += 1
         return self.seq
 
-    def _json(self, records: Sequence[Record]) -> bytes:
-        return orjson.dumps(
-            {
-                "schema": SCHEMA,
-                "host": self.host,
-                "boot_id": self.boot_id,
-                "epoch": self.epoch,
-                "seq": self._next_seq(),
-                "records": [as_json(record) for record in records],
-            }
-        )
+    def _json(self, records: Sequence[Record]) -> Iterator[bytes]:
+        for texts in _together([orjson.dumps(as_json(record)) for record in records]):
+            yield orjson.dumps(
+                {
+                    "schema": SCHEMA,
+                    "host": self.host,
+                    "boot_id": self.boot_id,
+                    "epoch": self.epoch,
+                    "seq": self._next_seq(),
+                    "records": [orjson.Fragment(text) for text in texts],
+                }
+            )
 
-    def _samples(self, devices: Sequence[Device], processes: Sequence[Process]) -> bytes:
+    def _samples(self, devices: Sequence[Device], processes: Sequence[Process]) -> list[bytes]:
         # A gpu's rows stand together, so that a reader takes them as one run.
         runs: dict[str, list[Device]] = {}
         for device in devices:
@@ -158,8 +167,29 @@ class Encoder:
             }
         )
         header = header.ljust(padded(len(header)))
+        size = PREFIX.size + len(header) + sum(map(len, device_bytes)) + sum(map(len, process_bytes))
+        is_too_large = size > SENT_MOST_BYTES or len(gpus) > GPUS_MOST or len(holders) > PROCESSES_MOST
+        if is_too_large and len(devices) + len(processes) > 1:
+            # Rounded up and down, so that neither half is empty.
+            device_half, process_half = len(devices) // 2, (len(processes) + 1) // 2
+            first = self._samples(devices[:device_half], processes[:process_half])
+            return first + self._samples(devices[device_half:], processes[process_half:])
         prefix = PREFIX.pack(MAGIC, len(header), self.epoch, self._next_seq(), len(devices), len(processes))
-        return b"".join((prefix, header, *device_bytes, *process_bytes))
+        return [b"".join((prefix, header, *device_bytes, *process_bytes))]
+
+
+def _together(texts: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """The records of one message after the other; one that is too large by itself stands alone."""
+    together: list[bytes] = []
+    size = 0
+    for text in texts:
+        if together and size + len(text) > SENT_MOST_BYTES:
+            yield together
+            together, size = [], 0
+        together.append(text)
+        size += len(text) + 1
+    if together:
+        yield together
 
 
 def _columns(

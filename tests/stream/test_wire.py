@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wattribute import wire
 from wattribute.bus import SAMPLES, UNITS
 from wattribute.records import Device, Gap, Process, Record, Unit, as_json
-from wattribute.wire import ABSENT, Encoder
+from wattribute.stream.engine import Engine
+from wattribute.wire import ABSENT, PREFIX, Encoder
 
 HOST, BOOT, EPOCH = "node-1", "boot-1", 1_790_000_000
 EIGHT = (("t", "q"), ("energy_mj", "q"), ("memory_used_bytes", "q"))
@@ -135,3 +137,44 @@ def test_what_is_rare_goes_first_and_units_by_model() -> None:
     assert samples == expected(2, [device], [])
     assert [orjson.loads(value)["seq"] for value in (rare, first, second)] == [1, 3, 4]
     assert [record["model"] for record in orjson.loads(first)["records"]] == ["m1", "m1"]
+
+
+def test_so_many_units_are_messages_that_kafka_takes_each_named_by_what_it_is() -> None:
+    units = [
+        Unit(t=5, model="m", unit="images", quantity=1.0, application="a" * (n % 300)) for n in range(6_000)
+    ]
+    messages = [value for _, _, value in Encoder(HOST, BOOT, EPOCH).encode(units)]
+    read = [orjson.loads(value) for value in messages]
+    assert max(map(len, messages)) < 600_000
+    assert [message["seq"] for message in read] == [1, 2, 3]
+    assert [record for message in read for record in message["records"]] == [as_json(u) for u in units]
+    assert [value for _, _, value in Encoder(HOST, BOOT, EPOCH).encode(units)] == messages
+
+
+def test_so_many_processes_are_messages_that_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "SENT_MOST_BYTES", 150_000)  # and so many samples
+    devices = [Device(t=5 + n, gpu="GPU-a", energy_mj=n) for n in range(2)]
+    processes = [
+        Process(t=5 + n, gpu="GPU-a", pid=pid, start_ns=2, period_ns=1, sm_percent=1)
+        for n in range(2)
+        for pid in range(5_000)
+    ]
+    encoder, decoded = Encoder("host-1", BOOT, EPOCH), Engine("test")
+    messages = [value for _, _, value in encoder.encode([*devices, *processes])]
+    assert len(messages) > 2
+    assert max(map(len, messages)) <= 150_000
+    decoded.take(range(len(messages)), messages)
+    assert (decoded.tables.dropped, decoded.sample_count) == (0, 2)
+    counts = [PREFIX.unpack_from(value)[3:] for value in messages]
+    assert [seq for seq, _, _ in counts] == [*range(1, len(messages) + 1)]
+    assert sum(rows for _, _, rows in counts) == 10_000
+
+
+def test_a_record_that_is_too_large_by_itself_stands_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "SENT_MOST_BYTES", 1)
+    records = [
+        Device(t=5, gpu="GPU-a"),
+        Process(t=5, gpu="GPU-a", pid=1, start_ns=2),
+        Gap(t=5, from_ns=1, to_ns=4),
+    ]
+    assert len(Encoder(HOST, BOOT, EPOCH).encode(records)) == 3

@@ -13,13 +13,15 @@ from typing import Final, Literal, NamedTuple
 
 from wattribute.bus import STATE, Position
 from wattribute.collector.log_file import LogBusyError, LogFile
-from wattribute.errors import BusError
+from wattribute.errors import BusAwayError, BusError
 
 MAX_BYTES: Final = 1 << 30  # 8 GPUs at 10 Hz write about 5 KB/s: some days
 NOTE_MAX_BYTES: Final = 4096  # what a Kafka broker takes too (offset.metadata.max.bytes)
 
 _COMPACTED: Final = frozenset({STATE})
 _QUEUED_MAX_BYTES: Final = 64 << 20
+_WRITTEN_BYTES: Final = 1 << 20  # at a time: on a full disk no more than that is tried again and again
+_WRITE_S: Final = 0.05
 _DROP_MESSAGES: Final = 64  # at a time: few statements, and little more than needed
 
 
@@ -73,30 +75,35 @@ class LocalLog:
         return self._file.quarantined
 
     def send(self, topic: str, key: str, value: bytes, timestamp_ms: int) -> None:
-        """Queue one message; ``flush`` writes all that are queued in one transaction."""
-        if self._queued_bytes + len(value) > _QUEUED_MAX_BYTES:
-            raise BusError(
+        """Queue one message; ``flush`` writes all that are queued. Of more than 64 MiB some are written at
+        once. Raises BusAwayError where that cannot be done now: then it is not queued."""
+        if self._queued_bytes + len(value) > _QUEUED_MAX_BYTES and self.flush(_WRITE_S):
+            raise BusAwayError(
                 f"local log {self._file.path}: {self._queued_bytes >> 20} MiB wait to be written; "
-                "is the disk full, or another process stuck in a write?"
+                "is another process stuck in a write?"
             )
         self._queued_bytes += len(value)
         self._queued.append((topic, key, timestamp_ms, value))
 
     def flush(self, timeout_s: float) -> int:
         """Write what is queued. Where another process holds the write lock for longer than ``timeout_s``:
-        how much is queued still. After an error all of it is queued still."""
-        if not self._queued:
-            return 0
-        try:
-            with self._file.waiting(timeout_s), self._file.transaction():
-                self._append()
-                while self._file.used_bytes() > self.max_bytes and self._drop_oldest():
-                    pass
-        except LogBusyError:
-            return len(self._queued)
-        self._queued.clear()
-        self._queued_bytes = 0
-        return 0
+        how much is queued still. What could not be written is queued still after an error too; raises
+        BusAwayError where the disk is full."""
+        while self._queued:
+            size = count = 0
+            while count < len(self._queued) and (not count or size < _WRITTEN_BYTES):
+                size += len(self._queued[count][3])
+                count += 1
+            try:
+                with self._file.waiting(timeout_s), self._file.transaction():
+                    self._append(self._queued[:count])
+                    while self._file.used_bytes() > self.max_bytes and self._drop_oldest():
+                        pass
+            except LogBusyError:
+                break
+            del self._queued[:count]
+            self._queued_bytes -= size
+        return len(self._queued)
 
     def close(self) -> None:
         """Flush, and close the file."""
@@ -200,8 +207,8 @@ class LocalLog:
             self._file.set_counter("epoch", epoch)
         return epoch
 
-    def _append(self) -> None:
-        topics = dict.fromkeys(topic for topic, *_ in self._queued)
+    def _append(self, messages: Sequence[tuple[str, str, int, bytes]]) -> None:
+        topics = dict.fromkeys(topic for topic, *_ in messages)
         self._connection.executemany(
             "INSERT OR IGNORE INTO topic (name, next_offset) VALUES (?, 0)", [(topic,) for topic in topics]
         )
@@ -210,7 +217,7 @@ class LocalLog:
             for number, name, end in self._connection.execute("SELECT id, name, next_offset FROM topic")
         }
         rows = []
-        for topic, key, timestamp_ms, value in self._queued:
+        for topic, key, timestamp_ms, value in messages:
             number, offset = ends[topic]
             ends[topic][1] = offset + 1
             rows.append((number, offset, topic in _COMPACTED, key, timestamp_ms, value))

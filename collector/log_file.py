@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from wattribute.errors import BusError
+from wattribute.errors import BusAwayError, BusError
 
 _NAME: Final = "bus.sqlite"
 _LAYOUT_VERSION: Final = 1
@@ -35,6 +35,10 @@ CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROW
 
 class LogBusyError(BusError):
     """Another process did not end its write in time; the same may be tried again."""
+
+
+class LogFullError(BusAwayError):
+    """The disk has no room for a write; the same may be tried again once there is some."""
 
 
 class LogFile:
@@ -67,7 +71,8 @@ class LogFile:
             advice = "give a folder on a local disk that you may write"
             raise BusError(f"local log {self.path}: {error.strerror}; {advice}") from error
         except sqlite3.Error as error:
-            kind = LogBusyError if _primary_code(error) == sqlite3.SQLITE_BUSY else BusError
+            kinds = {sqlite3.SQLITE_BUSY: LogBusyError, sqlite3.SQLITE_FULL: LogFullError}
+            kind = kinds.get(_primary_code(error), BusError)
             raise kind(f"local log {self.path}: {error}; {_advice(error)}") from error
 
     @contextmanager

@@ -14,7 +14,7 @@ import pytest
 from wattribute.bus import SAMPLES, STATE, UNITS, Partition, Position, Skip
 from wattribute.collector.local_consumer import LocalConsumer
 from wattribute.collector.local_log import Dropped, LocalLog
-from wattribute.errors import BusError
+from wattribute.errors import BusAwayError, BusError
 
 PLACE = Partition(SAMPLES, 0)
 KIB = 1024
@@ -264,14 +264,32 @@ def test_a_full_disk_is_an_error_of_one_line_and_loses_nothing(log: LocalLog) ->
     assert offsets(log) == list(range(60))
 
 
-def test_messages_that_cannot_be_written_do_not_pile_up_for_ever(log: LocalLog) -> None:
+def test_so_many_messages_as_are_sent_at_once_are_written(log: LocalLog) -> None:
+    """None is refused while there is room on the disk: more than are queued are written before the flush."""
+    for number in range(100):
+        log.send(SAMPLES, "host", bytes(1 << 20), number)
+    assert log.flush(5.0) == 0
+    assert offsets(log) == list(range(100))
+
+
+def test_messages_that_cannot_be_written_do_not_pile_up_for_ever(log: LocalLog, tmp_path: Path) -> None:
     value = bytes(1 << 20)
-    with pytest.raises(BusError, match="64 MiB wait to be written"):
+    other = sqlite3.connect(tmp_path / "bus" / "bus.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(BusAwayError, match="64 MiB wait to be written"):
         for _ in range(65):
             log.send(SAMPLES, "host", value, 1)
+    other.execute("COMMIT")
+    other.close()
     assert log.flush(5.0) == 0
     assert log.end_offsets() == {SAMPLES: 64}
-    log.send(SAMPLES, "host", value, 1)
+    log._connection.execute("PRAGMA max_page_count = 1")  # SQLite takes the present size
+    with pytest.raises(BusAwayError, match="disk is full; free some space"):
+        for _ in range(65):
+            log.send(SAMPLES, "host", value, 1)
+    log._connection.execute("PRAGMA max_page_count = 1000000")
+    assert log.flush(5.0) == 0
+    assert log.end_offsets() == {SAMPLES: 128}
 
 
 def test_a_stuck_writer_is_waited_for_in_bounded_time(log: LocalLog, tmp_path: Path) -> None:

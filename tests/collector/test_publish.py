@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
 from wattribute.bus import SAMPLES, UNITS
+from wattribute.collector import local_log
 from wattribute.collector.local_log import LocalLog
 from wattribute.collector.publish import Publisher
 from wattribute.records import Device, Exit, Unit
@@ -70,6 +72,50 @@ def test_what_made_room_unread_is_reported_as_a_gap_once(tmp_path: Path) -> None
     last_but_one, last = rare(log)
     (gap,) = [record for record in last_but_one["records"] if record["kind"] == "gap"]
     assert (gap["from_ns"], gap["to_ns"]) == (T, T + (dropped - 1) * SECOND)
-    assert gap["reason"] == f"{dropped} messages to wattribute.samples made room unsent"
+    assert gap["reason"].startswith(f"{dropped} messages of the collector were lost: its log was full")
     assert [record["kind"] for record in last["records"]] == ["exit"]
+    log.close()
+
+
+def test_lost_units_are_counted_and_are_no_gap_of_the_gpus(tmp_path: Path) -> None:
+    log = LocalLog(tmp_path, max_bytes=1 << 20)
+    for second in range(400):
+        log.send(UNITS, "m", bytes(8192), (T + second * SECOND) // 1_000_000)
+        log.flush(1)
+    dropped = log.dropped_messages()
+    publisher = Publisher(log, log, "h", "boot")
+    publisher([Exit(t=T + 400 * SECOND, pid=1, start_ns=1)])
+    assert [record["kind"] for message in rare(log) for record in message["records"]] == ["exit"]
+    assert publisher.lost_messages == {UNITS: dropped}
+    assert log.dropped() == []
+    log.close()
+
+
+def test_a_full_disk_is_waited_for_and_what_memory_does_not_hold_is_a_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_log, "_QUEUED_MAX_BYTES", 100_000)
+    log = LocalLog(tmp_path)
+    publisher = Publisher(log, log, "h", "boot")
+
+    def publish(seconds: range, clock_epoch: int = 0) -> None:
+        for second in seconds:
+            devices = [Device(t=T + second * SECOND, gpu=f"G{n}", energy_mj=second) for n in range(400)]
+            publisher(devices, clock_epoch)  # some 10 kB
+
+    publish(range(3))
+    (pages,) = log._connection.execute("PRAGMA page_count").fetchone()
+    log._connection.execute(f"PRAGMA max_page_count = {pages}")
+    publish(range(3, 40), clock_epoch=3)  # and the clock is set meanwhile
+    assert len(log.read(SAMPLES, 0, 1000)) < 8
+    log._connection.execute("PRAGMA max_page_count = 1000000")
+    publish(range(40, 43), clock_epoch=3)
+    times = [m.timestamp_ms for m in log.read(SAMPLES, 0, 1000) if not m.value.startswith(b"{")]
+    kept = [(ms * 1_000_000 - T) // SECOND for ms in times]
+    lost = sorted({*range(43)} - {*kept})
+    assert kept[:7] == [*range(7)]
+    assert kept[-3:] == [40, 41, 42]
+    assert len(lost) == publisher.lost_messages[SAMPLES]
+    (gap,) = [record for message in rare(log) for record in message["records"] if record["kind"] == "gap"]
+    assert ((gap["from_ns"] - T) // SECOND, (gap["to_ns"] - T) // SECOND) == (lost[0] - 1, lost[-1])
     log.close()

@@ -61,8 +61,9 @@ def collect(
         if publisher.unsent_messages
         else ""
     )
+    lost = "".join(f"; {count:,} to {topic} were lost" for topic, count in publisher.lost_messages.items())
     note(
-        f"{health.records:,} records in {publisher.message_count:,} messages{kept};"
+        f"{health.records:,} records in {publisher.message_count:,} messages{kept}{lost};"
         f" ticks late by {health.late_percentile_ns(99) / 1e6:.1f} ms at most for 99 %,"
         f" {health.missed_ticks:,} missed"
     )

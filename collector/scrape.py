@@ -2,16 +2,18 @@
 
 A counter tells of all since its server began. What happened in a time is the difference of two readings; a
 reading that failed in between costs nothing, for the next one knows. Where a server began anew its counters
-did too: they close a segment, and what they show after it came out since. What came out between the last
-reading and the end of a server nobody knows, and nobody is told: no ``observed_ns`` covers that time.
+did too: they close a segment, and what they show after it came out since. A counter that falls without that
+began anew by itself, or with those of its model. What came out between the last reading and the end of a
+counter nobody knows, and nobody is told: no ``observed_ns`` covers that time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from wattribute.collector.engines import Reading, Series, Served
 from wattribute.records import Quality, Record, Unit
@@ -40,11 +42,11 @@ class Whose:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """What came out in (begin_ns, end_ns]. ``observed``: all of it is known."""
+    """What came out in (begin_ns, end_ns]: all of it, but for models a counter of which ``fell``."""
 
     begin_ns: int
     end_ns: int
-    observed: bool
+    fell: frozenset[Served]
     counts: Mapping[Series, float]
     buckets: Mapping[tuple[Series, float], float]
 
@@ -65,9 +67,10 @@ class Tally:
         began; None: not known."""
         last_ns, self._read_ns = self._read_ns, t
         known_start_ns, self._start_ns = self._start_ns, start_ns
-        began_anew = last_ns is None or start_ns != known_start_ns or self._fell(reading)
+        began_anew = last_ns is None or start_ns != known_start_ns
         if began_anew:
             self._counts, self._buckets = {}, {}
+        fell = self._begin_anew(reading)
         counts = self._grown(reading)
         buckets = {
             series: value - self._buckets.get(series, 0.0) for series, value in reading.buckets.items()
@@ -75,16 +78,15 @@ class Tally:
         # One that is missing for once keeps its place: when it comes back it is not news.
         self._counts.update(reading.counts)
         self._buckets.update(reading.buckets)
-        begin_ns, observed = last_ns, not began_anew
+        begin_ns = last_ns
         if began_anew:
             watched_ns = self._since_ns if last_ns is None else last_ns
-            if start_ns is not None and start_ns >= watched_ns:
-                begin_ns, observed = start_ns, True
-            elif start_ns != known_start_ns:  # another server, or one that was there before
+            if start_ns is None or start_ns < watched_ns:  # another server, or one that was there before
                 return None
+            begin_ns = start_ns
         if begin_ns is None or not 0 < t - begin_ns <= _LONGEST_NS:
             return None
-        return Interval(begin_ns, t, observed, counts, buckets)
+        return Interval(begin_ns, t, fell, counts, buckets)
 
     def _grown(self, reading: Reading) -> dict[Series, float]:
         """What each counter grew by. One that was not there before began at 0, unless its unit was counted by
@@ -99,10 +101,25 @@ class Tally:
             grown[series] = value - known
         return grown
 
-    def _fell(self, reading: Reading) -> bool:
-        return any(value < self._counts.get(series, 0.0) for series, value in reading.counts.items()) or any(
-            value < self._buckets.get(series, 0.0) for series, value in reading.buckets.items()
+    def _begin_anew(self, reading: Reading) -> frozenset[Served]:
+        """Let counters that fell begin at 0; the models of which they are. At least as many of a model's that
+        fell as stood are all of them: after a restart one that grows fast may stand above its old value."""
+        both: Sequence[tuple[dict[Any, float], Mapping[Any, float], Callable[[Any], Served]]] = (
+            (self._counts, reading.counts, lambda series: series[1]),
+            (self._buckets, reading.buckets, lambda bucket: bucket[0][1]),
         )
+        fell: Counter[Served] = Counter()
+        stood: Counter[Served] = Counter()
+        for known, now, served in both:
+            for key, value in now.items():
+                if before := known.get(key):
+                    (fell if value < before else stood)[served(key)] += 1
+        for known, now, served in both if fell else ():
+            for key, before in known.items():
+                of = served(key)
+                if now.get(key, before) < before or (of in fell and fell[of] >= stood[of]):
+                    known[key] = 0.0
+        return frozenset(fell)
 
 
 def units(interval: Interval, whose: Whose, name: str) -> list[Record]:
@@ -110,11 +127,12 @@ def units(interval: Interval, whose: Whose, name: str) -> list[Record]:
     the server apart from all others: told again, they count once."""
     period_ns = interval.end_ns - interval.begin_ns
     several = _several(series[1] for series in interval.counts)
+    fell = {_named(served, whose, several) for served in interval.fell}
     totals: dict[tuple[str, Served], float] = {}
     for (unit, served, _), quantity in interval.counts.items():
         of = _named(served, whose, several)
         totals[unit, of] = totals.get((unit, of), 0.0) + quantity
-        if interval.observed:
+        if of not in fell:
             totals[OBSERVED, of] = float(period_ns)
     return [
         Unit(

@@ -82,6 +82,44 @@ def test_counters_that_fall_began_anew_and_nobody_knows_when() -> None:
     assert told(tally, 11, at(35, other=9)) == {"output_tokens": 5.0, OBSERVED: 5e9, "span": (6.0, 11.0)}
 
 
+def test_a_model_that_is_loaded_again_is_no_restart_of_its_server() -> None:
+    """Triton: counters of the other models go on, and what they counted before is no news."""
+
+    def both(a: float | None, b: float) -> Reading:
+        reading = Reading(ENGINES[-1])
+        for model, value in (("A", a), ("B", b)):
+            if value is not None:
+                series = ("requests", Served(model, "1"), ("nv_inference_request_success", model))
+                reading.counts[series] = value
+        return reading
+
+    tally, found = Tally(START), []
+    for number, counts in enumerate([(100, 500), (110, 510), (None, 520), (0, 530), (5, 540)]):
+        interval = tally.take(START + number * S, both(*counts), None)
+        told_units = units(interval, Whose(), "e") if interval else []
+        found.append({(r.model, r.unit): r.quantity for r in told_units if isinstance(r, Unit)})
+    requests = [{model: count for (model, unit), count in of.items() if unit == "requests"} for of in found]
+    assert requests == [{}, {"A": 10, "B": 10}, {"B": 10}, {"B": 10}, {"A": 5, "B": 10}]
+    observed = [{model for model, unit in of if unit == OBSERVED} for of in found]
+    assert observed == [set(), {"A", "B"}, {"B"}, {"B"}, {"A", "B"}]
+
+
+def test_one_counter_that_falls_takes_no_others_of_its_model_along() -> None:
+    def reading(hits: float, output: float, requests: float) -> Reading:
+        made = at(output, other=requests)
+        made.counts["cached_tokens", Served("m", ""), ("vllm:prefix_cache_hits_total",)] = hits
+        return made
+
+    tally = Tally(START)
+    told(tally, 1, reading(900, 1000, 70))
+    assert told(tally, 6, reading(4, 1010, 71)) == {
+        "cached_tokens": 4.0,
+        "output_tokens": 10.0,
+        "requests": 1.0,
+        "span": (1.0, 6.0),
+    }
+
+
 def test_two_servers_behind_one_address_are_not_counted_twice() -> None:
     tally = Tally(START)
     one, other = START - 20 * S, START - 10 * S

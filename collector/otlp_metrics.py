@@ -1,8 +1,9 @@
 """Units out of OTLP metrics: the token counters of gen_ai, and what came before them.
 
-A cumulative series counts by what it gained since its last point. A new start time, or a value that fell, is
-a reset: it closes the segment, and the new value counts whole. Of a series that began before this collector
-did the first point is only where counting begins: whoever collected before has counted what came before.
+A cumulative series counts by what it gained since its last point; one with another start time is another one,
+after a restart or of another worker with the same attributes, and counts beside it. A value that fell is a
+reset: the new value counts whole. Of a series that began before this collector did the first point is only
+where counting begins: whoever collected before has counted what came before.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ _PERIOD_MOST_NS: Final = 86_400_000_000_000  # as records.py has it
 
 @dataclass(slots=True)
 class _Series:
-    start: int
     t: int
     value: float
     seen_ns: int
@@ -49,7 +49,7 @@ class MetricReader:
 
     def __init__(self, naming: Naming, told: Told, began_ns: int) -> None:
         self._naming, self._told, self._began_ns = naming, told, began_ns
-        self._series: OrderedDict[bytes, _Series] = OrderedDict()
+        self._series: OrderedDict[tuple[bytes, int], _Series] = OrderedDict()  # by what it is of, and start
         self._newer: OrderedDict[bytes, int] = OrderedDict()  # resources with the newer counters, last seen
 
     def read(self, request: Any, now_ns: int) -> Reading:
@@ -121,23 +121,19 @@ class MetricReader:
         start, t = point.start_time_unix_nano, point.time_unix_nano
         if not value >= 0:  # NaN too
             raise RecordError(f"quantity {value} is below 0")
-        known = self._series.get(key)
+        known = self._series.get((key, start))
         if known is None:
             self._make_room(now_ns)
-            self._series[key] = _Series(start, t, value, now_ns)
+            self._series[key, start] = _Series(t, value, now_ns)
             return (start, value) if start >= self._began_ns else None
-        self._series.move_to_end(key)
+        self._series.move_to_end((key, start))
         known.seen_ns = now_ns
-        if start < known.start or (start == known.start and t <= known.t):
+        if t <= known.t:
             self._told.health.repeated += 1
             return None
         since, before = known.t, known.value
-        if start > known.start:
-            since, before = start, 0.0
-        elif value < before:
-            before = 0.0
-        known.start, known.t, known.value = start, t, value
-        return since, value - before
+        known.t, known.value = t, value
+        return since, value - before if value >= before else value
 
     def _make_room(self, now_ns: int) -> None:
         if len(self._series) < _SERIES_MOST:

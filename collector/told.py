@@ -34,8 +34,9 @@ class IntakeHealth:
     refused: int = 0  # requests that were answered with 4xx or 5xx
     records: int = 0
     moved: int = 0  # records whose time was not believed
-    repeated: int = 0  # points of a series that were there before
+    repeated: int = 0  # points of a series that are no later than its last
     taken_back: int = 0  # spans that were counted before a child of theirs came
+    forgotten: int = 0  # spans that made room for others within ten minutes
     rejected: Counter[str] = field(default_factory=Counter)
 
     def shown(self) -> str:
@@ -44,6 +45,9 @@ class IntakeHealth:
         parts += [f"{self.refused:,} requests were refused"] if self.refused else []
         parts += [f"{count:,} rejected: {why}" for why, count in self.rejected.most_common(3)]
         parts += [f"{self.moved:,} put at their receipt, for their clock is off"] if self.moved else []
+        parts += [f"{self.repeated:,} points of counters had come before"] if self.repeated else []
+        forgotten = f"{self.forgotten:,} spans made room early: calls above them may count beside them"
+        parts += [forgotten] if self.forgotten else []
         return "; ".join(parts)
 
 

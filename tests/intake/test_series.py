@@ -56,9 +56,18 @@ def test_a_reset_closes_a_segment(running: Running) -> None:
 
 def test_what_comes_again_or_late_is_counted_as_repeated(running: Running) -> None:
     a = time.time_ns()
-    points = [(a, a + S, 10), (a, a + 2 * S, 14), (a, a + S, 10), (a, a + 2 * S, 14), (a - S, a + 3 * S, 99)]
+    points = [(a, a + S, 10), (a, a + 2 * S, 14), (a, a + S, 10), (a, a + 2 * S, 14)]
     assert [quantity for quantity, _, _ in told(running, *points)] == [10, 4]
-    assert running.told.health.repeated == 3
+    assert running.told.health.repeated == 2
+    assert "2 points of counters had come before" in running.told.health.shown()
+
+
+def test_workers_with_the_same_attributes_are_told_apart_by_their_start(running: Running) -> None:
+    a = time.time_ns()
+    b = a + 1
+    points = [(a, a + S, 10), (b, a + S, 100), (a, a + 2 * S, 14), (b, a + 2 * S, 130), (a, a + 3 * S, 15)]
+    assert [quantity for quantity, _, _ in told(running, *points)] == [10, 100, 4, 30, 1]
+    assert running.told.health.repeated == 0
 
 
 def test_without_the_libraries_it_says_what_to_install(

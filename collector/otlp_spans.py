@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -47,27 +47,88 @@ _SCORES: Final = {
 _S: Final = 1_000_000_000
 _REMEMBER_NS: Final = 600 * _S
 _SPANS_MOST: Final = 100_000  # of all traces together: some 40 MB
-_TRACE_MOST: Final = 2_000
 _DEPTH_MOST: Final = 64
 _PERIOD_MOST_NS: Final = 86_400 * _S  # as records.py has it
 
 
 @dataclass(slots=True)
 class _Call:
-    """A span that calls a model, and what it counts."""
+    """A span that calls a model, and what it counts. ``is_beside``: another call counts the same."""
 
     source: str
     whose: dict[str, Any]
     units: Sequence[Unit]
     has_usage: bool
-    counted: bool = False
+    is_beside: bool = False
+    is_counted: bool = False
 
 
 @dataclass(slots=True)
 class _Trace:
+    """The spans of a trace, and what they know of those above and below them: so that a span that comes is
+    put in its place without looking at all others, of which there may be many."""
+
     seen_ns: int
     parents: dict[bytes, bytes] = field(default_factory=dict)
     calls: dict[bytes, _Call] = field(default_factory=dict)
+    below: dict[bytes, frozenset[str]] = field(default_factory=dict)  # sources of calls with usage below it
+    without: dict[bytes, list[_Call]] = field(default_factory=dict)  # below, when nothing above it is known
+    models: dict[Any, dict[str, Any]] = field(
+        default_factory=dict
+    )  # whose calls of a model are, of two of them
+
+    def put(self, span: bytes, parent: bytes, call: _Call | None) -> list[_Call]:
+        """Put a span in its place; the calls that this is news of."""
+        changed: list[_Call] = []
+        self.parents[span] = parent
+        sources = self.below.get(span, frozenset())
+        without = self.without.pop(span, [])
+        if call is not None:
+            self.calls[span] = call
+            if len(self.models) < 2:
+                self.models[call.whose.get("model")] = call.whose
+            call.is_beside = call.source in sources
+            without = _passing(without, call, changed)
+            if call.has_usage:
+                sources |= {call.source}
+            else:
+                without = [*without, call]
+        above = parent
+        for _ in range(_DEPTH_MOST):
+            known = self.below.get(above, frozenset())
+            if not above or (sources <= known and not without):
+                break
+            self.below[above] = known | sources
+            other = self.calls.get(above)
+            if other is not None:
+                if other.source in sources and not other.is_beside:
+                    other.is_beside = True
+                    changed.append(other)
+                without = _passing(without, other, changed)
+            if above not in self.parents:
+                self.without.setdefault(above, []).extend(without)
+                break
+            above = self.parents[above]
+        return changed if call is None else [*changed, call]
+
+    def forget_oldest(self) -> None:
+        """Forget a span, and what was kept for one above it that has not come."""
+        span = next(iter(self.parents))
+        parent = self.parents.pop(span)
+        self.calls.pop(span, None)
+        for gone in (span, parent):
+            if gone not in self.parents:
+                self.below.pop(gone, None)
+                self.without.pop(gone, None)
+
+
+def _passing(without: list[_Call], above: _Call, changed: list[_Call]) -> list[_Call]:
+    """The calls without usage that pass a call above them: one of their source counts in their place."""
+    for call in without:
+        if call.source == above.source and not call.is_beside:
+            call.is_beside = True
+            changed.append(call)
+    return [call for call in without if call.source != above.source]
 
 
 class SpanReader:
@@ -81,7 +142,7 @@ class SpanReader:
     def read(self, request: Any, now_ns: int) -> Reading:
         """The units and qualities of a request that was received at ``now_ns``."""
         reading = Reading()
-        touched: dict[bytes, _Trace] = {}
+        changed: list[_Call] = []
         evaluated: list[tuple[Attributes, Any, str]] = []
         for resource in request.resource_spans:
             owner = attributes_of(resource.resource.attributes, _RESOURCE)
@@ -89,14 +150,11 @@ class SpanReader:
                 for span in scope.spans:
                     try:
                         own = owner | attributes_of(span.attributes, _NAMES)
-                        trace = self._remember(span, now_ns)
-                        self._note(trace, span, own, scope.scope.name, now_ns)
-                        touched[span.trace_id] = trace
+                        changed += self._noted(span, own, scope.scope.name, now_ns)
                         evaluated += [(of, span, scope.scope.name) for of in _evaluations(own, span)]
                     except RecordError as error:
                         reading.rejected[str(error)] += 1
-        for trace in touched.values():
-            reading.records += self._settled(trace)
+        reading.records += self._settled(changed)
         for of, span, scope_name in evaluated:
             try:
                 reading.records.append(self._quality(of, span, scope_name, now_ns))
@@ -104,28 +162,50 @@ class SpanReader:
                 reading.rejected[str(error)] += 1
         return reading
 
-    def _remember(self, span: Any, now_ns: int) -> _Trace:
+    def _noted(self, span: Any, own: Attributes, scope: str, now_ns: int) -> list[_Call]:
+        """Remember a span; the calls that it is news of, itself or others."""
         if len(span.trace_id) != 16 or len(span.span_id) != 8:
             raise RecordError("a span without trace_id and span_id")
         trace = self._traces.setdefault(span.trace_id, _Trace(now_ns))
         trace.seen_ns = now_ns
         self._traces.move_to_end(span.trace_id)
-        if span.span_id not in trace.parents and len(trace.parents) < _TRACE_MOST:
-            trace.parents[span.span_id] = span.parent_span_id
-            self._spans += 1
-        while self._spans > _SPANS_MOST or next(iter(self._traces.values())).seen_ns < now_ns - _REMEMBER_NS:
-            _, oldest = self._traces.popitem(last=False)
-            self._spans -= len(oldest.parents)
-        return trace
+        if span.span_id in trace.parents:
+            return []
+        self._spans += 1
+        self._make_room(now_ns)
+        call, problem = None, None
+        try:
+            call = self._call(span, own, scope, now_ns)
+        except RecordError as error:  # it has its place between others all the same
+            problem = error
+        changed = trace.put(span.span_id, span.parent_span_id, call)
+        if problem is not None:
+            raise problem
+        return changed
 
-    def _note(self, trace: _Trace, span: Any, own: Attributes, scope: str, now_ns: int) -> None:
-        """Add the span to the calls of its trace, where it is one."""
+    def _make_room(self, now_ns: int) -> None:
+        while True:
+            oldest_id, oldest = next(iter(self._traces.items()))
+            is_old = oldest.seen_ns < now_ns - _REMEMBER_NS
+            if not is_old and self._spans <= _SPANS_MOST:
+                return
+            if len(self._traces) > 1:
+                del self._traces[oldest_id]
+                count = len(oldest.parents)
+            else:
+                oldest.forget_oldest()
+                count = 1
+            self._spans -= count
+            self._told.health.forgotten += 0 if is_old else count
+
+    def _call(self, span: Any, own: Attributes, scope: str, now_ns: int) -> _Call | None:
+        """The call that a span is, where it is one. Raises RecordError."""
         usage = {
             unit: _number(own, name) for unit, names in _USAGE.items() for name in names[::-1] if name in own
         }
         operation = own.get("gen_ai.operation.name")
-        if span.span_id in trace.calls or (operation not in INFERENCE if operation else not usage):
-            return
+        if operation not in INFERENCE if operation else not usage:
+            return None
         whose = self._naming.who(own, scope, "span")
         if span.kind == Span.SPAN_KIND_SERVER and own.get("k8s.pod.name"):
             whose["pod"] = own[
@@ -138,7 +218,7 @@ class SpanReader:
             self._unit(whose | {"unit": unit, "quantity": quantity}, span, now_ns)
             for unit, quantity in counted.items()
         ]
-        trace.calls[span.span_id] = _Call(whose["source"], whose, units, bool(usage))
+        return _Call(whose["source"], whose, units, bool(usage))
 
     def _unit(self, fields: dict[str, Any], span: Any, now_ns: int) -> Unit:
         period_ns = span.end_time_unix_nano - span.start_time_unix_nano
@@ -149,24 +229,16 @@ class SpanReader:
         assert isinstance(unit, Unit)  # noqa: S101 - what parse makes of this kind
         return self._told.at_a_credible_time(unit, now_ns, unit.application)
 
-    def _settled(self, trace: _Trace) -> Iterator[Record]:
-        """What the calls of a trace count, now that more of them are known."""
-        beside = {span for span, call in trace.calls.items() for span in self._not_leaves(trace, span, call)}
-        for span, call in trace.calls.items():
-            if span not in beside and not call.counted:
-                call.counted = True
+    def _settled(self, changed: Iterable[_Call]) -> Iterator[Record]:
+        """What the calls count, now that all of a request is known."""
+        for call in changed:
+            if not call.is_beside and not call.is_counted:
+                call.is_counted = True
                 yield from call.units
-            elif span in beside and call.counted:
-                call.counted = False
+            elif call.is_beside and call.is_counted:
+                call.is_counted = False
                 self._told.health.taken_back += 1
                 yield from (replace(unit, quantity=0.0) for unit in call.units)
-
-    def _not_leaves(self, trace: _Trace, span: bytes, call: _Call) -> Iterator[bytes]:
-        """The calls that must not count because of this one: those above it, or, without usage, itself."""
-        for above in _ancestors(trace, span):
-            other = trace.calls.get(above)
-            if other is not None and other.source == call.source:
-                yield above if call.has_usage else span
 
     def _quality(self, of: Attributes, span: Any, scope: str, now_ns: int) -> Record:
         name, score = of["gen_ai.evaluation.name"], of.get("gen_ai.evaluation.score.value")
@@ -190,8 +262,7 @@ class SpanReader:
         for near in (span.span_id, *_ancestors(trace, span.span_id)):
             if near in trace.calls:
                 return trace.calls[near].whose
-        models = {call.whose.get("model"): call.whose for call in trace.calls.values()}
-        return next(iter(models.values())) if len(models) == 1 else {}
+        return next(iter(trace.models.values())) if len(trace.models) == 1 else {}
 
 
 def _number(own: Attributes, name: str) -> float:

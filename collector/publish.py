@@ -48,7 +48,7 @@ class Publisher:
         gaps = self._gaps(dropped, "its log was full, or the bus refused them")
         gaps += self._gaps(untaken, "its log could not be written")
         try:
-            all_taken = self._is_taken([*gaps, *records], before_ns)
+            all_taken = self._is_taken([*records, *gaps], before_ns)  # they are of the GPUs that these name
             self.unsent_messages = self._producer.flush(_FLUSH_S)
             self._is_waiting = False
             if all_taken and (dropped or untaken):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from wattribute.records import Record, Trace
+from wattribute.records import Device, Gap, Gpu, Process, Record, Trace
 from wattribute.sinks.contract import Sink
 from wattribute.stream.engine import Engine
 from wattribute.stream.write import write_results
@@ -76,21 +76,79 @@ def _messages(lines: Iterable[Line], engine: Engine) -> Iterator[tuple[int, byte
     """The messages that a collector would have sent, a second at a time, each at its last line's number.
 
     By the second, so that the first half of a trace gives the messages that the whole gives."""
-    encoder = Encoder("", "", epoch=0)
-    group: list[Record] = []
-    second = -1
+    sender = _Sender()
     number = 0
     for line in lines:
         record = line.record
         if record is None:
             engine.tables.dead(line.number, line.error or "", line.raw)
-        elif isinstance(record, Trace) or (group and record.t // _SECOND_NS != second):
-            yield from ((number, value) for _, _, value in encoder.encode(group))
-            group = []
-        if isinstance(record, Trace):
-            encoder = Encoder(record.host, record.boot_id, epoch=0, seq=encoder.seq)
-        elif record is not None:
-            second = record.t // _SECOND_NS
-            group.append(record)
+        elif isinstance(record, Trace):
+            yield from ((number, value) for value in sender.rest())
+            sender = _Sender(record.host, record.boot_id, sender.seq)
+        else:
+            if messages := sender.before(record):  # of most records none
+                yield from ((number, value) for value in messages)
+            sender.group.append(record)
         number = line.number
-    yield from ((number, value) for _, _, value in encoder.encode(group))
+    yield from ((number, value) for value in sender.rest())
+
+
+class _Sender:
+    """What the collector of one host sends; ``group`` are the records that go together next."""
+
+    def __init__(self, host: str = "", boot_id: str = "", seq: int = 0) -> None:
+        self.group: list[Record] = []
+        self._encoder = Encoder(host, boot_id, epoch=0, seq=seq)
+        self._gpus: set[str] = set()  # that a gap of the next message would be of
+        self._newest_ns = 0
+        self._second = -1
+        self._set_back: Gap | None = None
+
+    @property
+    def seq(self) -> int:
+        """Of its last message."""
+        return self._encoder.seq
+
+    def rest(self) -> list[bytes]:
+        """The messages of the records that wait."""
+        for record in self.group:
+            if isinstance(record, Device):
+                self._gpus.add(record.gpu)
+                self._newest_ns = max(self._newest_ns, record.t)
+            elif isinstance(record, Process | Gpu):
+                self._gpus.add(record.gpu)
+        values = [value for _, _, value in self._encoder.encode(self.group)]
+        self.group = []
+        return values
+
+    def before(self, record: Record) -> list[bytes]:
+        """The messages that go before a record."""
+        values: list[bytes] = []
+        second = record.t // _SECOND_NS
+        if second != self._second and self.group:
+            values = self.rest()
+        self._second = second
+        if isinstance(record, Gap):
+            if self._names_more():
+                values += self.rest()  # among what is sent together a gap comes first
+            if record.to_ns > record.t:
+                self._set_back = record
+        elif self._set_back is not None and isinstance(record, Device):
+            gap, self._set_back = self._set_back, None
+            if record.t < max([self._newest_ns, *(r.t for r in self.group if isinstance(r, Device))]):
+                values += self._begin_epoch(gap)
+        return values
+
+    def _names_more(self) -> bool:
+        known = self._gpus.union(record.gpu for record in self.group if isinstance(record, Gpu))
+        return any(r.gpu not in known for r in self.group if isinstance(r, Device | Process))
+
+    def _begin_epoch(self, gap: Gap) -> list[bytes]:
+        """The clock was set back, as a gap said, and a reading shows: a collector begins a new epoch. After
+        epoch 0, which is of none, nothing begins anew: so the gap comes again in one between."""
+        values = self.rest()
+        self._encoder.epoch = max(1, self._encoder.epoch)
+        values += [value for _, _, value in self._encoder.encode([gap])]
+        self._encoder.epoch += 1
+        self._newest_ns = 0
+        return values

@@ -92,13 +92,15 @@ class Header:
         # [N/A], [Not Supported], [Unknown Error], [GPU is lost], … stand for what could not be read
         return "" if cell == "N/A" or (cell[:1] == "[" and cell[-1:] == "]") else cell
 
-    def readings(self, line: list[str]) -> dict[str, float]:
-        """Record field -> value in the record's unit, without what is absent. Raises RecordError."""
+    def readings(self, line: list[str], name_before: str = "") -> dict[str, float]:
+        """Record field -> value in the record's unit, without what is absent. Where the line's name could not
+        be read, the GPU is the one of ``name_before``. Raises RecordError."""
         values: dict[str, float] = {}
+        gpu_name = self.text(line, "name") or name_before
         for name, (field, units) in _READINGS.items():
             if text := self.text(line, name):
                 value = _quantity(name, text, self.unit[name], units)
-                values.setdefault(field or draw_field(self.text(line, "name")), value)
+                values.setdefault(field or draw_field(gpu_name), value)
         return values
 
 

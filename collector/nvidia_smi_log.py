@@ -134,8 +134,8 @@ class _Log:
             raise UsageError(f"{self._gpu!r} can name one GPU, and the log holds several: leave the name out")
         gpu = self._gpu or own_name
         t = csv.time_ns(header.text(cells, "timestamp"), self._zone, seen.t if seen else 0)
-        readings = header.readings(cells)
         described: dict[str, str | float] = dict(seen.described) if seen else {"gpu": gpu}
+        readings = header.readings(cells, str(described.get("name", "")))
         if name := header.text(cells, "name"):
             described["name"] = name
         if index is not None:

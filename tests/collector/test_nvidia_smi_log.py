@@ -321,3 +321,14 @@ def test_any_lines_cost_only_themselves(tmp_path_factory: pytest.TempPathFactory
     items = list(read_nvidia_smi_log(path, host="h1"))
     assert [device.power_mw for device in devices(items)] == [5000, 6000]
     assert all((item.record is None) == (item.error is not None) for item in items)
+
+
+def test_a_name_that_could_not_be_read_for_once_changes_nothing(tmp_path: Path) -> None:
+    """``power.draw`` of an H100 stays the 1 s average."""
+    rows = [
+        f"2026/06/01 10:00:0{second}.000, GPU-1, {name}, 300.00 W"
+        for second, name in enumerate(["NVIDIA H100", "[Unknown Error]", "NVIDIA H100"])
+    ]
+    path = log(tmp_path, "\n".join(["timestamp, uuid, name, power.draw [W]", *rows]))
+    read = devices(list(read_nvidia_smi_log(path, host="h")))
+    assert [(device.power_average_mw, device.power_mw) for device in read] == [(300_000, None)] * 3

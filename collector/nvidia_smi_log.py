@@ -35,8 +35,13 @@ def looks_like_nvidia_smi_log(path: Path | str) -> bool:
     if str(path) == "-":
         return False
     for _, raw, _ in raw_lines(path):
-        return any(csv.column(cell)[0] in csv.COLUMNS or csv.is_time(cell) for cell in csv.cells(raw))
+        return is_log_line(raw)
     return False
+
+
+def is_log_line(raw: bytes) -> bool:
+    """Whether a line names columns of nvidia-smi, or holds its kind of timestamp."""
+    return any(csv.column(cell)[0] in csv.COLUMNS or csv.is_time(cell) for cell in csv.cells(raw))
 
 
 def option_workload(values: Mapping[str, str]) -> Workload:

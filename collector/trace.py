@@ -52,9 +52,10 @@ def read_trace(path: Path | str) -> Iterator[Line]:
 
     A bad line becomes an item with the reason and costs its neighbours nothing. A record before the first
     ``trace`` line, or after a ``trace`` line that cannot be used, is bad: its host is unknown. Raises
-    WattributeError, at the first item, where the file cannot be opened or read.
+    WattributeError, at the first item, where the file is empty or cannot be opened or read.
     """
     in_trace = False
+    number = 0
     for number, raw, error in raw_lines(path):
         if error is not None:
             yield bad_line(number, error, raw)
@@ -74,6 +75,8 @@ def read_trace(path: Path | str) -> Iterator[Line]:
             yield Line(number, record)
         else:
             yield bad_line(number, "no usable trace line before it: its host is unknown", raw)
+    if not number:
+        raise WattributeError(f"{path} is empty: there is no trace in it")
 
 
 def raw_lines(path: Path | str) -> Iterator[tuple[int, bytes, str | None]]:

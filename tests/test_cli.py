@@ -17,6 +17,7 @@ import pytest
 from wattribute import cli
 from wattribute.commands.cost import cost_grid
 from wattribute.commands.output import Format, write_rows
+from wattribute.commands.replay import open_inputs
 from wattribute.commands.since import parse_duration_s, parse_span, parse_time
 from wattribute.commands.unit_table import unit_grid
 from wattribute.errors import UsageError
@@ -106,6 +107,7 @@ def test_collecting_needs_no_array_library(tmp_path: Path) -> None:
         ("record /nowhere/x.ndjson --simulate --duration 1", 1, "cannot write /nowhere/x.ndjson"),
         ("record x.ndjson --simulate --virtual-time", 2, "needs --duration"),
         ("record x.ndjson --simulate --start now", 2, "needs --virtual-time"),
+        ("record x --simulate --virtual-time --duration 1 --start 2500-01-01", 2, "times from 1970 to 2100"),
         ("run --steps 0 -- true", 2, "--steps"),
         ("run", 2, "Missing argument"),
         ("run --progress step -- true", 2, "has 0 groups: put the step in parentheses"),
@@ -392,3 +394,11 @@ def test_a_unit_table_shows_the_cost_that_its_price_is_of(ratio: float, shown: l
     assert grid.headers[2] == "counted USD"
     assert [grid.rows[0][place] for place in (2, 3, 5)] == shown
     assert "counted USD: spent while requests were counted" in grid.notes[0]
+
+
+def test_a_log_on_standard_input_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = b"timestamp, uuid, power.draw [W]\n" + b"2023/07/14 10:12:46.483, GPU-1, 5 W\n" * 300
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(log))))
+    ((_, lines, _),) = open_inputs([Path("-")])
+    with pytest.raises(UsageError, match="a log of nvidia-smi is not read from standard input"):
+        next(lines)

@@ -17,7 +17,8 @@ TRACE_VERSION: Final = 1
 NO_INSTANCE: Final = -1
 """``gpu_instance`` of a device that is not split by MIG."""
 
-_TIME_MAX_NS: Final = 4_102_444_800_000_000_000  # the year 2100: a later time is a broken clock
+TIME_MAX_NS: Final = 4_102_444_800_000_000_000
+"""The year 2100: a later time is a broken clock."""
 _COUNT_MAX: Final = 1 << 62
 _POWER_MAX_MW: Final = 10_000_000  # 10 kW; readings above are sensor garbage (polarsignals filters the same)
 _TEXT_MAX: Final = 1024
@@ -244,10 +245,10 @@ KINDS: Final[dict[str, type[Record]]] = {
 
 # Whole numbers: field -> (least, greatest) value that a sane reading can have.
 _INTEGERS: Final[dict[str, tuple[int, int]]] = {
-    "t": (1, _TIME_MAX_NS),
-    "from_ns": (1, _TIME_MAX_NS),
-    "to_ns": (1, _TIME_MAX_NS),
-    "start_ns": (0, _TIME_MAX_NS),
+    "t": (1, TIME_MAX_NS),
+    "from_ns": (1, TIME_MAX_NS),
+    "to_ns": (1, TIME_MAX_NS),
+    "start_ns": (0, TIME_MAX_NS),
     "period_ns": (1, 86_400_000_000_000),
     "version": (1, 1 << 31),
     "pid": (0, (1 << 31) - 1),

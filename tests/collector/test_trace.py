@@ -177,8 +177,10 @@ def test_empty_lines_and_unknown_keys_are_nothing(tmp_path: Path) -> None:
     ]
 
 
-def test_an_empty_file_has_no_line(tmp_path: Path) -> None:
-    assert list(read_trace(written(tmp_path / "t", b""))) == []
+@pytest.mark.parametrize("content", [b"", b"\n\n", gzip.compress(b"")])
+def test_an_empty_file_is_an_error_in_one_line(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(WattributeError, match="t is empty: there is no trace in it"):
+        list(read_trace(written(tmp_path / "t", content)))
 
 
 def test_records_without_a_host_are_bad(tmp_path: Path) -> None:

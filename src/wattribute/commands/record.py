@@ -25,6 +25,7 @@ from wattribute.commands.output import note
 from wattribute.commands.since import parse_duration_s, parse_time
 from wattribute.commands.source import open_source
 from wattribute.errors import UsageError
+from wattribute.records import TIME_MAX_NS
 from wattribute.settings import load_settings
 
 
@@ -76,6 +77,8 @@ def record(
         at = parse_time(start)
         begin_s = time.time() - duration_s if at is None else at.timestamp()
         virtual_start_ns = int(begin_s) * 1_000_000_000
+        if not 0 < virtual_start_ns <= TIME_MAX_NS - duration_s * 1_000_000_000:
+            raise UsageError("a trace takes times from 1970 to 2100: choose another --start")
     elif start is not None:
         raise UsageError("--start needs --virtual-time")
     source = open_source(settings, simulate, scenario, seed, virtual_start_ns)

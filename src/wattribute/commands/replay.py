@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from wattribute.collector.nvidia_smi_log import (
+    is_log_line,
     looks_like_nvidia_smi_log,
     option_workload,
     read_nvidia_smi_log,
@@ -168,7 +169,17 @@ def _lines(
         raise UsageError(
             f"{file} is a trace, which says itself whose it is: leave out --host, --gpu, --workload, …"
         )
-    return read_trace(file)
+    return read_trace(file) if str(file) != "-" else _no_log(read_trace(file))
+
+
+def _no_log(lines: Iterator[Line]) -> Iterator[Line]:
+    """The items of a trace on standard input; a log, which cannot be told before, is an error of one line."""
+    for place, line in enumerate(lines):
+        if place == 0 and is_log_line(line.raw):
+            raise UsageError(
+                "a log of nvidia-smi is not read from standard input: save it, and name the file"
+            )
+        yield line
 
 
 def _named(lines: Iterator[Line], gpu_model: str) -> Iterator[Line]:

@@ -41,10 +41,9 @@ from wattribute.stream.identity import Identities
 from wattribute.stream.reservations import Reservations
 from wattribute.stream.series import DeviceKey, HolderKey, Series
 from wattribute.stream.tables import Tables
-from wattribute.wire import DEVICE_COLUMNS, MAGIC, PREFIX, PROCESS_COLUMNS, SCHEMA
+from wattribute.wire import DEVICE_COLUMNS, GPUS_MOST, MAGIC, PREFIX, PROCESS_COLUMNS, PROCESSES_MOST, SCHEMA
 
 _LAYOUTS_MOST: Final = 10_000
-_GPUS_MOST, _PROCESSES_MOST = 1024, 4096  # of one message
 _EXITS_MOST: Final = 100_000  # an exit may come before the process's first record on a device
 _MESSAGE_MOST_BYTES: Final = 16 << 20
 _EXCERPT_BYTES: Final = 200
@@ -178,9 +177,9 @@ class Decoder:
         obj = _json(text)
         if not isinstance(obj.get("gpus"), list) or not isinstance(obj.get("processes"), list):
             raise RecordError("a samples header without gpus and processes")
-        if len(obj["gpus"]) > _GPUS_MOST or len(obj["processes"]) > _PROCESSES_MOST:
+        if len(obj["gpus"]) > GPUS_MOST or len(obj["processes"]) > PROCESSES_MOST:
             raise RecordError(
-                f"a samples header with more than {_GPUS_MOST} gpus or {_PROCESSES_MOST} processes"
+                f"a samples header with more than {GPUS_MOST} gpus or {PROCESSES_MOST} processes"
             )
         host, boot_id = _origin(obj)
         device_names = _names(obj.get("device"), DEVICE_COLUMNS, ("t", "gpu"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -83,8 +84,9 @@ class KafkaConsumer:
         self._skipped: list[Skip] = []
         self._looked: dict[Partition, int] = {}
         self._look_again_s = time.monotonic() + _STALL_S
-        self._closing = False
+        self._closing = self._revoking = False
         self._paused = False
+        self._committing: threading.Thread | None = None
         try:
             self._client = Consumer(self._config)
         except KafkaException as error:
@@ -199,9 +201,11 @@ class KafkaConsumer:
                 client.close()
 
     def close(self) -> None:
-        """Leave the group, without committing and without calling ``on_revoke``."""
+        """Leave the group, without committing and without calling ``on_revoke``. A broker that has not
+        answered a commit yet is not waited for: it gives our partitions away when it hears no more of us."""
         self._closing = True
-        self._client.close()
+        if self._committing is None or not self._committing.is_alive():
+            self._client.close()
 
     def _grouped(self, messages: list[Any]) -> list[Fetched]:  # Message, whose fields may be None in its stub
         found: dict[tuple[str, int], tuple[list[int], list[bytes]]] = {}
@@ -290,7 +294,11 @@ class KafkaConsumer:
     def _revoked(self, client: Consumer, places: list[TopicPartition]) -> None:
         partitions = [Partition(place.topic, place.partition) for place in places]
         if self._on_revoke and not self._closing:
-            self._on_revoke(partitions)
+            self._revoking = True
+            try:
+                self._on_revoke(partitions)
+            finally:
+                self._revoking = False
         for partition in partitions:
             self._next.pop(partition, None)
         client.incremental_unassign(places)
@@ -308,6 +316,23 @@ class KafkaConsumer:
         return int(first), int(end)
 
     def _commit(self, places: list[TopicPartition]) -> KafkaError | None:
+        """librdkafka waits without end for a broker that does not answer: so a thread waits for it, and we wait
+        for the thread. Not within ``on_revoke``: there a commit from another thread never returns."""
+        if self._revoking:
+            return self._commit_and_wait(places)
+        if self._committing is not None:  # what came back too late is not to overtake this one
+            self._committing.join(_REQUEST_TIMEOUT_S)
+            if self._committing.is_alive():
+                return KafkaError(KafkaError._TIMED_OUT)
+        answers: list[KafkaError | None] = []
+        self._committing = threading.Thread(
+            target=lambda: answers.append(self._commit_and_wait(places)), name="commit", daemon=True
+        )
+        self._committing.start()
+        self._committing.join(_REQUEST_TIMEOUT_S)
+        return answers[0] if answers else KafkaError(KafkaError._TIMED_OUT)
+
+    def _commit_and_wait(self, places: list[TopicPartition]) -> KafkaError | None:
         try:
             stored = self._client.commit(offsets=places, asynchronous=False) or []
         except KafkaException as error:

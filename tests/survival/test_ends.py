@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,9 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from tests.kafka_broker import KafkaBroker
 from tests.survival.processes import ran, started, wait_until
-from wattribute.bus import UNITS
+from wattribute.bus import UNITS, Fetched, Position
+from wattribute.errors import BusAwayError
+from wattribute.stream.kafka_consumer import KafkaConsumer
 
 PATIENCE_S = 120.0
 
@@ -60,6 +64,26 @@ def test_a_stream_ends_though_its_broker_is_frozen(kafka_broker: KafkaBroker, tm
         stream.kill()
         stream.communicate()
         group.close()
+
+
+def test_a_commit_that_nobody_answers_is_given_up(kafka_broker: KafkaBroker) -> None:
+    """librdkafka would wait for it without end, and leaving the group would wait for that."""
+    ran("emit", "unit", "images", "3", "--model", "m", "--bus", f"kafka://{kafka_broker.servers}")
+    consumer = KafkaConsumer(kafka_broker.servers, "unanswered", [UNITS])
+    try:
+        fetched: Sequence[Fetched] = ()
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not fetched and time.monotonic() < deadline_s:
+            fetched = consumer.poll(1, 0.1)
+        positions = {part.partition: Position(part.offsets[-1] + 1) for part in fetched}
+        assert positions
+        kafka_broker.freeze()
+        for _ in range(2):  # the second waits for the first
+            with pytest.raises(BusAwayError, match="does not take the commit: Local: Timed out"):
+                consumer.commit(positions)
+    finally:
+        consumer.close()  # it is frozen still
+        kafka_broker.thaw()
 
 
 def has_committed(group: Consumer) -> bool:

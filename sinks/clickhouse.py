@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from wattribute.errors import StoreError, UsageError
+from wattribute.errors import StoreError
 from wattribute.sinks.arrow import column_batch, says_something
 from wattribute.sinks.contract import Coded, Column
 from wattribute.sinks.migrate import migrate
@@ -35,18 +35,11 @@ class ClickHouseSink:
         self.store = store
         self.rollups = Rollups(store)
 
-    def expect_windows_of(self, window_ms: int) -> None:
-        """Raises UsageError where the store holds windows of another length. It is not part of a row's key:
+    def window_ms(self) -> int | None:
+        """The length of the windows in the store, None where there are none. It is not part of a row's key:
         what is read again, in windows of another length, would stand beside what was written before."""
-        other = self.store.query(
-            "SELECT window_ms FROM attribution WHERE window_ms != {window_ms:UInt32} LIMIT 1",
-            {"window_ms": window_ms},
-        ).rows
-        if other:
-            raise UsageError(
-                f"the store {self.store.url} holds windows of {other[0][0]} ms, and window_ms is {window_ms}:"
-                " the same time would count twice. Set window_ms as it was, or name another store"
-            )
+        rows = self.store.query("SELECT window_ms FROM attribution LIMIT 1").rows
+        return rows[0][0] if rows else None
 
     def write_attribution(self, columns: Mapping[str, Column]) -> None:
         """Store rows of ``attribution``: every column of the table and ``nothing_due``, ``window_start`` in

@@ -316,8 +316,8 @@ class KafkaConsumer:
         return int(first), int(end)
 
     def _commit(self, places: list[TopicPartition]) -> KafkaError | None:
-        """librdkafka waits without end for a broker that does not answer: so a thread waits for it, and we wait
-        for the thread. Not within ``on_revoke``: there a commit from another thread never returns."""
+        """librdkafka waits without end for a broker that does not answer: so a thread waits for it, and we
+        wait for the thread. Not within ``on_revoke``: there a commit from another thread never returns."""
         if self._revoking:
             return self._commit_and_wait(places)
         if self._committing is not None:  # what came back too late is not to overtake this one

@@ -123,6 +123,15 @@ def test_windows_of_another_length_do_not_count_the_same_time_twice(golden: str)
     assert asked(golden, ALL_ROWS) == before
 
 
+def test_where_nobody_sets_their_length_windows_are_as_those_in_the_store(tmp_path: Path) -> None:
+    replay = ("replay", GOLDEN / "exclusive.ndjson", "--store", f"chdb://{tmp_path}/store")
+    ran(*replay, window_ms="2000")
+    before = asked(replay[-1], ALL_ROWS)
+    ran(*replay)
+    assert asked(replay[-1], ALL_ROWS) == before
+    assert {row["window_ms"] for row in before} == {2000}
+
+
 def test_the_cost_table_is_plain_and_names_its_policy(golden: str) -> None:
     out = ran("cost", "--store", golden, "--unit", "output_tokens", "--policy", "memory").stdout
     assert "\x1b" not in out

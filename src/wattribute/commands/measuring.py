@@ -14,7 +14,7 @@ from wattribute.collector.publish import Publisher
 from wattribute.commands.ends import Worker, collecting, is_collected, open_producer, open_sending_end
 from wattribute.commands.output import note
 from wattribute.commands.source import Source
-from wattribute.commands.streaming import opened_stream
+from wattribute.commands.streaming import opened_stream, window_ms_for
 from wattribute.errors import BusError, StoreError
 from wattribute.records import Record
 from wattribute.settings import Settings, local_folder
@@ -70,6 +70,7 @@ class Own:
         self._earlier: Earlier | None = None
         self._ask: Ask | None = None
         self._asked = False
+        self._window_ms = settings.window_ms
 
     def begin(self) -> None:
         """Sample from now on; the store may be some seconds in opening, and what is sampled waits."""
@@ -89,7 +90,7 @@ class Own:
     def end(self, ask: Ask) -> None:
         """See ``Measuring``."""
         self._ask = ask
-        window_s = self._settings.window_ms / 1_000  # one that is open still has no rows
+        window_s = self._window_ms / 1_000  # one that is open still has no rows
         self._stop.wait(window_s - time.time() % window_s + _TAIL_S)
         self._stop.set()
         self._collector.wait()
@@ -125,6 +126,7 @@ class Own:
         from wattribute.sinks.earlier import earlier_attempts
 
         with opened_stream(self._settings) as (sink, loop):
+            self._window_ms = window_ms_for(sink, self._settings)
             loop.run(threading.Event(), until_idle=True)  # what a run that was killed has left
             self._earlier = earlier_attempts(sink.store, self._run)
             self._ready.set()

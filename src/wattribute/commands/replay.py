@@ -21,6 +21,7 @@ from wattribute.collector.trace import Line, read_trace
 from wattribute.commands.compiling import compiled_engine
 from wattribute.commands.options import ConfigOption, StoreOption
 from wattribute.commands.output import note, on_terminal
+from wattribute.commands.streaming import window_ms_for
 from wattribute.errors import UsageError, WattributeError
 from wattribute.records import Gpu
 from wattribute.settings import Settings, load_settings
@@ -114,6 +115,7 @@ def open_inputs(
 def replay_files(settings: Settings, inputs: Inputs) -> None:
     """Replay inputs one after the other into the store. Raises WattributeError where any of it was bad."""
     with _noting_sink(settings) as sink:
+        settings = replace(settings, window_ms=window_ms_for(sink, settings))
         dropped = sum(_replay_one(settings, sink, *given) for given in inputs)
         if dropped:
             for row in sink.first_dead:
@@ -224,7 +226,6 @@ def _noting_sink(settings: Settings) -> Iterator[Any]:
     opened = open_store(settings.store)
     sink: ClickHouseSink = NotingSink(opened)
     with closing(sink):
-        sink.expect_windows_of(settings.window_ms)
         server = serve(opened)
         try:
             yield sink

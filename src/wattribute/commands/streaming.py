@@ -9,12 +9,28 @@ from typing import TYPE_CHECKING
 from wattribute.bus import Partition
 from wattribute.commands.compiling import compiled_engine
 from wattribute.commands.ends import receiving_end
+from wattribute.errors import UsageError
 from wattribute.settings import Settings
 
 if TYPE_CHECKING:
     from wattribute.sinks.clickhouse import ClickHouseSink
     from wattribute.stream.engine import Engine
     from wattribute.stream.loop import StreamLoop
+
+
+def window_ms_for(sink: ClickHouseSink, settings: Settings) -> int:
+    """The length of the windows to write: where nobody set one, that of the windows in the store.
+
+    Raises UsageError where one was set, and the store holds windows of another."""
+    held = sink.window_ms()
+    if held is None or held == settings.window_ms:
+        return settings.window_ms
+    if "window_ms" not in settings.origins:
+        return held
+    raise UsageError(
+        f"the store {sink.store.url} holds windows of {held} ms, and window_ms is {settings.window_ms}:"
+        " the same time would count twice. Leave window_ms out, or name another store"
+    )
 
 
 @contextmanager
@@ -36,7 +52,7 @@ def opened_stream(
     idle_levels = IdleLevels(settings.idle_watts)
 
     def make_engine(origin: str) -> Engine:
-        return engine_class(origin, settings.window_ms * 1_000_000, settings.generation, idle_levels)
+        return engine_class(origin, window_ms * 1_000_000, settings.generation, idle_levels)
 
     # The consumer calls the loop and the loop the consumer: one of them has to be there first.
     loop: StreamLoop
@@ -52,7 +68,7 @@ def opened_stream(
 
     with ExitStack() as stack:
         sink = stack.enter_context(closing(ClickHouseSink(open_store(settings.store))))
-        sink.expect_windows_of(settings.window_ms)
+        window_ms = window_ms_for(sink, settings)
         if "retention_days" in settings.origins:
             set_retention(sink.store, settings.retention_days)
         if (server := serve(sink.store)) is not None:

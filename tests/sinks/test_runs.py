@@ -185,6 +185,157 @@ def test_a_retry_without_a_step_yet_and_what_is_reserved_are_in_vain(
     assert row["projected_cost_usd"] is None  # nobody knows what a step costs after the retry
 
 
+# Of each run: its attempts as (from, to) seconds, a second each; its events as (second, event, attempt,
+# step); what was in vain of each attempt in seconds, at least and at most.
+Told = tuple[list[tuple[int, int]], list[tuple[float, str, int, int | None]], list[tuple[float, float]]]
+RETRIES: dict[str, Told] = {
+    "told of no step before its end": (
+        [(0, 10), (20, 54)],
+        [
+            (0, "start", 0, 0),
+            (6, "checkpoint", 0, 6),
+            (10, "fail", 0, 9),
+            (20, "start", 1, 6),
+            (54, "finish", 1, 40),
+        ],
+        [(4, 4), (1, 34)],  # 34 steps in 34 s: the first after one, or all at its end
+    ),
+    "told of no step, but the next goes on from one": (
+        [(0, 10), (20, 30), (30, 40)],
+        [
+            (0, "start", 0, 0),
+            (6, "checkpoint", 0, 6),
+            (10, "fail", 0, 9),
+            (20, "start", 1, 6),
+            (30, "start", 2, 10),
+            (31, "checkpoint", 2, 11),
+            (40, "finish", 2, 20),
+        ],
+        [(4, 4), (10 / 4, 10), (1, 1)],
+    ),
+    "the third goes on from what the first made": (
+        [(0, 10), (20, 23), (30, 40)],
+        [
+            (0, "start", 0, 0),
+            (5, "checkpoint", 0, 5),
+            (9, "checkpoint", 0, 9),
+            (10, "fail", 0, 10),
+            (20, "start", 1, 5),
+            (23, "fail", 1, 6),
+            (30, "start", 2, 9),
+            (31, "checkpoint", 2, 10),
+            (40, "finish", 2, 19),
+        ],
+        [(1, 1), (3, 3), (1, 1)],
+    ),
+    "the second from the first, the fourth from the second": (
+        [(0, 10), (10, 20), (20, 23), (30, 40)],
+        [
+            (0, "start", 0, 0),
+            (8, "checkpoint", 0, 8),
+            (10, "start", 1, 8),
+            (12, "checkpoint", 1, 9),
+            (19, "checkpoint", 1, 16),
+            (20, "fail", 1, 17),
+            (20, "start", 2, 2),
+            (22, "checkpoint", 2, 3),
+            (23, "fail", 2, 3),
+            (30, "start", 3, 16),
+            (31, "checkpoint", 3, 17),
+            (40, "finish", 3, 26),
+        ],
+        [(2, 2), (2 + 1, 2 + 1), (3, 3), (1, 1)],
+    ),
+    "the third goes back to before what the second went on from": (
+        [(0, 20), (20, 30), (30, 40)],
+        [
+            (0, "start", 0, 0),
+            (5, "checkpoint", 0, 5),
+            (20, "checkpoint", 0, 20),
+            (20, "start", 1, 20),
+            (30, "checkpoint", 1, 30),
+            (30, "start", 2, 5),
+            (31, "checkpoint", 2, 6),
+            (40, "finish", 2, 15),
+        ],
+        [(15, 15), (10, 10), (1, 1)],
+    ),
+    "one that came to nothing does not hide what was gone on from": (
+        [(0, 10), (20, 23), (30, 40)],
+        [
+            (0, "start", 0, 0),
+            (6, "checkpoint", 0, 6),
+            (10, "fail", 0, 9),
+            (20, "start", 1, None),
+            (23, "fail", 1, None),
+            (30, "start", 2, 6),
+            (31, "checkpoint", 2, 7),
+            (40, "finish", 2, 16),
+        ],
+        [(4, 4), (3, 3), (1, 1)],
+    ),
+    "from its first step anew: what was before the start was told is lost too": (
+        [(0, 10), (10, 20)],
+        [
+            (5, "start", 0, 0),
+            (9, "checkpoint", 0, 4),
+            (10, "start", 1, 0),
+            (11, "checkpoint", 1, 1),
+            (20, "finish", 1, 10),
+        ],
+        [(10, 10), (1, 1)],
+    ),
+    "from between two checkpoints": (
+        [(0, 12), (20, 30)],
+        [
+            (0, "start", 0, 0),
+            (3, "checkpoint", 0, 3),
+            (9, "checkpoint", 0, 9),
+            (12, "fail", 0, 12),
+            (20, "start", 1, 6),
+            (21, "checkpoint", 1, 7),
+            (30, "finish", 1, 16),
+        ],
+        [(6, 9), (1, 1)],
+    ),
+    "lost before its retry had come to a step": (
+        [(0, 10), (10, 20), (20, 30)],
+        [
+            (0, "start", 0, 0),
+            (9, "checkpoint", 0, 9),
+            (10, "start", 1, 9),
+            (18, "checkpoint", 1, 10),
+            (20, "start", 2, 9),
+            (21, "checkpoint", 2, 10),
+            (30, "finish", 2, 19),
+        ],
+        [(1, 1), (10, 10), (1, 1)],
+    ),
+}
+
+
+def test_what_of_each_retry_was_in_vain(priced: ClickHouseSink, as_columns: AsColumns, start_ms: int) -> None:
+    rows, events = [], []
+    for pid, (run, (attempts, told, _)) in enumerate(RETRIES.items(), 1):
+        for attempt, (begin, end) in enumerate(attempts):
+            rows += used(start_ms, begin, end, attempt=attempt, run=run, pid=pid)
+        events += [event(start_ms, *of) | {"run": run} for of in told]
+    priced.write_attribution(as_columns(rows))
+    priced.write_rows("run_event", events)
+
+    found = priced.store.query(
+        "SELECT run, attempt, wasted_usd, wasted_most_usd FROM attempt_cost("
+        "policy = 'equal', since = '1970-01-01', until = '2200-01-01') ORDER BY run, attempt"
+    ).rows
+
+    wasted: dict[str, list[tuple[float, float]]] = {run: [] for run in RETRIES}
+    for run, _, least, most in found:
+        wasted[run].append((round(least / USD_PER_S, 6), round(most / USD_PER_S, 6)))
+    assert wasted == {run: of[2] for run, of in RETRIES.items()}
+    for row in run_rows(priced.store, None, None, "equal"):
+        assert 0 <= row["wasted_usd"] <= row["wasted_most_usd"] <= row["cost_usd"], row
+
+
 @pytest.mark.parametrize("end", ["finish", "fail"])
 def test_one_attempt(priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, end: str) -> None:
     priced.write_attribution(as_columns(used(start_ms, 0, 10)))

@@ -51,7 +51,11 @@ SELECT
     told_until,
     fromUnixTimestamp64Nano(new_ns, 'UTC') AS first_new_at,
     if(is_retry AND new_ns < never_ns, first_new_at, NULL) AS working_from,
-    if(is_retry AND new_latest_ns < never_ns, fromUnixTimestamp64Nano(new_latest_ns, 'UTC'), NULL) AS working_from_latest
+    if(is_retry AND new_latest_ns < never_ns, fromUnixTimestamp64Nano(new_latest_ns, 'UTC'), NULL) AS working_from_latest,
+    fromUnixTimestamp64Nano(progress_ns, 'UTC') AS progress_at,
+    progress_count,
+    if(origin < 0, NULL, origin) AS origin_position,
+    is_resumed OR next_position < 0 AS is_useful
 FROM
 (
     SELECT
@@ -123,7 +127,15 @@ FROM
                             SELECT
                                 * EXCEPT (told_until),
                                 greatest(events.told_until, if(counted_steps > 0, counted_until, events.told_until)) AS told_until,
-                                if(counted_steps > 0, greatest(told_position, resumed_from + counted_steps), told_position) AS position,
+                                multiIf(
+                                    counted_steps > 0, greatest(told_position, resumed_from + counted_steps),
+                                    is_retry AND told_position < 0, NULL,
+                                    greatest(told_position, 0)) AS position,
+                                -- when it had come so far, and in how many parts that was told
+                                if(counted_steps > 0 AND resumed_from + counted_steps >= told_position, least(toUnixTimestamp64Nano(counted_until), known_ns),
+                                    arrayMin(arrayPushBack(arrayMap(n -> n.1, arrayFilter(n -> n.2 = told_position, told)), known_ns))) AS progress_ns,
+                                if(counted_steps > 0, counted_rows, countEqual(arrayMap(n -> n.2 > resumed_from AND n.1 <= known_ns, told), 1))
+                                    AS progress_count,
                                 attempt > min(attempt) OVER (PARTITION BY run) AS is_retry,
                                 if(is_retry, ifNull(toFloat64(resumed_position), -1), resumed_from) AS origin,
                                 greatest(
@@ -143,7 +155,8 @@ FROM
                                 SELECT
                                     run,
                                     attempt,
-                                    if(countIf(event = 'start') = 0, min(t), minIf(t, event = 'start')) AS started,
+                                    if(countIf(event = 'start') = 0, if(any(measured_until) = 0, min(t), least(min(t), any(measured_from))),
+                                        minIf(t, event = 'start')) AS started,
                                     if(countIf(event IN ('finish', 'fail')) = 0, NULL, maxIf(t, event IN ('finish', 'fail'))) AS ended,
                                     multiIf(
                                         ended IS NULL, 'running',
@@ -151,7 +164,7 @@ FROM
                                         'failed') AS outcome,
                                     argMinIf(step, t, event = 'start') AS resumed_position,
                                     toFloat64(ifNull(resumed_position, 0)) AS resumed_from,
-                                    max(steps) AS target_position,
+                                    argMax(steps, t) AS target_position,
                                     max(t) AS told_until,
                                     if(any(known_until) = 0, never_ns, toUnixTimestamp64Nano(any(known_until))) AS known_ns,
                                     toUnixTimestamp64Nano(started) AS started_ns,
@@ -163,7 +176,7 @@ FROM
                                     groupArrayIf((toUnixTimestamp64Nano(t), toFloat64(assumeNotNull(step))), step IS NOT NULL) AS told,
                                     groupArrayIf((toUnixTimestamp64Nano(t), toFloat64(assumeNotNull(step))), step IS NOT NULL AND event != 'fail')
                                         AS noted,
-                                    arrayMax(arrayPushBack(arrayMap(n -> n.2, arrayFilter(n -> n.1 <= known_ns, told)), toFloat64(0)))
+                                    arrayMax(arrayPushBack(arrayMap(n -> n.2, arrayFilter(n -> n.1 <= known_ns, told)), toFloat64(-1)))
                                         AS told_position
                                 FROM run_event FINAL
                                 LEFT JOIN known USING (run, attempt)
@@ -176,7 +189,8 @@ FROM
                                     attempt,
                                     argMax(of_source, authority) AS counted_steps,
                                     argMax(from_at, authority) AS counted_from,
-                                    argMax(until_at, authority) AS counted_until
+                                    argMax(until_at, authority) AS counted_until,
+                                    argMax(row_count, authority) AS counted_rows
                                 FROM
                                 (
                                     SELECT
@@ -186,6 +200,7 @@ FROM
                                         sum(quantity * if(t <= known_until OR period_ns = 0, t <= known_until,
                                             greatest(0, 1 - dateDiff('nanosecond', known_until, t) / period_ns))) AS of_source,
                                         max(t) AS until_at,
+                                        count() AS row_count,
                                         -- the first of q steps in a period ends after one q-th of it
                                         min(fromUnixTimestamp64Nano(
                                             toUnixTimestamp64Nano(t) - toInt64(period_ns * (1 - 1 / greatest(quantity, 1))), 'UTC')) AS from_at

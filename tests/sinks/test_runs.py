@@ -76,7 +76,7 @@ def test_a_run_that_failed_and_goes_on(priced: ClickHouseSink, as_columns: AsCol
     assert (row["position"], row["target_position"]) == (6 + 16, 40)
     assert row["cost_usd_per_step"] == pytest.approx(20 * USD_PER_S / 22)
     assert row["j_per_step"] == pytest.approx(2000 / 22)
-    per_step_s = (10 - 2.5) / 16
+    per_step_s = (10 - 2.5) / 15  # of those after the first
     assert row["projected_cost_usd"] == pytest.approx((20 + 18 * per_step_s) * USD_PER_S)
     end = datetime.fromtimestamp(start_ms / 1000 + 30, UTC) + timedelta(seconds=18 * per_step_s)
     assert abs(row["projected_end"] - end) < timedelta(milliseconds=2)
@@ -434,6 +434,109 @@ def test_a_span_that_cuts_a_run_gives_its_cost_there_and_no_cost_of_a_step(
     assert (row["projected_cost_usd"], row["projected_end"]) == (None, None)
     (whole,) = run_rows(priced.store, None, None, "equal")
     assert whole["cost_usd_per_step"] == pytest.approx(10 * USD_PER_S / 20)
+
+
+# Of each run, as above; then where it stands, what a useful step cost in seconds, and its cost at the end.
+Going = tuple[
+    list[tuple[int, int]], list[tuple[Any, ...]], tuple[float | None, int], float | None, float | None
+]
+PROJECTED: dict[str, Going] = {
+    "each step of a retry takes a second, and its first is no part of its pace": (
+        [(0, 10), (20, 30)],
+        [(0, "start", 0, 0), (5, "checkpoint", 0, 5), (10, "fail", 0, 9),
+         (20, "start", 1, 5), (25, "checkpoint", 1, 10), (30, "checkpoint", 1, 15)],
+        (15, 40), 20 / 15, 20 + 25,
+    ),
+    "ten steps are told at a time, and nine seconds of the next are part of the rest": (
+        [(0, 19)], [(0, "start", 0, 0), (10, "checkpoint", 0, 10)], (10, 40), 19 / 10, 40,
+    ),
+    "it stands still for longer than that": (
+        [(0, 40)], [(0, "start", 0, 0), (10, "checkpoint", 0, 10)], (10, 40), 40 / 10, 40 + 30 - 10,
+    ),
+    "one new step alone tells no pace": (
+        [(0, 10), (20, 30)],
+        [(0, "start", 0, 0), (5, "checkpoint", 0, 5), (20, "start", 1, 5), (30, "checkpoint", 1, 6)],
+        (6, 40), 20 / 6, None,
+    ),
+    "nobody knows what it went on from": (
+        [(0, 10), (20, 30)],
+        [(0, "start", 0, 0), (10, "fail", 0, 9), (20, "start", 1, None), (25, "checkpoint", 1, 30)],
+        (30, 40), 20 / 30, None,
+    ),
+    "nobody knows what it went on from, nor where it is": (
+        [(0, 10), (20, 30)],
+        [(0, "start", 0, 0), (10, "fail", 0, 9), (20, "start", 1, None)],
+        (9, 40), 20 / 9, None,
+    ),
+    "the latest attempt told nothing": (
+        [(0, 10), (20, 30)], [(0, "start", 0, 0), (10, "checkpoint", 0, 10)], (10, 40), 20 / 10, None,
+    ),
+    "it is to go less far than it was": (
+        [(0, 10)], [(0, "start", 0, 0), (10, "checkpoint", 0, 10, 30)], (10, 30), 1, 30,
+    ),
+    "nobody told of its start": (
+        [(0, 10)], [(5, "checkpoint", 0, 5), (10, "checkpoint", 0, 10)], (10, 40), 1, 40,
+    ),
+    "it began anew, before what it had begun from": (
+        [(0, 10), (10, 20)],
+        [(0, "start", 0, 20), (10, "checkpoint", 0, 30), (10, "start", 1, 0),
+         (11, "checkpoint", 1, 1), (20, "checkpoint", 1, 10)],
+        (10, 40), 20 / 10, 20 + 30,
+    ),
+    "it failed before its first step": (
+        [(0, 10)], [(0, "start", 0, 0), (10, "fail", 0, 0)], (0, 40), None, None,
+    ),
+}  # fmt: skip
+
+
+def test_where_a_run_will_end(priced: ClickHouseSink, as_columns: AsColumns, start_ms: int) -> None:
+    rows, events = [], []
+    for pid, (run, (attempts, told, *_)) in enumerate(PROJECTED.items(), 1):
+        for attempt, (begin, end) in enumerate(attempts):
+            rows += used(start_ms, begin, end, attempt=attempt, run=run, pid=pid)
+        events += [
+            event(start_ms, *of[:4]) | {"run": run} | ({"steps": of[4]} if of[4:] else {}) for of in told
+        ]
+    priced.write_attribution(as_columns(rows))
+    priced.write_rows("run_event", events)
+    priced.refresh_rollups()
+
+    found = {row["run"]: row for row in run_rows(priced.store, None, None, "equal")}
+
+    for run, (attempts, _, stands, per_step_s, whole_s) in PROJECTED.items():
+        row = found[run]
+        assert (row["position"], row["target_position"]) == stands, run
+        for name, due in (("cost_usd_per_step", per_step_s), ("projected_cost_usd", whole_s)):
+            assert row[name] == (None if due is None else pytest.approx(due * USD_PER_S)), (run, name)
+        assert (row["projected_end"] is None) == (whole_s is None), run
+        if whole_s is not None:  # the GPU is used from the last window on as it was
+            spent_s = sum(end - begin for begin, end in attempts)
+            end_s = start_ms / 1000 + attempts[-1][1] + whole_s - spent_s
+            assert row["projected_end"].timestamp() == pytest.approx(end_s, abs=0.01), run
+    assert found["the latest attempt told nothing"]["wasted_most_usd"] == pytest.approx(10 * USD_PER_S)
+
+    # hours later others are measured, and of these runs nothing: perhaps they were killed
+    priced.write_attribution(as_columns(used(start_ms, 7200, 7201, run="another")))
+    priced.refresh_rollups()
+    for row in run_rows(priced.store, None, None, "equal"):
+        assert (row["projected_cost_usd"], row["projected_end"]) == (None, None)
+
+
+@pytest.mark.parametrize(("since_s", "until_s"), [(15, None), (None, 27)])
+def test_a_span_without_an_attempt_or_the_latest_windows_is_not_the_whole_run(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, since_s: int | None, until_s: int | None
+) -> None:
+    priced.write_attribution(as_columns([*used(start_ms, 0, 10), *used(start_ms, 20, 30, attempt=1)]))
+    told = [event(start_ms, 0, "start", 0, 0), event(start_ms, 6, "checkpoint", 0, 6)]
+    told += [event(start_ms, 20, "start", 1, 6), event(start_ms, 25, "checkpoint", 1, 11)]
+    priced.write_rows("run_event", told)
+    since, until = (
+        None if s is None else datetime.fromtimestamp(start_ms / 1000 + s, UTC) for s in (since_s, until_s)
+    )
+
+    (row,) = run_rows(priced.store, since, until, "equal")
+
+    assert (row["cost_usd_per_step"], row["j_per_step"], row["projected_cost_usd"]) == (None, None, None)
 
 
 def test_what_is_partly_unpriced_or_untold_is_not_summed(

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from wattribute.commands.runs import end_notes
 from wattribute.errors import UsageError
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
 from wattribute.sinks.costs import run_places, run_rows
+from wattribute.sinks.earlier import earlier_attempts, runs_of_several_teams
 from wattribute.sinks.prices import Price, add_prices
 
 AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
@@ -593,3 +595,51 @@ def test_runs_of_one_name_in_two_namespaces_are_told_of(
     assert run_places(priced.store, day + timedelta(minutes=1), day + timedelta(minutes=2)) == places
     assert run_places(priced.store, day + timedelta(days=1), None) == {}
     assert run_places(priced.store, None, day - timedelta(days=1)) == {}
+
+
+def test_runs_of_one_name_of_two_teams_are_told_of(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    rows = [
+        *used(start_ms, 0, 2, team="vision"),
+        *used(start_ms, 0, 2, team="speech", pid=2),
+        *used(start_ms, 2, 4, team="", pid=2),
+        *used(start_ms, 0, 2, team="vision", run="alone", pid=3),
+    ]
+    priced.write_attribution(as_columns(rows))
+    priced.refresh_rollups()
+    assert runs_of_several_teams(priced.store, None, None) == {"r": ["speech", "vision"]}
+    day = datetime.fromtimestamp(start_ms / 1000, UTC)
+    assert runs_of_several_teams(priced.store, day + timedelta(days=1), None) == {}
+
+
+def test_the_checkpoint_told_last_is_the_one_to_go_on_from(priced: ClickHouseSink, start_ms: int) -> None:
+    told = [event(start_ms, 0, "start", 0, 0), event(start_ms, 6, "checkpoint", 0, 6)]
+    told += [event(start_ms, 10, "start", 1, 0), event(start_ms, 13, "checkpoint", 1, 3)]
+    priced.write_rows("run_event", [*told, event(start_ms, 14, "checkpoint", 1, None)])
+    assert earlier_attempts(priced.store, "r").checkpoint_step == 3
+
+
+def test_why_it_is_not_known_where_a_run_ends() -> None:
+    row: dict[str, Any] = {
+        "run": "a",
+        "outcome": "running",
+        "projected_end": None,
+        "cost_usd": 1.0,
+        "cost_usd_per_step": 0.1,
+    }
+    row |= {"position": 10, "target_position": 40}
+    others = [
+        row | {"run": "b", "target_position": None},
+        row | {"run": "c", "target_position": None},
+        row | {"run": "d", "position": 0},
+        row | {"run": "e", "position": 41},
+        row | {"run": "f", "cost_usd_per_step": None},
+        row | {"run": "g", "outcome": "finished"},
+        row | {"run": "h", "projected_end": datetime.now(UTC)},
+    ]
+    notes = end_notes([row, *others])
+    assert [note.partition(":")[0] for note in notes] == [
+        f"where {which} will end is not known" for which in ("a", "b, c", "d", "e", "f")
+    ]
+    assert "how many steps" in notes[1]

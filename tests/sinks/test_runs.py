@@ -643,3 +643,15 @@ def test_why_it_is_not_known_where_a_run_ends() -> None:
         f"where {which} will end is not known" for which in ("a", "b, c", "d", "e", "f")
     ]
     assert "how many steps" in notes[1]
+
+
+def test_an_attempt_whose_start_nobody_told_begins_with_what_was_told(
+    priced: ClickHouseSink, start_ms: int
+) -> None:
+    told = [event(start_ms, 5, "checkpoint", 0, 5), event(start_ms, 9, "fail", 0, 9)]
+    priced.write_rows("run_event", [*told, event(start_ms, 20, "start", 1, 5)])
+    started = [
+        row["started"].timestamp() - start_ms / 1000
+        for row in priced.store.query("SELECT started FROM attempt ORDER BY attempt").dicts()
+    ]
+    assert started == pytest.approx([5, 20])

@@ -3,7 +3,7 @@ CREATE OR REPLACE VIEW attempt AS
 SELECT
     run,
     attempt,
-    minIf(t, event = 'start') AS started,
+    if(countIf(event = 'start') = 0, min(t), minIf(t, event = 'start')) AS started,
     if(countIf(event IN ('finish', 'fail')) = 0, NULL, maxIf(t, event IN ('finish', 'fail'))) AS ended,
     multiIf(ended IS NULL, 'running', argMaxIf(event, t, event IN ('finish', 'fail')) = 'finish', 'finished', 'failed')
         AS outcome,

@@ -1,7 +1,7 @@
 -- What each attempt of a run cost in [since, until), and how much of that was in vain, under an idle policy:
 --     SELECT … FROM attempt_cost(policy = 'equal', since = …, until = …)
 -- Wasted is what was lost after the progress that the next attempt resumed from, the retry up to its first new step,
--- and what was reserved and not used; between wasted_usd and wasted_most_usd where the resume point is not known.
+-- and what was reserved and not used; between wasted_usd and wasted_most_usd where one of these is not known.
 -- It is part of cost_usd. A window that an edge cuts counts by its part beyond the edge: sums within which one lies are
 -- read window by window.
 CREATE OR REPLACE VIEW attempt_cost AS
@@ -18,7 +18,7 @@ WITH
         SELECT groupArray((
             run, attempt, is_retry, toUnixTimestamp64Nano(started), toUnixTimestamp64Nano(ended),
             toUnixTimestamp64Nano(lost_from), toUnixTimestamp64Nano(lost_from_earliest),
-            toUnixTimestamp64Nano(working_from)))
+            toUnixTimestamp64Nano(working_from), toUnixTimestamp64Nano(working_from_latest)))
         FROM attempt_progress
     ) AS told,
     progress AS
@@ -31,13 +31,14 @@ WITH
             t.5 AS ended_ns,
             t.6 AS lost_ns,
             t.7 AS lost_most_ns,
-            t.8 AS working_ns
+            t.8 AS working_ns,
+            t.9 AS working_latest_ns
         FROM (SELECT arrayJoin(told) AS t)
     ),
     edges AS
     (
         SELECT run, attempt, fromUnixTimestamp64Nano(assumeNotNull(arrayJoin(arrayFilter(
-            e -> e IS NOT NULL, arrayDistinct([lost_ns, lost_most_ns, working_ns])))), 'UTC') AS edge
+            e -> e IS NOT NULL, arrayDistinct([lost_ns, lost_most_ns, working_ns, working_latest_ns])))), 'UTC') AS edge
         FROM progress
     ),
     -- The minute of an edge, where a day or an hour has windows on both sides of it. It may have none itself.
@@ -106,9 +107,9 @@ WITH
             sum(w.energy_uj) AS energy,
             sum(w.time_ns) AS gpu_time,
             sum(w.time_ns * least(1, w.lost_ratio + w.retry_ratio)) AS wasted,
-            sum(w.time_ns * least(1, w.lost_most_ratio + w.retry_ratio)) AS wasted_most,
+            sum(w.time_ns * least(1, w.lost_most_ratio + w.retry_most_ratio)) AS wasted_most,
             sum(w.energy_uj * least(1, w.lost_ratio + w.retry_ratio)) AS wasted_energy,
-            sum(w.energy_uj * least(1, w.lost_most_ratio + w.retry_ratio)) AS wasted_most_energy
+            sum(w.energy_uj * least(1, w.lost_most_ratio + w.retry_most_ratio)) AS wasted_most_energy
         FROM
         (
             SELECT
@@ -131,7 +132,11 @@ WITH
                 multiIf(
                     account = 'reserved', 1,
                     is_retry, least(1, greatest(0, ifNull(working_ns, to_ns) - from_ns) / (to_ns - from_ns)),
-                    0) AS retry_ratio
+                    0) AS retry_ratio,
+                multiIf(
+                    account = 'reserved', 1,
+                    is_retry, least(1, greatest(0, ifNull(working_latest_ns, to_ns) - from_ns) / (to_ns - from_ns)),
+                    0) AS retry_most_ratio
             FROM
             (
 {{classed}}

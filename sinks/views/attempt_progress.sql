@@ -1,24 +1,34 @@
 -- How far each attempt of a run came, and what of its time was in vain:
---   from lost_from on: what came after the progress that the next attempt resumed from. Where only counted steps tell
---     when that was reached, by an even pace at best (lost_from) and after the checkpoint before it at worst
---     (lost_from_earliest). Where it is not known, or nobody has resumed it yet, after its last progress at best and
---     all of it at worst.
---   until working_from, for an attempt after the first: the retry, up to its first new step.
--- NULL where that does not apply, and for working_from also where there is no new step yet.
+--   from lost_from on: what came after the progress that was resumed from. Of the attempts after it, the latest goes on
+--     from some step, which the nearest attempt that came from below to that step has made; that one goes on from a step
+--     of its own, and so on to the first. What none of them goes on from is lost as a whole. Where nothing tells when
+--     that step was reached, by an even pace to what was told next at best (lost_from), and after what was told before it
+--     at worst (lost_from_earliest). Where it is not known, or nobody has resumed it yet, after its last progress at best
+--     and all of it at worst.
+--   until working_from, for an attempt after the first: the retry, up to its first new step. Where that is told with
+--     others, or by who resumed from it alone, by an even pace at best, and when it was told at worst
+--     (working_from_latest).
+-- NULL where that does not apply, and for the latter two also where there is no new step yet.
 -- While an attempt runs, what is told of the time after its last window does not count yet: its energy is not there.
 CREATE OR REPLACE VIEW attempt_progress AS
 WITH
     toDateTime64('2200-01-01', 9, 'UTC') AS never,
+    toUnixTimestamp64Nano(never) AS never_ns,
     known AS
     (
-        SELECT run, attempt, if(max(has_ended) OR max(until) = 0, never, max(until)) AS known_until
+        SELECT
+            run,
+            attempt,
+            if(max(has_ended) OR max(until) = 0, never, max(until)) AS known_until,
+            max(until) AS measured_until,
+            min(since) AS measured_from
         FROM
         (
-            SELECT run, attempt, 1 AS has_ended, toDateTime64(0, 9, 'UTC') AS until
+            SELECT run, attempt, 1 AS has_ended, toDateTime64(0, 9, 'UTC') AS until, never AS since
             FROM run_event
             WHERE event IN ('finish', 'fail')
             UNION ALL
-            SELECT run, attempt, 0, toDateTime64(max(last_at), 9, 'UTC')
+            SELECT run, attempt, 0, toDateTime64(max(last_at), 9, 'UTC'), toDateTime64(min(first_at), 9, 'UTC')
             FROM measured
             WHERE run != ''
             GROUP BY run, attempt
@@ -32,84 +42,186 @@ SELECT
     ended,
     outcome,
     resumed_position,
-    if(counted_steps > 0, greatest(told_position, resumed_from + counted_steps), told_position) AS position,
+    position,
     target_position,
     is_retry,
-    multiIf(
-        NOT (is_followed OR outcome = 'failed'), NULL,
-        next_position IS NULL, noted_at,
-        next_position > kept_position AND position > kept_position AND counted_until > kept_at,
-        addNanoseconds(kept_at, toInt64(dateDiff('nanosecond', kept_at, counted_until)
-            * least(1, (next_position - kept_position) / (position - kept_position)))),
-        kept_at) AS lost_from,
-    if(is_followed OR outcome = 'failed', if(next_position IS NULL, started, kept_at), NULL) AS lost_from_earliest,
-    greatest(events.told_until, if(counted_steps > 0, counted_until, events.told_until)) AS told_until,
-    least(arrayMin(new_at), if(counted_steps > 0, counted_from, never)) AS first_new_at,
-    if(is_retry AND first_new_at < never, first_new_at, NULL) AS working_from
+    fromUnixTimestamp64Nano(lost_ns, 'UTC') AS lost_from,
+    fromUnixTimestamp64Nano(
+        if(lost_ns IS NULL, NULL, if(is_resumed AND is_certain, kept.1, began_ns)), 'UTC') AS lost_from_earliest,
+    told_until,
+    fromUnixTimestamp64Nano(new_ns, 'UTC') AS first_new_at,
+    if(is_retry AND new_ns < never_ns, first_new_at, NULL) AS working_from,
+    if(is_retry AND new_latest_ns < never_ns, fromUnixTimestamp64Nano(new_latest_ns, 'UTC'), NULL) AS working_from_latest,
+    fromUnixTimestamp64Nano(progress_ns, 'UTC') AS progress_at,
+    progress_count,
+    if(origin < 0, NULL, origin) AS origin_position,
+    is_resumed OR next_position < 0 AS is_useful
 FROM
 (
     SELECT
         *,
-        ifNull(resumed_position, 0) AS resumed_from,
-        attempt > min(attempt) OVER (PARTITION BY run) AS is_retry,
-        leadInFrame(toUInt8(1), 1, toUInt8(0)) OVER following AS is_followed,
-        leadInFrame(resumed_position, 1, NULL) OVER following AS next_position,
-        arrayMax(arrayPushBack(arrayMap(n -> n.1, noted), started)) AS noted_at,
-        arrayFilter(n -> n.2 <= next_position, noted) AS kept,
-        arrayMax(arrayPushBack(arrayMap(n -> n.1, kept), started)) AS kept_at,
-        arrayMax(arrayPushBack(arrayMap(n -> n.2, kept), toUInt64(0))) AS kept_position,
-        arrayMap(n -> if(n.2 > resumed_from, n.1, never), arrayPushBack(told, (never, 0))) AS new_at
+        multiIf(
+            NOT (is_followed OR outcome = 'failed'), NULL,
+            next_position < 0 OR NOT (is_resumed OR is_certain), noted_ns,
+            NOT is_resumed, began_ns,
+            kept.2 >= next_position, kept.1,
+            beyond.1 = never_ns, greatest(kept.1, end_ns),
+            greatest(kept.1, reached_point.1 + toInt64((beyond.1 - reached_point.1)
+                * (next_position - reached_point.2) / (beyond.2 - reached_point.2)))) AS lost_ns
     FROM
     (
         SELECT
-            run,
-            attempt,
-            minIf(t, event = 'start') AS started,
-            if(countIf(event IN ('finish', 'fail')) = 0, NULL, maxIf(t, event IN ('finish', 'fail'))) AS ended,
-            multiIf(ended IS NULL, 'running', argMaxIf(event, t, event IN ('finish', 'fail')) = 'finish', 'finished', 'failed')
-                AS outcome,
-            argMinIf(step, t, event = 'start') AS resumed_position,
-            max(steps) AS target_position,
-            max(t) AS told_until,
-            groupArrayIf((t, assumeNotNull(step)), step IS NOT NULL AND (known_until = 0 OR t <= known_until)) AS told,
-            groupArrayIf((t, assumeNotNull(step)), step IS NOT NULL AND event != 'fail') AS noted,
-            toFloat64(arrayMax(arrayPushBack(arrayMap(n -> n.2, told), toUInt64(0)))) AS told_position
-        FROM run_event FINAL
-        LEFT JOIN known USING (run, attempt)
-        GROUP BY run, attempt
-    )
-    WINDOW following AS (PARTITION BY run ORDER BY attempt ROWS BETWEEN CURRENT ROW AND 1 FOLLOWING)
-) AS events
-LEFT JOIN
-(
-    SELECT
-        run,
-        attempt,
-        argMax(of_source, authority) AS counted_steps,
-        argMax(from_at, authority) AS counted_from,
-        argMax(until_at, authority) AS counted_until
-    FROM
-    (
-        SELECT
-            run,
-            attempt,
-            authority,
-            sum(quantity * if(t <= known_until OR period_ns = 0, t <= known_until,
-                greatest(0, 1 - dateDiff('nanosecond', known_until, t) / period_ns))) AS of_source,
-            max(t) AS until_at,
-            -- the first of q steps in a period ends after one q-th of it
-            min(fromUnixTimestamp64Nano(
-                toUnixTimestamp64Nano(t) - toInt64(period_ns * (1 - 1 / greatest(quantity, 1))), 'UTC')) AS from_at
+            *,
+            if(kept.2 = resumed_from AND new_ns < never_ns, (new_ns, resumed_from + 1), kept) AS reached_point,
+            arrayMin(arrayPushBack(
+                arrayFilter(n -> n.1 > kept.1 AND n.2 > next_position, told_and_counted), (never_ns, toFloat64(0)))) AS beyond
         FROM
         (
             SELECT
-                run, attempt, authority, quantity, t, period_ns,
-                if(known.known_until = 0, never, known.known_until) AS known_until
-            FROM unit FINAL
-            LEFT JOIN known USING (run, attempt)
-            WHERE unit = 'steps' AND run != '' AND quantity > 0
+                *,
+                (
+                    arrayMax(n -> n.1, arrayPushBack(arrayFilter(n -> n.2 <= next_position, marks), (began_ns, resumed_from))),
+                    arrayMax(n -> n.2, arrayPushBack(arrayFilter(n -> n.2 <= next_position, marks), (began_ns, resumed_from)))
+                ) AS kept,
+                arrayMax(n -> n.1, arrayPushBack(
+                    if(notEmpty(marks), marks, arrayFilter(n -> n.2 > resumed_from, told_and_counted)), (began_ns, toFloat64(0))))
+                    AS noted_ns,
+                if(counted_steps > 0, least(new.1, counted_ns), new.1) AS new_latest_ns,
+                multiIf(
+                    counted_steps > 0, least(new.1, counted_ns),
+                    new.1 < never_ns, old_ns + toInt64((new.1 - old_ns) / (new.2 - resumed_from)),
+                    is_resumed, started_ns + toInt64(greatest(0, end_ns - started_ns) / (next_position - resumed_from)),
+                    never_ns) AS new_ns
+            FROM
+            (
+                SELECT
+                    *,
+                    goal.1 AS next_position,
+                    goal.2 AS is_certain,
+                    goal.1 != -2 AS is_followed,
+                    goal.1 > 0 AND origin < goal.1 AND (goal.1 <= reached OR goal.1 > reached_before) AS is_resumed,
+                    arrayMax(n -> n.1, arrayPushBack(
+                        arrayFilter(n -> n.2 <= resumed_from AND n.1 <= new.1, told), (started_ns, toFloat64(0)))) AS old_ns
+                FROM
+                (
+                    SELECT
+                        *,
+                        -- The step that one after it goes on from: -2 nobody, -1 not known; and whether that is certain.
+                        arrayFold(
+                            (goal, a) -> multiIf(
+                                goal.1 = -2, (a.1, toUInt8(a.1 >= 0)),
+                                goal.1 = -1, (a.1, toUInt8(0)),
+                                goal.1 > 0 AND a.1 < goal.1 AND (goal.1 <= a.2 OR goal.1 > a.3),
+                                (a.1, toUInt8(goal.2 AND a.1 >= 0)),
+                                goal),
+                            arrayReverse(arraySlice(attempts, place + 1)),
+                            (toFloat64(-2), toUInt8(1))) AS goal
+                    FROM
+                    (
+                        SELECT
+                            *,
+                            row_number() OVER all_attempts AS place,
+                            groupArray((origin, reached, reached_before)) OVER all_attempts AS attempts
+                        FROM
+                        (
+                            SELECT
+                                * EXCEPT (told_until),
+                                greatest(events.told_until, if(counted_steps > 0, counted_until, events.told_until)) AS told_until,
+                                multiIf(
+                                    counted_steps > 0, greatest(told_position, resumed_from + counted_steps),
+                                    is_retry AND told_position < 0, NULL,
+                                    greatest(told_position, 0)) AS position,
+                                -- when it had come so far, and in how many parts that was told
+                                if(counted_steps > 0 AND resumed_from + counted_steps >= told_position, least(toUnixTimestamp64Nano(counted_until), known_ns),
+                                    arrayMin(arrayPushBack(arrayMap(n -> n.1, arrayFilter(n -> n.2 = told_position, told)), known_ns))) AS progress_ns,
+                                if(counted_steps > 0, counted_rows, countEqual(arrayMap(n -> n.2 > resumed_from AND n.1 <= known_ns, told), 1))
+                                    AS progress_count,
+                                attempt > min(attempt) OVER (PARTITION BY run) AS is_retry,
+                                if(is_retry, ifNull(toFloat64(resumed_position), -1), resumed_from) AS origin,
+                                greatest(
+                                    arrayMax(arrayPushBack(arrayMap(n -> n.2, told), toFloat64(0))),
+                                    if(counted_steps > 0, resumed_from + counted_steps, 0)) AS reached,
+                                max(reached) OVER (PARTITION BY run ORDER BY attempt ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+                                    AS reached_before,
+                                toUnixTimestamp64Nano(counted_from) AS counted_ns,
+                                if(counted_steps > 0, arrayPushBack(told, (toUnixTimestamp64Nano(counted_until), resumed_from + counted_steps)), told)
+                                    AS told_and_counted,
+                                arrayFilter(n -> n.2 > resumed_from, noted) AS marks,
+                                -- its first new step that is told, when and with how many
+                                arrayMin(arrayPushBack(
+                                    arrayFilter(n -> n.2 > resumed_from AND n.1 <= known_ns, told), (never_ns, toFloat64(0)))) AS new
+                            FROM
+                            (
+                                SELECT
+                                    run,
+                                    attempt,
+                                    if(countIf(event = 'start') = 0, if(any(measured_until) = 0, min(t), least(min(t), any(measured_from))),
+                                        minIf(t, event = 'start')) AS started,
+                                    if(countIf(event IN ('finish', 'fail')) = 0, NULL, maxIf(t, event IN ('finish', 'fail'))) AS ended,
+                                    multiIf(
+                                        ended IS NULL, 'running',
+                                        argMaxIf(event, t, event IN ('finish', 'fail')) = 'finish', 'finished',
+                                        'failed') AS outcome,
+                                    argMinIf(step, t, event = 'start') AS resumed_position,
+                                    toFloat64(ifNull(resumed_position, 0)) AS resumed_from,
+                                    argMax(steps, t) AS target_position,
+                                    max(t) AS told_until,
+                                    if(any(known_until) = 0, never_ns, toUnixTimestamp64Nano(any(known_until))) AS known_ns,
+                                    toUnixTimestamp64Nano(started) AS started_ns,
+                                    -- it held its GPUs before it told so, and until it ended, or was seen last
+                                    if(any(measured_until) = 0, started_ns, least(started_ns, toUnixTimestamp64Nano(any(measured_from))))
+                                        AS began_ns,
+                                    ifNull(toUnixTimestamp64Nano(ended), greatest(
+                                        toUnixTimestamp64Nano(told_until), toUnixTimestamp64Nano(any(measured_until)))) AS end_ns,
+                                    groupArrayIf((toUnixTimestamp64Nano(t), toFloat64(assumeNotNull(step))), step IS NOT NULL) AS told,
+                                    groupArrayIf((toUnixTimestamp64Nano(t), toFloat64(assumeNotNull(step))), step IS NOT NULL AND event != 'fail')
+                                        AS noted,
+                                    arrayMax(arrayPushBack(arrayMap(n -> n.2, arrayFilter(n -> n.1 <= known_ns, told)), toFloat64(-1)))
+                                        AS told_position
+                                FROM run_event FINAL
+                                LEFT JOIN known USING (run, attempt)
+                                GROUP BY run, attempt
+                            ) AS events
+                            LEFT JOIN
+                            (
+                                SELECT
+                                    run,
+                                    attempt,
+                                    argMax(of_source, authority) AS counted_steps,
+                                    argMax(from_at, authority) AS counted_from,
+                                    argMax(until_at, authority) AS counted_until,
+                                    argMax(row_count, authority) AS counted_rows
+                                FROM
+                                (
+                                    SELECT
+                                        run,
+                                        attempt,
+                                        authority,
+                                        sum(quantity * if(t <= known_until OR period_ns = 0, t <= known_until,
+                                            greatest(0, 1 - dateDiff('nanosecond', known_until, t) / period_ns))) AS of_source,
+                                        max(t) AS until_at,
+                                        count() AS row_count,
+                                        -- the first of q steps in a period ends after one q-th of it
+                                        min(fromUnixTimestamp64Nano(
+                                            toUnixTimestamp64Nano(t) - toInt64(period_ns * (1 - 1 / greatest(quantity, 1))), 'UTC')) AS from_at
+                                    FROM
+                                    (
+                                        SELECT
+                                            run, attempt, authority, quantity, t, period_ns,
+                                            if(known.known_until = 0, never, known.known_until) AS known_until
+                                        FROM unit FINAL
+                                        LEFT JOIN known USING (run, attempt)
+                                        WHERE unit = 'steps' AND run != '' AND quantity > 0
+                                    )
+                                    GROUP BY run, attempt, authority
+                                )
+                                GROUP BY run, attempt
+                            ) AS counted USING (run, attempt)
+                        )
+                        WINDOW all_attempts AS (PARTITION BY run ORDER BY attempt ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
+                    )
+                )
+            )
         )
-        GROUP BY run, attempt, authority
     )
-    GROUP BY run, attempt
-) AS counted USING (run, attempt)
+)

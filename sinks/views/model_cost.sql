@@ -44,7 +44,9 @@ SELECT
     served_j * (1 - input_ratio) / output_tokens * 1e6 AS output_j_per_million,
     served_cost_usd * input_ratio / nullIf(computed_tokens, 0) * cached_tokens AS cache_saving_usd,
     amortised_training_usd,
-    (served_cost_usd + amortised_training_usd) / output_tokens * 1e6 AS fully_loaded_usd_per_million_output_tokens,
+    -- of the training too as much as falls into the time in which tokens were counted
+    (served_cost_usd + amortised_training_usd * ifNull(coverage_ratio, 1)) / output_tokens * 1e6
+        AS fully_loaded_usd_per_million_output_tokens,
     quality,
     latency_s,
     CAST(arrayFilter(reason -> reason.2 != '', [

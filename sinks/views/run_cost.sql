@@ -2,7 +2,9 @@
 -- it was in vain, and what it will have cost at its last step, where the steps are known:
 --     SELECT … FROM run_cost(policy = 'equal', since = …, until = …)
 -- Without a price the money is NULL; without `run` records so are the waste, the steps and what comes of them.
--- Steps are of the whole run: where the span leaves any of it out, what a step cost is NULL too.
+-- Steps are of the whole run: where the span leaves any of it out, what a step cost is NULL too. Where it will end is
+-- NULL as well where the latest attempt did not tell what it resumed from, where nothing tells its pace yet, and where
+-- nothing of the run was measured for an hour in which others were: it may have been killed.
 CREATE OR REPLACE VIEW run_cost AS
 WITH
     parseDateTime64BestEffort({since:String}, 3, 'UTC') AS since_at,
@@ -21,24 +23,37 @@ SELECT
     if(countIf(spent.cost_usd IS NULL) = 0, sum(spent.cost_usd), NULL) AS cost_usd,
     cost_usd * 3.6e6 / dateDiff('millisecond', used_from, used_until) AS cost_usd_per_hour,
     if(outcome = '' OR cost_usd IS NULL, NULL, sum(spent.wasted_usd)) AS wasted_usd,
-    if(outcome = '' OR cost_usd IS NULL, NULL, sum(spent.wasted_most_usd)) AS wasted_most_usd,
+    -- of an attempt of which nothing was told, all may have been
+    if(outcome = '' OR cost_usd IS NULL, NULL,
+        sum(if(progress.outcome = '', spent.cost_usd, spent.wasted_most_usd))) AS wasted_most_usd,
     if(outcome = '', NULL, argMaxIf(progress.position, spent.attempt, progress.outcome != '')) AS position,
     argMax(progress.target_position, spent.attempt) AS target_position,
     -- useful: each step once, however often it was made
-    position - argMin(ifNull(progress.resumed_position, 0), spent.attempt) AS useful_steps,
-    min(progress.started) >= since_at AND max(progress.told_until) <= until_at AS is_whole,
+    position - minIf(progress.origin_position, progress.is_useful) AS useful_steps,
+    min(seen.first_at) >= since_at AND max(seen.last_at) <= until_at AS is_whole,
     if(is_whole AND useful_steps > 0, cost_usd / useful_steps, NULL) AS cost_usd_per_step,
     if(is_whole AND useful_steps > 0, energy_uj / 1e6 / useful_steps, NULL) AS j_per_step,
-    -- the rest at what a step cost in the latest attempt, its retry left out
-    argMaxIf(progress.position - ifNull(progress.resumed_position, 0), spent.attempt, progress.outcome != '')
-        AS latest_steps,
-    argMaxIf(spent.cost_usd - spent.wasted_usd, spent.attempt, progress.outcome != '') AS latest_usd,
-    is_whole AND outcome = 'running' AND latest_steps > 0 AND target_position >= position AS is_projected,
-    if(is_projected, cost_usd + (target_position - position) * latest_usd / latest_steps, NULL) AS projected_cost_usd,
-    if(is_projected,
-        addMilliseconds(used_until, toInt64(least(toFloat64(3e12), (target_position - position) / latest_steps
-            * dateDiff('millisecond', argMax(ifNull(progress.working_from, progress.started), spent.attempt), used_until)))),
-        NULL) AS projected_end
+    -- The rest at what a step took in the latest attempt, from its first new step, where that is a retry, to its last:
+    -- 1 steps, 2 ns of them, 3 ns until now, 4 what those cost, 5 ns since the last step, as far as what is told next
+    -- may have taken.
+    argMax((
+        if(progress.outcome = 'running', progress.position - progress.origin_position - progress.is_retry, 0),
+        toFloat64(dateDiff('nanosecond', ifNull(progress.working_from, progress.started), progress.progress_at)),
+        toFloat64(dateDiff('nanosecond', ifNull(progress.working_from, progress.started), spent.used_until)),
+        spent.cost_usd - spent.wasted_usd,
+        least(
+            toFloat64(greatest(0, dateDiff('nanosecond', progress.progress_at, spent.used_until))),
+            toFloat64(dateDiff('nanosecond', ifNull(progress.working_from, progress.started), progress.progress_at))
+                / greatest(1, progress.progress_count))), spent.attempt) AS latest,
+    latest.1 AS latest_steps,
+    latest.4 AS latest_usd,
+    greatest(0, (target_position - position) * latest.2 / latest_steps - latest.5) AS rest_ns,
+    is_whole AND latest_steps > 0 AND latest.2 > 0 AND target_position >= position
+        AND used_until + toIntervalHour(1) >= (SELECT max(bucket_start) FROM attribution_minute) AS is_projected,
+    if(is_projected, cost_usd + rest_ns * latest_usd / greatest(latest.2, latest.3), NULL) AS projected_cost_usd,
+    if(is_projected, addMilliseconds(used_until, toInt64(least(toFloat64(3e12), rest_ns / 1e6))), NULL) AS projected_end
 FROM attempt_cost(policy = {policy:String}, since = {since:String}, until = {until:String}) AS spent
 LEFT JOIN attempt_progress AS progress ON spent.run = progress.run AND spent.attempt = progress.attempt
+LEFT JOIN (SELECT run, min(first_at) AS first_at, max(last_at) AS last_at FROM measured WHERE run != '' GROUP BY run) AS seen
+    ON spent.run = seen.run
 GROUP BY spent.run AS run

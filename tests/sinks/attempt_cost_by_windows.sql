@@ -57,9 +57,9 @@ FROM
             sum(w.energy_uj) AS energy,
             sum(w.time_ns) AS gpu_time,
             sum(w.time_ns * least(1, w.lost_ratio + w.retry_ratio)) AS wasted,
-            sum(w.time_ns * least(1, w.lost_most_ratio + w.retry_ratio)) AS wasted_most,
+            sum(w.time_ns * least(1, w.lost_most_ratio + w.retry_most_ratio)) AS wasted_most,
             sum(w.energy_uj * least(1, w.lost_ratio + w.retry_ratio)) AS wasted_energy,
-            sum(w.energy_uj * least(1, w.lost_most_ratio + w.retry_ratio)) AS wasted_most_energy
+            sum(w.energy_uj * least(1, w.lost_most_ratio + w.retry_most_ratio)) AS wasted_most_energy
         FROM
         (
             SELECT
@@ -95,7 +95,11 @@ FROM
                 multiIf(
                     account = 'reserved', 1,
                     is_retry, least(1, greatest(0, ifNull(working_ns, to_ns) - from_ns) / (to_ns - from_ns)),
-                    0) AS retry_ratio
+                    0) AS retry_ratio,
+                multiIf(
+                    account = 'reserved', 1,
+                    is_retry, least(1, greatest(0, ifNull(working_latest_ns, to_ns) - from_ns) / (to_ns - from_ns)),
+                    0) AS retry_most_ratio
             FROM attribution FINAL
             LEFT JOIN
             (
@@ -107,7 +111,8 @@ FROM
                     toUnixTimestamp64Nano(ended) AS ended_ns,
                     toUnixTimestamp64Nano(lost_from) AS lost_ns,
                     toUnixTimestamp64Nano(lost_from_earliest) AS lost_most_ns,
-                    toUnixTimestamp64Nano(working_from) AS working_ns
+                    toUnixTimestamp64Nano(working_from) AS working_ns,
+                    toUnixTimestamp64Nano(working_from_latest) AS working_latest_ns
                 FROM attempt_progress
             ) AS progress USING (run, attempt)
             WHERE run != '' AND window_start >= since_at AND window_start < until_at AND wrong_policy = 0

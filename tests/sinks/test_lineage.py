@@ -91,6 +91,35 @@ def test_a_life_begins_with_the_first_service_and_loses_nothing_of_what_came_bef
     assert rows["v1"]["fully_loaded_usd_per_million_output_tokens"] == pytest.approx((4 + 100) / 2)
 
 
+def test_training_of_time_in_which_nobody_counted_is_on_neither_side(
+    sink: ClickHouseSink, as_columns: AsColumns
+) -> None:
+    """Four minutes of service, which are all of the life; the engine was looked at in the first two."""
+    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=3.6)])
+    rows = [used(BEGIN - timedelta(days=90), 1, 100, run=RUN, phase="training", model="base")]
+    units: list[dict[str, Any]] = []
+    for minute in range(4):
+        at = BEGIN + timedelta(minutes=minute)
+        rows.append(used(at, 2, 1, model="m", model_version="v1", phase="inference"))
+        for unit, quantity in (("observed_ns", 60e9), ("output_tokens", 1e6)) if minute < 2 else ():
+            units.append(
+                {"t": int(at.timestamp() + 60) * 10**9, "period_ns": 60 * 10**9, "unit": unit, "host": "h"}
+                | {"quantity": quantity, "model": "m", "model_version": "v1", "phase": "inference"}
+                | {"event_id": f"{minute} {unit}", "authority": 4}
+            )
+    sink.write_attribution(as_columns(rows))
+    sink.write_rows("unit", units)
+    sink.refresh_rollups()
+    add_lineage(sink.store, Lineage("m", "v1", RUN, BEGIN, BEGIN + timedelta(minutes=4)))
+
+    row = next(row for row in model_rows(sink.store, None, None, "equal") if row["model"] == "m")
+
+    assert row["coverage_ratio"] == pytest.approx(0.5)
+    assert row["amortised_training_usd"] == pytest.approx(100)
+    assert row["cost_usd_per_million_output_tokens"] == pytest.approx(2 / 2)
+    assert row["fully_loaded_usd_per_million_output_tokens"] == pytest.approx((2 + 50) / 2)
+
+
 def test_where_the_run_is_not_known_nothing_is_loaded(served: ClickHouseSink) -> None:
     (remark,) = add_lineage(served.store, of("v1", 10, run="SFT-7 é'; DRO"))
     assert (

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from wattribute.commands.runs import end_notes
 from wattribute.errors import UsageError
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
 from wattribute.sinks.costs import run_places, run_rows
+from wattribute.sinks.earlier import earlier_attempts, runs_of_several_teams
 from wattribute.sinks.prices import Price, add_prices
 
 AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
@@ -76,7 +78,7 @@ def test_a_run_that_failed_and_goes_on(priced: ClickHouseSink, as_columns: AsCol
     assert (row["position"], row["target_position"]) == (6 + 16, 40)
     assert row["cost_usd_per_step"] == pytest.approx(20 * USD_PER_S / 22)
     assert row["j_per_step"] == pytest.approx(2000 / 22)
-    per_step_s = (10 - 2.5) / 16
+    per_step_s = (10 - 2.5) / 15  # of those after the first
     assert row["projected_cost_usd"] == pytest.approx((20 + 18 * per_step_s) * USD_PER_S)
     end = datetime.fromtimestamp(start_ms / 1000 + 30, UTC) + timedelta(seconds=18 * per_step_s)
     assert abs(row["projected_end"] - end) < timedelta(milliseconds=2)
@@ -185,6 +187,157 @@ def test_a_retry_without_a_step_yet_and_what_is_reserved_are_in_vain(
     assert row["projected_cost_usd"] is None  # nobody knows what a step costs after the retry
 
 
+# Of each run: its attempts as (from, to) seconds, a second each; its events as (second, event, attempt,
+# step); what was in vain of each attempt in seconds, at least and at most.
+Told = tuple[list[tuple[int, int]], list[tuple[float, str, int, int | None]], list[tuple[float, float]]]
+RETRIES: dict[str, Told] = {
+    "told of no step before its end": (
+        [(0, 10), (20, 54)],
+        [
+            (0, "start", 0, 0),
+            (6, "checkpoint", 0, 6),
+            (10, "fail", 0, 9),
+            (20, "start", 1, 6),
+            (54, "finish", 1, 40),
+        ],
+        [(4, 4), (1, 34)],  # 34 steps in 34 s: the first after one, or all at its end
+    ),
+    "told of no step, but the next goes on from one": (
+        [(0, 10), (20, 30), (30, 40)],
+        [
+            (0, "start", 0, 0),
+            (6, "checkpoint", 0, 6),
+            (10, "fail", 0, 9),
+            (20, "start", 1, 6),
+            (30, "start", 2, 10),
+            (31, "checkpoint", 2, 11),
+            (40, "finish", 2, 20),
+        ],
+        [(4, 4), (10 / 4, 10), (1, 1)],
+    ),
+    "the third goes on from what the first made": (
+        [(0, 10), (20, 23), (30, 40)],
+        [
+            (0, "start", 0, 0),
+            (5, "checkpoint", 0, 5),
+            (9, "checkpoint", 0, 9),
+            (10, "fail", 0, 10),
+            (20, "start", 1, 5),
+            (23, "fail", 1, 6),
+            (30, "start", 2, 9),
+            (31, "checkpoint", 2, 10),
+            (40, "finish", 2, 19),
+        ],
+        [(1, 1), (3, 3), (1, 1)],
+    ),
+    "the second from the first, the fourth from the second": (
+        [(0, 10), (10, 20), (20, 23), (30, 40)],
+        [
+            (0, "start", 0, 0),
+            (8, "checkpoint", 0, 8),
+            (10, "start", 1, 8),
+            (12, "checkpoint", 1, 9),
+            (19, "checkpoint", 1, 16),
+            (20, "fail", 1, 17),
+            (20, "start", 2, 2),
+            (22, "checkpoint", 2, 3),
+            (23, "fail", 2, 3),
+            (30, "start", 3, 16),
+            (31, "checkpoint", 3, 17),
+            (40, "finish", 3, 26),
+        ],
+        [(2, 2), (2 + 1, 2 + 1), (3, 3), (1, 1)],
+    ),
+    "the third goes back to before what the second went on from": (
+        [(0, 20), (20, 30), (30, 40)],
+        [
+            (0, "start", 0, 0),
+            (5, "checkpoint", 0, 5),
+            (20, "checkpoint", 0, 20),
+            (20, "start", 1, 20),
+            (30, "checkpoint", 1, 30),
+            (30, "start", 2, 5),
+            (31, "checkpoint", 2, 6),
+            (40, "finish", 2, 15),
+        ],
+        [(15, 15), (10, 10), (1, 1)],
+    ),
+    "one that came to nothing does not hide what was gone on from": (
+        [(0, 10), (20, 23), (30, 40)],
+        [
+            (0, "start", 0, 0),
+            (6, "checkpoint", 0, 6),
+            (10, "fail", 0, 9),
+            (20, "start", 1, None),
+            (23, "fail", 1, None),
+            (30, "start", 2, 6),
+            (31, "checkpoint", 2, 7),
+            (40, "finish", 2, 16),
+        ],
+        [(4, 4), (3, 3), (1, 1)],
+    ),
+    "from its first step anew: what was before the start was told is lost too": (
+        [(0, 10), (10, 20)],
+        [
+            (5, "start", 0, 0),
+            (9, "checkpoint", 0, 4),
+            (10, "start", 1, 0),
+            (11, "checkpoint", 1, 1),
+            (20, "finish", 1, 10),
+        ],
+        [(10, 10), (1, 1)],
+    ),
+    "from between two checkpoints": (
+        [(0, 12), (20, 30)],
+        [
+            (0, "start", 0, 0),
+            (3, "checkpoint", 0, 3),
+            (9, "checkpoint", 0, 9),
+            (12, "fail", 0, 12),
+            (20, "start", 1, 6),
+            (21, "checkpoint", 1, 7),
+            (30, "finish", 1, 16),
+        ],
+        [(6, 9), (1, 1)],
+    ),
+    "lost before its retry had come to a step": (
+        [(0, 10), (10, 20), (20, 30)],
+        [
+            (0, "start", 0, 0),
+            (9, "checkpoint", 0, 9),
+            (10, "start", 1, 9),
+            (18, "checkpoint", 1, 10),
+            (20, "start", 2, 9),
+            (21, "checkpoint", 2, 10),
+            (30, "finish", 2, 19),
+        ],
+        [(1, 1), (10, 10), (1, 1)],
+    ),
+}
+
+
+def test_what_of_each_retry_was_in_vain(priced: ClickHouseSink, as_columns: AsColumns, start_ms: int) -> None:
+    rows, events = [], []
+    for pid, (run, (attempts, told, _)) in enumerate(RETRIES.items(), 1):
+        for attempt, (begin, end) in enumerate(attempts):
+            rows += used(start_ms, begin, end, attempt=attempt, run=run, pid=pid)
+        events += [event(start_ms, *of) | {"run": run} for of in told]
+    priced.write_attribution(as_columns(rows))
+    priced.write_rows("run_event", events)
+
+    found = priced.store.query(
+        "SELECT run, attempt, wasted_usd, wasted_most_usd FROM attempt_cost("
+        "policy = 'equal', since = '1970-01-01', until = '2200-01-01') ORDER BY run, attempt"
+    ).rows
+
+    wasted: dict[str, list[tuple[float, float]]] = {run: [] for run in RETRIES}
+    for run, _, least, most in found:
+        wasted[run].append((round(least / USD_PER_S, 6), round(most / USD_PER_S, 6)))
+    assert wasted == {run: of[2] for run, of in RETRIES.items()}
+    for row in run_rows(priced.store, None, None, "equal"):
+        assert 0 <= row["wasted_usd"] <= row["wasted_most_usd"] <= row["cost_usd"], row
+
+
 @pytest.mark.parametrize("end", ["finish", "fail"])
 def test_one_attempt(priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, end: str) -> None:
     priced.write_attribution(as_columns(used(start_ms, 0, 10)))
@@ -285,6 +438,109 @@ def test_a_span_that_cuts_a_run_gives_its_cost_there_and_no_cost_of_a_step(
     assert whole["cost_usd_per_step"] == pytest.approx(10 * USD_PER_S / 20)
 
 
+# Of each run, as above; then where it stands, what a useful step cost in seconds, and its cost at the end.
+Going = tuple[
+    list[tuple[int, int]], list[tuple[Any, ...]], tuple[float | None, int], float | None, float | None
+]
+PROJECTED: dict[str, Going] = {
+    "each step of a retry takes a second, and its first is no part of its pace": (
+        [(0, 10), (20, 30)],
+        [(0, "start", 0, 0), (5, "checkpoint", 0, 5), (10, "fail", 0, 9),
+         (20, "start", 1, 5), (25, "checkpoint", 1, 10), (30, "checkpoint", 1, 15)],
+        (15, 40), 20 / 15, 20 + 25,
+    ),
+    "ten steps are told at a time, and nine seconds of the next are part of the rest": (
+        [(0, 19)], [(0, "start", 0, 0), (10, "checkpoint", 0, 10)], (10, 40), 19 / 10, 40,
+    ),
+    "it stands still for longer than that": (
+        [(0, 40)], [(0, "start", 0, 0), (10, "checkpoint", 0, 10)], (10, 40), 40 / 10, 40 + 30 - 10,
+    ),
+    "one new step alone tells no pace": (
+        [(0, 10), (20, 30)],
+        [(0, "start", 0, 0), (5, "checkpoint", 0, 5), (20, "start", 1, 5), (30, "checkpoint", 1, 6)],
+        (6, 40), 20 / 6, None,
+    ),
+    "nobody knows what it went on from": (
+        [(0, 10), (20, 30)],
+        [(0, "start", 0, 0), (10, "fail", 0, 9), (20, "start", 1, None), (25, "checkpoint", 1, 30)],
+        (30, 40), 20 / 30, None,
+    ),
+    "nobody knows what it went on from, nor where it is": (
+        [(0, 10), (20, 30)],
+        [(0, "start", 0, 0), (10, "fail", 0, 9), (20, "start", 1, None)],
+        (9, 40), 20 / 9, None,
+    ),
+    "the latest attempt told nothing": (
+        [(0, 10), (20, 30)], [(0, "start", 0, 0), (10, "checkpoint", 0, 10)], (10, 40), 20 / 10, None,
+    ),
+    "it is to go less far than it was": (
+        [(0, 10)], [(0, "start", 0, 0), (10, "checkpoint", 0, 10, 30)], (10, 30), 1, 30,
+    ),
+    "nobody told of its start": (
+        [(0, 10)], [(5, "checkpoint", 0, 5), (10, "checkpoint", 0, 10)], (10, 40), 1, 40,
+    ),
+    "it began anew, before what it had begun from": (
+        [(0, 10), (10, 20)],
+        [(0, "start", 0, 20), (10, "checkpoint", 0, 30), (10, "start", 1, 0),
+         (11, "checkpoint", 1, 1), (20, "checkpoint", 1, 10)],
+        (10, 40), 20 / 10, 20 + 30,
+    ),
+    "it failed before its first step": (
+        [(0, 10)], [(0, "start", 0, 0), (10, "fail", 0, 0)], (0, 40), None, None,
+    ),
+}  # fmt: skip
+
+
+def test_where_a_run_will_end(priced: ClickHouseSink, as_columns: AsColumns, start_ms: int) -> None:
+    rows, events = [], []
+    for pid, (run, (attempts, told, *_)) in enumerate(PROJECTED.items(), 1):
+        for attempt, (begin, end) in enumerate(attempts):
+            rows += used(start_ms, begin, end, attempt=attempt, run=run, pid=pid)
+        events += [
+            event(start_ms, *of[:4]) | {"run": run} | ({"steps": of[4]} if of[4:] else {}) for of in told
+        ]
+    priced.write_attribution(as_columns(rows))
+    priced.write_rows("run_event", events)
+    priced.refresh_rollups()
+
+    found = {row["run"]: row for row in run_rows(priced.store, None, None, "equal")}
+
+    for run, (attempts, _, stands, per_step_s, whole_s) in PROJECTED.items():
+        row = found[run]
+        assert (row["position"], row["target_position"]) == stands, run
+        for name, due in (("cost_usd_per_step", per_step_s), ("projected_cost_usd", whole_s)):
+            assert row[name] == (None if due is None else pytest.approx(due * USD_PER_S)), (run, name)
+        assert (row["projected_end"] is None) == (whole_s is None), run
+        if whole_s is not None:  # the GPU is used from the last window on as it was
+            spent_s = sum(end - begin for begin, end in attempts)
+            end_s = start_ms / 1000 + attempts[-1][1] + whole_s - spent_s
+            assert row["projected_end"].timestamp() == pytest.approx(end_s, abs=0.01), run
+    assert found["the latest attempt told nothing"]["wasted_most_usd"] == pytest.approx(10 * USD_PER_S)
+
+    # hours later others are measured, and of these runs nothing: perhaps they were killed
+    priced.write_attribution(as_columns(used(start_ms, 7200, 7201, run="another")))
+    priced.refresh_rollups()
+    for row in run_rows(priced.store, None, None, "equal"):
+        assert (row["projected_cost_usd"], row["projected_end"]) == (None, None)
+
+
+@pytest.mark.parametrize(("since_s", "until_s"), [(15, None), (None, 27)])
+def test_a_span_without_an_attempt_or_the_latest_windows_is_not_the_whole_run(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, since_s: int | None, until_s: int | None
+) -> None:
+    priced.write_attribution(as_columns([*used(start_ms, 0, 10), *used(start_ms, 20, 30, attempt=1)]))
+    told = [event(start_ms, 0, "start", 0, 0), event(start_ms, 6, "checkpoint", 0, 6)]
+    told += [event(start_ms, 20, "start", 1, 6), event(start_ms, 25, "checkpoint", 1, 11)]
+    priced.write_rows("run_event", told)
+    since, until = (
+        None if s is None else datetime.fromtimestamp(start_ms / 1000 + s, UTC) for s in (since_s, until_s)
+    )
+
+    (row,) = run_rows(priced.store, since, until, "equal")
+
+    assert (row["cost_usd_per_step"], row["j_per_step"], row["projected_cost_usd"]) == (None, None, None)
+
+
 def test_what_is_partly_unpriced_or_untold_is_not_summed(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:
@@ -339,3 +595,63 @@ def test_runs_of_one_name_in_two_namespaces_are_told_of(
     assert run_places(priced.store, day + timedelta(minutes=1), day + timedelta(minutes=2)) == places
     assert run_places(priced.store, day + timedelta(days=1), None) == {}
     assert run_places(priced.store, None, day - timedelta(days=1)) == {}
+
+
+def test_runs_of_one_name_of_two_teams_are_told_of(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    rows = [
+        *used(start_ms, 0, 2, team="vision"),
+        *used(start_ms, 0, 2, team="speech", pid=2),
+        *used(start_ms, 2, 4, team="", pid=2),
+        *used(start_ms, 0, 2, team="vision", run="alone", pid=3),
+    ]
+    priced.write_attribution(as_columns(rows))
+    priced.refresh_rollups()
+    assert runs_of_several_teams(priced.store, None, None) == {"r": ["speech", "vision"]}
+    day = datetime.fromtimestamp(start_ms / 1000, UTC)
+    assert runs_of_several_teams(priced.store, day + timedelta(days=1), None) == {}
+
+
+def test_the_checkpoint_told_last_is_the_one_to_go_on_from(priced: ClickHouseSink, start_ms: int) -> None:
+    told = [event(start_ms, 0, "start", 0, 0), event(start_ms, 6, "checkpoint", 0, 6)]
+    told += [event(start_ms, 10, "start", 1, 0), event(start_ms, 13, "checkpoint", 1, 3)]
+    priced.write_rows("run_event", [*told, event(start_ms, 14, "checkpoint", 1, None)])
+    assert earlier_attempts(priced.store, "r").checkpoint_step == 3
+
+
+def test_why_it_is_not_known_where_a_run_ends() -> None:
+    row: dict[str, Any] = {
+        "run": "a",
+        "outcome": "running",
+        "projected_end": None,
+        "cost_usd": 1.0,
+        "cost_usd_per_step": 0.1,
+    }
+    row |= {"position": 10, "target_position": 40}
+    others = [
+        row | {"run": "b", "target_position": None},
+        row | {"run": "c", "target_position": None},
+        row | {"run": "d", "position": 0},
+        row | {"run": "e", "position": 41},
+        row | {"run": "f", "cost_usd_per_step": None},
+        row | {"run": "g", "outcome": "finished"},
+        row | {"run": "h", "projected_end": datetime.now(UTC)},
+    ]
+    notes = end_notes([row, *others])
+    assert [note.partition(":")[0] for note in notes] == [
+        f"where {which} will end is not known" for which in ("a", "b, c", "d", "e", "f")
+    ]
+    assert "how many steps" in notes[1]
+
+
+def test_an_attempt_whose_start_nobody_told_begins_with_what_was_told(
+    priced: ClickHouseSink, start_ms: int
+) -> None:
+    told = [event(start_ms, 5, "checkpoint", 0, 5), event(start_ms, 9, "fail", 0, 9)]
+    priced.write_rows("run_event", [*told, event(start_ms, 20, "start", 1, 5)])
+    started = [
+        row["started"].timestamp() - start_ms / 1000
+        for row in priced.store.query("SELECT started FROM attempt ORDER BY attempt").dicts()
+    ]
+    assert started == pytest.approx([5, 20])

@@ -47,6 +47,7 @@ def runs(
     settings = load_settings({"store": store}, config)
     begin, end = parse_span(since, until)
     from wattribute.sinks.costs import run_places, run_rows
+    from wattribute.sinks.earlier import runs_of_several_teams
     from wattribute.sinks.query_server import open_store_for_reading
 
     with closing(open_store_for_reading(settings.store)) as opened:
@@ -57,7 +58,8 @@ def runs(
         if shape is not Format.table:
             write_rows(rows, shape, _COLUMNS)
             return
-        notes = [policy_note(policy), *_place_notes(places)]
+        teams = runs_of_several_teams(opened, begin, end)
+        notes = [policy_note(policy), *_place_notes(places), *_team_notes(teams), *end_notes(rows[:_SHOWN])]
         if len(rows) > _SHOWN:
             notes.append(f"{len(rows) - _SHOWN:,} cheaper runs are not shown: --format csv has them")
         if rows and any(row["cost_usd"] is None for row in rows):
@@ -77,6 +79,45 @@ def _place_notes(places: Mapping[str, Sequence[str]]) -> list[str]:
     ]
     more = len(places) - len(notes)
     return notes + ([f"and {more:,} more runs in several places: --format csv has them"] if more else [])
+
+
+def _team_notes(teams: Mapping[str, Sequence[str]]) -> list[str]:
+    notes = [
+        f"one run of one name: {run} was of the teams {', '.join(of[:3])}{', …' if of[3:] else ''}; are these"
+        " several, name them apart ('wattribute cost --by team,run' has what each cost)"
+        for run, of in list(teams.items())[:_PLACES_SHOWN]
+    ]
+    more = len(teams) - len(notes)
+    return notes + ([f"and {more:,} more runs of several teams"] if more else [])
+
+
+def end_notes(rows: Rows) -> list[str]:
+    """Why it is not known where runs that go on will end."""
+    runs_of: dict[str, list[str]] = {}
+    for row in rows:
+        is_open = row["outcome"] == "running" and row["projected_end"] is None and row["cost_usd"] is not None
+        if is_open:
+            runs_of.setdefault(_why_no_end(row), []).append(row["run"])
+    return [
+        f"where {', '.join(named[:_PLACES_SHOWN])}{', …' if named[_PLACES_SHOWN:] else ''} will end is not"
+        f" known: {why}"
+        for why, named in runs_of.items()
+    ]
+
+
+def _why_no_end(row: Any) -> str:
+    if row["target_position"] is None:
+        return "nobody told how many steps there are ('wattribute run --steps', or steps in a run record)"
+    if not row["position"]:
+        return "no step was told yet"
+    if row["position"] > row["target_position"]:
+        return "it is past the last step that was told"
+    if row["cost_usd_per_step"] is None:
+        return "the span leaves out a part of the run, or it has no new step yet"
+    return (
+        "its latest attempt has no new steps to tell a pace, or did not tell what it resumed from, or was not"
+        " measured for an hour"
+    )
 
 
 def _grid(rows: Rows, notes: list[str]) -> Grid:

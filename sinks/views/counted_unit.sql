@@ -13,8 +13,7 @@ SELECT
     host,
     pod,
     model,
-    if(told_version = '' AND NOT (phase = 'training' OR (run != '' AND phase = '')), only_version, told_version)
-        AS model_version,
+{{of_version}},
     run,
     attempt,
     part,
@@ -72,26 +71,4 @@ FROM
     HAVING max(counts)
 ) AS counted
 LEFT JOIN
-(
-    SELECT model, any(version) AS only_version
-    FROM
-    (
-        SELECT model, model_version AS version
-        FROM attribution_hour FINAL
-        WHERE account = 'process' AND bucket_start >= toStartOfHour(since_at) AND bucket_start < until_at
-            AND NOT (phase = 'training' OR (run != '' AND phase = ''))
-        GROUP BY model, version
-        UNION DISTINCT
-        -- and what the sums of hours do not hold yet
-        SELECT model, model_version AS version
-        FROM attribution FINAL
-        WHERE account = 'process' AND window_start >= since_at AND window_start < until_at
-            AND NOT (phase = 'training' OR (run != '' AND phase = ''))
-            AND window_start >= (
-                SELECT if(count() = 0, toDateTime('2105-01-01', 'UTC'), min(bucket_start)) FROM dirty_bucket FINAL)
-            AND (host, gpu, toStartOfMinute(window_start)) IN (SELECT host, gpu, bucket_start FROM dirty_bucket FINAL)
-        GROUP BY model, version
-    )
-    GROUP BY model
-    HAVING count() = 1
-) AS sole USING (model)
+{{sole_version}} AS sole USING (model)

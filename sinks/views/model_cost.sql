@@ -169,7 +169,7 @@ FROM
                 SELECT
                     model,
                     model_version,
-                    phase = 'training' OR (run != '' AND phase = '') AS is_training,
+                    is_training,
                     energy_uj,
                     gpu_time_ns,
                     active_time_ns,
@@ -186,13 +186,13 @@ FROM
                     policy = {policy:String}, since = {since:String}, until = {until:String}, unit = 'output_tokens')
                 UNION ALL
                 SELECT
-                    model, model_version, false AS is_training, 0 AS energy_uj, 0 AS gpu_time_ns, 0 AS active_time_ns,
+                    model, model_version, is_training, 0 AS energy_uj, 0 AS gpu_time_ns, 0 AS active_time_ns,
                     0 AS error_uj, 0. AS cost_usd, 0. AS active_cost_usd, 0. AS error_money,
                     0. AS covered_time_ratio, 0. AS covered_energy_ratio, 0 AS is_known, unit, quantity
                 FROM counted_unit(
                     unit = 'output_tokens,input_tokens,cached_tokens,reasoning_tokens,requests',
                     since = {since:String}, until = {until:String})
-                WHERE NOT (phase = 'training' OR (run != '' AND phase = ''))
+                WHERE NOT is_training
             )
             GROUP BY model, model_version
         ) AS used

@@ -1,4 +1,5 @@
--- What one unit cost and took, by model, model version and run: Σ cost / Σ units, each summed before they meet.
+-- What one unit cost and took, by model, model version and run, and training (is_training) apart from serving: Σ cost /
+-- Σ units, each summed before they meet.
 --     SELECT … FROM unit_cost(policy = 'memory', since = …, until = …, unit = 'output_tokens')
 -- Energy and money of the processes alone: idle and residual are in cost. What was spent while the units were not
 -- counted is left out of the quotients: coverage_ratio is the part of the GPU time that is in. Where a quotient is NULL,
@@ -8,6 +9,7 @@ SELECT
     model,
     model_version,
     run,
+    is_training,
     {unit:String} AS unit,
     if(unit_rows = 0, NULL, counted_quantity) AS quantity,
     energy AS energy_uj,
@@ -30,6 +32,7 @@ FROM
         model,
         model_version,
         run,
+        is_training,
         sum(spent_row) AS spent_rows,
         sum(1 - spent_row) AS unit_rows,
         sum(number) AS counted_quantity,
@@ -47,6 +50,7 @@ FROM
             model,
             model_version,
             run,
+            is_training,
             1 AS spent_row,
             0. AS number,
             energy_uj AS energy_part,
@@ -58,8 +62,8 @@ FROM
             is_known AS known
         FROM covered_cost(policy = {policy:String}, since = {since:String}, until = {until:String}, unit = {unit:String})
         UNION ALL
-        SELECT model, model_version, run, 0, quantity, 0, 0, 0, 0, 0, 0, 0
+        SELECT model, model_version, run, is_training, 0, quantity, 0, 0, 0, 0, 0, 0, 0
         FROM counted_unit(unit = {unit:String}, since = {since:String}, until = {until:String})
     )
-    GROUP BY model, model_version, run
+    GROUP BY model, model_version, run, is_training
 )

@@ -107,7 +107,7 @@ def cost(
     names += [] if unallocated == "separate" else ["charged_usd"]
     if unit is not None:
         names += ["quantity", "covered_cost_usd", "cost_usd_per_unit", "cost_usd_per_million"]
-        names += ["j_per_unit", "coverage_ratio"]
+        names += ["j_per_unit", "coverage_ratio", "training_quantity"]
     write_rows(rows, shape, names)
 
 

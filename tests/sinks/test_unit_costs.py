@@ -1,0 +1,134 @@
+"""The cost of a unit is the same whoever is asked: cost, models, explain or the view. And both of its sides
+cover the same: serving apart from training, and what names no version with the version that it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from wattribute.sinks.clickhouse import ClickHouseSink
+from wattribute.sinks.contract import Column
+from wattribute.sinks.costs import cost_rows
+from wattribute.sinks.evidence import Evidence
+from wattribute.sinks.models import model_rows
+from wattribute.sinks.prices import Price, add_prices
+
+AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
+Row = dict[str, Any]
+
+MINUTE_NS = 60 * 10**9
+T_NS = 10**12  # costs 1 USD at 3.6 USD per GPU-hour
+AUTHORITY = {"engine": 4, "span": 3, "client": 2, "gateway": 1, "emit": 0}
+
+
+def told(start_ms: int, source: str, minute: float, quantity: float, seconds: float = 60, **more: Any) -> Row:
+    """``quantity`` in the ``seconds`` from a minute on."""
+    t = start_ms * 1_000_000 + round((minute + seconds / 60) * MINUTE_NS)
+    row = {"t": t, "period_ns": round(seconds * 1e9), "host": "h", "source": source, "unit": "output_tokens"}
+    row |= {"authority": AUTHORITY[source], "model": "m", "model_version": "v1", "quantity": quantity}
+    row |= {"phase": "inference"}
+    return row | {"event_id": f"{source} {minute} {seconds} {more}"} | more
+
+
+def observed(start_ms: int, minute: float, **more: Any) -> Row:
+    row = told(start_ms, "engine", minute, MINUTE_NS, unit="observed_ns", **more)
+    return row | {"pid": 9, "process_start_ns": 5} | more
+
+
+def spent(start_ms: int, minute: float, usd: float = 1, **more: Any) -> Row:
+    """A minute of a GPU that costs ``usd`` and takes 3 J for each."""
+    row: Row = {
+        "window_start": start_ms + round(60_000 * minute),
+        "window_ms": 60_000,
+        "pid": 1,
+        "model": "m",
+    }
+    row |= {"model_version": "v1", "phase": "inference"}
+    for policy in ("equal", "memory", "active"):
+        row |= {
+            f"gpu_time_{policy}_ns": round(usd * T_NS),
+            f"idle_energy_{policy}_uj": round(usd * 2_000_000),
+        }
+    return row | {"active_time_ns": round(usd * T_NS) // 2, "active_energy_uj": round(usd * 1_000_000)} | more
+
+
+@pytest.fixture
+def priced(sink: ClickHouseSink) -> ClickHouseSink:
+    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=3.6)])
+    return sink
+
+
+def each_way(sink: ClickHouseSink, unit: str = "output_tokens") -> list[float | None]:
+    """USD for one unit of m v1, as cost, explain and unit_cost tell it."""
+    (line,) = (
+        row
+        for row in cost_rows(sink.store, ["model", "model_version"], None, None, "equal", unit)
+        if (row["model"], row["model_version"], row["account"]) == ("m", "v1", "process")
+    )
+    wanted = {"model": "m", "model_version": "v1"}
+    said = Evidence(sink.store, wanted, None, None, "equal").units(unit)[-1]["value"]
+    explained = float(said.split()[0]) / 1e6 if said.endswith("USD per million") else None
+    views = sink.store.query(
+        "SELECT cost_usd_per_unit FROM unit_cost(policy = {policy:String}, since = {since:String},"
+        " until = {until:String}, unit = {unit:String})"
+        " WHERE model = 'm' AND model_version = 'v1' AND cost_usd_per_unit IS NOT NULL ORDER BY is_training",
+        {"policy": "equal", "since": "2000-01-01", "until": "2100-01-01", "unit": unit},
+    ).rows
+    return [line["cost_usd_per_unit"], explained, *(row[0] for row in views)]
+
+
+def of_models(sink: ClickHouseSink) -> float | None:
+    (row,) = (
+        row
+        for row in model_rows(sink.store, None, None, "equal")
+        if (row["model"], row["model_version"]) == ("m", "v1")
+    )
+    usd = row["cost_usd_per_million_output_tokens"]
+    return None if usd is None else usd / 1e6
+
+
+@pytest.mark.parametrize(
+    ("training", "is_observed"), [({"phase": "training"}, False), ({"phase": "", "run": "sft"}, True)]
+)
+def test_what_training_costs_is_in_no_token_that_is_served(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, training: Row, is_observed: bool
+) -> None:
+    rows = [spent(start_ms, 0, 4), spent(start_ms, 0, 6, gpu="GPU-2", **training)]
+    priced.write_attribution(as_columns(rows))
+    units = [told(start_ms, "engine", 0, 100), told(start_ms, "emit", 0, 20, unit="steps", **training)]
+    units += [observed(start_ms, 0)] if is_observed else []
+    priced.write_rows("unit", units)
+
+    assert of_models(priced) == pytest.approx(4 / 100)
+    assert each_way(priced) == pytest.approx([4 / 100] * 3)
+    assert each_way(priced, "steps") == pytest.approx([6 / 20] * 3)
+    (line,) = cost_rows(priced.store, ["model"], None, None, "equal", "output_tokens")
+    assert (line["cost_usd"], line["covered_cost_usd"]) == (pytest.approx(10), pytest.approx(4))
+
+
+def test_tokens_of_training_are_apart_and_told(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    training: Row = {"phase": "training", "run": "sft"}
+    priced.write_attribution(
+        as_columns([spent(start_ms, 0, 4), spent(start_ms, 0, 6, gpu="GPU-2", **training)])
+    )
+    priced.write_rows("unit", [told(start_ms, "engine", 0, 100), told(start_ms, "emit", 0, 1000, **training)])
+
+    (line,) = cost_rows(priced.store, ["model"], None, None, "equal", "output_tokens")
+    assert (line["quantity"], line["training_quantity"]) == (100, 1000)
+    served, trained = cost_rows(priced.store, ["run"], None, None, "equal", "output_tokens")
+    assert (served["cost_usd_per_unit"], trained["cost_usd_per_unit"]) == (0.04, pytest.approx(0.006))
+
+
+@pytest.mark.parametrize("held", [{"phase": "inference", "run": "eval"}, {"phase": "training", "run": ""}])
+def test_a_unit_without_a_phase_is_of_what_its_version_does(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, held: Row
+) -> None:
+    """A run without a phase would train, and what has neither would serve: but processes say more."""
+    priced.write_attribution(as_columns([spent(start_ms, 0, 4, **held)]))
+    priced.write_rows("unit", [told(start_ms, "emit", 0, 100, phase="", run=held["run"])])
+    (line,) = cost_rows(priced.store, ["model_version", "run"], None, None, "equal", "output_tokens")
+    assert (line["model_version"], line["cost_usd_per_unit"]) == ("v1", pytest.approx(4 / 100))

@@ -265,6 +265,10 @@ def _with_units(
         kind = priced_kind(quantities, held)
         of = bool(held[0]) if kind is None else kind
         usd, joules, ratio = covered.get((*key, of), (*parts[of][1:], None))
+        # what is charged to a line is in its unit cost, as its own cost is
+        if row.get("charged_usd"):
+            usd *= row["cost_usd"] / (row["cost_usd"] - row["charged_usd"])
+            joules *= row["energy_j"] / sum(part[2] for part in parts) if joules else 1
         row.update(_quotients(None if kind is None else quantities.pop(kind), usd, joules, ratio))
         row["training_quantity"] = quantities.pop(True, None) if kind is False and True in held else None
     for names, left in counted.items():
@@ -292,8 +296,8 @@ def _covered(
         f"SELECT {selected}, if(countIf(cost_usd IS NULL) = 0, sum(cost_usd * covered_time_ratio), NULL),"  # noqa: S608
         " sum(energy_uj * covered_energy_ratio) / 1e6,"
         " sum(gpu_time_ns * covered_time_ratio) / sum(gpu_time_ns)"
-        " FROM covered_cost(policy = {policy:String}, since = {since:String}, until = {until:String},"
-        " unit = {unit:String})"
+        " FROM covered_cost_as_of(policy = {policy:String}, since = {since:String}, until = {until:String},"
+        " unit = {unit:String}, as_of = {as_of:String})"
         f" GROUP BY {', '.join(names)} HAVING max(is_known) AND sum(gpu_time_ns) > 0",
         params,
     ).rows

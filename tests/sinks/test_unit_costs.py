@@ -132,3 +132,18 @@ def test_a_unit_without_a_phase_is_of_what_its_version_does(
     priced.write_rows("unit", [told(start_ms, "emit", 0, 100, phase="", run=held["run"])])
     (line,) = cost_rows(priced.store, ["model_version", "run"], None, None, "equal", "output_tokens")
     assert (line["model_version"], line["cost_usd_per_unit"]) == ("v1", pytest.approx(4 / 100))
+
+
+def test_the_money_of_units_is_that_of_the_prices_known_then(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    priced.write_attribution(as_columns([spent(start_ms, minute) for minute in range(2)]))
+    priced.write_rows("unit", [observed(start_ms, 0), told(start_ms, "engine", 0, 100)])
+    (then,) = cost_rows(priced.store, [], None, None, "equal", "output_tokens", as_of="2001-01-01")
+    assert (then["cost_usd"], then["cost_usd_per_unit"]) == (None, None)
+    now, nobody = cost_rows(priced.store, ["model"], None, None, "equal", "output_tokens"), "tenants"
+    idle = {"account": "unheld", "model": "", "gpu": "GPU-9", "pid": 0}
+    priced.write_attribution(as_columns([spent(start_ms, 0, 3) | idle]))
+    (charged,) = cost_rows(priced.store, ["model"], None, None, "equal", "output_tokens", unallocated=nobody)
+    assert (now[0]["covered_cost_usd"], charged["cost_usd"]) == (pytest.approx(1), pytest.approx(5))
+    assert (charged["covered_cost_usd"], charged["j_per_unit"]) == (pytest.approx(2.5), pytest.approx(0.075))

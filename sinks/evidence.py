@@ -172,11 +172,16 @@ class Evidence:
         columns = ["" if name == "account" else name for name in self._wanted]
         chosen = _all(columns)
         params = self._params | {"unit": unit or ""}
+        # what names no version may be of this one, which counted_unit says
+        place = columns.index("model_version") if "model_version" in columns else -1
+        named = f"{{wanted{place}:String}}"
+        maybe = chosen.replace(f"model_version = {named}", f"model_version IN ('', {named})")
         told_by = self._store.query(
             "SELECT unit, source, authority, sum(quantity) FROM unit FINAL"  # noqa: S608 - as in _query
-            " WHERE t >= parseDateTime64BestEffort({since:String}, 3, 'UTC')"
-            " AND t < parseDateTime64BestEffort({until:String}, 3, 'UTC')"
-            f" AND {{unit:String}} IN ('', unit) AND {chosen} GROUP BY unit, source, authority ORDER BY ALL",
+            " WHERE t >= parseDateTime64BestEffort({since:String}, 9, 'UTC')"
+            " AND t - toIntervalNanosecond(period_ns) < parseDateTime64BestEffort({until:String}, 3, 'UTC')"
+            " AND (period_ns = 0 OR t > parseDateTime64BestEffort({since:String}, 9, 'UTC'))"
+            f" AND {{unit:String}} IN ('', unit) AND {maybe} GROUP BY unit, source, authority ORDER BY ALL",
             params,
         ).rows
         names = list(dict.fromkeys(row[0] for row in told_by))[:_MOST_UNITS]

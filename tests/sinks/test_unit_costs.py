@@ -4,6 +4,7 @@ cover the same: serving apart from training, and what names no version with the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -147,3 +148,15 @@ def test_the_money_of_units_is_that_of_the_prices_known_then(
     (charged,) = cost_rows(priced.store, ["model"], None, None, "equal", "output_tokens", unallocated=nobody)
     assert (now[0]["covered_cost_usd"], charged["cost_usd"]) == (pytest.approx(1), pytest.approx(5))
     assert (charged["covered_cost_usd"], charged["j_per_unit"]) == (pytest.approx(2.5), pytest.approx(0.075))
+
+
+def test_explain_finds_the_units_that_reach_over_the_end_of_the_span(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    priced.write_attribution(as_columns([spent(start_ms, minute) for minute in range(4)]))
+    priced.write_rows("unit", [told(start_ms, "gateway", 1, 100, 120)])
+    since, until = (f"{datetime.fromtimestamp(start_ms / 1000 + s, UTC):%F %T}" for s in (60, 120))
+    (line,) = cost_rows(priced.store, [], since, until, "equal", "output_tokens")
+    said = Evidence(priced.store, {"model": "m"}, since, until, "equal").units("output_tokens")
+    assert line["cost_usd_per_million"] == pytest.approx(20_000)
+    assert [row["value"] for row in said] == ["50 output_tokens", "20000 USD per million"]

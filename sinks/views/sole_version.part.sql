@@ -6,6 +6,7 @@
         SELECT model, model_version AS version, phase = 'training' OR (run != '' AND phase = '') AS trains
         FROM attribution_hour FINAL
         WHERE account = 'process' AND bucket_start >= toStartOfHour(since_at) AND bucket_start < until_at
+            AND last_at > since_at AND first_at < until_at
         GROUP BY ALL
         UNION DISTINCT
         -- and what the sums of hours do not hold yet

@@ -135,6 +135,17 @@ def test_a_unit_without_a_phase_is_of_what_its_version_does(
     assert (line["model_version"], line["cost_usd_per_unit"]) == ("v1", pytest.approx(4 / 100))
 
 
+def test_a_version_that_ended_in_the_hour_before_does_not_make_two_of_one(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    priced.write_attribution(as_columns([spent(start_ms, 0, model_version="v0"), spent(start_ms, 2)]))
+    priced.refresh_rollups()
+    priced.write_rows("unit", [told(start_ms, "span", 2, 100, model_version="")])
+    since = datetime.fromtimestamp(start_ms / 1000 + 60, UTC)
+    (line,) = cost_rows(priced.store, ["model_version"], since, None, "equal", "output_tokens")
+    assert (line["model_version"], line["quantity"]) == ("v1", 100)
+
+
 def test_the_money_of_units_is_that_of_the_prices_known_then(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:

@@ -135,6 +135,21 @@ def test_a_unit_without_a_phase_is_of_what_its_version_does(
     assert (line["model_version"], line["cost_usd_per_unit"]) == ("v1", pytest.approx(4 / 100))
 
 
+def test_an_engine_that_names_no_version_covers_the_version_that_it_serves(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """Engines seldom know a version: two of four minutes were observed, and explain finds the tokens too."""
+    priced.write_attribution(as_columns([spent(start_ms, minute) for minute in range(4)]))
+    nameless: Row = {"model_version": ""}
+    units = [row for m in (0, 1) for row in (observed(start_ms, m), told(start_ms, "engine", m, 100))]
+    priced.write_rows("unit", [row | nameless for row in units])
+    (line,) = cost_rows(priced.store, ["model_version"], None, None, "equal", "output_tokens")
+    assert (line["model_version"], line["coverage_ratio"]) == ("v1", 0.5)
+    assert line["cost_usd_per_unit"] == pytest.approx(2 / 200)
+    said = Evidence(priced.store, {"model_version": "v1"}, None, None, "equal").units("output_tokens")
+    assert [row["value"] for row in said] == ["200 output_tokens", "10000 USD per million"]
+
+
 def test_a_version_that_ended_in_the_hour_before_does_not_make_two_of_one(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:
@@ -144,6 +159,20 @@ def test_a_version_that_ended_in_the_hour_before_does_not_make_two_of_one(
     since = datetime.fromtimestamp(start_ms / 1000 + 60, UTC)
     (line,) = cost_rows(priced.store, ["model_version"], since, None, "equal", "output_tokens")
     assert (line["model_version"], line["quantity"]) == ("v1", 100)
+
+
+def test_a_lesser_source_fills_in_for_its_own_pod_alone(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """The engine of pod a was away for a minute; spans of pod b, which counted then, say nothing of a."""
+    a: Row = {"pod": "a"}
+    b: Row = {"pod": "b", "gpu": "GPU-2", "host": "i"}
+    priced.write_attribution(as_columns([spent(start_ms, m, **where) for m in range(3) for where in (a, b)]))
+    units = [row for m in (0, 2) for row in (observed(start_ms, m), told(start_ms, "engine", m, 100))]
+    spans = [told(start_ms, "span", m, 10, pod="b", host="i") for m in range(3)]
+    priced.write_rows("unit", [*(row | {"pod": "a"} for row in units), *spans])
+    (line,) = cost_rows(priced.store, ["model"], None, None, "equal", "output_tokens")
+    assert (line["quantity"], line["covered_cost_usd"]) == (230, pytest.approx(5))
 
 
 def test_the_money_of_units_is_that_of_the_prices_known_then(

@@ -200,3 +200,43 @@ def test_explain_finds_the_units_that_reach_over_the_end_of_the_span(
     said = Evidence(priced.store, {"model": "m"}, since, until, "equal").units("output_tokens")
     assert line["cost_usd_per_million"] == pytest.approx(20_000)
     assert [row["value"] for row in said] == ["50 output_tokens", "20000 USD per million"]
+
+
+def throughput(sink: ClickHouseSink) -> Row:
+    (row,) = sink.store.query(
+        "SELECT * FROM model_throughput(policy = {policy:String}, since = {since:String},"
+        " until = {until:String}) WHERE model = 'm' AND model_version = 'v1'",
+        {"policy": "equal", "since": "2000-01-01", "until": "2100-01-01"},
+    ).dicts()
+    return row
+
+
+def test_the_best_15_minutes_are_of_one_source_and_of_whole_minutes(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """A gateway counts twice as many: ten minutes of it and ten of an engine are no 15."""
+    of_time = {f"gpu_time_{policy}_ns": MINUTE_NS for policy in ("equal", "memory", "active")}
+    held = [spent(start_ms, minute) | of_time for minute in range(20)]
+    priced.write_attribution(as_columns(held))
+    priced.refresh_rollups()
+    counts = [told(start_ms, "engine", minute, 600, model_version="") for minute in range(10, 20)]
+    counts += [told(start_ms, "gateway", minute, 1200) for minute in range(20)]
+    priced.write_rows("unit", counts)
+    assert throughput(priced)["capacity_output_tokens_per_gpu_s"] is None
+
+    priced.write_attribution(as_columns([spent(start_ms, minute) | of_time for minute in range(20, 24)]))
+    # of the 25th minute it holds the last half second, in which it serves what was asked for before
+    late = spent(start_ms, 24 + 59 / 60, gpu="GPU-1") | {"window_ms": 1000}
+    late |= dict.fromkeys(of_time, 10**9)
+    priced.write_attribution(as_columns([late]))
+    priced.write_rows(
+        "unit", [told(start_ms, "engine", minute, 600, model_version="") for minute in range(20, 25)]
+    )
+    priced.refresh_rollups()
+    assert throughput(priced)["capacity_output_tokens_per_gpu_s"] is None
+
+    priced.write_attribution(as_columns([spent(start_ms, 24, gpu="GPU-2") | of_time]))
+    priced.refresh_rollups()
+    row = throughput(priced)
+    assert row["capacity_output_tokens_per_gpu_s"] == pytest.approx(15 * 600 / (15 * 60 + 1))
+    assert row["capacity_from"] == datetime.fromtimestamp(start_ms / 1000 + 600, UTC)

@@ -106,8 +106,9 @@ def _charged_rows(
     together = ", ".join([*names, "holder"])
     rows = store.query(
         f"SELECT policy, {chosen} account AS holder,"  # noqa: S608 - names from _BY; values are parameters
-        " sum(active_energy_uj) / 1e6, sum(idle_energy_uj) / 1e6,"
-        " sum(energy_uj) / 1e6, sum(gpu_time_ns) / 3.6e12,"
+        # the time of 100,000 GPUs passes 64 bits within a day and two hours
+        " sum(toInt128(active_energy_uj)) / 1e6, sum(toInt128(idle_energy_uj)) / 1e6,"
+        " sum(toInt128(energy_uj)) / 1e6, sum(toInt128(gpu_time_ns)) / 3.6e12,"
         " if(countIf(cost_usd IS NULL) = 0, sum(active_cost_usd), NULL),"
         " if(countIf(cost_usd IS NULL) = 0, sum(idle_cost_usd), NULL),"
         " if(countIf(cost_usd IS NULL) = 0, sum(cost_usd), NULL)"
@@ -231,7 +232,7 @@ def counted_units(store: Readable, since: Time, until: Time) -> list[str]:
 def _part_sums(kind: str) -> str:
     return (
         f", (countIf({kind}), if(countIf({kind} AND cost_usd IS NULL) = 0, sumIf(cost_usd, {kind}), NULL),"
-        f" sumIf(energy_uj, {kind}) / 1e6)"
+        f" sumIf(toInt128(energy_uj), {kind}) / 1e6)"
     )
 
 
@@ -295,10 +296,10 @@ def _covered(
     rows = store.query(
         f"SELECT {selected}, if(countIf(cost_usd IS NULL) = 0, sum(cost_usd * covered_time_ratio), NULL),"  # noqa: S608
         " sum(energy_uj * covered_energy_ratio) / 1e6,"
-        " sum(gpu_time_ns * covered_time_ratio) / sum(gpu_time_ns)"
+        " sum(gpu_time_ns * covered_time_ratio) / sum(toInt128(gpu_time_ns))"
         " FROM covered_cost_as_of(policy = {policy:String}, since = {since:String}, until = {until:String},"
         " unit = {unit:String}, as_of = {as_of:String})"
-        f" GROUP BY {', '.join(names)} HAVING max(is_known) AND sum(gpu_time_ns) > 0",
+        f" GROUP BY {', '.join(names)} HAVING max(is_known) AND sum(toInt128(gpu_time_ns)) > 0",
         params,
     ).rows
     return {(*row[:-4], bool(row[-4])): (row[-3], row[-2], row[-1]) for row in rows}

@@ -40,7 +40,8 @@ class Evidence:
         """The money, how far off it may be, and how much of the time was seen. Raises UsageError for none."""
         ((windows, gpus, first, last, covered, whole),) = self._query(
             "SELECT count(), uniqExact(host, gpu), min(window_start), max(ended),"  # noqa: S608 - as in _query
-            " sum(seen), sum(length)"
+            # the time of 100,000 GPUs passes 64 bits within a day and two hours
+            " sum(toInt128(seen)), sum(toInt128(length))"
             " FROM (SELECT host, gpu, window_start, any(covered_ns) AS seen,"
             " window_start + toIntervalMillisecond(any(window_ms)) AS ended,"
             f" any(window_ms) * 1000000 AS length {self._from()} GROUP BY host, boot_id, gpu, window_start)"
@@ -87,9 +88,9 @@ class Evidence:
             "SELECT toString(account), toString(energy_source), toString(weight_source), identity_source,"
             " flags, grouping(flags) AS is_all,"
             " uniqExactIf((host, boot_id, pid, process_start_ns), pid != 0), count(),"
-            f" sum(active_energy_uj + idle_energy_{self._policy}_uj) / 1e6,"
-            f" sum(gpu_time_{self._policy}_ns) / 3.6e12,"
-            " sum(error_uj) / 1e6, sum(error_ns) / 3.6e12"
+            f" sum(toInt128(active_energy_uj + idle_energy_{self._policy}_uj)) / 1e6,"
+            f" sum(toInt128(gpu_time_{self._policy}_ns)) / 3.6e12,"
+            " sum(toInt128(error_uj)) / 1e6, sum(toInt128(error_ns)) / 3.6e12"
             f" {self._from()} GROUP BY GROUPING SETS"
             " ((account, energy_source, weight_source, identity_source, flags), ())"
         )
@@ -101,7 +102,7 @@ class Evidence:
             "SELECT price_id, tariff_id, best.12, countIf(cost_usd IS NULL), sum(ifNull(cost_usd, 0)),"  # noqa: S608 - as in _query
             " price_per_gpu_hour_usd, currency, best_tariff.4, best_tariff.5,"
             " sum(ifNull(energy_cost_usd, 0)), groupUniqArray(gpu_model),"
-            " sum(gpu_time_ns) / 3.6e12, sum(energy_uj) / 1e6"
+            " sum(toInt128(gpu_time_ns)) / 3.6e12, sum(toInt128(energy_uj)) / 1e6"
             f" FROM {_COST} WHERE {self._chosen}"
             " GROUP BY price_id, tariff_id, best.12, price_per_gpu_hour_usd, currency, best_tariff.4,"
             " best_tariff.5"
@@ -216,7 +217,7 @@ class Evidence:
                 "SELECT is_training, sum(cost_usd * covered_time_ratio), countIf(cost_usd IS NULL),"  # noqa: S608 - as in _query
                 " sum(energy_uj * covered_energy_ratio) / 1e6,"
                 " sum(gpu_time_ns * covered_time_ratio) / 3.6e12 AS hours,"
-                " hours * 3.6e12 / nullIf(sum(gpu_time_ns), 0), max(is_known)"
+                " hours * 3.6e12 / nullIf(sum(toInt128(gpu_time_ns)), 0), max(is_known)"
                 " FROM covered_cost(policy = {policy:String}, since = {since:String}, until = {until:String},"
                 f" unit = {{unit:String}}) WHERE {chosen} GROUP BY is_training",
                 self._params | {"unit": unit},

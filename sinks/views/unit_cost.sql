@@ -36,8 +36,9 @@ FROM
         sum(spent_row) AS spent_rows,
         sum(1 - spent_row) AS unit_rows,
         sum(number) AS counted_quantity,
-        sum(energy_part) AS energy,
-        sum(time_part) AS gpu_time,
+        -- the time of 100,000 GPUs passes 64 bits within a day and two hours
+        sum(toInt128(energy_part)) AS energy,
+        sum(toInt128(time_part)) AS gpu_time,
         sum(money_part) AS money,
         sum(unpriced_part) AS unpriced,
         sum(energy_part * energy_share) AS covered_energy,

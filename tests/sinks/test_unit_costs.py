@@ -202,6 +202,29 @@ def test_explain_finds_the_units_that_reach_over_the_end_of_the_span(
     assert [row["value"] for row in said] == ["50 output_tokens", "20000 USD per million"]
 
 
+def test_the_sums_of_a_large_fleet_pass_64_bits(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """100,000 GPUs for 11 days: 10^20 ns and more than 10^19 uJ, here on three GPUs that ran for decades."""
+    decades_ns = 4 * 10**18
+    rows = [
+        spent(start_ms, 0, 4_000_000, gpu=f"GPU-{n}", active_energy_uj=4 * 10**18, error_uj=decades_ns)
+        for n in range(3)
+    ]
+    priced.write_attribution(as_columns(rows))
+    priced.write_rows("unit", [told(start_ms, "engine", 0, 100)])
+    (line,) = cost_rows(priced.store, ["model"], None, None, "equal", "output_tokens")
+    assert line["gpu_hours"] == pytest.approx(1.2e19 / 3.6e12)
+    assert line["active_energy_j"] == pytest.approx(1.2e13)
+    assert line["cost_usd"] == pytest.approx(1.2e7)
+    assert line["cost_usd_per_unit"] == pytest.approx(1.2e5)
+    figure, band, _ = Evidence(priced.store, {"model": "m"}, None, None, "equal").figure()
+    assert (figure["gpu_hours"], band["energy_j"]) == (pytest.approx(1.2e19 / 3.6e12), pytest.approx(1.2e13))
+    (row,) = model_rows(priced.store, None, None, "equal")
+    assert (row["gpu_hours"], row["error_j"]) == (pytest.approx(1.2e19 / 3.6e12), pytest.approx(1.2e13))
+    assert row["active_ratio"] == pytest.approx(0.5)
+
+
 def throughput(sink: ClickHouseSink) -> Row:
     (row,) = sink.store.query(
         "SELECT * FROM model_throughput(policy = {policy:String}, since = {since:String},"

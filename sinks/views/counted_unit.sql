@@ -20,6 +20,7 @@ SELECT
     application,
     phase,
     source,
+    authority,
     counted_quantity AS quantity,
     unit
 FROM
@@ -36,6 +37,7 @@ FROM
         application,
         phase,
         source,
+        authority,
         quantity * if(begin_ns >= since_ns AND end_ns <= until_ns, 1,
             (least(end_ns, until_ns) - greatest(begin_ns, since_ns)) / period_ns) AS counted_quantity
     FROM
@@ -63,6 +65,7 @@ FROM
         application,
         phase,
         source,
+        authority,
         -- what counts in all its minutes counts as it was told: of parts the sum would be off by a rounding
         if(min(counts), any(whole), sumIf(minutes.quantity, counts)) AS counted_quantity
     FROM lesser_unit(unit = {unit:String}, since = {since:String}, until = {until:String}) AS minutes

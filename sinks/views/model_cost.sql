@@ -30,9 +30,9 @@ SELECT
     capacity_output_tokens_per_gpu_s,
     served_cost_usd / served_s / capacity_output_tokens_per_gpu_s * 1e6
         AS capacity_usd_per_million_output_tokens,
-    served_cost_usd / requests AS cost_usd_per_request,
+    requests_cost_usd / requests AS cost_usd_per_request,
     served_j / output_tokens AS j_per_output_token,
-    served_j / requests AS j_per_request,
+    requests_j / requests AS j_per_request,
     fit_minutes,
     fit_r_squared,
     token_price_method,
@@ -110,6 +110,9 @@ FROM
             if(used.covered_time > 0 AND used.unpriced = 0, used.covered_active_money, NULL) AS served_active_usd,
             used.covered_time / 1e9 AS served_s,
             if(used.covered_time > 0, used.covered_energy / 1e6, NULL) AS served_j,
+            -- an engine that tells no requests leaves none out while it is not observed
+            if(used.request_by < used.output_by, if(used.gpu_time > 0, cost_usd, NULL), served_cost_usd) AS requests_cost_usd,
+            if(used.request_by < used.output_by, if(used.gpu_time > 0, used.energy / 1e6, NULL), served_j) AS requests_j,
             used.output_count AS output_count,
             nullIf(used.output_count, 0) AS output_tokens,
             nullIf(used.input_count, 0) AS input_tokens,
@@ -164,7 +167,9 @@ FROM
                 sumIf(quantity, unit = 'cached_tokens') AS cached_count,
                 countIf(unit = 'cached_tokens') AS cached_rows,
                 sumIf(quantity, unit = 'reasoning_tokens') AS reasoning_count,
-                sumIf(quantity, unit = 'requests') AS request_count
+                sumIf(quantity, unit = 'requests') AS request_count,
+                maxIf(authority, unit = 'output_tokens') AS output_by,
+                maxIf(authority, unit = 'requests') AS request_by
             FROM
             (
                 SELECT
@@ -182,14 +187,16 @@ FROM
                     covered_energy_ratio,
                     is_known,
                     '' AS unit,
-                    0. AS quantity
+                    0. AS quantity,
+                    0 AS authority
                 FROM covered_cost(
                     policy = {policy:String}, since = {since:String}, until = {until:String}, unit = 'output_tokens')
                 UNION ALL
                 SELECT
                     model, model_version, is_training, 0 AS energy_uj, 0 AS gpu_time_ns, 0 AS active_time_ns,
                     0 AS error_uj, 0. AS cost_usd, 0. AS active_cost_usd, 0. AS error_money,
-                    0. AS covered_time_ratio, 0. AS covered_energy_ratio, 0 AS is_known, unit, quantity
+                    0. AS covered_time_ratio, 0. AS covered_energy_ratio, 0 AS is_known, unit, quantity,
+                    authority
                 FROM counted_unit(
                     unit = 'output_tokens,input_tokens,cached_tokens,reasoning_tokens,requests',
                     since = {since:String}, until = {until:String})

@@ -11,7 +11,14 @@ WITH
     parseDateTime64BestEffort({until:String}, 3, 'UTC') AS until_at,
     toUnixTimestamp64Milli(greatest(since_at, toDateTime64(0, 3, 'UTC'))) * 1000000 AS since_ns,
     least(toUnixTimestamp64Milli(until_at), 9000000000000) * 1000000 AS until_ns,
-    places AS (SELECT host, pod, model, model_version FROM unit WHERE unit = 'observed_ns' GROUP BY ALL),
+    -- of engines that tell the unit: that one was observed says nothing of what others count
+    places AS
+    (
+        SELECT host, pod, model, model_version
+        FROM unit
+        WHERE unit = 'observed_ns' AND (model, authority) IN (SELECT model, authority FROM unit WHERE unit = {unit:String})
+        GROUP BY ALL
+    ),
     dirty AS (SELECT host, gpu, bucket_start FROM dirty_bucket FINAL),
     looked AS
     (

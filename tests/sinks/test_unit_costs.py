@@ -263,3 +263,18 @@ def test_the_best_15_minutes_are_of_one_source_and_of_whole_minutes(
     row = throughput(priced)
     assert row["capacity_output_tokens_per_gpu_s"] == pytest.approx(15 * 600 / (15 * 60 + 1))
     assert row["capacity_from"] == datetime.fromtimestamp(start_ms / 1000 + 600, UTC)
+
+
+def test_what_an_engine_does_not_tell_is_counted_while_it_is_not_observed(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """Requests of a gateway in four minutes are priced by four minutes, tokens of an engine by its two."""
+    priced.write_attribution(as_columns([spent(start_ms, minute) for minute in range(4)]))
+    units = [row for m in (0, 1) for row in (observed(start_ms, m), told(start_ms, "engine", m, 100))]
+    units += [told(start_ms, "gateway", minute, 10, unit="requests") for minute in range(4)]
+    priced.write_rows("unit", units)
+    (line,) = cost_rows(priced.store, ["model"], None, None, "equal", "requests")
+    assert (line["cost_usd_per_unit"], line["coverage_ratio"]) == (pytest.approx(4 / 40), None)
+    (row,) = model_rows(priced.store, None, None, "equal")
+    assert (row["cost_usd_per_request"], row["j_per_request"]) == pytest.approx((4 / 40, 12 / 40))
+    assert row["cost_usd_per_million_output_tokens"] == pytest.approx(2 / 200 * 1e6)

@@ -1,6 +1,6 @@
 -- The units that count in [since, until), each by the part of (t - period, t] that lies in the span; one without
 -- a period by its t. Of several sources of the same one counts, minute by minute: see lesser_unit. What names no
--- version (an application seldom knows it) is of the model's version, where only one held a GPU in the span.
+-- version (an application seldom knows it) is of the model's version, where only one held a GPU meanwhile.
 -- unit may name several, with commas between: to ask for five at once is a fifth of the work.
 CREATE OR REPLACE VIEW counted_unit AS
 WITH
@@ -38,6 +38,8 @@ FROM
         phase,
         source,
         authority,
+        begin_ns,
+        end_ns,
         quantity * if(begin_ns >= since_ns AND end_ns <= until_ns, 1,
             (least(end_ns, until_ns) - greatest(begin_ns, since_ns)) / period_ns) AS counted_quantity
     FROM
@@ -66,6 +68,8 @@ FROM
         phase,
         source,
         authority,
+        first_minute * 60000000000 AS begin_ns,
+        (last_minute + 1) * 60000000000 AS end_ns,
         -- what counts in all its minutes counts as it was told: of parts the sum would be off by a rounding
         if(min(counts), any(whole), sumIf(minutes.quantity, counts)) AS counted_quantity
     FROM lesser_unit(unit = {unit:String}, since = {since:String}, until = {until:String}) AS minutes

@@ -161,6 +161,27 @@ def test_a_version_that_ended_in_the_hour_before_does_not_make_two_of_one(
     assert (line["model_version"], line["quantity"]) == ("v1", 100)
 
 
+@pytest.mark.parametrize("source", ["engine", "span"])
+def test_what_names_no_version_is_of_the_one_that_was_there_when_it_was_counted(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, source: str
+) -> None:
+    """v1 gives way to v2 after two minutes; in the fifth there are two, and whose those are nobody knows."""
+    held = [spent(start_ms, minute, model_version="v1" if minute < 2 else "v2") for minute in range(5)]
+    held += [spent(start_ms, 4, model_version="v3", gpu="GPU-2")]
+    priced.write_attribution(as_columns(held))
+    priced.refresh_rollups()
+    counts = [told(start_ms, source, minute, 10**minute, model_version="") for minute in range(5)]
+    counts += (
+        [told(start_ms, "engine", 90, 0)] if source != "engine" else []
+    )  # so that spans are the lesser source
+    priced.write_rows("unit", counts)
+    rows = priced.store.query(
+        "SELECT model_version, sum(quantity) FROM counted_unit(unit = 'output_tokens',"
+        " since = '2000-01-01', until = '2100-01-01') GROUP BY ALL HAVING sum(quantity) > 0"
+    ).rows
+    assert dict(rows) == {"v1": 11, "v2": 1100, "": 10_000}
+
+
 def test_a_lesser_source_fills_in_for_its_own_pod_alone(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -21,8 +22,11 @@ _SPAN: Final = (
 _LABEL: Final = "labels."
 _UNIT_COLUMNS: Final = (
     *("quantity", "covered_cost_usd", "cost_usd_per_unit", "cost_usd_per_million", "j_per_unit"),
-    "coverage_ratio",
+    *("coverage_ratio", "training_quantity"),
 )
+_PARTS: Final = "parts"
+_TRAINS: Final = "(phase = 'training' OR (run != '' AND phase = ''))"
+_KINDS: Final = (f"NOT {_TRAINS}", _TRAINS)
 
 
 def cost_rows(
@@ -46,15 +50,16 @@ def cost_rows(
     cost_usd_per_unit, cost_usd_per_million, j_per_unit, coverage_ratio. Money is None where any part of the
     row has no price; a quotient is None where there is no unit, and leaves out what was spent while the units
     were not counted: covered_cost_usd is the rest, which it divides, and coverage_ratio the part of the GPU
-    time that is in it, None where nobody tells. Units stand in the rows of processes alone; those of which no
-    process was seen have a row with the account unmatched. Raises UsageError for a column or policy that
-    there is not, StoreError.
+    time that is in it, None where nobody tells. What serves and what trains is apart: where both counted the
+    unit, it is of serving alone, and training_quantity is what else there was. Units stand in the rows of
+    processes alone; those of which no process was seen have a row with the account unmatched. Raises
+    UsageError for a column or policy that there is not, StoreError.
     """
     by = without_account(by)
     _check(by, unit)
     params = span_params(policy, since, until) | _calendar(by, tz, as_of)
     view = f"priced_usage(policy = {{policy:String}}, {_SPAN})"
-    priced = _charged_rows(store, by, view, (policy,), params, unallocated)[policy]
+    priced = _charged_rows(store, by, view, (policy,), params, unallocated, unit is not None)[policy]
     return priced if unit is None else _with_units(store, priced, by, unit, params)
 
 
@@ -91,24 +96,30 @@ def _charged_rows(
     policies: Sequence[str],
     params: dict[str, str],
     unallocated: str,
+    with_parts: bool = False,
 ) -> dict[str, list[dict[str, Any]]]:
-    """For each policy what ``view`` says, and what no collector saw, as rows of ``cost_rows``."""
+    """For each policy what ``view`` says, and what no collector saw, as rows of ``cost_rows``; ``with_parts``
+    also what serves and what trains of each: whether there is any, its money and its joules."""
     expressions, labels = selected(by)
     names = [f"by{place}" for place in range(len(by))]
     chosen = "".join(f"{e} AS {n}, " for e, n in zip(expressions, names, strict=True))
     together = ", ".join([*names, "holder"])
     rows = store.query(
         f"SELECT policy, {chosen} account AS holder,"  # noqa: S608 - names from _BY; values are parameters
-        " sum(active_energy_uj) / 1e6, sum(idle_energy_uj) / 1e6, sum(energy_uj) / 1e6,"
-        " sum(gpu_time_ns) / 3.6e12,"
+        # the time of 100,000 GPUs passes 64 bits within a day and two hours
+        " sum(toInt128(active_energy_uj)) / 1e6, sum(toInt128(idle_energy_uj)) / 1e6,"
+        " sum(toInt128(energy_uj)) / 1e6, sum(toInt128(gpu_time_ns)) / 3.6e12,"
         " if(countIf(cost_usd IS NULL) = 0, sum(active_cost_usd), NULL),"
         " if(countIf(cost_usd IS NULL) = 0, sum(idle_cost_usd), NULL),"
         " if(countIf(cost_usd IS NULL) = 0, sum(cost_usd), NULL)"
+        f"{''.join(_part_sums(kind) for kind in _KINDS) if with_parts else ''}"
         f" FROM {view} GROUP BY policy, {together} ORDER BY {together}",
         params | labels,
     ).rows
     columns = [*by, "account", "active_energy_j", "idle_energy_j", "energy_j", "gpu_hours"]
     columns += ["active_cost_usd", "idle_cost_usd", "cost_usd"]
+    columns += [_PARTS] if with_parts else []
+    rows = [(*row[:-2], row[-2:]) for row in rows] if with_parts else rows
     unobserved = unobserved_rows(store, by, params)
     zone = ZoneInfo(params["tz"])
     found = {}
@@ -218,52 +229,86 @@ def counted_units(store: Readable, since: Time, until: Time) -> list[str]:
     ]
 
 
+def _part_sums(kind: str) -> str:
+    return (
+        f", (countIf({kind}), if(countIf({kind} AND cost_usd IS NULL) = 0, sumIf(cost_usd, {kind}), NULL),"
+        f" sumIf(toInt128(energy_uj), {kind}) / 1e6)"
+    )
+
+
+def priced_kind(counted: Mapping[bool, float], held: Collection[bool]) -> bool | None:
+    """Whether a unit is one of serving (False) or of training: the first that counted it and ``held`` a GPU;
+    None for neither."""
+    return next((kind for kind in (False, True) if kind in counted and kind in held), None)
+
+
 def _with_units(
     store: Readable, priced: list[dict[str, Any]], by: Sequence[str], unit: str, params: dict[str, str]
 ) -> list[dict[str, Any]]:
-    group = f"GROUP BY {', '.join(by)} ORDER BY {', '.join(by)}" if by else "HAVING count() > 0"
     selected = "".join(f"{name}, " for name in by)
-    counted = store.query(
-        f"SELECT {selected} sum(quantity) AS counted"  # noqa: S608 - names from UNIT_IDENTITY
+    counted: defaultdict[tuple[Any, ...], dict[bool, float]] = defaultdict(dict)
+    unseen: dict[tuple[Any, ...], float] = {}
+    for *group, trains, quantity, beyond, rows in store.query(
+        f"SELECT {selected} is_training, sumIf(quantity, is_seen) AS counted,"  # noqa: S608 - names from UNIT_IDENTITY
+        " sumIf(quantity, NOT is_seen), countIf(is_seen)"
         " FROM counted_unit(unit = {unit:String}, since = {since:String}, until = {until:String})"
-        f" {group}",
+        f" GROUP BY {selected} is_training ORDER BY {selected} is_training",
         {"unit": unit, "since": params["since"], "until": params["until"]},
-    ).rows
-    quantities = {tuple(row[:-1]): row[-1] for row in counted}
+    ).rows:
+        if rows:
+            counted[tuple(group)][bool(trains)] = quantity
+        if beyond:
+            unseen[tuple(group)] = unseen.get(tuple(group), 0.0) + beyond
     covered = _covered(store, by, {**params, "unit": unit})
     for row in priced:
-        is_process = row["account"] == "process"
+        parts = row.pop(_PARTS, None)
+        if row["account"] != "process":
+            row.update(_quotients(None, row["cost_usd"], row["energy_j"], None))
+            continue
         key = tuple(row[name] for name in by)
-        whole = (row["cost_usd"], row["energy_j"], None)
-        of = covered.get(key, whole) if is_process else whole
-        row.update(_quotients(quantities.pop(key, None) if is_process else None, *of))
-    for key, quantity in quantities.items():
-        unmatched = dict(zip(by, key, strict=True)) | {"account": "unmatched"}
+        held = [bool(kind) for kind in (0, 1) if parts[kind][0]]
+        quantities = counted.get(key) or {}
+        kind = priced_kind(quantities, held)
+        of = bool(held[0]) if kind is None else kind
+        usd, joules, ratio = covered.get((*key, of), (*parts[of][1:], None))
+        # what is charged to a line is in its unit cost, as its own cost is
+        if row.get("charged_usd"):
+            usd *= row["cost_usd"] / (row["cost_usd"] - row["charged_usd"])
+            joules *= row["energy_j"] / sum(part[2] for part in parts) if joules else 1
+        row.update(_quotients(None if kind is None else quantities.pop(kind), usd, joules, ratio))
+        row["training_quantity"] = quantities.pop(True, None) if kind is False and True in held else None
+    for names in dict.fromkeys([*counted, *unseen]):
+        left = [*counted.get(names, {}).values(), *([unseen[names]] if names in unseen else [])]
+        if not left:
+            continue
+        unmatched = dict(zip(by, names, strict=True)) | {"account": "unmatched"}
         unmatched |= dict.fromkeys(("active_energy_j", "idle_energy_j", "energy_j", "gpu_hours"), 0.0)
         unmatched |= dict.fromkeys(("active_cost_usd", "idle_cost_usd", "cost_usd"), 0.0)
-        priced.append(unmatched | dict.fromkeys(_UNIT_COLUMNS) | {"quantity": quantity})
+        priced.append(unmatched | dict.fromkeys(_UNIT_COLUMNS) | {"quantity": sum(left)})
     return priced
 
 
 def _covered(
     store: Readable, by: Sequence[str], params: dict[str, str]
 ) -> dict[tuple[Any, ...], tuple[float | None, float | None, float | None]]:
-    """Of each group of processes: money and joules of the time in which their units were counted, and what
-    part of the GPU time that is. To cost again is dear: only where an engine tells when it was looked at."""
+    """Of each group of processes, and whether they train: money and joules of the time in which their units
+    were counted, and what part of the GPU time that is. To cost again is dear: only where an engine tells
+    when it was looked at."""
     if not store.query("SELECT 1 FROM unit WHERE unit = 'observed_ns' LIMIT 1").rows:
         return {}
-    names = [f"by{place}" for place in range(len(by))]
-    selected = "".join(f"{name} AS {alias}, " for name, alias in zip(by, names, strict=True))
+    columns = [*by, "is_training"]
+    names = [f"by{place}" for place in range(len(columns))]
+    selected = ", ".join(f"{name} AS {alias}" for name, alias in zip(columns, names, strict=True))
     rows = store.query(
-        f"SELECT {selected} if(countIf(cost_usd IS NULL) = 0, sum(cost_usd * covered_time_ratio), NULL),"  # noqa: S608
+        f"SELECT {selected}, if(countIf(cost_usd IS NULL) = 0, sum(cost_usd * covered_time_ratio), NULL),"  # noqa: S608
         " sum(energy_uj * covered_energy_ratio) / 1e6,"
-        " sum(gpu_time_ns * covered_time_ratio) / sum(gpu_time_ns)"
-        " FROM covered_cost(policy = {policy:String}, since = {since:String}, until = {until:String},"
-        " unit = {unit:String})"
-        f" {'GROUP BY ' + ', '.join(names) if by else ''} HAVING max(is_known) AND sum(gpu_time_ns) > 0",
+        " sum(gpu_time_ns * covered_time_ratio) / sum(toInt128(gpu_time_ns))"
+        " FROM covered_cost_as_of(policy = {policy:String}, since = {since:String}, until = {until:String},"
+        " unit = {unit:String}, as_of = {as_of:String})"
+        f" GROUP BY {', '.join(names)} HAVING max(is_known) AND sum(toInt128(gpu_time_ns)) > 0",
         params,
     ).rows
-    return {tuple(row[:-3]): (row[-3], row[-2], row[-1]) for row in rows}
+    return {(*row[:-4], bool(row[-4])): (row[-3], row[-2], row[-1]) for row in rows}
 
 
 def _quotients(

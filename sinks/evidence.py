@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
 
 from wattribute.errors import UsageError
-from wattribute.sinks.costs import selected
+from wattribute.sinks.costs import priced_kind, selected
 from wattribute.sinks.schema import UNIT_IDENTITY
 from wattribute.sinks.span import Time, span_params
 from wattribute.sinks.store import Readable
@@ -39,7 +39,9 @@ class Evidence:
     def figure(self) -> list[dict[str, Any]]:
         """The money, how far off it may be, and how much of the time was seen. Raises UsageError for none."""
         ((windows, gpus, first, last, covered, whole),) = self._query(
-            "SELECT count(), uniqExact(host, gpu), min(window_start), max(ended), sum(seen), sum(length)"  # noqa: S608 - as in _query
+            "SELECT count(), uniqExact(host, gpu), min(window_start), max(ended),"  # noqa: S608 - as in _query
+            # the time of 100,000 GPUs passes 64 bits within a day and two hours
+            " sum(toInt128(seen)), sum(toInt128(length))"
             " FROM (SELECT host, gpu, window_start, any(covered_ns) AS seen,"
             " window_start + toIntervalMillisecond(any(window_ms)) AS ended,"
             f" any(window_ms) * 1000000 AS length {self._from()} GROUP BY host, boot_id, gpu, window_start)"
@@ -86,8 +88,9 @@ class Evidence:
             "SELECT toString(account), toString(energy_source), toString(weight_source), identity_source,"
             " flags, grouping(flags) AS is_all,"
             " uniqExactIf((host, boot_id, pid, process_start_ns), pid != 0), count(),"
-            f" sum(active_energy_uj + idle_energy_{self._policy}_uj) / 1e6,"
-            f" sum(gpu_time_{self._policy}_ns) / 3.6e12, sum(error_uj) / 1e6, sum(error_ns) / 3.6e12"
+            f" sum(toInt128(active_energy_uj + idle_energy_{self._policy}_uj)) / 1e6,"
+            f" sum(toInt128(gpu_time_{self._policy}_ns)) / 3.6e12,"
+            " sum(toInt128(error_uj)) / 1e6, sum(toInt128(error_ns)) / 3.6e12"
             f" {self._from()} GROUP BY GROUPING SETS"
             " ((account, energy_source, weight_source, identity_source, flags), ())"
         )
@@ -98,8 +101,9 @@ class Evidence:
         return self._query(
             "SELECT price_id, tariff_id, best.12, countIf(cost_usd IS NULL), sum(ifNull(cost_usd, 0)),"  # noqa: S608 - as in _query
             " price_per_gpu_hour_usd, currency, best_tariff.4, best_tariff.5,"
-            " sum(ifNull(energy_cost_usd, 0)), groupUniqArray(gpu_model), sum(gpu_time_ns) / 3.6e12,"
-            f" sum(energy_uj) / 1e6 FROM {_COST} WHERE {self._chosen}"
+            " sum(ifNull(energy_cost_usd, 0)), groupUniqArray(gpu_model),"
+            " sum(toInt128(gpu_time_ns)) / 3.6e12, sum(toInt128(energy_uj)) / 1e6"
+            f" FROM {_COST} WHERE {self._chosen}"
             " GROUP BY price_id, tariff_id, best.12, price_per_gpu_hour_usd, currency, best_tariff.4,"
             " best_tariff.5"
         )
@@ -166,48 +170,65 @@ class Evidence:
             if unit is not None:
                 raise UsageError(f"units are not known by {unknown[0] if unknown else 'this account'}")
             return []
-        chosen = _all(["" if name == "account" else name for name in self._wanted])
+        columns = ["" if name == "account" else name for name in self._wanted]
+        chosen = _all(columns)
         params = self._params | {"unit": unit or ""}
+        # what names no version may be of this one, which counted_unit says
+        place = columns.index("model_version") if "model_version" in columns else -1
+        named = f"{{wanted{place}:String}}"
+        maybe = chosen.replace(f"model_version = {named}", f"model_version IN ('', {named})")
         told_by = self._store.query(
             "SELECT unit, source, authority, sum(quantity) FROM unit FINAL"  # noqa: S608 - as in _query
-            " WHERE t >= parseDateTime64BestEffort({since:String}, 3, 'UTC')"
-            " AND t < parseDateTime64BestEffort({until:String}, 3, 'UTC')"
-            f" AND {{unit:String}} IN ('', unit) AND {chosen} GROUP BY unit, source, authority ORDER BY ALL",
+            " WHERE t >= parseDateTime64BestEffort({since:String}, 9, 'UTC')"
+            " AND t - toIntervalNanosecond(period_ns) < parseDateTime64BestEffort({until:String}, 3, 'UTC')"
+            " AND (period_ns = 0 OR t > parseDateTime64BestEffort({since:String}, 9, 'UTC'))"
+            f" AND {{unit:String}} IN ('', unit) AND {maybe} GROUP BY unit, source, authority ORDER BY ALL",
             params,
         ).rows
         names = list(dict.fromkeys(row[0] for row in told_by))[:_MOST_UNITS]
-        counted: dict[str, dict[str, float]] = {name: {} for name in names}
-        for name, source, quantity in self._store.query(
-            "SELECT unit, source, sum(quantity)"  # noqa: S608 - as in _query
+        counted: dict[str, dict[bool, dict[str, float]]] = {name: {} for name in names}
+        for name, source, trains, quantity in self._store.query(
+            "SELECT unit, source, is_training, sum(quantity)"  # noqa: S608 - as in _query
             " FROM counted_unit(unit = {unit:String}, since = {since:String}, until = {until:String})"
-            f" WHERE {chosen} GROUP BY unit, source",
+            f" WHERE {chosen} AND is_seen GROUP BY unit, source, is_training",
             params | {"unit": ",".join(names)},
         ).rows:
-            counted[name][source] = quantity
+            if name in counted:  # not a part of a name with a comma
+                counted[name].setdefault(bool(trains), {})[source] = quantity
         rows = []
         for name in names:
-            rows += _counts(name, [row[1:] for row in told_by if row[0] == name], counted[name])
+            lines = [row[1:] for row in told_by if row[0] == name]
+            for kind in sorted(counted[name]):
+                rows += _used(name, lines, counted[name][kind], kind and len(counted[name]) > 1)
+            rows += _ignored(name, lines, {source for used in counted[name].values() for source in used})
             if name == unit:
-                rows += self._unit_cost(name, sum(counted[name].values()))
-        if unit is not None and not rows:
-            rows = self._unit_cost(unit, 0.0)
+                rows += self._unit_cost(name, {k: sum(used.values()) for k, used in counted[name].items()})
+        if unit is not None and not names:
+            rows = self._unit_cost(unit, {})
         return rows
 
-    def _unit_cost(self, unit: str, quantity: float) -> list[dict[str, Any]]:
-        """What one unit cost: of the processes alone."""
-        if not quantity:
+    def _unit_cost(self, unit: str, counted: Mapping[bool, float]) -> list[dict[str, Any]]:
+        """What one unit cost: of the processes alone, those that serve or those that train."""
+        if not any(counted.values()):
             return [told("unit cost", "none", f"no {unit} were counted here: there is nothing to divide by")]
         chosen = _all(["" if name == "account" else name for name in self._wanted])
-        ((usd, unpriced, joules, hours, ratio, is_known),) = self._store.query(
-            "SELECT sum(cost_usd * covered_time_ratio), countIf(cost_usd IS NULL),"  # noqa: S608 - as in _query
-            " sum(energy_uj * covered_energy_ratio) / 1e6,"
-            " sum(gpu_time_ns * covered_time_ratio) / 3.6e12 AS hours,"
-            " hours * 3.6e12 / nullIf(sum(gpu_time_ns), 0), max(is_known)"
-            " FROM covered_cost(policy = {policy:String}, since = {since:String}, until = {until:String},"
-            f" unit = {{unit:String}}) WHERE {chosen}",
-            self._params | {"unit": unit},
-        ).rows
-        if not hours:
+        spent = {
+            bool(trains): row
+            for trains, *row in self._store.query(
+                "SELECT is_training, sum(cost_usd * covered_time_ratio), countIf(cost_usd IS NULL),"  # noqa: S608 - as in _query
+                " sum(energy_uj * covered_energy_ratio) / 1e6,"
+                " sum(gpu_time_ns * covered_time_ratio) / 3.6e12 AS hours,"
+                " hours * 3.6e12 / nullIf(sum(toInt128(gpu_time_ns)), 0), max(is_known)"
+                " FROM covered_cost(policy = {policy:String}, since = {since:String}, until = {until:String},"
+                f" unit = {{unit:String}}) WHERE {chosen} GROUP BY is_training",
+                self._params | {"unit": unit},
+            ).rows
+        }
+        kind = priced_kind(counted, spent)
+        none: Sequence[Any] = (0.0, 0, 0.0, 0.0, None, 0)
+        usd, unpriced, joules, hours, ratio, is_known = none if kind is None else spent[kind]
+        quantity = 0.0 if kind is None else counted[kind]
+        if not hours or not quantity:
             return [told("unit cost", "none", f"no GPU time while {unit} were counted here")]
         value = "unpriced" if unpriced else f"{usd / quantity * 1e6:.6g} USD per million"
         of = f" in the {_percent(ratio, 1)} of their GPU time that was counted" if is_known else ""
@@ -247,19 +268,32 @@ def _all(columns: Sequence[str]) -> str:
     return " AND ".join(["1", *terms])
 
 
-def _counts(
-    unit: str, told_by: Sequence[tuple[Any, ...]], counted: Mapping[str, float]
+def _used(
+    unit: str, told_by: Sequence[tuple[Any, ...]], used: Mapping[str, float], is_apart: bool
 ) -> list[dict[str, Any]]:
     rows = []
-    for source, authority, quantity in told_by:
-        used = counted.get(source, 0.0)
-        who = f"counted by {source or 'an unnamed source'}, authority {authority}"
-        if used:
-            rows.append(told("units used", f"{used:,.10g} {unit}", f"{who}: of {quantity:,.10g} told"))
-        else:
-            why = "another that counted the same has more" if counted else "outside of the span"
-            rows.append(told("units ignored", f"{quantity:,.10g} {unit}", f"{who}: {why}"))
+    known = {source: (authority, whole) for source, authority, whole in told_by}
+    for source, quantity in sorted(used.items()):
+        authority, whole = known.get(source, ("-", quantity))
+        who = f"counted by {source or 'an unnamed source'}, authority {authority}: of {whole:,.10g} told"
+        apart = "; of training, which is apart from what serves" if is_apart else ""
+        rows.append(told("units used", f"{quantity:,.10g} {unit}", who + apart))
     return rows
+
+
+def _ignored(unit: str, told_by: Sequence[tuple[Any, ...]], used: Collection[str]) -> list[dict[str, Any]]:
+    why = "another that counted the same has more, or it names no version where several held a GPU"
+    if not used:
+        why = "outside of the span, or it names no version where several held a GPU"
+    return [
+        told(
+            "units ignored",
+            f"{quantity:,.10g} {unit}",
+            f"counted by {source or 'an unnamed source'}, authority {authority}: {why}",
+        )
+        for source, authority, quantity in told_by
+        if source not in used
+    ]
 
 
 def _summed(parts: Iterable[Sequence[Any]]) -> tuple[Any, ...]:

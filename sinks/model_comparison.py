@@ -92,8 +92,13 @@ def chance_band(metric: str, first: Row, second: Row) -> float | None:
 
 def dominated(rows: Sequence[Row], measures: Mapping[tuple[str, str], Measures]) -> list[tuple[Row, Row]]:
     """Versions that are dearer per output token than another, beyond the error, and no better in anything
-    that both were measured by: each with the cheapest such other. Latency counts as a measure."""
-    priced = [row for row in rows if row["cost_usd_per_million_output_tokens"] is not None and row["model"]]
+    that both were measured by: each with the cheapest such other. Latency counts as a measure. Nothing
+    is said where too little of their time has counts, or they did other work, to compare their cost by."""
+    priced = [
+        row
+        for row in rows
+        if row["cost_usd_per_million_output_tokens"] is not None and row["model"] and not coverage_note(row)
+    ]
     priced.sort(key=lambda row: float(row["cost_usd_per_million_output_tokens"]))
     found = []
     for place, row in enumerate(priced):
@@ -101,7 +106,9 @@ def dominated(rows: Sequence[Row], measures: Mapping[tuple[str, str], Measures])
         for other in priced[:place]:
             compared = money(other, row)
             theirs = measures[other["model"], other["model_version"]]
-            if compared is None or compared[1].better != -1 or not _any_quality(mine, theirs):
+            if compared is None or compared[1].better != -1 or mix_note(other, row):
+                continue
+            if not _any_quality(mine, theirs):
                 continue
             if not any(_exceeds(mine[name], theirs[name]) for name in mine.keys() & theirs.keys()):
                 found.append((row, other))

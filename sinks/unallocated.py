@@ -48,7 +48,7 @@ def unobserved_rows(store: Readable, by: Sequence[str], params: Mapping[str, str
     names = [f"by{place}" for place in range(len(by))]
     selected = "".join(f"{e} AS {n}, " for e, n in zip(chosen, names, strict=True))
     rows = store.query(
-        f"SELECT {selected} sum(unobserved_ns) / 3.6e12 AS hours,"  # noqa: S608 - names of ours; values are parameters
+        f"SELECT {selected} sum(toInt128(unobserved_ns)) / 3.6e12 AS hours,"  # noqa: S608 - names of ours; values are parameters
         " if(countIf(price_per_gpu_hour_usd IS NULL) = 0,"
         " sum(price_per_gpu_hour_usd * unobserved_ns) / 3.6e12, NULL)"
         " FROM billed(since = {since:String}, until = {until:String}, step = {step:String}, tz = {tz:String},"

@@ -46,6 +46,9 @@ VIEWS: Final = {
     "reconcile": f"reconcile(policy = 'equal', {SPAN})",
     "counted_unit": f"counted_unit(unit = 'output_tokens', {SPAN})",
     "lesser_unit": f"lesser_unit(unit = 'output_tokens', {SPAN})",
+    "covered_cost_as_of": (
+        f"covered_cost_as_of(policy = 'equal', {SPAN}, unit = 'output_tokens', as_of = '2200-01-01')"
+    ),
     **{
         name: f"{name}(policy = 'equal', {SPAN}, unit = 'output_tokens')"
         for name in ("unit_coverage", "covered_cost")

@@ -1,6 +1,8 @@
 -- The units that count in [since, until), each by the part of (t - period, t] that lies in the span; one without
 -- a period by its t. Of several sources of the same one counts, minute by minute: see lesser_unit. What names no
--- version (an application seldom knows it) is of the model's version, where only one held a GPU in the span.
+-- version (an application seldom knows it) is of the model's version, where only one held a GPU meanwhile.
+-- What was counted before the first or after the last minute in which processes of the version were seen is a row of its
+-- own (is_seen = 0), for its cost is not known: it is in no quotient.
 -- unit may name several, with commas between: to ask for five at once is a fifth of the work.
 CREATE OR REPLACE VIEW counted_unit AS
 WITH
@@ -13,17 +15,41 @@ SELECT
     host,
     pod,
     model,
-    if(told_version = '' AND NOT (phase = 'training' OR (run != '' AND phase = '')), only_version, told_version)
-        AS model_version,
+    model_version,
+    is_training,
     run,
     attempt,
     part,
     application,
     phase,
     source,
-    counted_quantity AS quantity,
-    unit
+    authority,
+    part_of.1 * counted_quantity AS quantity,
+    unit,
+    part_of.2 AS is_seen
 FROM
+(
+    -- levels of their own, and lambdas that give a name: an alias is analysed anew wherever it stands
+    SELECT
+        *,
+        -- which part of its time lies within those minutes (1): all where processes of the version were never seen
+        arrayJoin(arrayFilter(p -> p.1 > 0, arrayMap(
+            seen -> [(seen, 1), (1 - seen, 0)],
+            arrayMap(
+                life -> multiIf(
+                    life.6 = 0, 1.,
+                    to_ns > from_ns, greatest(0, least(to_ns, life.6) - greatest(from_ns, life.5)) / (to_ns - from_ns),
+                    toFloat64(from_ns BETWEEN life.5 AND life.6)),
+                [arrayFirst(h -> h.1 = model_version AND h.2 = is_training, held)]))[1])) AS part_of
+    FROM
+    (
+        SELECT
+            counted.*,
+            greatest(begin_ns, since_ns) AS from_ns,
+            least(end_ns, until_ns) AS to_ns,
+{{of_version}},
+            sole.held AS held
+        FROM
 (
     SELECT
         unit,
@@ -37,6 +63,9 @@ FROM
         application,
         phase,
         source,
+        authority,
+        begin_ns,
+        end_ns,
         quantity * if(begin_ns >= since_ns AND end_ns <= until_ns, 1,
             (least(end_ns, until_ns) - greatest(begin_ns, since_ns)) / period_ns) AS counted_quantity
     FROM
@@ -64,6 +93,9 @@ FROM
         application,
         phase,
         source,
+        authority,
+        first_minute * 60000000000 AS begin_ns,
+        (last_minute + 1) * 60000000000 AS end_ns,
         -- what counts in all its minutes counts as it was told: of parts the sum would be off by a rounding
         if(min(counts), any(whole), sumIf(minutes.quantity, counts)) AS counted_quantity
     FROM lesser_unit(unit = {unit:String}, since = {since:String}, until = {until:String}) AS minutes
@@ -72,26 +104,6 @@ FROM
     HAVING max(counts)
 ) AS counted
 LEFT JOIN
-(
-    SELECT model, any(version) AS only_version
-    FROM
-    (
-        SELECT model, model_version AS version
-        FROM attribution_hour FINAL
-        WHERE account = 'process' AND bucket_start >= toStartOfHour(since_at) AND bucket_start < until_at
-            AND NOT (phase = 'training' OR (run != '' AND phase = ''))
-        GROUP BY model, version
-        UNION DISTINCT
-        -- and what the sums of hours do not hold yet
-        SELECT model, model_version AS version
-        FROM attribution FINAL
-        WHERE account = 'process' AND window_start >= since_at AND window_start < until_at
-            AND NOT (phase = 'training' OR (run != '' AND phase = ''))
-            AND window_start >= (
-                SELECT if(count() = 0, toDateTime('2105-01-01', 'UTC'), min(bucket_start)) FROM dirty_bucket FINAL)
-            AND (host, gpu, toStartOfMinute(window_start)) IN (SELECT host, gpu, bucket_start FROM dirty_bucket FINAL)
-        GROUP BY model, version
-    )
-    GROUP BY model
-    HAVING count() = 1
-) AS sole USING (model)
+{{sole_version}} AS sole USING (model)
+)
+)

@@ -1,6 +1,7 @@
 -- The rows of processes in cost, and how much of each falls into time in which a unit was counted (unit_coverage):
 --     SELECT … FROM covered_cost(policy = 'equal', unit = 'output_tokens', since = …, until = …)
--- By the GPU and identity, so that a price that changes within the span is averaged over it.
+-- By the GPU and identity, so that a price that changes within the span is averaged over it. covered_cost_as_of has one
+-- parameter more: with the prices that were known at a time, as_of.
 CREATE OR REPLACE VIEW covered_cost AS
 SELECT
     host,
@@ -13,6 +14,7 @@ SELECT
     part,
     application,
     phase,
+    phase = 'training' OR (run != '' AND phase = '') AS is_training,
     energy_uj,
     error_uj,
     active_time_ns,
@@ -30,7 +32,8 @@ FROM
     SELECT host, gpu, pod, model, model_version, run, attempt, part, application, phase, energy_uj, error_uj,
         active_time_ns, gpu_time_ns, error_ns, price_per_gpu_hour_usd, price_per_kwh_usd, active_cost_usd,
         cost_usd
-    FROM cost(policy = {policy:String}, since = {since:String}, until = {until:String})
+    FROM cost_as_of(
+        policy = {policy:String}, since = {since:String}, until = {until:String}, as_of = {as_of:String})
     WHERE account = 'process'
 ) AS spent
 LEFT JOIN

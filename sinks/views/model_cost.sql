@@ -30,9 +30,9 @@ SELECT
     capacity_output_tokens_per_gpu_s,
     served_cost_usd / served_s / capacity_output_tokens_per_gpu_s * 1e6
         AS capacity_usd_per_million_output_tokens,
-    served_cost_usd / requests AS cost_usd_per_request,
+    requests_cost_usd / requests AS cost_usd_per_request,
     served_j / output_tokens AS j_per_output_token,
-    served_j / requests AS j_per_request,
+    requests_j / requests AS j_per_request,
     fit_minutes,
     fit_r_squared,
     token_price_method,
@@ -57,6 +57,8 @@ SELECT
             served_j IS NULL, 'no GPU time while tokens were counted',
             cost_usd IS NULL, 'a part has no price',
             '')),
+        ('output_tokens', if(unseen_count > 0,
+            concat(toString(round(unseen_count)), ' more were counted before or after its processes were seen'), '')),
         ('cost_usd_per_request', if(gpu_time_ns > 0 AND requests IS NULL, 'no requests were counted', '')),
         ('capacity_usd_per_million_output_tokens', if(
             gpu_time_ns > 0 AND output_tokens > 0 AND capacity_output_tokens_per_gpu_s IS NULL,
@@ -112,7 +114,11 @@ FROM
             if(used.covered_time > 0 AND used.unpriced = 0, used.covered_active_money, NULL) AS served_active_usd,
             used.covered_time / 1e9 AS served_s,
             if(used.covered_time > 0, used.covered_energy / 1e6, NULL) AS served_j,
+            -- an engine that tells no requests leaves none out while it is not observed
+            if(used.request_by < used.output_by, if(used.gpu_time > 0, cost_usd, NULL), served_cost_usd) AS requests_cost_usd,
+            if(used.request_by < used.output_by, if(used.gpu_time > 0, used.energy / 1e6, NULL), served_j) AS requests_j,
             used.output_count AS output_count,
+            used.unseen_count AS unseen_count,
             nullIf(used.output_count, 0) AS output_tokens,
             nullIf(used.input_count, 0) AS input_tokens,
             if(used.cached_rows = 0, NULL, least(used.cached_count, used.input_count)) AS cached_tokens,
@@ -142,10 +148,11 @@ FROM
             SELECT
                 model,
                 model_version,
-                sumIf(energy_uj, NOT is_training) AS energy,
-                sumIf(gpu_time_ns, NOT is_training) AS gpu_time,
-                sumIf(active_time_ns, NOT is_training) AS active_time,
-                sumIf(error_uj, NOT is_training) AS error_energy,
+                -- the time of 100,000 GPUs passes 64 bits within a day and two hours
+                sumIf(toInt128(energy_uj), NOT is_training) AS energy,
+                sumIf(toInt128(gpu_time_ns), NOT is_training) AS gpu_time,
+                sumIf(toInt128(active_time_ns), NOT is_training) AS active_time,
+                sumIf(toInt128(error_uj), NOT is_training) AS error_energy,
                 sumIf(ifNull(cost_usd, 0), NOT is_training) AS money,
                 sumIf(ifNull(active_cost_usd, 0), NOT is_training) AS active_money,
                 sumIf(ifNull(error_money, 0), NOT is_training) AS error_money,
@@ -155,23 +162,26 @@ FROM
                 sumIf(energy_uj * covered_energy_ratio, NOT is_training) AS covered_energy,
                 sumIf(ifNull(cost_usd, 0) * covered_time_ratio, NOT is_training) AS covered_money,
                 sumIf(ifNull(active_cost_usd, 0) * covered_time_ratio, NOT is_training) AS covered_active_money,
-                sumIf(energy_uj, is_training) AS training_energy,
-                sumIf(gpu_time_ns, is_training) AS training_gpu_time,
+                sumIf(toInt128(energy_uj), is_training) AS training_energy,
+                sumIf(toInt128(gpu_time_ns), is_training) AS training_gpu_time,
                 sumIf(ifNull(cost_usd, 0), is_training) AS training_money,
                 countIf(cost_usd IS NULL AND is_training) AS training_unpriced,
                 countIf(unit != '') AS unit_rows,
                 sumIf(quantity, unit = 'output_tokens') AS output_count,
+                sumIf(quantity, unit = 'unseen output_tokens') AS unseen_count,
                 sumIf(quantity, unit = 'input_tokens') AS input_count,
                 sumIf(quantity, unit = 'cached_tokens') AS cached_count,
                 countIf(unit = 'cached_tokens') AS cached_rows,
                 sumIf(quantity, unit = 'reasoning_tokens') AS reasoning_count,
-                sumIf(quantity, unit = 'requests') AS request_count
+                sumIf(quantity, unit = 'requests') AS request_count,
+                maxIf(authority, unit = 'output_tokens') AS output_by,
+                maxIf(authority, unit = 'requests') AS request_by
             FROM
             (
                 SELECT
                     model,
                     model_version,
-                    phase = 'training' OR (run != '' AND phase = '') AS is_training,
+                    is_training,
                     energy_uj,
                     gpu_time_ns,
                     active_time_ns,
@@ -183,18 +193,21 @@ FROM
                     covered_energy_ratio,
                     is_known,
                     '' AS unit,
-                    0. AS quantity
+                    0. AS quantity,
+                    0 AS authority
                 FROM covered_cost(
                     policy = {policy:String}, since = {since:String}, until = {until:String}, unit = 'output_tokens')
                 UNION ALL
                 SELECT
-                    model, model_version, false AS is_training, 0 AS energy_uj, 0 AS gpu_time_ns, 0 AS active_time_ns,
+                    model, model_version, is_training, 0 AS energy_uj, 0 AS gpu_time_ns, 0 AS active_time_ns,
                     0 AS error_uj, 0. AS cost_usd, 0. AS active_cost_usd, 0. AS error_money,
-                    0. AS covered_time_ratio, 0. AS covered_energy_ratio, 0 AS is_known, unit, quantity
+                    0. AS covered_time_ratio, 0. AS covered_energy_ratio, 0 AS is_known,
+                    if(is_seen, unit, concat('unseen ', unit)) AS unit, quantity,
+                    authority
                 FROM counted_unit(
                     unit = 'output_tokens,input_tokens,cached_tokens,reasoning_tokens,requests',
                     since = {since:String}, until = {until:String})
-                WHERE NOT (phase = 'training' OR (run != '' AND phase = ''))
+                WHERE NOT is_training
             )
             GROUP BY model, model_version
         ) AS used

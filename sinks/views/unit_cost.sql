@@ -1,4 +1,5 @@
--- What one unit cost and took, by model, model version and run: Σ cost / Σ units, each summed before they meet.
+-- What one unit cost and took, by model, model version and run, and training (is_training) apart from serving: Σ cost /
+-- Σ units, each summed before they meet.
 --     SELECT … FROM unit_cost(policy = 'memory', since = …, until = …, unit = 'output_tokens')
 -- Energy and money of the processes alone: idle and residual are in cost. What was spent while the units were not
 -- counted is left out of the quotients: coverage_ratio is the part of the GPU time that is in. Where a quotient is NULL,
@@ -8,6 +9,7 @@ SELECT
     model,
     model_version,
     run,
+    is_training,
     {unit:String} AS unit,
     if(unit_rows = 0, NULL, counted_quantity) AS quantity,
     energy AS energy_uj,
@@ -30,11 +32,13 @@ FROM
         model,
         model_version,
         run,
+        is_training,
         sum(spent_row) AS spent_rows,
         sum(1 - spent_row) AS unit_rows,
         sum(number) AS counted_quantity,
-        sum(energy_part) AS energy,
-        sum(time_part) AS gpu_time,
+        -- the time of 100,000 GPUs passes 64 bits within a day and two hours
+        sum(toInt128(energy_part)) AS energy,
+        sum(toInt128(time_part)) AS gpu_time,
         sum(money_part) AS money,
         sum(unpriced_part) AS unpriced,
         sum(energy_part * energy_share) AS covered_energy,
@@ -47,6 +51,8 @@ FROM
             model,
             model_version,
             run,
+            is_training,
+            1 AS is_seen,
             1 AS spent_row,
             0. AS number,
             energy_uj AS energy_part,
@@ -58,8 +64,8 @@ FROM
             is_known AS known
         FROM covered_cost(policy = {policy:String}, since = {since:String}, until = {until:String}, unit = {unit:String})
         UNION ALL
-        SELECT model, model_version, run, 0, quantity, 0, 0, 0, 0, 0, 0, 0
+        SELECT model, model_version, run, is_training, is_seen, 0, quantity, 0, 0, 0, 0, 0, 0, 0
         FROM counted_unit(unit = {unit:String}, since = {since:String}, until = {until:String})
     )
-    GROUP BY model, model_version, run
+    GROUP BY model, model_version, run, is_training, is_seen
 )

@@ -11,7 +11,14 @@ WITH
     parseDateTime64BestEffort({until:String}, 3, 'UTC') AS until_at,
     toUnixTimestamp64Milli(greatest(since_at, toDateTime64(0, 3, 'UTC'))) * 1000000 AS since_ns,
     least(toUnixTimestamp64Milli(until_at), 9000000000000) * 1000000 AS until_ns,
-    places AS (SELECT host, pod, model, model_version FROM unit WHERE unit = 'observed_ns' GROUP BY ALL),
+    -- of engines that tell the unit: that one was observed says nothing of what others count
+    places AS
+    (
+        SELECT host, pod, model, model_version
+        FROM unit
+        WHERE unit = 'observed_ns' AND (model, authority) IN (SELECT model, authority FROM unit WHERE unit = {unit:String})
+        GROUP BY ALL
+    ),
     dirty AS (SELECT host, gpu, bucket_start FROM dirty_bucket FINAL),
     looked AS
     (
@@ -19,7 +26,7 @@ WITH
             host,
             pod AS engine_pod,
             model,
-            model_version,
+            model_version AS engine_version,
             arrayJoin(range(seen_minute, if(is_last, seen_minute + 1, next_minute))) AS minute,
             -- between two minutes in which it was observed it was not
             avg(multiIf(minute != seen_minute, 0, is_first OR is_last, 1, least(1, in_minute_ns / minute_ns))) AS ratio
@@ -57,11 +64,12 @@ WITH
                 PARTITION BY host, pod, model, model_version, pid, process_start_ns ORDER BY seen_minute
                 ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
         )
-        GROUP BY host, engine_pod, model, model_version, minute
+        GROUP BY host, engine_pod, model, engine_version, minute
     ),
     filled AS
     (
-        SELECT model, minute, groupUniqArray(model_version) AS versions
+        -- and of where: what names a pod or process says nothing of the others
+        SELECT model, minute, groupUniqArray((model_version, place)) AS seen
         FROM lesser_unit(unit = {unit:String}, since = {since:String}, until = {until:String})
         WHERE counts AND training = '' AND model IN (SELECT model FROM places)
         GROUP BY model, minute
@@ -69,9 +77,10 @@ WITH
     spent AS
     (
         SELECT host, gpu, pod, model, model_version, run, phase, minute,
-            -- an engine that names no pod is that of all at its host
-            if((host, pod, model, model_version) IN places, pod, '') AS engine_pod,
-            (host, engine_pod, model, model_version) IN places AS is_known,
+            -- an engine that names no pod is that of all at its host, and one that names no version of all versions
+            if((host, pod, model, model_version) IN places OR (host, pod, model, '') IN places, pod, '') AS engine_pod,
+            if((host, engine_pod, model, model_version) IN places, model_version, '') AS engine_version,
+            (host, engine_pod, model, engine_version) IN places AS is_known,
             sum(time_ns) AS time_ns,
             sum(energy) AS energy
         FROM
@@ -128,10 +137,14 @@ FROM
         *,
         multiIf(
             NOT is_known, 1,
-            has(filled.versions, '') OR has(filled.versions, model_version), 1,
+            -- a place is nowhere said, a pod, or a host and PID
+            arrayExists(
+                s -> (s.1 = '' OR s.1 = model_version)
+                    AND (s.2 = '' OR s.2 = pod OR startsWith(s.2, concat(host, ' ')) OR pod = '' AND position(s.2, ' ') = 0),
+                filled.seen), 1,
             looked.ratio) AS share
     FROM spent
-    LEFT JOIN looked USING (host, engine_pod, model, model_version, minute)
+    LEFT JOIN looked USING (host, engine_pod, model, engine_version, minute)
     LEFT JOIN filled USING (model, minute)
 )
 GROUP BY host, gpu, pod, model, model_version, run, phase

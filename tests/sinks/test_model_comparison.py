@@ -176,3 +176,11 @@ def test_who_is_dearer_and_no_better() -> None:
     # no more than the error dearer
     close = [cost("v1", 0.81), cost("v2", 0.8)]
     assert dominated(close, {V1: share(0.7), V2: share(0.7)}) == []
+
+
+@pytest.mark.parametrize("told", [{"coverage_ratio": 0.5}, {"input_tokens": 9e6}])
+def test_what_cannot_be_compared_is_not_called_dearer(told: dict[str, Any]) -> None:
+    measures = {V1: share(0.7), V2: share(0.7)}
+    assert dominated([cost("v1", 0.9), cost("v2", 0.8)], measures)
+    assert dominated([cost("v1", 0.9) | told, cost("v2", 0.8)], measures) == []
+    assert dominated([cost("v1", 0.9), cost("v2", 0.8) | told], measures) == []

@@ -107,7 +107,7 @@ def cost(
     names += [] if unallocated == "separate" else ["charged_usd"]
     if unit is not None:
         names += ["quantity", "covered_cost_usd", "cost_usd_per_unit", "cost_usd_per_million"]
-        names += ["j_per_unit", "coverage_ratio"]
+        names += ["j_per_unit", "coverage_ratio", "training_quantity"]
     write_rows(rows, shape, names)
 
 
@@ -226,7 +226,7 @@ def unpriced_notes(
         )
     found = store.query(
         "SELECT gpu_model, provider, region, pricing, price_id != '' AS is_found, currency,"  # noqa: S608
-        f" sum(gpu_time_ns) / 3.6e12 AS gpu_hours FROM ({unpriced})"
+        f" sum(toInt128(gpu_time_ns)) / 3.6e12 AS gpu_hours FROM ({unpriced})"
         " GROUP BY ALL ORDER BY gpu_hours DESC LIMIT 5",
         {
             "policy": policy,
@@ -259,7 +259,7 @@ def balance_note(store: Readable, rows: Rows, since: datetime | None = None) -> 
     parts = {name: math.fsum(row["energy_j"] for row in rows if row["account"] == name) for name in _ACCOUNTS}
     begin = {"since": _moment(since)}
     (device_uj,) = store.query(
-        "SELECT sum(energy) FROM (SELECT any(device_energy_uj) AS energy FROM attribution FINAL"
+        "SELECT sum(toInt128(energy)) FROM (SELECT any(device_energy_uj) AS energy FROM attribution FINAL"
         " WHERE window_start >= {since:DateTime64(3, 'UTC')} GROUP BY host, boot_id, gpu, window_start)",
         begin,
     ).rows[0]

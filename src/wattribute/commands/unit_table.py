@@ -47,6 +47,7 @@ def unit_grid(rows: Rows, by: Sequence[str], unit: str, known: Sequence[str] = (
         notes=[
             *([] if counted else [f"no {unit} were counted in this span{_but(known)}"]),
             *([f"counted USD: spent while {unit} were counted, coverage % of the time"] if in_part else []),
+            *(_training_note(row, by, unit) for row in counted if row.get("training_quantity")),
             *(_unmatched_note(row, by, unit) for row in unmatched),
         ],
     )
@@ -59,6 +60,12 @@ def _but(known: Sequence[str]) -> str:
 def _unmatched_note(row: Mapping[str, Any], by: Sequence[str], unit: str) -> str:
     whose = " ".join(str(row[name]) for name in by if row[name]) or "nobody named"
     return f"unmatched: {row['quantity']:,.6g} {unit} of {whose}; no GPU time of this name was seen"
+
+
+def _training_note(row: Mapping[str, Any], by: Sequence[str], unit: str) -> str:
+    whose = " ".join(str(row[name]) for name in by if row[name]) or "nobody named"
+    quantity = f"{row['training_quantity']:,.6g} {unit}"
+    return f"serving alone: {quantity} of {whose} are of training: --by phase,run"
 
 
 def _shown_percent(ratio: float | None) -> str:

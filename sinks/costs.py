@@ -247,18 +247,13 @@ def _with_units(
 ) -> list[dict[str, Any]]:
     selected = "".join(f"{name}, " for name in by)
     counted: defaultdict[tuple[Any, ...], dict[bool, float]] = defaultdict(dict)
-    unseen: dict[tuple[Any, ...], float] = {}
-    for *group, trains, quantity, beyond, rows in store.query(
-        f"SELECT {selected} is_training, sumIf(quantity, is_seen) AS counted,"  # noqa: S608 - names from UNIT_IDENTITY
-        " sumIf(quantity, NOT is_seen), countIf(is_seen)"
+    for *group, trains, quantity in store.query(
+        f"SELECT {selected} is_training, sum(quantity) AS counted"  # noqa: S608 - names from UNIT_IDENTITY
         " FROM counted_unit(unit = {unit:String}, since = {since:String}, until = {until:String})"
         f" GROUP BY {selected} is_training ORDER BY {selected} is_training",
         {"unit": unit, "since": params["since"], "until": params["until"]},
     ).rows:
-        if rows:
-            counted[tuple(group)][bool(trains)] = quantity
-        if beyond:
-            unseen[tuple(group)] = unseen.get(tuple(group), 0.0) + beyond
+        counted[tuple(group)][bool(trains)] = quantity
     covered = _covered(store, by, {**params, "unit": unit})
     for row in priced:
         parts = row.pop(_PARTS, None)
@@ -277,14 +272,13 @@ def _with_units(
             joules *= row["energy_j"] / sum(part[2] for part in parts) if joules else 1
         row.update(_quotients(None if kind is None else quantities.pop(kind), usd, joules, ratio))
         row["training_quantity"] = quantities.pop(True, None) if kind is False and True in held else None
-    for names in dict.fromkeys([*counted, *unseen]):
-        left = [*counted.get(names, {}).values(), *([unseen[names]] if names in unseen else [])]
+    for names, left in counted.items():
         if not left:
             continue
         unmatched = dict(zip(by, names, strict=True)) | {"account": "unmatched"}
         unmatched |= dict.fromkeys(("active_energy_j", "idle_energy_j", "energy_j", "gpu_hours"), 0.0)
         unmatched |= dict.fromkeys(("active_cost_usd", "idle_cost_usd", "cost_usd"), 0.0)
-        priced.append(unmatched | dict.fromkeys(_UNIT_COLUMNS) | {"quantity": sum(left)})
+        priced.append(unmatched | dict.fromkeys(_UNIT_COLUMNS) | {"quantity": sum(left.values())})
     return priced
 
 

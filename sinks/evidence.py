@@ -190,11 +190,10 @@ class Evidence:
         for name, source, trains, quantity in self._store.query(
             "SELECT unit, source, is_training, sum(quantity)"  # noqa: S608 - as in _query
             " FROM counted_unit(unit = {unit:String}, since = {since:String}, until = {until:String})"
-            f" WHERE {chosen} AND is_seen GROUP BY unit, source, is_training",
+            f" WHERE {chosen} GROUP BY unit, source, is_training",
             params | {"unit": ",".join(names)},
         ).rows:
-            if name in counted:  # not a part of a name with a comma
-                counted[name].setdefault(bool(trains), {})[source] = quantity
+            counted[name].setdefault(bool(trains), {})[source] = quantity
         rows = []
         for name in names:
             lines = [row[1:] for row in told_by if row[0] == name]

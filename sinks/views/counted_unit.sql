@@ -1,8 +1,6 @@
 -- The units that count in [since, until), each by the part of (t - period, t] that lies in the span; one without
 -- a period by its t. Of several sources of the same one counts, minute by minute: see lesser_unit. What names no
 -- version (an application seldom knows it) is of the model's version, where only one held a GPU meanwhile.
--- What was counted before the first or after the last minute in which processes of the version were seen is a row of its
--- own (is_seen = 0), for its cost is not known: it is in no quotient.
 -- unit may name several, with commas between: to ask for five at once is a fifth of the work.
 CREATE OR REPLACE VIEW counted_unit AS
 WITH
@@ -15,8 +13,7 @@ SELECT
     host,
     pod,
     model,
-    model_version,
-    is_training,
+{{of_version}},
     run,
     attempt,
     part,
@@ -24,32 +21,9 @@ SELECT
     phase,
     source,
     authority,
-    part_of.1 * counted_quantity AS quantity,
-    unit,
-    part_of.2 AS is_seen
+    counted_quantity AS quantity,
+    unit
 FROM
-(
-    -- levels of their own, and lambdas that give a name: an alias is analysed anew wherever it stands
-    SELECT
-        *,
-        -- which part of its time lies within those minutes (1): all where processes of the version were never seen
-        arrayJoin(arrayFilter(p -> p.1 > 0, arrayMap(
-            seen -> [(seen, 1), (1 - seen, 0)],
-            arrayMap(
-                life -> multiIf(
-                    life.6 = 0, 1.,
-                    to_ns > from_ns, greatest(0, least(to_ns, life.6) - greatest(from_ns, life.5)) / (to_ns - from_ns),
-                    toFloat64(from_ns BETWEEN life.5 AND life.6)),
-                [arrayFirst(h -> h.1 = model_version AND h.2 = is_training, held)]))[1])) AS part_of
-    FROM
-    (
-        SELECT
-            counted.*,
-            greatest(begin_ns, since_ns) AS from_ns,
-            least(end_ns, until_ns) AS to_ns,
-{{of_version}},
-            sole.held AS held
-        FROM
 (
     SELECT
         unit,
@@ -105,5 +79,3 @@ FROM
 ) AS counted
 LEFT JOIN
 {{sole_version}} AS sole USING (model)
-)
-)

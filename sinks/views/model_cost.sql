@@ -57,8 +57,6 @@ SELECT
             served_j IS NULL, 'no GPU time while tokens were counted',
             cost_usd IS NULL, 'a part has no price',
             '')),
-        ('output_tokens', if(unseen_count > 0,
-            concat(toString(round(unseen_count)), ' more were counted before or after its processes were seen'), '')),
         ('cost_usd_per_request', if(gpu_time_ns > 0 AND requests IS NULL, 'no requests were counted', '')),
         ('capacity_usd_per_million_output_tokens', if(
             gpu_time_ns > 0 AND output_tokens > 0 AND capacity_output_tokens_per_gpu_s IS NULL,
@@ -118,7 +116,6 @@ FROM
             if(used.request_by < used.output_by, if(used.gpu_time > 0, cost_usd, NULL), served_cost_usd) AS requests_cost_usd,
             if(used.request_by < used.output_by, if(used.gpu_time > 0, used.energy / 1e6, NULL), served_j) AS requests_j,
             used.output_count AS output_count,
-            used.unseen_count AS unseen_count,
             nullIf(used.output_count, 0) AS output_tokens,
             nullIf(used.input_count, 0) AS input_tokens,
             if(used.cached_rows = 0, NULL, least(used.cached_count, used.input_count)) AS cached_tokens,
@@ -168,7 +165,6 @@ FROM
                 countIf(cost_usd IS NULL AND is_training) AS training_unpriced,
                 countIf(unit != '') AS unit_rows,
                 sumIf(quantity, unit = 'output_tokens') AS output_count,
-                sumIf(quantity, unit = 'unseen output_tokens') AS unseen_count,
                 sumIf(quantity, unit = 'input_tokens') AS input_count,
                 sumIf(quantity, unit = 'cached_tokens') AS cached_count,
                 countIf(unit = 'cached_tokens') AS cached_rows,
@@ -201,8 +197,7 @@ FROM
                 SELECT
                     model, model_version, is_training, 0 AS energy_uj, 0 AS gpu_time_ns, 0 AS active_time_ns,
                     0 AS error_uj, 0. AS cost_usd, 0. AS active_cost_usd, 0. AS error_money,
-                    0. AS covered_time_ratio, 0. AS covered_energy_ratio, 0 AS is_known,
-                    if(is_seen, unit, concat('unseen ', unit)) AS unit, quantity,
+                    0. AS covered_time_ratio, 0. AS covered_energy_ratio, 0 AS is_known, unit, quantity,
                     authority
                 FROM counted_unit(
                     unit = 'output_tokens,input_tokens,cached_tokens,reasoning_tokens,requests',

@@ -1,7 +1,7 @@
 (
     -- Of each model, which versions held a GPU in the span, whether in what trains (1) or serves (0), and from when until
-    -- when (ns), also in whole minutes.
-    SELECT model, groupArray((version, trains, begin_ns, end_ns, begin_minute_ns, end_minute_ns)) AS held
+    -- when (ns).
+    SELECT model, groupArray((version, trains, begin_ns, end_ns)) AS held
     FROM
     (
         SELECT
@@ -9,9 +9,7 @@
             version,
             trains,
             min(toUnixTimestamp64Milli(began)) * 1000000 AS begin_ns,
-            max(toUnixTimestamp64Milli(ended)) * 1000000 AS end_ns,
-            intDiv(begin_ns, 60000000000) * 60000000000 AS begin_minute_ns,
-            intDiv(end_ns + 59999999999, 60000000000) * 60000000000 AS end_minute_ns
+            max(toUnixTimestamp64Milli(ended)) * 1000000 AS end_ns
         FROM
         (
             SELECT model, model_version AS version, phase = 'training' OR (run != '' AND phase = '') AS trains,

@@ -52,7 +52,6 @@ FROM
             model_version,
             run,
             is_training,
-            1 AS is_seen,
             1 AS spent_row,
             0. AS number,
             energy_uj AS energy_part,
@@ -64,8 +63,8 @@ FROM
             is_known AS known
         FROM covered_cost(policy = {policy:String}, since = {since:String}, until = {until:String}, unit = {unit:String})
         UNION ALL
-        SELECT model, model_version, run, is_training, is_seen, 0, quantity, 0, 0, 0, 0, 0, 0, 0
+        SELECT model, model_version, run, is_training, 0, quantity, 0, 0, 0, 0, 0, 0, 0
         FROM counted_unit(unit = {unit:String}, since = {since:String}, until = {until:String})
     )
-    GROUP BY model, model_version, run, is_training, is_seen
+    GROUP BY model, model_version, run, is_training
 )

@@ -290,7 +290,6 @@ def test_two_engines_in_one_place_weigh_the_same(
 def test_why_there_is_no_quotient(priced: ClickHouseSink, as_columns: AsColumns, start_ms: int) -> None:
     rows = [spent(start_ms, 0, model=f"{name}", gpu=f"GPU-{name}") for name in ("none", "zero", "away")]
     rows += [spent(start_ms, 0, model="unpriced", gpu="GPU-u", gpu_model="NVIDIA Nothing")]
-    rows += [spent(start_ms, 60, model="away", gpu="GPU-away")]
     priced.write_attribution(as_columns(rows))
     units = [told(start_ms, "engine", 0, 0, model="zero"), told(start_ms, "engine", 0, 5, model="unmatched")]
     units += [told(start_ms, "engine", 0, 5, model="unpriced")]

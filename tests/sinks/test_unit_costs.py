@@ -299,24 +299,3 @@ def test_what_an_engine_does_not_tell_is_counted_while_it_is_not_observed(
     (row,) = model_rows(priced.store, None, None, "equal")
     assert (row["cost_usd_per_request"], row["j_per_request"]) == pytest.approx((4 / 40, 12 / 40))
     assert row["cost_usd_per_million_output_tokens"] == pytest.approx(2 / 200 * 1e6)
-
-
-def test_what_was_counted_before_its_processes_were_seen_is_in_no_quotient(
-    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
-) -> None:
-    """A gateway counts before a collector comes and after it went, which sees two minutes."""
-    priced.write_attribution(as_columns([spent(start_ms, minute) for minute in (8, 9)]))
-    counts = [told(start_ms, "gateway", minute, 100) for minute in (0, 8, 9)]
-    priced.write_rows(
-        "unit", [*counts, told(start_ms, "gateway", 9.5, 50, 0), told(start_ms, "gateway", 9, 40, 120)]
-    )
-    line, unmatched = cost_rows(priced.store, ["model"], None, None, "equal", "output_tokens")
-    assert (line["quantity"], line["cost_usd_per_unit"]) == (270, pytest.approx(2 / 270))
-    assert (unmatched["account"], unmatched["quantity"]) == ("unmatched", 120)
-    said = Evidence(priced.store, {"model": "m"}, None, None, "equal").units("output_tokens")
-    assert said[-1]["value"] == f"{2 / 270 * 1e6:.6g} USD per million"
-    (row,) = model_rows(priced.store, None, None, "equal")
-    assert (row["output_tokens"], row["cost_usd_per_million_output_tokens"]) == pytest.approx(
-        (270, 2 / 270 * 1e6)
-    )
-    assert row["reasons"]["output_tokens"].startswith("120 more were counted before or after")

@@ -174,19 +174,32 @@ def run_rows(
 
 def run_places(store: Readable, since: Time, until: Time) -> dict[str, list[str]]:
     """Where each run that was seen in several Kubernetes namespaces or clusters ran, on the days of
-    [since, until): 'namespace', or 'cluster/namespace'. Its name alone tells a run: these may be several runs
-    that nobody told apart. Raises StoreError."""
+    [since, until): 'namespace', or 'cluster/namespace'. Raises StoreError."""
+    shown = "concat(cluster, if(cluster = '' OR namespace = '', '', '/'), namespace)"
+    return _shared_names(store, ("cluster", "namespace"), shown, since, until)
+
+
+def run_teams(store: Readable, since: Time, until: Time) -> dict[str, list[str]]:
+    """The teams of each run that several held GPUs for, on the days of [since, until). Raises StoreError."""
+    return _shared_names(store, ("team",), "toString(team)", since, until)
+
+
+def _shared_names(
+    store: Readable, columns: Sequence[str], shown: str, since: Time, until: Time
+) -> dict[str, list[str]]:
+    """What is shown of each run that is of several. Its name alone tells a run: these may be several runs
+    that nobody told apart."""
+    known = " OR ".join(f"{name} != ''" for name in columns)
     rows = store.query(
-        "SELECT run, arraySort(groupUniqArray("
-        "concat(cluster, if(cluster = '' OR namespace = '', '', '/'), namespace))) FROM attribution_day FINAL"
-        " WHERE run != '' AND (cluster != '' OR namespace != '')"
+        f"SELECT run, arraySort(groupUniqArray({shown})) FROM attribution_day FINAL"  # noqa: S608 - names of ours
+        f" WHERE run != '' AND ({known})"
         " AND bucket_start >= toStartOfDay(greatest(parseDateTime64BestEffort({since:String}, 3, 'UTC'),"
         " toDateTime64(0, 3, 'UTC')))"
         " AND bucket_start < parseDateTime64BestEffort({until:String}, 3, 'UTC')"
-        " GROUP BY run HAVING uniqExact(cluster, namespace) > 1",
+        f" GROUP BY run HAVING uniqExact({', '.join(columns)}) > 1 ORDER BY run",
         span_times(since, until),
     ).rows
-    return {run: list(places) for run, places in rows}
+    return {run: list(of) for run, of in rows}
 
 
 def attempt_rows(store: Readable, run: str, policy: str) -> list[dict[str, Any]]:

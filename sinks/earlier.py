@@ -1,10 +1,9 @@
-"""What a store knows of a run that is to be started again, or that has a name which others have."""
+"""What a store knows of a run that is to be started again."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from wattribute.sinks.span import Time, span_times
 from wattribute.sinks.store import Readable
 
 
@@ -16,21 +15,6 @@ class Earlier:
     attempt: int | None = None
     models: tuple[str, ...] = ()
     checkpoint_step: int | None = None
-
-
-def runs_of_several_teams(store: Readable, since: Time, until: Time) -> dict[str, list[str]]:
-    """The teams of each run that several held GPUs for, on the days of [since, until). Its name alone tells a
-    run: these may be several runs that nobody told apart. Raises StoreError."""
-    rows = store.query(
-        "SELECT run, arraySort(groupUniqArray(toString(team))) FROM attribution_day FINAL"
-        " WHERE run != '' AND team != ''"
-        " AND bucket_start >= toStartOfDay(greatest(parseDateTime64BestEffort({since:String}, 3, 'UTC'),"
-        " toDateTime64(0, 3, 'UTC')))"
-        " AND bucket_start < parseDateTime64BestEffort({until:String}, 3, 'UTC')"
-        " GROUP BY run HAVING uniqExact(team) > 1 ORDER BY run",
-        span_times(since, until),
-    ).rows
-    return {run: list(teams) for run, teams in rows}
 
 
 def earlier_attempts(store: Readable, run: str) -> Earlier:

@@ -12,8 +12,8 @@ from wattribute.commands.runs import end_notes
 from wattribute.errors import UsageError
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
-from wattribute.sinks.costs import run_places, run_rows
-from wattribute.sinks.earlier import earlier_attempts, runs_of_several_teams
+from wattribute.sinks.costs import run_places, run_rows, run_teams
+from wattribute.sinks.earlier import earlier_attempts
 from wattribute.sinks.prices import Price, add_prices
 
 AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
@@ -608,9 +608,9 @@ def test_runs_of_one_name_of_two_teams_are_told_of(
     ]
     priced.write_attribution(as_columns(rows))
     priced.refresh_rollups()
-    assert runs_of_several_teams(priced.store, None, None) == {"r": ["speech", "vision"]}
+    assert run_teams(priced.store, None, None) == {"r": ["speech", "vision"]}
     day = datetime.fromtimestamp(start_ms / 1000, UTC)
-    assert runs_of_several_teams(priced.store, day + timedelta(days=1), None) == {}
+    assert run_teams(priced.store, day + timedelta(days=1), None) == {}
 
 
 def test_the_checkpoint_told_last_is_the_one_to_go_on_from(priced: ClickHouseSink, start_ms: int) -> None:

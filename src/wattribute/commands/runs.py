@@ -27,7 +27,11 @@ _COLUMNS: Final = (
     *("cost_usd_per_step", "j_per_step", "projected_cost_usd", "projected_end", "places"),
 )
 _SHOWN: Final = 50
-_PLACES_SHOWN: Final = 3
+_SAME_SHOWN: Final = 3
+_APART_BY_PLACE: Final = (
+    ": WATTRIBUTE_RUN, or the label wattribute.dev/run ('wattribute cost --by cluster,namespace,run'"
+)
+_APART_BY_TEAM: Final = " ('wattribute cost --by team,run'"
 _STYLES: Final = {"failed": "red", "running": "green"}
 
 
@@ -46,8 +50,7 @@ def runs(
     """
     settings = load_settings({"store": store}, config)
     begin, end = parse_span(since, until)
-    from wattribute.sinks.costs import run_places, run_rows
-    from wattribute.sinks.earlier import runs_of_several_teams
+    from wattribute.sinks.costs import run_places, run_rows, run_teams
     from wattribute.sinks.query_server import open_store_for_reading
 
     with closing(open_store_for_reading(settings.store)) as opened:
@@ -58,8 +61,13 @@ def runs(
         if shape is not Format.table:
             write_rows(rows, shape, _COLUMNS)
             return
-        teams = runs_of_several_teams(opened, begin, end)
-        notes = [policy_note(policy), *_place_notes(places), *_team_notes(teams), *end_notes(rows[:_SHOWN])]
+        teams = run_teams(opened, begin, end)
+        notes = [
+            policy_note(policy),
+            *_name_notes(places, "ran in", _APART_BY_PLACE, "in several places: --format csv has them"),
+            *_name_notes(teams, "was of the teams", _APART_BY_TEAM, "of several teams"),
+            *end_notes(rows[:_SHOWN]),
+        ]
         if len(rows) > _SHOWN:
             notes.append(f"{len(rows) - _SHOWN:,} cheaper runs are not shown: --format csv has them")
         if rows and any(row["cost_usd"] is None for row in rows):
@@ -69,26 +77,15 @@ def runs(
         write_grid(_grid(rows[:_SHOWN], notes))
 
 
-def _place_notes(places: Mapping[str, Sequence[str]]) -> list[str]:
+def _name_notes(found: Mapping[str, Sequence[str]], were: str, how: str, more_notes: str) -> list[str]:
     """Runs of one name that may be several."""
     notes = [
-        f"one run of one name: {run} ran in {', '.join(where[:3])}{', …' if where[3:] else ''}; are these"
-        " several, name them apart: WATTRIBUTE_RUN, or the label wattribute.dev/run ('wattribute cost --by"
-        " cluster,namespace,run' has what each cost)"
-        for run, where in list(places.items())[:_PLACES_SHOWN]
+        f"one run of one name: {run} {were} {', '.join(of[:3])}{', …' if of[3:] else ''}; are these several,"
+        f" name them apart{how} has what each cost)"
+        for run, of in list(found.items())[:_SAME_SHOWN]
     ]
-    more = len(places) - len(notes)
-    return notes + ([f"and {more:,} more runs in several places: --format csv has them"] if more else [])
-
-
-def _team_notes(teams: Mapping[str, Sequence[str]]) -> list[str]:
-    notes = [
-        f"one run of one name: {run} was of the teams {', '.join(of[:3])}{', …' if of[3:] else ''}; are these"
-        " several, name them apart ('wattribute cost --by team,run' has what each cost)"
-        for run, of in list(teams.items())[:_PLACES_SHOWN]
-    ]
-    more = len(teams) - len(notes)
-    return notes + ([f"and {more:,} more runs of several teams"] if more else [])
+    more = len(found) - len(notes)
+    return notes + ([f"and {more:,} more runs {more_notes}"] if more else [])
 
 
 def end_notes(rows: Rows) -> list[str]:
@@ -99,7 +96,7 @@ def end_notes(rows: Rows) -> list[str]:
         if is_open:
             runs_of.setdefault(_why_no_end(row), []).append(row["run"])
     return [
-        f"where {', '.join(named[:_PLACES_SHOWN])}{', …' if named[_PLACES_SHOWN:] else ''} will end is not"
+        f"where {', '.join(named[:_SAME_SHOWN])}{', …' if named[_SAME_SHOWN:] else ''} will end is not"
         f" known: {why}"
         for why, named in runs_of.items()
     ]

@@ -13,6 +13,7 @@ from wattribute.sinks.schema import IDENTITY, POLICIES, UNIT_IDENTITY
 from wattribute.sinks.span import STEPS, UNTIL, Time, span_params, span_times, time_text
 from wattribute.sinks.store import Readable
 from wattribute.sinks.unallocated import charged, unobserved_rows
+from wattribute.sinks.view_texts import part
 
 _BY: Final = ("host", "gpu", "gpu_instance", *(name for name in IDENTITY if name != "labels"))
 _SPAN: Final = (
@@ -25,7 +26,7 @@ _UNIT_COLUMNS: Final = (
     *("coverage_ratio", "training_quantity"),
 )
 _PARTS: Final = "parts"
-_TRAINS: Final = "(phase = 'training' OR (run != '' AND phase = ''))"
+_TRAINS: Final = part("trains")
 _KINDS: Final = (f"NOT {_TRAINS}", _TRAINS)
 
 

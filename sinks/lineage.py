@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from wattribute.errors import UsageError
 from wattribute.sinks.store import Readable, Store
+from wattribute.sinks.view_texts import part
 
 _ROUNDING: Final = 1e-9  # three thirds are whole
 _LATEST: Final = datetime(2106, 2, 7, tzinfo=UTC)  # what a DateTime of the store still holds
@@ -67,10 +68,11 @@ def life_began(store: Readable, model: str, model_version: str, run: str) -> tup
     seen to serve, for what it served before today bears its part of the training too; else from the day on
     which its run was last seen. None where neither was seen. Raises StoreError."""
     ((served, serving, trained, training),) = store.query(
-        "SELECT minIf(bucket_start, serves), countIf(serves), maxIf(bucket_start, trains), countIf(trains)"
+        "SELECT minIf(bucket_start, serves), countIf(serves), maxIf(bucket_start, trains),"  # noqa: S608 - a text of ours
+        " countIf(trains)"
         " FROM (SELECT bucket_start, run = {run:String} AS trains,"
         " model = {model:String} AND model_version = {version:String}"
-        " AND NOT (phase = 'training' OR (run != '' AND phase = '')) AS serves"
+        f" AND NOT {part('trains')} AS serves"
         " FROM attribution_day FINAL WHERE run = {run:String} OR model = {model:String})",
         {"model": model, "version": model_version, "run": run},
     ).rows

@@ -43,11 +43,16 @@ def view(name: str) -> str:
     made_of = "priced_usage" if name.startswith("cost") else name.removesuffix("_as_of")
     sql = _text(made_of)
     while _PART.search(sql):
-        sql = _PART.sub(lambda part: _text(f"{part[1]}.part").rstrip(), sql)
+        sql = _PART.sub(lambda mention: part(mention[1]), sql)
     for before, after in _FILLED_IN.get(name, {}).items():
         sql = sql.replace(before, after)
     sql = _ASKED.sub(_text_of_asked, sql)
     return sql.replace(f"VIEW {made_of} ", f"VIEW {name} ")
+
+
+def part(name: str) -> str:
+    """The text of a part, which stands in views in place of its name."""
+    return _text(f"{name}.part").rstrip()
 
 
 def in_full(sql: str) -> str:

@@ -14,7 +14,7 @@ SELECT
     part,
     application,
     phase,
-    phase = 'training' OR (run != '' AND phase = '') AS is_training,
+    {{trains}} AS is_training,
     energy_uj,
     error_uj,
     active_time_ns,

@@ -69,7 +69,7 @@ FROM
             phase,
             source,
             authority,
-            if(phase = 'training' OR (run != '' AND phase = ''), run, '') AS training,
+            if({{trains}}, run, '') AS training,
             first_minute,
             last_minute,
             sum(in_span) AS whole,
@@ -110,7 +110,7 @@ LEFT JOIN
         SELECT
             told.unit AS unit,
             model,
-            if(phase = 'training' OR (run != '' AND phase = ''), run, '') AS training,
+            if({{trains}}, run, '') AS training,
             authority,
             model_version,
             -- a place that no lesser source names needs no name: thousands of pods are one

@@ -1,7 +1,7 @@
 -- What each model version did in each whole minute of [since, until), under an idle policy: its GPU time, and the
 -- tokens that it served, each unit as the best source of the minute counted it. Of serving alone. A count is spread
 -- evenly over its period; longest_period_ns is the longest that reaches into the minute. What names no version is of the
--- only one that held a GPU in the span. authority is of who counted the output tokens (NULL: nobody); is_whole says
+-- only one that held a GPU meanwhile. authority is of who counted the output tokens (NULL: nobody); is_whole says
 -- whether the version held a GPU from the start of the minute to its end, and the minute is all summed up. Time comes
 -- from attribution_minute, so not of the minute that is under way.
 CREATE OR REPLACE VIEW model_minute AS
@@ -52,7 +52,7 @@ FROM
         toUnixTimestamp64Milli(min(first_at)) < minute * 60000 + max(longest_window_ms)
             AND toUnixTimestamp64Milli(max(last_at)) > (minute + 1) * 60000 - max(longest_window_ms) AS seen_whole
     FROM attribution_minute FINAL
-    WHERE account = 'process' AND NOT (phase = 'training' OR (run != '' AND phase = '')) AND wrong_policy = 0
+    WHERE account = 'process' AND NOT {{trains}} AND wrong_policy = 0
     GROUP BY model, model_version, bucket_start
     UNION ALL
     SELECT

@@ -12,7 +12,7 @@
             max(toUnixTimestamp64Milli(ended)) * 1000000 AS end_ns
         FROM
         (
-            SELECT model, model_version AS version, phase = 'training' OR (run != '' AND phase = '') AS trains,
+            SELECT model, model_version AS version, {{trains}} AS trains,
                 min(first_at) AS began, max(last_at) AS ended
             FROM attribution_hour FINAL
             WHERE account = 'process' AND bucket_start >= toStartOfHour(since_at) AND bucket_start < until_at
@@ -20,7 +20,7 @@
             GROUP BY model, version, trains
             UNION ALL
             -- and what the sums of hours do not hold yet
-            SELECT model, model_version AS version, phase = 'training' OR (run != '' AND phase = '') AS trains,
+            SELECT model, model_version AS version, {{trains}} AS trains,
                 min(window_start) AS began, max(window_start + toIntervalMillisecond(window_ms)) AS ended
             FROM attribution FINAL
             WHERE account = 'process' AND window_start >= since_at AND window_start < until_at

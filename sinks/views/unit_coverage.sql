@@ -115,7 +115,7 @@ WITH
                 AND window_start >= (SELECT if(count() = 0, toDateTime('2105-01-01', 'UTC'), min(bucket_start)) FROM dirty)
                 AND (host, gpu, toStartOfMinute(window_start)) IN dirty
         )
-        WHERE model IN (SELECT model FROM places) AND NOT (phase = 'training' OR (run != '' AND phase = ''))
+        WHERE model IN (SELECT model FROM places) AND NOT {{trains}}
         GROUP BY ALL
     )
 SELECT

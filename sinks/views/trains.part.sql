@@ -1,0 +1,1 @@
+(phase = 'training' OR (run != '' AND phase = ''))

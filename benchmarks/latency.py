@@ -40,7 +40,7 @@ def through_one_process(windows: int) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings({"bus": f"local://{folder}/bus", "store": f"chdb://{folder}/store"})
         delays_s: list[float] = []
-        with opened_stream(settings) as (sink, loop):
+        with opened_stream(settings) as (sink, loop, _):
             stop = threading.Event()
             reader = sink.store.reader()
 

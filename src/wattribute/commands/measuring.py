@@ -14,7 +14,7 @@ from wattribute.collector.publish import Publisher
 from wattribute.commands.ends import Worker, collecting, is_collected, open_producer, open_sending_end
 from wattribute.commands.output import note
 from wattribute.commands.source import Source
-from wattribute.commands.streaming import opened_stream, window_ms_for
+from wattribute.commands.streaming import opened_stream
 from wattribute.errors import BusError, StoreError
 from wattribute.records import Record
 from wattribute.settings import Settings, local_folder
@@ -125,8 +125,7 @@ class Own:
     def _stream(self) -> None:
         from wattribute.sinks.earlier import earlier_attempts
 
-        with opened_stream(self._settings) as (sink, loop):
-            self._window_ms = window_ms_for(sink, self._settings)
+        with opened_stream(self._settings) as (sink, loop, self._window_ms):
             loop.run(threading.Event(), until_idle=True)  # what a run that was killed has left
             self._earlier = earlier_attempts(sink.store, self._run)
             self._ready.set()
@@ -163,7 +162,7 @@ class Telling:
         if local_folder(self._settings.bus) is None or is_collected(self._settings):
             _ask_elsewhere(self._settings, self._run, ask)
         else:  # the collector has ended, and nobody takes what was told since
-            with opened_stream(self._settings) as (sink, loop):
+            with opened_stream(self._settings) as (sink, loop, _):
                 _ask_own(sink, loop, ask)
 
     def _tell(self) -> None:

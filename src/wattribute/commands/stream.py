@@ -31,7 +31,7 @@ def stream(
     and committed; where it is killed, the next one does the rest again, with the same result.
     """
     settings = load_settings({"bus": bus, "store": store}, config)
-    with stopping() as stop, opened_stream(settings, from_beginning) as (_, loop):  # closing may hang too
+    with stopping() as stop, opened_stream(settings, from_beginning) as (_, loop, _):  # closing may hang too
         note(f"streaming {settings.bus} -> {settings.store}")
         loop.run(stop, until_idle)
     note(f"{loop.counts.messages:,} messages read, {loop.counts.rows:,} rows written")

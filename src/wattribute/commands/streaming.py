@@ -36,9 +36,9 @@ def window_ms_for(sink: ClickHouseSink, settings: Settings) -> int:
 @contextmanager
 def opened_stream(
     settings: Settings, from_beginning: bool = False
-) -> Iterator[tuple[ClickHouseSink, StreamLoop]]:
-    """The store, which answers other processes meanwhile, and the loop that writes to it. ``from_beginning``:
-    what was committed before does not count.
+) -> Iterator[tuple[ClickHouseSink, StreamLoop, int]]:
+    """The store, which answers other processes meanwhile, the loop that writes to it, and the length of its
+    windows in ms. ``from_beginning``: what was committed before does not count.
 
     Raises BusError, StoreError, UsageError."""
     engine_class, _ = compiled_engine()
@@ -75,4 +75,4 @@ def opened_stream(
             stack.enter_context(closing(server))
         consumer, producer = stack.enter_context(receiving_end(settings, on_assign, on_revoke))
         loop = StreamLoop(consumer, producer, sink, make_engine)
-        yield sink, loop
+        yield sink, loop, window_ms

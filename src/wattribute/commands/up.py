@@ -39,7 +39,7 @@ from wattribute.commands.output import note, on_terminal, write_grid
 from wattribute.commands.replay import Inputs, open_inputs, replay_files
 from wattribute.commands.since import parse_duration_s
 from wattribute.commands.source import Source, load_host_settings, open_hosts
-from wattribute.commands.streaming import opened_stream, window_ms_for
+from wattribute.commands.streaming import opened_stream
 from wattribute.commands.top import show_live, top_grid, top_rows
 from wattribute.commands.unit_table import unit_grid
 from wattribute.errors import UsageError, WattributeError
@@ -120,14 +120,14 @@ def _live(
     settings: Settings, opened: Callable[[], list[Source]], duration_s: float | None, policy: str
 ) -> None:
     """Collect each host in a thread of its own, stream in this one, show in another."""
-    with opened_stream(settings) as (sink, loop), ExitStack() as stack:
+    with opened_stream(settings) as (sink, loop, window_ms), ExitStack() as stack:
         hosts = opened()  # now that compiling is done: their time begins here
         # The applications of this machine tell the first host what came out: it has but one such port.
         collecting_hosts = [
             stack.enter_context(_collecting(settings, host, listens=host is hosts[0])) for host in hosts
         ]
         stop = stack.enter_context(stopping())
-        window_ns = window_ms_for(sink, settings) * 1_000_000
+        window_ns = window_ms * 1_000_000
         began_ns = hosts[0].clock.now_ns() // window_ns * window_ns
         ending = "" if duration_s is None else f"; this ends after {duration_s:g} s"
         note(f"collecting {' and '.join(host.shown() for host in hosts)} -> {settings.store}{ending}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -17,9 +17,10 @@ from wattribute.errors import BusAwayError, BusError, UsageError
 _LOG: Final = logging.getLogger(__name__)
 _REQUEST_TIMEOUT_S: Final = 10.0
 _COMMIT_TRIES: Final = 50
-_COMMIT_PAUSE_S: Final = 0.1
+_PAUSE_S: Final = 0.1
 _NOTE_MAX_BYTES: Final = 4096
 _STALL_S: Final = 5.0
+_LEAVE_S: Final = 2.0
 # The group has given our partitions to somebody else, whether or not we were told already.
 _EXPELLED: Final = frozenset(
     {
@@ -42,6 +43,18 @@ _HOPELESS: Final = frozenset(
         KafkaError._AUTHENTICATION,
     }
 )
+# A topic that was just made, or whose broker is leaving, has no leader for a moment: a stream that was given
+# its partitions in that moment ended (seen with Kafka 4, two seconds after the topic was made).
+_MOVING: Final = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+    }
+)
+_Answer = TypeVar("_Answer")
 
 
 class KafkaConsumer:
@@ -121,10 +134,14 @@ class KafkaConsumer:
 
     def committed(self, partition: Partition) -> Position | None:
         """The group's committed position, None if it has none. Raises BusError after 10 s."""
-        with self._failing("does not tell what is committed"):
+
+        def ask() -> TopicPartition:
             (place,) = self._client.committed([_place(partition)], timeout=_REQUEST_TIMEOUT_S)
             if place.error is not None:
                 raise KafkaException(place.error)
+            return place
+
+        place = self._asked("does not tell what is committed", ask)
         return Position(place.offset, place.metadata or "") if place.offset >= 0 else None
 
     def seek(self, partition: Partition, offset: int) -> None:
@@ -162,7 +179,7 @@ class KafkaConsumer:
                     return
                 if error.code() != KafkaError.REBALANCE_IN_PROGRESS:
                     break
-                time.sleep(_COMMIT_PAUSE_S)  # the group is between two generations, for a moment
+                time.sleep(_PAUSE_S)  # the group is between two generations, for a moment
             raise KafkaException(error)
 
     def skipped(self) -> Sequence[Skip]:
@@ -203,9 +220,19 @@ class KafkaConsumer:
     def close(self) -> None:
         """Leave the group, without committing and without calling ``on_revoke``. A broker that has not
         answered a commit yet is not waited for: it gives our partitions away when it hears no more of us."""
+        if self._closing:
+            return
         self._closing = True
-        if self._committing is None or not self._committing.is_alive():
-            self._client.close()
+        if self._committing is not None and self._committing.is_alive():
+            return
+        # What is given back within the client's close may wait for ever, with the lock of the interpreter held
+        # (librdkafka's issue 4884; seen with 2.16, once in thousands of times): so it is given back before.
+        self._client.unsubscribe()
+        until_s = time.monotonic() + _LEAVE_S
+        self._client.poll(0)
+        while self._client.assignment() and time.monotonic() < until_s:
+            self._client.poll(_PAUSE_S)
+        self._client.close()
 
     def _grouped(self, messages: list[Any]) -> list[Fetched]:  # Message, whose fields may be None in its stub
         found: dict[tuple[str, int], tuple[list[int], list[bytes]]] = {}
@@ -309,11 +336,25 @@ class KafkaConsumer:
         self._revoked(client, places)
 
     def _range(self, partition: Partition) -> tuple[int, int]:
-        with self._failing("does not tell its offsets"):
-            first, end = self._client.get_watermark_offsets(
+        def ask() -> tuple[int, int]:
+            return self._client.get_watermark_offsets(
                 _place(partition), timeout=_REQUEST_TIMEOUT_S, cached=False
             )
+
+        first, end = self._asked("does not tell its offsets", ask)
         return int(first), int(end)
+
+    def _asked(self, what: str, ask: Callable[[], _Answer]) -> _Answer:
+        """The answer of whoever has the partition; while that is about to change, asked again, for 10 s."""
+        until_s = time.monotonic() + _REQUEST_TIMEOUT_S
+        with self._failing(what):
+            while True:
+                try:
+                    return ask()
+                except KafkaException as error:
+                    if _reason(error).code() not in _MOVING or time.monotonic() >= until_s:
+                        raise
+                time.sleep(_PAUSE_S)
 
     def _commit(self, places: list[TopicPartition]) -> KafkaError | None:
         """librdkafka waits without end for a broker that does not answer: so a thread waits for it, and we

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import confluent_kafka
 
-_PRODUCE = 0  # the number of the Produce request in Kafka's protocol
+# The numbers of requests in Kafka's protocol.
+PRODUCE, LIST_OFFSETS = 0, 2
 
 
 class MockKafka:
@@ -49,12 +50,12 @@ class MockKafka:
         """Let it be back."""
         self._order("broker_set_up", 1)
 
-    def fail_produce(self, *codes: int) -> None:
-        """Answer the next Produce requests with these error codes."""
+    def fail(self, request: int, *codes: int) -> None:
+        """Answer the next requests of a kind with these error codes."""
         errors = (ctypes.c_int * len(codes))(*codes)
         self._lib.rd_kafka_mock_push_request_errors_array.restype = None
         self._lib.rd_kafka_mock_push_request_errors_array(
-            self._cluster, ctypes.c_int16(_PRODUCE), ctypes.c_size_t(len(codes)), errors
+            self._cluster, ctypes.c_int16(request), ctypes.c_size_t(len(codes)), errors
         )
 
     def close(self) -> None:

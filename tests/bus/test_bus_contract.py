@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, TopicPartition
 
 from tests.bus.conftest import Bus, KafkaBus
+from tests.bus.mock_kafka import LIST_OFFSETS, MockKafka
 from tests.kafka_broker import KafkaBroker
 from wattribute.bus import Consumer, Fetched, Partition, Position, Producer, Skip
 from wattribute.collector.kafka_producer import KafkaProducer
@@ -305,6 +306,20 @@ def test_a_partition_that_stalls_is_read_anew(kafka_bus: KafkaBus, monkeypatch: 
     consumer._client.pause([TopicPartition(topic, 0)])  # type: ignore[attr-defined]
     send(producer, topic, numbered(5, 5))
     assert values(read(consumer, 5)) == numbered(5, 5)
+
+
+def test_a_partition_that_has_no_leader_yet_is_asked_again(mock_kafka: MockKafka) -> None:
+    mock_kafka.create("topic", 1)
+    consumer = KafkaConsumer(mock_kafka.servers, "group", ["topic"])
+    try:
+        assert consumer.end_offset(Partition("topic", 0)) == 0
+        mock_kafka.fail(LIST_OFFSETS, *[KafkaError.NOT_LEADER_FOR_PARTITION] * 2)
+        assert consumer.end_offset(Partition("topic", 0)) == 0
+        mock_kafka.fail(LIST_OFFSETS, *[KafkaError.TOPIC_AUTHORIZATION_FAILED] * 9)
+        with pytest.raises(BusError, match="does not tell its offsets"):
+            consumer.end_offset(Partition("topic", 0))
+    finally:
+        consumer.close()
 
 
 def test_a_topic_that_is_not_there_is_an_error(kafka_broker: KafkaBroker) -> None:

@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import ConfigResource
 from confluent_kafka.cimpl import NewTopic
 
-from tests.bus.mock_kafka import MockKafka
+from tests.bus.mock_kafka import PRODUCE, MockKafka
 from tests.kafka_broker import KafkaBroker
 from wattribute.bus import DEAD, SAMPLES, STATE, TOPICS, UNITS
 from wattribute.collector.kafka_producer import KafkaProducer
@@ -51,7 +51,7 @@ def test_a_client_that_failed_for_good_is_replaced_and_nothing_is_lost(
     producer.send("topic", "host", b"before", T_MS)
     assert producer.flush(PATIENCE_S) == 0
     # An idempotent producer cannot go on after this one: librdkafka calls it fatal.
-    mock_kafka.fail_produce(*[KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER] * 3)
+    mock_kafka.fail(PRODUCE, *[KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER] * 3)
     sent = [b"%d" % number for number in range(50)]
     for value in sent:
         producer.send("topic", "host", value, T_MS)
@@ -83,7 +83,7 @@ def test_what_was_sent_while_the_broker_was_away_arrives_in_order(
 def test_a_message_that_the_broker_refuses_is_an_error_once(
     mock_kafka: MockKafka, producer: KafkaProducer
 ) -> None:
-    mock_kafka.fail_produce(KafkaError.MSG_SIZE_TOO_LARGE)
+    mock_kafka.fail(PRODUCE, KafkaError.MSG_SIZE_TOO_LARGE)
     producer.send("topic", "host", b"refused", T_MS)
     with pytest.raises(BusError, match="refuses a message of 7 bytes to topic"):
         producer.flush(PATIENCE_S)

@@ -73,7 +73,8 @@ _READING: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """An answer: plain Python values; a time is a datetime in UTC."""
+    """An answer: plain Python values; a time is a datetime in UTC. chDB names no columns where there are no
+    rows."""
 
     columns: list[str]
     rows: list[tuple[Any, ...]]
@@ -113,7 +114,7 @@ class Store:
         sql = in_full(sql)
         answer = self._attempt(lambda client: client.query(sql, parameters=dict(params or {})))
         rows = [tuple(map(_plain, row)) for row in answer.result_rows]
-        return Result(list(answer.column_names) or self._columns_of(sql, params), rows)
+        return Result(list(answer.column_names), rows)
 
     def command(self, sql: str, params: Mapping[str, Any] | None = None) -> None:
         """Run one statement that answers nothing."""
@@ -195,15 +196,6 @@ class Store:
     def keep(self, lock: int) -> None:
         """Keep the folder's lock for as long as the store is open."""
         self._lock = lock
-
-    def _columns_of(self, sql: str, params: Mapping[str, Any] | None) -> list[str]:
-        """chDB answers without a header where there are no rows."""
-        if not sql.lstrip().upper().startswith(("SELECT", "WITH")):
-            return []
-        described = self._attempt(
-            lambda client: client.query(f"DESCRIBE ({sql}\n)", parameters=dict(params or {}))
-        )
-        return [row[0] for row in described.result_rows]
 
     def _connected(self) -> Any:
         try:

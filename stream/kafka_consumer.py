@@ -225,7 +225,7 @@ class KafkaConsumer:
         self._closing = True
         if self._committing is not None and self._committing.is_alive():
             return
-        # What is given back within the client's close may wait for ever, with the lock of the interpreter held
+        # What is given back within the client's close may wait for ever, and all threads with it
         # (librdkafka's issue 4884; seen with 2.16, once in thousands of times): so it is given back before.
         self._client.unsubscribe()
         until_s = time.monotonic() + _LEAVE_S

@@ -23,6 +23,7 @@ from wattribute.wire import Encoder
 AT = "2026-05-28T12:00:00Z"
 
 
+@pytest.mark.long
 def test_what_is_told_comes_to_the_store_and_counts_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,6 +107,7 @@ def test_the_golden_windows_add_up_and_are_all_there(golden: str) -> None:
     assert row == {"windows": EXPECTED["window_count"], "energy_uj": EXPECTED["total_energy_uj"]}
 
 
+@pytest.mark.long
 def test_a_repeated_replay_changes_nothing(golden: str) -> None:
     before = asked(golden, ALL_ROWS)
     rollup = asked(golden, "SELECT * FROM attribution_hour FINAL ORDER BY ALL")
@@ -123,6 +124,7 @@ def test_windows_of_another_length_do_not_count_the_same_time_twice(golden: str)
     assert asked(golden, ALL_ROWS) == before
 
 
+@pytest.mark.long
 def test_where_nobody_sets_their_length_windows_are_as_those_in_the_store(tmp_path: Path) -> None:
     replay = ("replay", GOLDEN / "exclusive.ndjson", "--store", f"chdb://{tmp_path}/store")
     ran(*replay, window_ms="2000")
@@ -317,6 +319,7 @@ def test_runs_say_what_was_in_vain_and_where_it_ends(minute: str) -> None:
     )
 
 
+@pytest.mark.long
 def test_models_say_what_a_token_costs_beside_how_good_it_is(minute: str) -> None:
     rows = json.loads(ran("models", "--store", minute, "--format", "json").stdout)
     by_name = {(row["model"], row["model_version"]): row for row in rows}
@@ -353,6 +356,7 @@ def test_models_say_what_a_token_costs_beside_how_good_it_is(minute: str) -> Non
     assert "of processes that name no model" in table
 
 
+@pytest.mark.long
 def test_two_versions_side_by_side_and_what_they_came_of(minute: str) -> None:
     v1, v2 = "support-chat@v1", "support-chat@v2"
     told = json.loads(ran("compare", v1, v2, "--store", minute, "--format", "json").stdout)
@@ -376,6 +380,7 @@ def test_two_versions_side_by_side_and_what_they_came_of(minute: str) -> None:
     assert "4 cheaper model versions are left out" in wide.stderr
 
 
+@pytest.mark.long
 def test_runs_as_a_table(minute: str, golden: str) -> None:
     header, first, second, policy = ran("runs", "--store", minute).stdout.splitlines()
     assert header.split()[:3] == ["run", "model", "version"]
@@ -414,6 +419,7 @@ def test_collect_and_stream_stop_cleanly_when_they_are_told_to(tmp_path: Path) -
     assert gaps["n"] == 0
 
 
+@pytest.mark.long
 def test_the_same_path_over_kafka(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tests.bus.mock_kafka import MockKafka
 

@@ -31,7 +31,7 @@ from wattribute.sinks.query_server import (
     remove_billed_from,
     serve,
 )
-from wattribute.sinks.reading import Reader
+from wattribute.sinks.reading import Reader, columns_of
 from wattribute.sinks.store import open_store
 
 AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
@@ -64,7 +64,7 @@ def test_the_owner_answers(
     start = datetime.fromtimestamp(start_ms / 1000, UTC)
     assert answer.rows == [(start, {"a": "é"}, 2**63, "process", 0.1, None)]
     assert answer.columns[0] == "window_start"
-    assert remote.query("SELECT host FROM attribution WHERE 0").columns == ["host"]
+    assert columns_of(remote, "SELECT host FROM attribution WHERE 0") == ["host"]
 
 
 REFUSED = [
@@ -137,7 +137,7 @@ def test_only_reading_is_answered(
     ],
 )
 def test_what_reads_is_answered(remote: RemoteStore, sql: str) -> None:
-    assert remote.query(sql).columns
+    assert remote.query(sql).columns or columns_of(remote, sql)
 
 
 def test_a_reader_in_the_process_itself_is_as_strict(sink: ClickHouseSink) -> None:

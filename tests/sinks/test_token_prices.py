@@ -105,44 +105,48 @@ UNUSABLE: dict[str, list[Served | None]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("reason", UNUSABLE)
 def test_where_the_minutes_do_not_tell_an_output_token_is_taken_for_two_and_a_half(
-    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, reason: str
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:
-    minutes = [minute for minute in UNUSABLE[reason] if minute is not None]
-    serve(priced, as_columns, start_ms, minutes)
+    for reason, minutes in UNUSABLE.items():
+        serve(priced, as_columns, start_ms, minutes, reason)
 
-    (row,) = model_rows(priced.store, None, None, "equal")
+    rows = model_rows(priced.store, None, None, "equal")
 
-    computed, output = sum(minute[1] - minute[2] for minute in minutes), sum(minute[3] for minute in minutes)
-    price = row["cost_usd"] / (computed + 2.5 * output) * 1e6
-    assert (row["token_price_method"], row["reasons"]["token_price_method"]) == ("ratio", reason)
-    assert row["input_price_usd_per_million"] == pytest.approx(price)
-    assert row["output_price_usd_per_million"] == pytest.approx(2.5 * price)
+    assert {row["model_version"] for row in rows} == UNUSABLE.keys()
+    for row in rows:
+        minutes = UNUSABLE[row["model_version"]]
+        computed = sum(minute[1] - minute[2] for minute in minutes if minute)
+        output = sum(minute[3] for minute in minutes if minute)
+        price = row["cost_usd"] / (computed + 2.5 * output) * 1e6
+        why = row["reasons"]["token_price_method"]
+        assert (row["token_price_method"], why) == ("ratio", row["model_version"])
+        assert row["input_price_usd_per_million"] == pytest.approx(price)
+        assert row["output_price_usd_per_million"] == pytest.approx(2.5 * price)
 
 
-@pytest.mark.parametrize(
-    ("served", "method", "reason", "prices"),
-    [
-        ((9.0, 0, 0, 100), "output_only", "no input tokens were counted", (None, 600)),
-        ((9.0, 50, 50, 100), "output_only", "all input tokens came from the cache", (None, 600)),
-        ((9.0, 50, 70, 100), "output_only", "all input tokens came from the cache", (None, 600)),
-        ((9.0, 100, 0, 0), "input_only", "no output tokens were counted", (600, None)),
-        ((9.0, 0, 0, 0), "", None, (None, None)),
-    ],
-)
-def test_one_kind_of_token_bears_it_all(
-    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, served: Served, method: str,
-    reason: str | None, prices: tuple[float | None, float | None],
-) -> None:  # fmt: skip
-    serve(priced, as_columns, start_ms, [served])
+ONE_KIND: Mapping[str, tuple[Served, str, str | None, tuple[float | None, float | None]]] = {
+    "output": ((9.0, 0, 0, 100), "output_only", "no input tokens were counted", (None, 600)),
+    "cached": ((9.0, 50, 50, 100), "output_only", "all input tokens came from the cache", (None, 600)),
+    "more cached": ((9.0, 50, 70, 100), "output_only", "all input tokens came from the cache", (None, 600)),
+    "input": ((9.0, 100, 0, 0), "input_only", "no output tokens were counted", (600, None)),
+    "none": ((9.0, 0, 0, 0), "", None, (None, None)),
+}
 
-    (row,) = model_rows(priced.store, None, None, "equal")
 
-    shown = (row["input_price_usd_per_million"], row["output_price_usd_per_million"])
-    assert (row["token_price_method"], row["reasons"].get("token_price_method")) == (method, reason)
-    assert shown == tuple(None if price is None else pytest.approx(price) for price in prices)
-    assert (row["unmatched"] == "no units") == (method == "")
+def test_one_kind_of_token_bears_it_all(priced: ClickHouseSink, as_columns: AsColumns, start_ms: int) -> None:
+    for version, (served, *_) in ONE_KIND.items():
+        serve(priced, as_columns, start_ms, [served], version)
+
+    rows = model_rows(priced.store, None, None, "equal")
+
+    assert {row["model_version"] for row in rows} == ONE_KIND.keys()
+    for row in rows:
+        _, method, reason, prices = ONE_KIND[row["model_version"]]
+        shown = (row["input_price_usd_per_million"], row["output_price_usd_per_million"])
+        assert (row["token_price_method"], row["reasons"].get("token_price_method")) == (method, reason)
+        assert shown == tuple(None if price is None else pytest.approx(price) for price in prices)
+        assert (row["unmatched"] == "no units") == (method == "")
 
 
 def test_a_count_over_an_hour_is_no_evidence_for_its_minutes(

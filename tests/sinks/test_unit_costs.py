@@ -91,7 +91,11 @@ def of_models(sink: ClickHouseSink) -> float | None:
 
 
 @pytest.mark.parametrize(
-    ("training", "is_observed"), [({"phase": "training"}, False), ({"phase": "", "run": "sft"}, True)]
+    ("training", "is_observed"),
+    [
+        ({"phase": "", "run": "sft"}, True),
+        pytest.param({"phase": "training"}, False, marks=pytest.mark.long),
+    ],
 )
 def test_what_training_costs_is_in_no_token_that_is_served(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, training: Row, is_observed: bool

@@ -35,10 +35,12 @@ def query(
             raise UsageError("query needs SQL: wattribute query 'SELECT …', or on standard input")
         sql = sys.stdin.read()
     from wattribute.sinks.query_server import open_store_for_reading
+    from wattribute.sinks.reading import columns_of
 
     with closing(open_store_for_reading(settings.store)) as opened:
         answer = opened.query(sql)
-    if len(set(answer.columns)) < len(answer.columns):
-        twice = next(name for name in answer.columns if answer.columns.count(name) > 1)
+        columns = answer.columns or columns_of(opened, sql)
+    if len(set(columns)) < len(columns):
+        twice = next(name for name in columns if columns.count(name) > 1)
         raise UsageError(f"two columns are named {twice!r}: name them apart with AS")
-    write_rows(answer.dicts(), shape, answer.columns)
+    write_rows(answer.dicts(), shape, columns)

@@ -219,7 +219,7 @@ def attempt_rows(store: Readable, run: str, policy: str) -> list[dict[str, Any]]
         " if(outcome = '', NULL, wasted_usd) AS wasted_usd,"
         " if(outcome = '', NULL, wasted_most_usd) AS wasted_most_usd,"
         " if(outcome = '', NULL, position) AS position, target_position,"
-        " if(outcome = '', NULL, position - ifNull(resumed_position, 0)) AS steps"
+        " if(outcome = '', NULL, position - origin_position) AS steps"
         " FROM attempt_cost("
         "policy = {policy:String}, since = {since:String}, until = {until:String}) AS spent"
         " LEFT JOIN attempt_progress AS progress"

@@ -12,7 +12,7 @@ from wattribute.commands.runs import end_notes
 from wattribute.errors import UsageError
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
-from wattribute.sinks.costs import run_places, run_rows, run_teams
+from wattribute.sinks.costs import attempt_rows, run_places, run_rows, run_teams
 from wattribute.sinks.earlier import earlier_attempts
 from wattribute.sinks.prices import Price, add_prices
 
@@ -102,6 +102,8 @@ def test_where_nobody_says_what_was_resumed_from_the_waste_is_a_span(
 
     assert row["wasted_usd"] == pytest.approx((4 + 1) * USD_PER_S)
     assert row["wasted_most_usd"] == pytest.approx((10 + 1) * USD_PER_S)
+    failed, retry = attempt_rows(priced.store, "r", "equal")
+    assert (failed["steps"], retry["steps"]) == (9, None)  # from where it went on is not known
 
 
 def test_steps_whose_energy_is_not_there_yet_do_not_count(

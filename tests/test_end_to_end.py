@@ -207,6 +207,7 @@ def test_bad_lines_are_counted_and_shown_and_good_ones_kept(tmp_path: Path) -> N
     assert more[-1].startswith("wattribute: 10 records could not be used")
 
 
+@pytest.mark.long
 def test_a_log_of_nvidia_smi_is_costed_to_whom_an_option_names(tmp_path: Path) -> None:
     log = tmp_path / "gpu.csv"
     cells = [f"2026/06/01 12:00:{second:02d}.000, 300.00 W, 90 %" for second in range(30)]
@@ -291,6 +292,7 @@ def minute(tmp_path_factory: pytest.TempPathFactory) -> str:
     return store
 
 
+@pytest.mark.long
 def test_runs_say_what_was_in_vain_and_where_it_ends(minute: str) -> None:
     """Of the scenario: from 1 s on, two steps a second, a checkpoint every 4 s; it fails at 12 s, and goes on
     from 15 s to 28 s."""

@@ -518,6 +518,7 @@ def finished(lab: Path, killed: State) -> State:
 exactly = partial(pytest.approx, rel=1e-9)
 
 
+@pytest.mark.long
 def test_an_attempt_that_failed(lab: Path, failed: State) -> None:
     hand = failed.hand
     assert failed.stdout.splitlines()[:3] == ["resumed at 0", "step 1/10", "step 2/10"]
@@ -534,6 +535,7 @@ def test_an_attempt_that_failed(lab: Path, failed: State) -> None:
     assert 0 < this["wasted_usd"] < this["wasted_most_usd"] == exactly(hand.cost_usd(0))
 
 
+@pytest.mark.long
 def test_an_attempt_that_goes_on_costs_what_is_worked_out_by_hand(killed: State) -> None:
     hand, row = killed.hand, killed.row
     assert hand.told(1) == [("start", None), ("start", 4), ("checkpoint", 8)]
@@ -555,6 +557,7 @@ def test_an_attempt_that_goes_on_costs_what_is_worked_out_by_hand(killed: State)
     assert ends_s == pytest.approx(float(ends_ns) / 1e9, abs=0.002)
 
 
+@pytest.mark.long
 def test_a_run_that_has_come_to_its_end_costs_what_is_worked_out_by_hand(lab: Path, finished: State) -> None:
     hand, row = finished.hand, finished.row
     assert finished.stdout.splitlines() == ["resumed at 8", "step 9/10", "step 10/10"]
@@ -574,6 +577,7 @@ def test_a_run_that_has_come_to_its_end_costs_what_is_worked_out_by_hand(lab: Pa
     assert asked(f"chdb://{lab}/store", "SELECT * FROM conservation") == [[]]
 
 
+@pytest.mark.long
 def test_whose_a_process_is_comes_from_its_tags(lab: Path, finished: State) -> None:
     (rows,) = asked(
         f"chdb://{lab}/store",

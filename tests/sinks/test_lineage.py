@@ -52,6 +52,7 @@ def served(sink: ClickHouseSink, as_columns: AsColumns, start_ms: int) -> ClickH
     return sink
 
 
+@pytest.mark.long
 def test_training_is_spread_over_the_life_and_is_in_no_sum(served: ClickHouseSink) -> None:
     assert add_lineage(served.store, of("v1", 10, 0.75)) == []
     assert add_lineage(served.store, of("v2", 100, 0.25)) == []

@@ -28,7 +28,7 @@ test-long: install  ## the tests that take minutes: kills, outages, every answer
 	$(PYTEST) -m long
 
 test-plain: install  ## the tests of the stream, with the kernels as plain Python
-	NUMBA_DISABLE_JIT=1 $(PYTEST) -m "not long" tests/stream
+	NUMBA_DISABLE_JIT=1 $(PYTEST) tests/stream
 
 lint: install  ## style, types and who may import whom
 	$(BIN)/ruff check .

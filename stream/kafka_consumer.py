@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
@@ -280,9 +281,11 @@ class KafkaConsumer:
             return
         for partition, due in self._next.items():
             try:
-                if self._looked.get(partition) != due or self._range(partition)[1] <= due:
+                if self._looked.get(partition) != due or self._offsets(partition)[1] <= due:
                     continue
-            except BusError:  # the broker is away: no stall of ours
+            except (
+                KafkaException
+            ):  # the broker is away: no stall of ours, and the others are not to wait for it
                 break
             _LOG.warning("%s [%d] stalls at %d: reading it anew", partition.topic, partition.number, due)
             self._client.resume([_place(partition)])
@@ -336,12 +339,12 @@ class KafkaConsumer:
         self._revoked(client, places)
 
     def _range(self, partition: Partition) -> tuple[int, int]:
-        def ask() -> tuple[int, int]:
-            return self._client.get_watermark_offsets(
-                _place(partition), timeout=_REQUEST_TIMEOUT_S, cached=False
-            )
+        return self._asked("does not tell its offsets", partial(self._offsets, partition))
 
-        first, end = self._asked("does not tell its offsets", ask)
+    def _offsets(self, partition: Partition) -> tuple[int, int]:
+        first, end = self._client.get_watermark_offsets(
+            _place(partition), timeout=_REQUEST_TIMEOUT_S, cached=False
+        )
         return int(first), int(end)
 
     def _asked(self, what: str, ask: Callable[[], _Answer]) -> _Answer:

@@ -177,7 +177,7 @@ def test_the_dearest_of_many_are_those_of_all(
     every = model_rows(sink.store, None, None, "equal")
     assert len(every) == 33
     ranked = sorted(every, key=lambda row: -(math.inf if row["cost_usd"] is None else row["cost_usd"]))
-    for limit in (5, 32):
+    for limit in (1, 5, 32):
         kept = model_rows(sink.store, None, None, "equal", limit)
         assert {row["model_version"] for row in kept} == {row["model_version"] for row in ranked[:limit]}
 

@@ -19,6 +19,7 @@ _PID_MAX: Final = 1 << 22  # Linux PID_MAX_LIMIT
 _UNIX_SLACK_NS: Final = 300_000_000_000
 # nvml.h: a utilisation sample covers between 1/6 s and 1 s, by product
 _SAMPLE_MAX_NS: Final = 1_000_000_000
+_LATE_MAX_NS: Final = 10_000_000_000  # seen: entries that were 8 s old (NVIDIA/go-nvml issue 51)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ class ProcessSamples:
         self._from_us = 0  # what is asked for is newer; 0 is all of the buffer
         self._heard_us = 0  # the newest sample there was
         self._heard_ns = 0  # when it was read; 0 before the first reading
+        self._late_ns = _SAMPLE_MAX_NS  # how old a sample has been when it could be read
         # Who was running at the last two readings: a last sample comes up to 1 s after its process has gone.
         self._past: deque[set[int]] = deque(maxlen=2)
 
@@ -124,18 +126,20 @@ class ProcessSamples:
     def _sample(self, pid: int, timestamp_us: int, t: int, sm: float, memory: float | None) -> Sample:
         """It covers what was asked for: the time since the last seen timestamp. What the buffer held before
         the first reading may be far older, so the time since then bounds it too."""
-        longest_ns = t - self._heard_ns + _SAMPLE_MAX_NS
+        longest_ns = t - self._heard_ns + self._late_ns
         period_ns = min((timestamp_us - self._from_us) * 1000, longest_ns)
         return Sample(pid, _unix_ns(timestamp_us, t), period_ns, sm, memory)
 
     def _advance(self, newest: dict[int, Any], t: int) -> None:
         """Ask on from the newest sample. In silence that grows old, and the next answer would be an average
-        over the idle time: so move on at the pace of our clock, 1 s behind for what comes late."""
+        over the idle time: so move on at the pace of our clock, as far behind as samples have come late."""
         if newest:
             self._heard_us = self._from_us = max(entry.timeStamp for entry in newest.values())
+            if self._heard_ns:  # what the first reading finds may be of any age
+                self._late_ns = min(max(self._late_ns, t - _unix_ns(self._heard_us, t)), _LATE_MAX_NS)
             self._heard_ns = t
         elif self._heard_us:
-            quiet_us = (t - self._heard_ns - _SAMPLE_MAX_NS) // 1000
+            quiet_us = (t - self._heard_ns - self._late_ns) // 1000
             self._from_us = max(self._from_us, self._heard_us + quiet_us)
         else:
             self._heard_ns = t

@@ -252,3 +252,17 @@ def test_mig_instances(fake: FakeNvml) -> None:
     assert gpu.mig_uuids == {}
     fake.sample(0, 100, US + 500_000, 70)
     assert [sample.sm_percent for sample in slow(gpu, T + S).samples] == [70.0]
+
+
+def test_samples_that_come_late_are_waited_for_in_silence(fake: FakeNvml) -> None:
+    """Where one has been 6 s old before it could be read, the next may be too."""
+    fake.process(0, 100, GIB)
+    gpu = Nvml().gpus[0]
+    primed(gpu)
+    fake.sample(0, 100, US - 500_000, 40)
+    slow(gpu)
+    fake.sample(0, 100, US + 500_000, 60)
+    assert slow(gpu, T + 6 * S + S // 2).samples == (Sample(100, T + S // 2, S, 60.0, 0.0),)  # 6 s late
+    slow(gpu, T + 12 * S)  # nothing yet: by 1 s behind, what follows would be asked for too late
+    fake.sample(0, 100, US + 5_500_000, 80)
+    assert slow(gpu, T + 13 * S).samples == (Sample(100, T + 5_500_000_000, 5 * S, 80.0, 0.0),)

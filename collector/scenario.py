@@ -65,6 +65,9 @@ class GpuPlan:
     idle_w: float = _number(77.7, 0, 5_000)
     context_w: float = _number(38.0, 0, 5_000)  # on top of idle_w while a process is resident
     power_limit_w: float = _number(700.0, 1, 10_000)
+    leakage_w_per_c: float = _number(0.0, 0, 10)  # on top of idle_w for each degree above 28 °C
+    # Tenants at once draw less than each alone: what is above idle is divided by 1 + this × it / 600 W.
+    contention_ratio: float = _number(0.0, 0, 2)
     noise_ratio: float = _number(0.02, 0, 0.2)
     energy_counter: bool = True  # false: NOT_SUPPORTED, as before Volta and on many vGPUs
     power_average: bool = True  # false: no 1 s average, and PowerUsage is instantaneous (A100)
@@ -72,6 +75,7 @@ class GpuPlan:
     utilization_period_ms: int = _number(1_000, 10, 60_000)
     # How long after the end of its period a utilisation sample can be read, drawn anew for each sample.
     utilization_lag_ms: tuple[int, int] = _number((100, 1_000), 0, 60_000)
+    utilization_shift_ms: int = _number(0, -5_000, 5_000)  # how much later than it happened it is dated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +92,16 @@ class TenantPlan:
     fail_s: float | None = _number(None, 0, _DAY_S)
     restart_s: float | None = _number(None, 0, _DAY_S)
     watts_per_sm_percent: float = _number(4.0, 0, 100)
+    drift_ratio: float = _number(0.0, 0, 0.9)  # by how much that swings, as its kernels and inputs change
+    drift_s: float = _number(300.0, 1, _DAY_S)  # how long a swing takes
     sm_percent: float = _number(50.0, 0, 100)  # while it works; several tenants share 100
     memory_per_sm_ratio: float = _number(0.5, 0, 1)  # memory utilisation for each SM utilisation
     memory_gib: float = _number(16.0, 0, 4_096)
     busy_s: float = _number(1.5, 0.01, 3_600)  # serve: mean length of a burst, and of the pause after it
     pause_s: float = _number(0.5, 0.01, 3_600)
+    # serve: tenants that are alike in a name have alike_ratio of their load at the same times.
+    alike: str = ""
+    alike_ratio: float = _number(0.0, 0, 1)
     step_s: float = _number(0.5, 0.02, 3_600)  # train: one step, its last fifth at a quarter of sm_percent
     checkpoint_s: float = _number(5.0, 0.02, _DAY_S)
     process_list: str = _choice("compute", "compute", "graphics", "mps")
@@ -270,6 +279,8 @@ def _check_tenant(scenario: Scenario, tenant: TenantPlan, where: str) -> None:
         raise UsageError(f"{where}: fail_s and restart_s go together")
     if tenant.fail_s is not None and not (tenant.run and tenant.stop_s is not None):
         raise UsageError(f"{where}: fail_s needs run and stop_s")
+    if (tenant.alike_ratio > 0) != bool(tenant.alike) or (tenant.alike and tenant.pattern != "serve"):
+        raise UsageError(f"{where}: alike and alike_ratio go together, and need pattern = 'serve'")
     if tenant.run and tenant.pattern != "train":
         raise UsageError(f"{where}: run needs pattern = 'train', not {tenant.pattern!r}")
     times = [tenant.start_s, tenant.fail_s, tenant.restart_s, tenant.stop_s]

@@ -3,15 +3,17 @@
 Time is cut into steps of 10 ms on which power is constant and a whole number of mW, so that energy is a
 whole number of µJ (mW × ms), at every millisecond, and the truth is exact:
 
-    power = idle level (+ context_w while a process is resident) + Σ watts per SM percent × SM percent
+    power = idle level + Σ watts per SM percent × SM percent
+    idle level = idle_w (+ context_w while a process is resident) + leakage
 
-The parts above idle are scaled down together where the sum would exceed the power limit; SM shares are
-scaled down together where they would exceed 100 %. All that is drawn at random comes from the seed and
-the step, so it does not depend on when or how often anybody asks.
+The parts above idle are scaled down together by contention, and where the sum would exceed the power limit;
+SM shares are scaled down together where they would exceed 100 %. All that is drawn at random comes from the
+seed and the step, so it does not depend on when or how often anybody asks.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -35,6 +37,7 @@ _RESERVED_BYTES: Final = 600 << 20  # used on an H200 that nobody holds
 _AMBIENT_C: Final = 28.0
 _WARMING_C_PER_W: Final = 0.06
 _WARMING_S: Final = 25.0  # time constant of the heat sink
+_CONTENDED_MW: Final = 600_000  # contention_ratio is at this much above idle
 
 
 def random_stream(seed: int, *what: object) -> Random:
@@ -58,6 +61,21 @@ def segments(plan: TenantPlan, random: Random) -> Iterator[tuple[int, int]]:
             yield _burst_steps(random, plan.pause_s), 0
 
 
+def mixed(
+    own: Iterator[tuple[int, int]], common: Iterator[tuple[int, int]], common_ratio: float
+) -> Iterator[tuple[int, int]]:
+    """Two wishes at once, of which the second counts for ``common_ratio``."""
+    (own_steps, own_level), (common_steps, common_level) = next(own), next(common)
+    while True:
+        steps = min(own_steps, common_steps)
+        yield steps, round(common_ratio * common_level + (1 - common_ratio) * own_level)
+        own_steps, common_steps = own_steps - steps, common_steps - steps
+        if not own_steps:
+            own_steps, own_level = next(own)
+        if not common_steps:
+            common_steps, common_level = next(common)
+
+
 def _burst_steps(random: Random, mean_s: float) -> int:
     return max(1, round(min(random.expovariate(1 / mean_s), 4 * mean_s) * STEPS_PER_S))
 
@@ -78,6 +96,11 @@ class Resident:
     sm_permille_steps: int = 0
     active_uj: int = 0
     sampled_permille_steps: int = 0  # sm_permille_steps at the last utilisation sample
+
+    def drift_permille(self, step: int) -> int:
+        """What its watts for each percent of SM time are at a step, of those of the plan."""
+        swings = step / STEPS_PER_S / self.plan.drift_s + self.noise_offset / 1_000
+        return round(1_000 * (1 + self.plan.drift_ratio * math.sin(2 * math.pi * swings)))
 
     @property
     def active_ns(self) -> int:
@@ -140,6 +163,7 @@ class SimulatedGpu:
     _temperature_c: float = field(init=False)
     _publish_ms: int = field(init=False)
     _sample_step: int = field(init=False)
+    _visible_ms: int = 0
 
     def __post_init__(self) -> None:
         idle_mw = round(self.plan.idle_w * 1_000)
@@ -218,18 +242,30 @@ class SimulatedGpu:
     def _run(self, end_step: int) -> None:
         """The steps up to ``end_step``, over which nobody comes, goes or changes."""
         plan, noise = self.plan, self._noise
-        level_mw = round((plan.idle_w + (plan.context_w if self.residents else 0.0)) * 1_000)
-        room_mw = max(0, round(plan.power_limit_w * 1_000) - level_mw)
+        cold_mw = round((plan.idle_w + (plan.context_w if self.residents else 0.0)) * 1_000)
+        limit_mw, contention = round(plan.power_limit_w * 1_000), round(plan.contention_ratio * 1_000)
         busy = [resident for resident in self.residents if resident.share]
         sm = sum(resident.share for resident in busy)
         memory = sum(resident.share * resident.plan.memory_per_sm_ratio for resident in busy)
         energy_uj, sm_total, memory_total = self._totals[-1]
+        drifts = any(resident.plan.drift_ratio for resident in busy)
         for step in range(self.step, end_step):
+            level_mw = cold_mw + round(plan.leakage_w_per_c * (self._temperature_c - _AMBIENT_C) * 1_000)
             powers = [
                 resident.power_mw * noise[(step + resident.noise_offset) % _NOISE_LENGTH] // 1_000
                 for resident in busy
             ]
+            if drifts:
+                powers = [
+                    power_mw * resident.drift_permille(step) // 1_000
+                    for resident, power_mw in zip(busy, powers, strict=True)
+                ]
             active_mw = sum(powers)
+            if contention:
+                divided_by = 1_000 * _CONTENDED_MW + contention * active_mw
+                powers = [power_mw * 1_000 * _CONTENDED_MW // divided_by for power_mw in powers]
+                active_mw = sum(powers)
+            room_mw = max(0, limit_mw - level_mw)
             if active_mw > room_mw:
                 powers = [power_mw * room_mw // active_mw for power_mw in powers]
                 active_mw = sum(powers)
@@ -274,7 +310,10 @@ class SimulatedGpu:
     def _sample(self) -> None:
         """End a utilisation period: one sample for each pid that was there in it."""
         t_ms = self.step * STEP_MS
-        visible_ms = t_ms + self.random.randint(*self.plan.utilization_lag_ms)
+        # In the order in which they were made: the driver's buffer is a queue.
+        lag_ms = self.random.randint(*self.plan.utilization_lag_ms)
+        self._visible_ms = visible_ms = max(self._visible_ms, t_ms + lag_ms)
+        dated_ms = t_ms + self.plan.utilization_shift_ms
         by_pid: dict[
             int, tuple[int, int]
         ] = {}  # the driver knows pids only: one that came round again adds up
@@ -283,6 +322,8 @@ class SimulatedGpu:
             resident.sampled_permille_steps = resident.sm_permille_steps
             sm, memory = by_pid.get(resident.pid, (0, 0))
             by_pid[resident.pid] = sm + permille, memory + round(permille * resident.plan.memory_per_sm_ratio)
-        self.samples.extend(UtilizationSample(visible_ms, t_ms, pid, *used) for pid, used in by_pid.items())
+        self.samples.extend(
+            UtilizationSample(visible_ms, dated_ms, pid, *used) for pid, used in by_pid.items()
+        )
         self._gone.clear()
         self._sample_step = self.step + self._period_steps

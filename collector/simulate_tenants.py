@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,6 +16,7 @@ from wattribute.collector.simulate_gpu import (
     WHOLE_SM,
     Resident,
     SimulatedGpu,
+    mixed,
     random_stream,
     segments,
 )
@@ -175,7 +176,7 @@ class Tenants:
                 plan=plan,
                 pid=life.pid,
                 start_ns=life.start_ns,
-                wishes=segments(plan, random_stream(self._seed, plan.name, life.number, "load")),
+                wishes=self._wishes(life),
                 noise_offset=random_stream(self._seed, plan.name, life.number, index).randrange(1_000),
                 until_step=self.step,
             )
@@ -184,6 +185,13 @@ class Tenants:
             residents.append(resident)
         life.residents = tuple(residents)
         self.alive[life.pid] = life
+
+    def _wishes(self, life: Life) -> Iterator[tuple[int, int]]:
+        plan = life.plan
+        own = segments(plan, random_stream(self._seed, plan.name, life.number, "load"))
+        if not plan.alike:
+            return own
+        return mixed(own, segments(plan, random_stream(self._seed, "alike", plan.alike)), plan.alike_ratio)
 
     def _end(self, life: Life) -> None:
         self._tell_units_of(life)

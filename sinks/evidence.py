@@ -18,6 +18,7 @@ _SOURCES: Final = ("account", "energy source", "weight source", "identity source
 _COST: Final = "cost(policy = {policy:String}, since = {since:String}, until = {until:String})"
 _NO_TEXTS: Final = ("account", "attempt", "gpu_instance")
 _MOST_UNITS: Final = 20
+_MOST_SHARING: Final = 20
 
 
 class Evidence:
@@ -107,6 +108,38 @@ class Evidence:
             " GROUP BY price_id, tariff_id, best.12, price_per_gpu_hour_usd, currency, best_tariff.4,"
             " best_tariff.5"
         )
+
+    def split(self) -> list[dict[str, Any]]:
+        """Of the devices that processes shared, who got which part of the energy above the idle level, and
+        what simpler methods would have said. All who shared them, not those alone that were asked for."""
+        in_span = (
+            "window_start >= parseDateTime64BestEffort({since:String}, 3, 'UTC')"
+            " AND window_start < parseDateTime64BestEffort({until:String}, 3, 'UTC')"
+            " AND weight_source = 'utilization'"
+        )
+        rows = self._query(
+            "SELECT any(model), any(model_version), pid, sum(active_energy_uj) / 1e6 AS joules,"  # noqa: S608 - as in _query
+            " sum(active_time_ns) / 1e9, sum(by_time) / 1e6, sum(by_heads) / 1e6, sum(error_uj) / 1e6,"
+            " count()"
+            " FROM (SELECT *, sum(active_energy_uj) OVER shared AS whole,"
+            " whole / count() OVER shared AS by_heads,"
+            " whole * active_time_ns / sum(active_time_ns) OVER shared AS by_time"
+            f" FROM attribution FINAL WHERE {in_span} AND (host, gpu, window_start) IN"
+            f" (SELECT host, gpu, window_start FROM attribution FINAL WHERE {in_span} AND {self._chosen})"
+            " WINDOW shared AS (PARTITION BY host, boot_id, gpu, window_start))"
+            " GROUP BY host, boot_id, gpu, pid, process_start_ns"
+            f" ORDER BY joules DESC, pid LIMIT {_MOST_SHARING + 1}"
+        )
+        found = []
+        for model, version, pid, joules, busy_s, by_time, by_heads, error_j, count in rows[:_MOST_SHARING]:
+            name = f"{model} {version}".strip() or "no model"
+            watts = f" at {joules / busy_s / 100:.3g} W for each percent" if busy_s else ""
+            meaning = f"{busy_s:.4g} s of SM time{watts}: {joules:.4g} ± {error_j:.4g} J above idle;"
+            meaning += f" by SM time alone it would be {by_time:.4g} J, by heads {by_heads:.4g} J"
+            found.append(told("split", f"{name}, pid {pid}", meaning, count, joules))
+        if len(rows) > _MOST_SHARING:
+            found.append(told("split", "others", f"got less: the {_MOST_SHARING} that got most are shown"))
+        return found
 
     def prices(self) -> list[dict[str, Any]]:
         """The prices that were applied, with how long each holds and where it comes from."""

@@ -54,7 +54,7 @@ _ENERGY_SOURCES: Final = {
 _WEIGHT_SOURCES: Final = {
     "exclusive": "the only holder: nothing had to be split",
     "accounting": "split by the driver's accounting",
-    "utilization": "split by the SM time of each process, 1 s figures of the driver",
+    "utilization": "split by SM time × the watts that each process was seen to draw",
     "gpm": "split by the activity of MIG instances",
     "memory": "split by memory held: no SM time",
     "equal": "no SM time: a share of the idle level alone",
@@ -142,7 +142,7 @@ def explain(
     from wattribute.sinks.query_server import open_store_for_reading
 
     with closing(open_store_for_reading(settings.store)) as opened:
-        rows = explain_rows(opened, wanted, begin, end, policy, unit)
+        rows = explain_rows(opened, wanted, begin, end, policy, unit, window is not None)
     if shape is not Format.table:
         write_rows(rows, shape, COLUMNS)
         return
@@ -172,8 +172,10 @@ def explain_rows(
     until: datetime | None,
     policy: str,
     unit: str | None = None,
+    is_one: bool = False,
 ) -> list[dict[str, Any]]:
-    """One row for each thing that the figure rests on. Raises UsageError where nothing was measured."""
+    """One row for each thing that the figure rests on; of one window (``is_one``) also how its energy was split.
+    Raises UsageError where nothing was measured."""
     from wattribute.sinks.evidence import Evidence, told
 
     evidence = Evidence(store, wanted, since, until, policy)
@@ -187,6 +189,8 @@ def explain_rows(
         name, _, meaning = FLAGS.get(int(bit), f"bit {bit}: newer than this program").partition(": ")
         rows.append(told("flag", name, meaning, count, joules, hours))
     rows.append(told("policy", policy, POLICIES[policy]))
+    if is_one:
+        rows += evidence.split()
     return rows + evidence.prices() + evidence.units(unit)
 
 

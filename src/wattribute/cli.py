@@ -39,6 +39,7 @@ from wattribute.commands.runs import runs
 from wattribute.commands.stream import stream
 from wattribute.commands.top import top
 from wattribute.commands.up import up
+from wattribute.commands.verify import verify
 from wattribute.errors import UsageError, WattributeError
 
 # typer brings a click of its own since 0.20, and used the installed one before: this finds either.
@@ -150,6 +151,7 @@ app.add_typer(price, name="price", rich_help_panel=_KEEP)
 app.add_typer(lineage, name="lineage", rich_help_panel=_KEEP)
 app.add_typer(host, name="host", rich_help_panel=_KEEP)
 _add(_KEEP, doctor, "wattribute doctor", "wattribute doctor --format json")
+_add(_KEEP, verify, "wattribute verify", "wattribute verify additive drift --seeds 3 --format json")
 _add(_KEEP, check_config, "wattribute check-config --config wattribute.toml")
 _add(_KEEP, migrate, "wattribute migrate --plan --store clickhouse://w@ch:8123/wattribute")
 

@@ -1,0 +1,140 @@
+"""``wattribute verify``: how far attribution is from the truth, where that is known."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from wattribute.commands.compiling import compiled_engine
+from wattribute.commands.options import FormatOption
+from wattribute.commands.output import Format, Grid, note, write_grid, write_rows
+from wattribute.errors import UsageError, WattributeError
+
+if TYPE_CHECKING:
+    from wattribute.verify.score import Outcome, Summary
+
+
+def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[SCENARIO]...", help="Those scenarios alone.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="How many random loads of each.", min=1, max=1000)] = 10,
+    duration_s: Annotated[
+        int, typer.Option("--seconds", help="How long each is simulated.", min=60, max=86_400)
+    ] = 600,
+    shape: FormatOption = Format.table,
+) -> None:
+    """Simulate GPUs that processes share, where the true energy of each is known, and measure how far
+    attribution is off: what a collector would record of them goes the way of every recording, and simpler
+    methods split the same.
+
+    The exit status is 1 where a window is not conserved or a bar is missed.
+    """
+    compiled_engine()
+    from wattribute.verify.scenarios import TRIALS
+    from wattribute.verify.score import summaries
+
+    known = {trial.name: trial for trial in TRIALS}
+    for name in names or ():
+        if name not in known:
+            raise UsageError(f"no scenario {name!r}: there are {', '.join(known)}")
+    trials = [trial for trial in TRIALS if not names or trial.name in names]
+    found = summaries(_outcomes([trial.name for trial in trials], seeds, duration_s), trials)
+    if shape is Format.table:
+        _write_table(found, seeds, duration_s)
+    else:
+        write_rows([row for summary in found for row in _rows(summary)], shape)
+    lost = [summary.trial.name for summary in found if not summary.is_conserved]
+    if lost:
+        raise WattributeError(f"windows of {', '.join(lost)} do not add up: this is a bug in wattribute")
+    missed = [summary.trial.name for summary in found if summary.missed]
+    if missed:
+        raise WattributeError(f"{len(missed)} of {len(found)} scenarios miss a bar: {', '.join(missed)}")
+
+
+def _outcomes(names: Sequence[str], seeds: int, duration_s: int) -> list[Outcome]:
+    """On all cores; says on standard error how far it is."""
+    asked = [(name, seed, duration_s) for seed in range(seeds) for name in names]
+    found: list[Outcome] = []
+    # Processes of their own: a simulation is plain Python.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(asked)), context) as pool:
+        for done in as_completed([pool.submit(_one, *one) for one in asked]):
+            found.append(done.result())
+            if len(found) % 20 == 0 or len(found) == len(asked):
+                note(f"{len(found)} of {len(asked)} simulations")
+    return sorted(found, key=lambda outcome: (names.index(outcome.trial), outcome.seed))
+
+
+def _one(name: str, seed: int, duration_s: int) -> Outcome:
+    from wattribute.verify.scenarios import TRIALS
+    from wattribute.verify.score import outcome
+
+    return outcome(next(trial for trial in TRIALS if trial.name == name), seed, duration_s)
+
+
+def _rows(summary: Summary) -> list[dict[str, Any]]:
+    from wattribute.verify.score import OURS
+
+    return [
+        {
+            "scenario": summary.trial.name,
+            "method": method,
+            "error_ratio": score.error_ratio,
+            "worst_ratio": score.worst_ratio,
+            "covered_ratio": summary.covered_ratio if method == OURS else None,
+            "is_conserved": summary.is_conserved if method == OURS else None,
+            "missed": list(summary.missed) if method == OURS else [],
+        }
+        for method, score in summary.scores.items()
+    ]
+
+
+def _write_table(found: Sequence[Summary], seeds: int, duration_s: int) -> None:
+    from wattribute.verify.score import METHODS, OURS
+
+    headers = ["scenario", "error", "worst", "in band", "bar", "", *METHODS[1:], "what it is"]
+    cells = []
+    for summary in found:
+        ours, bar = summary.scores[OURS], summary.trial.bar
+        bars = [f"{100 * bar.error_ratio:g}"] if bar.error_ratio is not None else []
+        bars += [f"{bar.times:g} × {bar.of}"] if bar.of else []
+        bars += [f"worst {100 * bar.worst_ratio:g}"] if bar.worst_ratio is not None else []
+        met = f"MISSED: {', '.join(summary.missed)}" if summary.missed else "met" if bars else ""
+        cells.append(
+            [
+                summary.trial.name,
+                *(_percent(ratio) for ratio in (ours.error_ratio, ours.worst_ratio, summary.covered_ratio)),
+                ", ".join(bars),
+                met,
+                *(_percent(summary.scores[method].error_ratio) for method in METHODS[1:]),
+                summary.trial.about,
+            ]
+        )
+    last = len(headers) - 1
+    write_grid(
+        Grid(
+            headers,
+            cells,
+            frozenset({1, 2, 3, *range(6, last)}),
+            ["bold red" if summary.missed else "" for summary in found],
+            f"How far energy above idle is off, in %: simulated GPUs, {seeds} random loads of {duration_s} s",
+            [
+                "error: of all processes together, Σ |error| / Σ energy, mean of the loads;"
+                " worst: the process that is furthest off, of all loads",
+                "in band: rows of shared windows that are as near the truth as their error_uj says: 90 to 99"
+                " are to be",
+                "the other methods see the same readings: their error",
+            ],
+            spare=(last, 4),
+        )
+    )
+
+
+def _percent(ratio: float) -> str:
+    return f"{100 * ratio:.1f}"

@@ -1,0 +1,249 @@
+"""What is attributed to each process of a recording: by the stream, and by simpler methods for comparison.
+
+The simpler ones see what the stream sees. They are told more than a collector knows in one respect: that no
+process but those recorded holds the device. Sources: Kepler's form is that of its GPU collector (reference:
+sustainable-computing-io/kepler, internal/device/gpu/nvidia, as of 2026); recursive least squares as in any
+textbook, forgetting by 0.5 % a second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wattribute.records import Device, Process, Record
+from wattribute.sinks.contract import Coded, Column
+from wattribute.stream.engine import Engine
+from wattribute.stream.idle import IdleLevels
+from wattribute.stream.replay import replay
+from wattribute.verify.recording import ProcessKey
+
+_KEPT: Final = 0.995  # of what was learned, each second
+_POLICIES: Final = ("equal", "memory", "active")
+
+
+class Line(NamedTuple):
+    """A record as a line of a trace."""
+
+    number: int
+    record: Record
+    error: None = None
+    raw: bytes = b""
+
+
+class Shared(NamedTuple):
+    """What the row of a process on a shared device says of a window: energy above idle, and half its band."""
+
+    window_start_ns: int
+    key: ProcessKey
+    active_uj: int
+    error_uj: int
+
+
+@dataclass(slots=True)
+class Attributed:
+    """Energy above idle in µJ by process, the rows of windows that were shared, and whether every window is
+    conserved under every policy."""
+
+    active_uj: dict[ProcessKey, float]
+    shared: list[Shared]
+    is_conserved: bool
+
+
+class _Rows:
+    """A sink that keeps the rows written last."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[str, int], dict[tuple[str, int, int], dict[str, Any]]] = {}
+
+    def write_attribution(self, columns: Mapping[str, Column]) -> None:
+        """Keep them by window and holder."""
+        plain = {name: _values(column) for name, column in columns.items() if not name.startswith("labels")}
+        for place in range(len(plain["window_start"])):
+            row = {name: column[place] for name, column in plain.items()}
+            window = self.rows.setdefault((row["gpu"], row["window_start"]), {})
+            window[row["account"], row["pid"], row["process_start_ns"]] = row
+            for bit, account in ((1, "unheld"), (2, "residual")):
+                if row["nothing_due"] & bit:
+                    for key in [key for key in window if key[0] == account]:
+                        del window[key]
+
+    def write_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Nothing is asked of other tables."""
+
+    def refresh_rollups(self) -> None:
+        """Nothing is summed."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _values(column: Column) -> list[Any]:
+    if isinstance(column, Coded):
+        return [column.values[code] for code in column.codes.tolist()]
+    return np.asarray(column).tolist()  # type: ignore[no-any-return]
+
+
+def by_the_stream(records: Sequence[Record]) -> Attributed:
+    """What ``replay`` writes."""
+    sink = _Rows()
+    replay([Line(number, record) for number, record in enumerate(records, 1)], Engine("verify"), sink)
+    found = Attributed({}, [], True)
+    for (_, start_ms), window in sink.rows.items():
+        rows = [row for row in window.values() if not row["deleted"]]
+        for policy in _POLICIES:
+            energy_uj = sum(row["active_energy_uj"] + row[f"idle_energy_{policy}_uj"] for row in rows)
+            time_ns = sum(row[f"gpu_time_{policy}_ns"] for row in rows)
+            due = {(row["device_energy_uj"], row["covered_ns"]) for row in rows}
+            found.is_conserved &= (
+                due == {(energy_uj, time_ns)} and min(row["active_energy_uj"] for row in rows) >= 0
+            )
+        for row in rows:
+            if row["account"] == "process":
+                key = row["pid"], row["process_start_ns"]
+                found.active_uj[key] = found.active_uj.get(key, 0) + row["active_energy_uj"]
+                if row["weight_source"] == "utilization":
+                    found.shared.append(
+                        Shared(start_ms * 1_000_000, key, row["active_energy_uj"], row["error_uj"])
+                    )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """The SM percent of each process over (from_ns, to_ns], and what the device used meanwhile."""
+
+    from_ns: int
+    to_ns: int
+    sm_percent: dict[ProcessKey, float]
+    counter_j: float
+    average_w: float
+    """The 1 s average as it was read last."""
+
+    @property
+    def length_s(self) -> float:
+        """How long it is."""
+        return (self.to_ns - self.from_ns) / 1e9
+
+
+class Seen(NamedTuple):
+    """A recording as the simpler methods need it. ``unheld_w``: the least power while nobody held the
+    device; 0 where that was never seen."""
+
+    periods: list[Period]
+    held_by: list[ProcessKey]
+    idle_w: float
+    unheld_w: float
+
+
+def seen(records: Sequence[Record], gpu_model: str) -> Seen:
+    """What there is to be seen in a recording of one device. Processes that did nothing have no record of it:
+    they are in no period."""
+    devices = [record for record in records if isinstance(record, Device)]
+    processes = [record for record in records if isinstance(record, Process)]
+    held_by = list(dict.fromkeys((record.pid, record.start_ns) for record in processes))
+    t_ns = np.array([record.t for record in devices])
+    counters_j, average_w = (
+        _energy_j(devices),
+        np.array([(record.power_average_mw or 0) / 1e3 for record in devices]),
+    )
+    by_time: dict[int, dict[ProcessKey, Process]] = {}
+    for process in processes:
+        if process.sm_percent is not None:
+            by_time.setdefault(process.t, {})[process.pid, process.start_ns] = process
+    periods, before_ns = [], min(record.t for record in processes)
+    for to_ns in sorted(by_time):
+        if to_ns <= before_ns:
+            continue
+        energy_j = float(np.interp(to_ns, t_ns, counters_j) - np.interp(before_ns, t_ns, counters_j))
+        last = max(0, int(np.searchsorted(t_ns, to_ns, "right")) - 1)
+        used = {key: process.sm_percent or 0.0 for key, process in by_time[to_ns].items()}
+        periods.append(Period(before_ns, to_ns, used, energy_j, float(average_w[last])))
+        before_ns = to_ns
+    unheld = average_w[t_ns < min(record.t for record in processes)]
+    idle_w = IdleLevels().resident_mw(gpu_model) / 1e3
+    return Seen(periods, held_by, idle_w, float(unheld.min()) if len(unheld) else 0.0)
+
+
+def _energy_j(devices: Sequence[Device]) -> NDArray[np.float64]:
+    """The counter, or integrated power where there is none."""
+    if devices[0].energy_mj is not None:
+        return np.array([(record.energy_mj or 0) / 1e3 for record in devices])
+    power_w = np.array([(record.power_mw or 0) / 1e3 for record in devices])
+    t_s = np.array([record.t for record in devices]) / 1e9
+    return np.concatenate([[0.0], np.cumsum((power_w[1:] + power_w[:-1]) / 2 * np.diff(t_s))])
+
+
+def _summed(parts: Iterator[tuple[ProcessKey, float]]) -> dict[ProcessKey, float]:
+    found: dict[ProcessKey, float] = {}
+    for key, energy_j in parts:
+        found[key] = found.get(key, 0.0) + energy_j * 1e6
+    return found
+
+
+def by_counter_ratio(device: Seen) -> dict[ProcessKey, float]:
+    """The counter's energy above the idle level, by SM time."""
+
+    def parts() -> Iterator[tuple[ProcessKey, float]]:
+        for period in device.periods:
+            active_j = max(0.0, period.counter_j - device.idle_w * period.length_s)
+            whole = sum(period.sm_percent.values())
+            yield from ((key, active_j * sm / whole) for key, sm in period.sm_percent.items() if whole)
+
+    return _summed(parts())
+
+
+def by_kepler(device: Seen) -> dict[ProcessKey, float]:
+    """Power as it is read, less the least that was seen while nobody held the device, by SM time; in equal
+    parts where nobody worked."""
+
+    def parts() -> Iterator[tuple[ProcessKey, float]]:
+        for period in device.periods:
+            active_j = max(0.0, period.average_w - device.unheld_w) * period.length_s
+            whole = sum(period.sm_percent.values())
+            used = period.sm_percent if whole else dict.fromkeys(device.held_by, 1.0)
+            yield from ((key, active_j * sm / (whole or len(used))) for key, sm in used.items())
+
+    return _summed(parts())
+
+
+def by_equal_parts(device: Seen) -> dict[ProcessKey, float]:
+    """The counter's energy above the idle level, the same to each."""
+
+    def parts() -> Iterator[tuple[ProcessKey, float]]:
+        for period in device.periods:
+            active_j = max(0.0, period.counter_j - device.idle_w * period.length_s)
+            yield from ((key, active_j / len(device.held_by)) for key in device.held_by)
+
+    return _summed(parts())
+
+
+def by_least_squares(device: Seen) -> dict[ProcessKey, float]:
+    """Watts for each percent of SM time by plain recursive least squares, times SM time."""
+    n = len(device.held_by) + 1
+    watts, spread = np.zeros(n), np.eye(n) * 1e4
+
+    def parts() -> Iterator[tuple[ProcessKey, float]]:
+        nonlocal watts, spread
+        for period in device.periods:
+            used = np.array([*(period.sm_percent.get(key, 0.0) for key in device.held_by), 1.0])
+            gain = spread @ used / (_KEPT + used @ spread @ used)
+            watts = watts + gain * (period.counter_j / period.length_s - used @ watts)
+            spread = (spread - np.outer(gain, used @ spread)) / _KEPT
+            for place, key in enumerate(device.held_by):
+                yield key, max(0.0, watts[place] * used[place]) * period.length_s
+
+    return _summed(parts())
+
+
+SIMPLER: Final[Mapping[str, Callable[[Seen], dict[ProcessKey, float]]]] = {
+    "counter ratio": by_counter_ratio,
+    "Kepler's form": by_kepler,
+    "equal parts": by_equal_parts,
+    "least squares": by_least_squares,
+}
+"""By the name under which they are shown."""

@@ -1,0 +1,116 @@
+"""The simulated hosts that attribution is tried on: one GPU, and processes that share it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from wattribute.collector.scenario import GpuPlan, HostPlan, Scenario, TenantPlan
+
+IDLE_S: Final = 20.0
+"""Nobody is on the GPU for so long at first."""
+
+# Watts for each percent of SM time differ fourfold between kernels (memory-bound ones draw least).
+_WATTS: Final = (6.2, 3.1, 1.5, 4.4)
+_SM_PERCENT: Final = (30.0, 30.0, 25.0, 20.0)
+_GPU: Final = GpuPlan(name="NVIDIA H200", leakage_w_per_c=0.3)
+
+
+def _tenants(**more: object) -> list[TenantPlan]:
+    plans = [
+        TenantPlan(
+            name=f"tenant-{place}", gpus=(0,), start_s=IDLE_S, watts_per_sm_percent=watts, sm_percent=sm,
+            busy_s=2.0 + place, pause_s=1.0 + place / 2, model=f"model-{place}",
+        )
+        for place, (watts, sm) in enumerate(zip(_WATTS, _SM_PERCENT, strict=True))
+    ]  # fmt: skip
+    return [replace(plan, **more) for plan in plans]  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """How good attribution must be: Σ |error| / Σ energy at most ``error_ratio`` in the mean of all seeds (or
+    ``times`` that of the scenario ``of``), and no process further off than ``worst_ratio`` with any."""
+
+    error_ratio: float | None = None
+    worst_ratio: float | None = None
+    times: float = 0.0
+    of: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A scenario by name: what is special about it, and how it is recorded."""
+
+    name: str
+    about: str
+    gpu: GpuPlan
+    tenants: Sequence[TenantPlan]
+    bar: Bar = Bar()
+    process_period_s: float = 1.0
+    """How often the collector looks at processes."""
+
+    @property
+    def scenario(self) -> Scenario:
+        """What the simulated host does."""
+        return Scenario(
+            host=HostPlan(name="verify"), gpus=(self.gpu,), tenants=(*self.tenants,), qualities=()
+        )
+
+
+_CONTENDED: Final = replace(_GPU, contention_ratio=0.4)
+
+
+def _always_on() -> list[TenantPlan]:
+    return [replace(plan, pattern="train", step_s=1.0) for plan in _tenants()[:2]]
+
+
+def _sixty_four() -> list[TenantPlan]:
+    return [
+        replace(plan, name=f"{plan.name}-{copy}", sm_percent=2.5, memory_gib=1.0, busy_s=1.0 + copy / 4)
+        for plan in _tenants()
+        for copy in range(16)
+    ]
+
+
+TRIALS: Final[Sequence[Trial]] = (
+    Trial("additive", "each draws what it draws alone", _GPU, _tenants(), Bar(0.01, 0.03)),
+    Trial("contention", "together they draw less than each alone", _CONTENDED, _tenants(), Bar(0.05, 0.10)),
+    Trial(
+        "drift",
+        "and what they draw swings by a quarter in 5 min",
+        _CONTENDED,
+        _tenants(drift_ratio=0.25, drift_s=300.0),
+        Bar(0.05, 0.10),
+    ),
+    Trial(
+        "correlated",
+        "most of the load comes to all at once",
+        _GPU,
+        _tenants(alike="all", alike_ratio=2 / 3, busy_s=2.0, pause_s=1.0),
+        Bar(0.06),
+    ),
+    Trial("identical", "all draw the same", _GPU, _tenants(watts_per_sm_percent=4.0)),
+    Trial("always on", "two that never pause: one GPU cannot tell them apart", _GPU, _always_on()),
+    Trial("64 processes", "small ones", _GPU, _sixty_four()),
+    Trial(
+        "lag",
+        "SM time is dated half a second late",
+        replace(_GPU, utilization_shift_ms=500),
+        _tenants(),
+        Bar(times=1.3, of="additive"),
+    ),
+    Trial(
+        "late", "SM time is told up to 8 s late", replace(_GPU, utilization_lag_ms=(100, 8_000)), _tenants()
+    ),
+    Trial("every 10 s", "processes are looked at every 10 s", _GPU, _tenants(), Bar(0.08), 10.0),
+    Trial("every 30 s", "processes are looked at every 30 s", _GPU, _tenants(), process_period_s=30.0),
+    Trial(
+        "no counter",
+        "power alone, seen for 25 of 100 ms",
+        replace(_GPU, energy_counter=False),
+        _tenants(),
+        Bar(0.02),
+    ),
+)

@@ -1,0 +1,107 @@
+"""How far attribution is from the truth in a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Final
+
+from wattribute.verify.methods import SIMPLER, Attributed, by_the_stream, seen
+from wattribute.verify.recording import START_NS, ProcessKey, Recording, record
+from wattribute.verify.scenarios import Trial
+
+OURS: Final = "wattribute"
+METHODS: Final = (OURS, *SIMPLER)
+_SAME: Final = 1e-4  # no worse than the plain ratio, but for rounding
+_COUNTS_FROM: Final = 0.01  # of the energy of all: of a process with less the worst error says nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One method over one recording: Σ |error| / Σ energy, and the greatest error of one process."""
+
+    error_ratio: float
+    worst_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One trial with one seed. ``covered_ratio``: of the rows of shared windows, how many are as near the
+    truth as their band says."""
+
+    trial: str
+    seed: int
+    scores: Mapping[str, Score]
+    covered_ratio: float
+    is_conserved: bool
+
+
+def outcome(trial: Trial, seed: int, duration_s: int) -> Outcome:
+    """Simulate, record, attribute and compare."""
+    recording = record(trial, seed, duration_s)
+    ours = by_the_stream(recording.records)
+    truth_uj = recording.active_uj[-1]
+    simple = seen(recording.records, trial.gpu.name)
+    scores = {OURS: _score(ours.active_uj, truth_uj)}
+    scores |= {name: _score(method(simple), truth_uj) for name, method in SIMPLER.items()}
+    return Outcome(trial.name, seed, scores, _covered_ratio(ours, recording), ours.is_conserved)
+
+
+def _score(found_uj: Mapping[ProcessKey, float], truth_uj: Mapping[ProcessKey, int]) -> Score:
+    whole_uj = sum(truth_uj.values())
+    off_uj = {key: abs(found_uj.get(key, 0) - true_uj) for key, true_uj in truth_uj.items()}
+    return Score(
+        sum(off_uj.values()) / whole_uj,
+        max(off_uj[key] / true_uj for key, true_uj in truth_uj.items() if true_uj >= _COUNTS_FROM * whole_uj),
+    )
+
+
+def _covered_ratio(ours: Attributed, recording: Recording) -> float:
+    covered = 0
+    for row in ours.shared:
+        second = (row.window_start_ns - START_NS) // 1_000_000_000
+        before, after = recording.active_uj[second], recording.active_uj[second + 1]
+        true_uj = after.get(row.key, 0) - before.get(row.key, 0)
+        covered += abs(row.active_uj - true_uj) <= row.error_uj
+    return covered / max(len(ours.shared), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A scenario over all seeds: mean error and worst process of each method; ``missed`` says which bars
+    attribution did not come up to."""
+
+    trial: Trial
+    scores: Mapping[str, Score]
+    covered_ratio: float
+    is_conserved: bool
+    missed: Sequence[str]
+
+
+def summaries(outcomes: Sequence[Outcome], trials: Sequence[Trial]) -> list[Summary]:
+    """Each scenario, in order. A bar that is relative to a scenario which is not there is not looked at."""
+    found: dict[str, Summary] = {}
+    for trial in trials:
+        own = [outcome for outcome in outcomes if outcome.trial == trial.name]
+        scores = {
+            method: Score(
+                fmean(outcome.scores[method].error_ratio for outcome in own),
+                max(outcome.scores[method].worst_ratio for outcome in own),
+            )
+            for method in METHODS
+        }
+        error_most = trial.bar.error_ratio
+        if trial.bar.of in found:
+            error_most = trial.bar.times * found[trial.bar.of].scores[OURS].error_ratio
+        missed = []
+        if error_most is not None and scores[OURS].error_ratio > error_most:
+            missed.append("error")
+        if trial.bar.worst_ratio is not None and scores[OURS].worst_ratio > trial.bar.worst_ratio:
+            missed.append("worst")
+        if scores[OURS].error_ratio > scores["counter ratio"].error_ratio + _SAME:
+            missed.append("ratio")
+        conserved = all(outcome.is_conserved for outcome in own)
+        covered = fmean(outcome.covered_ratio for outcome in own)
+        found[trial.name] = Summary(trial, scores, covered, conserved, missed)
+    return list(found.values())

@@ -13,14 +13,19 @@ from benchmarks.synthetic import I64, SECOND_NS, START_NS, Readings, readings
 from benchmarks.table import Bar, Row
 from wattribute.kernels import attribute as a
 from wattribute.kernels.series import FOREVER, HAS_COUNTER
+from wattribute.stream.learning import Learning
 from wattribute.stream.series import DeviceKey, HolderKey, Series, new_marks
 
 IDLE_MW: Final = 77_700
 _BAR: Final = 0.5
 _OF_MEMCPY: Final = "of memcpy"
-# hz, processes of a device, devices, seconds: more bytes than the last-level cache of most machines
-_FULL: Final = ((100, 1, 64, 3000), (100, 4, 64, 3000), (10, 1, 64, 8000), (10, 4, 64, 5000))
-_SMALL: Final = ((100, 1, 4, 20), (10, 4, 4, 20))
+_LEARNING_BAR: Final = 0.25
+# hz, processes of a device, devices, seconds, learning: more bytes than the last-level cache of most machines
+_FULL: Final = (
+    *((100, 1, 64, 3000, False), (100, 4, 64, 3000, False)),
+    *((10, 1, 64, 8000, False), (10, 4, 64, 5000, False), (10, 4, 64, 5000, True)),
+)
+_SMALL: Final = ((100, 1, 4, 20, False), (10, 4, 4, 20, True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +36,9 @@ class Attribution:
     out: I64
 
 
-def attribution(made: Readings) -> Attribution:
-    """The kernel on ``made``, all windows due, with the arrays that an engine would have."""
+def attribution(made: Readings, learns: bool) -> Attribution:
+    """The kernels on ``made``, all windows due, with the arrays that an engine would have. Unless it
+    ``learns`` what each process draws in the same call, active energy is split by SM time."""
     series = Series()
     for device in range(made.devices):
         series.device_row(DeviceKey("host", "boot", f"GPU-{device}"))
@@ -73,9 +79,15 @@ def attribution(made: Readings) -> Attribution:
     idle_mw = np.full(made.devices, IDLE_MW)
     out = np.empty((a.ROW_COLUMNS, made.windows * (made.processes + 2) + made.processes), np.int64)
 
+    nobody_works = holders._replace(used_length=np.zeros(holder_rows, np.int64))
+    prior = Learning().watts(hosts, devices, nobody_works, marks, order, bounds, idle_mw, SECOND_NS, False)
+
     def call() -> int:
+        watts = prior
+        if learns:  # anew each time: nothing is known of what was learned before
+            watts = Learning().watts(hosts, devices, holders, marks, order, bounds, idle_mw, SECOND_NS, False)
         count, first, _ = a.attribute(
-            hosts, devices, holders, marks, order, bounds, idle_mw, SECOND_NS, 0, 0, True, False, out
+            hosts, devices, holders, marks, watts, order, bounds, SECOND_NS, 0, 0, True, False, out
         )
         check(first == made.devices, f"the kernel stopped at device {first}")
         return count
@@ -89,10 +101,12 @@ def in_bytes(made: Readings) -> int:
     return made.t_ns.nbytes + made.energy_mj.nbytes + made.sm_percent.size * (5 * 8 + 4)
 
 
-def against_memcpy(hz: int, processes: int, devices: int, seconds: int, repetitions: int) -> Figures:
+def against_memcpy(
+    hz: int, processes: int, devices: int, seconds: int, learns: bool, repetitions: int
+) -> Figures:
     """Kernel and copy in turn, in one process: the copy is the yardstick, not a contender."""
     made = readings(devices, hz, seconds, processes)
-    kernel = attribution(made)
+    kernel = attribution(made, learns)
     rows = kernel.call()
     _check_conserved(made, kernel.out[:, :rows])
     source = np.ones(in_bytes(made) + rows * 8 * a.ROW_COLUMNS, np.uint8)
@@ -111,17 +125,19 @@ def against_memcpy(hz: int, processes: int, devices: int, seconds: int, repetiti
 def rows(small: bool) -> list[Row]:
     """The rows of the table."""
     found = []
-    for hz, processes, devices, seconds in _SMALL if small else _FULL:
+    for hz, processes, devices, seconds, learns in _SMALL if small else _FULL:
         figures = run(
             against_memcpy,
             hz=hz,
             processes=processes,
             devices=devices,
             seconds=seconds,
+            learns=learns,
             repetitions=1 if small else 7,
         )
         shown = f"{hz} Hz, {processes} process{'es' if processes > 1 else ''} a GPU"
-        bars = [Bar(_OF_MEMCPY, _BAR)] if hz == 100 else []
+        shown += ", learning" if learns else ""
+        bars = [Bar(_OF_MEMCPY, _LEARNING_BAR)] if learns else [Bar(_OF_MEMCPY, _BAR)] if hz == 100 else []
         found.append(Row("kernel", shown, figures, bars))
     return found
 

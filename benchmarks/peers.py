@@ -35,7 +35,7 @@ _RESULT: Final = slice(a.DEVICE_ENERGY, a.MEMORY + 1)
 def by_kernel(hz: int, processes: int, devices: int, seconds: int, repetitions: int) -> Figures:
     """The contender that the others are measured by."""
     made = readings(devices, hz, seconds, processes)
-    ready = attribution(made)
+    ready = attribution(made, learns=False)  # the plain ratio, as the others
     (took_s,) = timed_s([ready.call], repetitions)
     rows = ready.out[:, : ready.call()].reshape(a.ROW_COLUMNS, devices, seconds, processes)
     return _figures(made, rows[_RESULT], took_s)

@@ -19,6 +19,7 @@ GPUS_PER_HOST: Final = 8
 RECORD_AT_NS: Final = 950_000_000  # into each second: when the slow lane looked at the processes
 _JITTER_NS: Final = 1_000_000
 _MEAN_MW: Final = 350_000
+_IDLE_MW: Final = 60_000
 
 I64 = NDArray[np.int64]
 I32 = NDArray[np.int32]
@@ -59,17 +60,21 @@ class Readings:
 
 
 def readings(devices: int, hz: int, seconds: int, processes: int) -> Readings:
-    """A sample every 1 / hz s with up to 1 ms of jitter, the last beyond the last window; the counter grows
-    by 0 to 700 W between any two."""
+    """A sample every 1 / hz s with up to 1 ms of jitter, the last beyond the last window. The counter grows with
+    what the processes do, each with watts of its own, and at random."""
     rng = np.random.default_rng(SEED)
     n = hz * seconds + 1
     t_ns = np.arange(n, dtype=np.int64) * (SECOND_NS // hz) + rng.integers(0, _JITTER_NS, (devices, n))
     t_ns += START_NS
-    energy_mj = rng.integers(1, 2 * _MEAN_MW // hz, (devices, n))
-    np.cumsum(energy_mj, axis=1, out=energy_mj)
-    power_mw = rng.integers(0, 2 * _MEAN_MW, (devices, n), dtype=np.int32)
     memory_bytes = rng.integers(1 << 30, 40 << 30, (devices, processes, seconds + 1))
     sm_percent = rng.integers(1, 60, (devices, processes, seconds + 1)).astype(np.float32)
+    record = (np.arange(n) * (SECOND_NS // hz) + SECOND_NS - RECORD_AT_NS) // SECOND_NS
+    energy_mj = rng.integers(_IDLE_MW // hz, 2 * _IDLE_MW // hz, (devices, n))
+    for process in range(processes):
+        per_percent_mj = rng.integers(500, 6_000 // processes, (devices, 1)) // hz
+        energy_mj += sm_percent[:, process, record].astype(np.int64) * per_percent_mj
+    np.cumsum(energy_mj, axis=1, out=energy_mj)
+    power_mw = rng.integers(0, 2 * _MEAN_MW, (devices, n), dtype=np.int32)
     return Readings(hz, seconds, t_ns, energy_mj, power_mw, memory_bytes, sm_percent)
 
 

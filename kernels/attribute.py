@@ -5,16 +5,20 @@ For each device, over the windows marked:
     plan     which windows, and the offset of the newest message that bears on each
     cut      the instants at which anything changes: window edges, holders, SM records, gaps
     measure  the device's cumulative energy at each cut, in integer µJ, so that windows telescope
-    split    each piece between two cuts to its holders, by largest remainder, so that parts add up
+    split    each piece between two cuts to its holders, by largest remainder, so that parts add up: what is
+             above the idle level by watts × SM time, with the watts that were learned (learn.py)
 
 Integers throughout; floats only weigh. No fastmath: reassociation would break conservation.
 """
+
+import math
 
 import numpy as np
 
 from wattribute.kernels.jit import allocating_part, kernel, part, prefetch
 from wattribute.kernels.series import (
     AVERAGE_SHIFT_NS,
+    BLOCK_NS,
     DEVICES,
     F64,
     FOREVER,
@@ -26,11 +30,14 @@ from wattribute.kernels.series import (
     I64,
     LATENESS_NS,
     MARKS,
+    WATTS,
+    WATTS_PRIOR_SD,
     Devices,
     Holders,
     Hosts,
     Marks,
     Scratch,
+    Watts,
     types,
 )
 
@@ -59,15 +66,13 @@ _ERROR_UJ, _ERROR_NS, _HELD, _CONTESTED, _SM = 8, 9, 10, 11, 12
 _PARTS = 13
 _POLICIES = 3  # equal, memory, active
 
+_SDS_OF_95 = 2.0  # standard deviations to each side hold 95 % of a normal distribution
 _POWER_HOLDS_NS = 600_000_000_000  # a power reading says nothing of 10 min later
 # Half-widths of the 95 % band. Counter: it is cut to whole mJ, at both edges. Power readings: twice the rms
 # error of the energy over 1 s (28 % instant, from the A100 logs of "Part-time Power
 # Measurements", arXiv 2312.02741; 3.2 % average, simulated).
 _COUNTER_ERROR_UJ = 1000
 _INSTANT_ERROR, _AVERAGE_ERROR = 0.56, 0.064
-# Several holders: SM shares are off by about a quarter where tenants differ in watts per unit of work
-# (27 % in simulation); twice that. A prior, not a measurement of this device.
-_CONTESTED_ERROR = 0.5
 
 # Cuts between asking for the samples beside one and looking at them: 4 to 16 did equally well.
 _AHEAD = 8
@@ -204,6 +209,16 @@ def _add_cut(cuts_ns: I64, begin: int, n: int, edge_ns: int, to_ns: int) -> int:
 
 
 @part
+def _row_of_watts(watts: Watts, d: int, window: int, window_ns: int, settled_ns: int) -> int:
+    """The row of what was learned for a window: see learn.block_of, which this repeats."""
+    to_ns = (window + 1) * window_ns
+    block = (to_ns - 1) // BLOCK_NS
+    if to_ns > settled_ns:
+        block = (to_ns - LATENESS_NS) // BLOCK_NS - 1
+    return int(watts.begin[d] + block - watts.first_block[d])
+
+
+@part
 def _may_hold(holders: Holders, h: int, from_ns: int, to_ns: int) -> bool:
     """Whether holder h could ever have been taken to hold the device in the window: then it has a row."""
     return bool(holders.reach_from_ns[h] < to_ns and holders.reach_to_ns[h] > from_ns)
@@ -211,11 +226,21 @@ def _may_hold(holders: Holders, h: int, from_ns: int, to_ns: int) -> bool:
 
 @part
 def _cut_holder(
-    holders: Holders, h: int, seen: int, used: int, now_ns: int, cuts_ns: I64, begin: int, n: int, to_ns: int
+    holders: Holders,
+    h: int,
+    seen: int,
+    used: int,
+    now_ns: int,
+    shift_ns: int,
+    cuts_ns: I64,
+    begin: int,
+    n: int,
+    to_ns: int,
 ) -> int:
     """Cut a window where holder h begins, ends or has an edge of an SM record; the new n.
 
-    ``seen``, ``used``: its first records that reach into the window."""
+    ``seen``, ``used``: its first records that reach into the window; ``shift_ns``: how late those of SM time
+    are dated."""
     n = _add_cut(cuts_ns, begin, n, holders.exit_ns[h], to_ns)
     count = holders.seen_length[h]
     j = seen
@@ -230,16 +255,24 @@ def _cut_holder(
     if j == count and count > 0 and min(now_ns, holders.exit_ns[h]) > _expected_by(holders, h):
         n = _add_cut(cuts_ns, begin, n, holders.seen_ns[h, count - 1], to_ns)
     for j in range(used, holders.used_length[h]):
-        n = _add_cut(cuts_ns, begin, n, holders.used_from_ns[h, j], to_ns)
-        n = _add_cut(cuts_ns, begin, n, holders.used_ns[h, j], to_ns)
-        if holders.used_ns[h, j] >= to_ns:
+        n = _add_cut(cuts_ns, begin, n, holders.used_from_ns[h, j] - shift_ns, to_ns)
+        n = _add_cut(cuts_ns, begin, n, holders.used_ns[h, j] - shift_ns, to_ns)
+        if holders.used_ns[h, j] - shift_ns >= to_ns:
             break
     return n
 
 
 @part
 def _cut(
-    devices: Devices, holders: Holders, d: int, now_ns: int, windows: I64, window_ns: int, work: Scratch
+    devices: Devices,
+    holders: Holders,
+    watts: Watts,
+    d: int,
+    now_ns: int,
+    settled_ns: int,
+    windows: I64,
+    window_ns: int,
+    work: Scratch,
 ) -> int:
     """All cuts of the windows, into ``work.cuts_ns`` and ``work.first_cut``; how many."""
     first_ns = devices.first_ns[d]
@@ -249,6 +282,7 @@ def _cut(
     for k in range(windows.shape[0]):
         from_ns = windows[k] * window_ns
         to_ns = from_ns + window_ns
+        shift_ns = watts.shift_ns[_row_of_watts(watts, d, windows[k], window_ns, settled_ns)]
         begin = work.first_cut[k] = n
         cuts_ns[n] = from_ns
         n += 1
@@ -267,10 +301,12 @@ def _cut(
                 continue  # it is a member for the sake of other windows, of which nothing may depend
             while seen < holders.seen_length[h] and holders.seen_ns[h, seen] <= from_ns:
                 seen += 1
-            while used < holders.used_length[h] and holders.used_ns[h, used] <= from_ns:
+            while used > 0 and holders.used_ns[h, used - 1] - shift_ns > from_ns:
+                used -= 1  # the window before was shifted further
+            while used < holders.used_length[h] and holders.used_ns[h, used] - shift_ns <= from_ns:
                 used += 1
             work.seen[m], work.used[m] = seen, used
-            n = _cut_holder(holders, h, seen, used, now_ns, cuts_ns, begin, n, to_ns)
+            n = _cut_holder(holders, h, seen, used, now_ns, shift_ns, cuts_ns, begin, n, to_ns)
         cuts_ns[n] = to_ns
         n += 1
     work.first_cut[windows.shape[0]] = n
@@ -577,10 +613,12 @@ def _memory_at(holders: Holders, h: int, k: int) -> int:
 
 
 @part
-def _split_shared(work: Scratch, n: int, energy_uj: int, length_ns: int, idle_mw: int) -> int:
+def _split_shared(
+    watts: Watts, row: int, work: Scratch, n: int, energy_uj: int, length_ns: int, idle_mw: int
+) -> int:
     """Split a piece over the n > 1 holders present, into ``work.sums``; the flags it raises.
 
-    Idle = min(E, idle level × length), by policy; active = the rest, by weight × SM time."""
+    Idle = min(E, idle level × length), by policy; active = the rest, by watts × SM time."""
     flags = 0
     sums, parts, shares, present = work.sums, work.parts, work.shares, work.present
     sm_percent, memory_bytes = work.sm_percent, work.memory_bytes
@@ -625,26 +663,39 @@ def _split_shared(work: Scratch, n: int, energy_uj: int, length_ns: int, idle_mw
     if sm_sum <= 0.0:
         sums[sums.shape[0] - 1, _ACTIVE] += active_uj
         return flags | NO_SM
+    drawn = spread = 0.0  # Σ watts, and the variance of that
     for k in range(n):
-        shares[k] = sm_percent[k] * work.weight[k]
+        shares[k] = sm_percent[k] * work.watts[present[k]]
+        drawn += shares[k]
+        spread += sm_percent[k] ** 2 * work.unsure[k]
     _to_ratios(shares, n)
     _apportion(active_uj, shares, n, parts, work.rests)
     for k in range(n):
         sums[present[k], _ACTIVE] += parts[k]
-        sums[present[k], _ERROR_UJ] += int(_CONTESTED_ERROR * min(parts[k], active_uj - parts[k]))
+        # Of a share w x / Σ w x the uncertainty of all watts; of the idle level, its share; what the sum
+        # leaves unexplained is one's or another's.
+        own = sm_percent[k] ** 2 * work.unsure[k]
+        variance = max(0.0, own - 2.0 * shares[k] * own + shares[k] ** 2 * spread) * (active_uj / drawn) ** 2
+        variance += (watts.idle_sd_w[row] * shares[k] * length_ns / 1e3) ** 2
+        variance += (watts.noise_w[row] * length_ns / 1e3) ** 2 * shares[k] * (1.0 - shares[k])
+        sums[present[k], _ERROR_UJ] += int(min(_SDS_OF_95 * math.sqrt(variance), 1e15))
     return flags
 
 
 @part
-def _find_present(holders: Holders, work: Scratch, now_ns: int, from_ns: int, to_ns: int) -> tuple[int, int]:
-    """Which processes hold the device over a piece, with SM percent, memory and weight, into ``work``; how
-    many, and the member that it is given to, -1 if it is given to nobody."""
+def _find_present(
+    holders: Holders, work: Scratch, now_ns: int, shift_ns: int, window_ns: int, from_ns: int, to_ns: int
+) -> tuple[int, int]:
+    """Which processes hold the device over a piece of a window, with SM percent, memory and how unsure their
+    watts are, into ``work``; how many, and the member that it is given to, -1 if it is given to nobody."""
     n, given = 0, -1
     for m in range(work.members.shape[0]):
         h, seen, used = work.members[m], work.seen[m], work.used[m]
         while seen < holders.seen_length[h] and holders.seen_ns[h, seen] < to_ns:
             seen += 1
-        while used < holders.used_length[h] and holders.used_ns[h, used] < to_ns:
+        while used > 0 and holders.used_ns[h, used - 1] - shift_ns >= to_ns:
+            used -= 1  # the piece before was shifted further
+        while used < holders.used_length[h] and holders.used_ns[h, used] - shift_ns < to_ns:
             used += 1
         work.seen[m], work.used[m] = seen, used
         if not _holds(holders, h, seen, now_ns, from_ns, to_ns):
@@ -652,10 +703,14 @@ def _find_present(holders: Holders, work: Scratch, now_ns: int, from_ns: int, to
         if holders.reserved[h]:
             given = m
             continue
-        known = used < holders.used_length[h] and holders.used_from_ns[h, used] <= from_ns
+        known = used < holders.used_length[h] and holders.used_from_ns[h, used] - shift_ns <= from_ns
         work.sm_percent[n] = holders.used_percent[h, used] if known else 0.0
+        work.unsure[n] = work.watts_sd[m] ** 2
+        if known:
+            # A record of 10 s tells of 1 s within it little: who works in bursts may do all or nothing there.
+            length_ns = holders.used_ns[h, used] - holders.used_from_ns[h, used]
+            work.unsure[n] += work.watts[m] ** 2 * max(0.0, 1.0 - window_ns / max(length_ns, 1))
         work.memory_bytes[n] = _memory_at(holders, h, seen)
-        work.weight[n] = holders.weight[h]
         work.present[n] = m
         work.sums[m, _HELD] += to_ns - from_ns
         work.held_bytes_ns[m] += work.memory_bytes[n] * (to_ns - from_ns)
@@ -677,18 +732,21 @@ def _give(sums: I64, row: int, active_uj: int, idle_uj: int, used_ns: int, lengt
 def _split_window(
     devices: Devices,
     holders: Holders,
+    watts: Watts,
     d: int,
+    row: int,
     now_ns: int,
-    idle_mw: int,
     k: int,
     gap: int,
     processes_known: bool,
     lacks_energy: bool,
     work: Scratch,
 ) -> tuple[int, int, int, int]:
-    """Split the pieces of the k-th window into ``work.sums``, which is cleared first; (covered ns,
-    energy µJ, flags, the gap to go on with)."""
+    """Split the pieces of the k-th window into ``work.sums``, which is cleared first, by row ``row`` of
+    ``watts``; (covered ns, energy µJ, flags, the gap to go on with)."""
     sums = work.sums
+    idle_mw, shift_ns = watts.idle_mw[row], watts.shift_ns[row]
+    window_ns = work.cuts_ns[work.first_cut[k + 1] - 1] - work.cuts_ns[work.first_cut[k]]
     residual = sums.shape[0] - 1
     unheld = residual - 1 if processes_known else residual
     for m in range(sums.shape[0]):
@@ -716,14 +774,14 @@ def _split_window(
             flags |= GAP
             _give(sums, residual, energy_uj, 0, 0, length_ns)
             continue
-        n, given = _find_present(holders, work, now_ns, from_ns, to_ns)
+        n, given = _find_present(holders, work, now_ns, shift_ns, window_ns, from_ns, to_ns)
         if n == 0:  # nobody works, so all of it is idle
             _give(sums, given if given >= 0 else unheld, 0, energy_uj, 0, length_ns)
         elif n == 1:
             used_ns = min(int(work.sm_percent[0] * length_ns / 100.0), length_ns)
             _give(sums, work.present[0], energy_uj - idle_uj, idle_uj, used_ns, length_ns)
         else:
-            flags |= _split_shared(work, n, energy_uj, length_ns, idle_mw)
+            flags |= _split_shared(watts, row, work, n, energy_uj, length_ns, idle_mw)
     return covered_ns, total_uj, flags, gap
 
 
@@ -782,6 +840,8 @@ def _scratch(devices: Devices, holders: Holders, d: int, from_ns: int, to_ns: in
         members[:n].copy(),
         np.empty(n, np.int64),
         np.empty(n, np.int64),
+        np.empty(n),
+        np.empty(n),
         np.empty(n + 1, np.int64),
         np.empty(n + 1),
         np.empty(n + 1),
@@ -841,13 +901,24 @@ def _resets(devices: Devices, d: int, from_ns: int, to_ns: int) -> tuple[int, in
     return segment, flags
 
 
+@part
+def _know_watts(holders: Holders, watts: Watts, row: int, work: Scratch) -> None:
+    """What each process draws per percent, by row ``row`` of what was learned, into ``work``."""
+    for m in range(work.members.shape[0]):
+        h = work.members[m]
+        work.watts[m], work.watts_sd[m] = holders.watts[h], WATTS_PRIOR_SD
+        for k in range(watts.known[row]):
+            if watts.holder[row, k] == h:
+                work.watts[m], work.watts_sd[m] = watts.watts[row, k], watts.sd[row, k]
+
+
 @allocating_part
 def _attribute_windows(
     hosts: Hosts,
     devices: Devices,
     holders: Holders,
+    watts: Watts,
     d: int,
-    idle_mw: int,
     window_ns: int,
     windows: I64,
     offsets: I64,
@@ -862,20 +933,25 @@ def _attribute_windows(
     high_ns = (windows[windows.shape[0] - 1] + 1) * window_ns
     work = _scratch(devices, holders, d, low_ns, high_ns, windows.shape[0])
     _rewind(holders, work, low_ns)
-    n_cuts = _cut(devices, holders, d, now_ns, windows, window_ns, work)
+    settled_ns = FOREVER if ended else now_ns - LATENESS_NS
+    n_cuts = _cut(devices, holders, watts, d, now_ns, settled_ns, windows, window_ns, work)
     read_from, known_from_ns, known_to_ns, beside, lacks_energy = _measure(devices, d, n_cuts, work)
     _rewind(holders, work, low_ns)
     n = work.members.shape[0]
-    gap = 0
+    gap, known = 0, -1
     for k in range(windows.shape[0]):
         from_ns = windows[k] * window_ns
         to_ns = from_ns + window_ns
+        learned = _row_of_watts(watts, d, windows[k], window_ns, settled_ns)
+        if learned != known:
+            _know_watts(holders, watts, learned, work)
+            known = learned
         covered_ns, energy_uj, flags, gap = _split_window(
-            devices, holders, d, now_ns, idle_mw, k, gap, processes_known, lacks_energy, work
+            devices, holders, watts, d, learned, now_ns, k, gap, processes_known, lacks_energy, work
         )
         if covered_ns == 0:
             continue
-        if to_ns + LATENESS_NS > now_ns and not ended:
+        if to_ns > settled_ns:
             flags |= PROVISIONAL
         source = read_from
         if read_from == FROM_COUNTER and (from_ns >= known_to_ns or to_ns <= known_from_ns):
@@ -940,7 +1016,7 @@ def _span(
         DEVICES,
         HOLDERS,
         MARKS,
-        _i64,
+        WATTS,
         _i64,
         _i64,
         types.int64,
@@ -956,9 +1032,9 @@ def attribute(
     devices: Devices,
     holders: Holders,
     marks: Marks,
+    watts: Watts,
     order: I64,
     bounds: I64,
-    idle_mw: I64,
     window_ns: int,
     first: int,
     first_window: int,
@@ -969,11 +1045,11 @@ def attribute(
     """Attribute the marked windows of devices ``first`` and on, of that one from ``first_window`` on;
     (rows written, the device and the window to go on with).
 
-    What does not fit ``out`` (23, rows) is left for another call. ``order`` (marks): the marks by device;
-    those of device d are order[bounds[d]:bounds[d + 1]]. ``idle_mw`` (devices): power of a resident but
-    idle device. Not ``processes_known``: nobody said who held
-    the devices, so what nobody holds is residual. ``ended``: nothing more will come, so incomplete windows
-    are due too, as of a host whose collector has ended."""
+    What does not fit ``out`` (23, rows) is left for another call. ``watts``: what was learned for every
+    block in which a marked window ends. ``order`` (marks): the marks by device; those of device d are
+    order[bounds[d]:bounds[d + 1]]. Not ``processes_known``: nobody said who held the devices, so what nobody
+    holds is residual. ``ended``: nothing more will come, so incomplete windows are due too, as of a host
+    whose collector has ended."""
     row = 0
     for d in range(first, bounds.shape[0] - 1):
         own = order[bounds[d] : bounds[d + 1]]
@@ -1001,8 +1077,8 @@ def attribute(
                 hosts,
                 devices,
                 holders,
+                watts,
                 d,
-                idle_mw[d],
                 window_ns,
                 windows[:fit],
                 offsets[:fit],

@@ -16,8 +16,10 @@ from wattribute.kernels.jit import kernel, part, prefetch
 from wattribute.kernels.series import (
     AVERAGE_SHIFT_NS,
     BATCH,
+    BLOCK_NS,
     DEVICES,
     DROPS,
+    ENERGY_AHEAD_NS,
     FOREVER,
     HAS_AVERAGE,
     HAS_COUNTER,
@@ -27,7 +29,9 @@ from wattribute.kernels.series import (
     HOSTS,
     I64,
     LATENESS_NS,
+    LEARNED_NS,
     MARKS,
+    SHIFT_MAX_NS,
     Batch,
     Devices,
     Drops,
@@ -96,6 +100,20 @@ def _mark(marks: Marks, device: int, first: int, last: int, offset: int) -> None
     marks.offset[i] = offset
     marks.latest[device] = i
     marks.made[0] = i + 1
+
+
+@part
+def _mark_readings(
+    marks: Marks, devices: Devices, d: int, from_ns: int, to_ns: int, now_ns: int, window_ns: int, offset: int
+) -> None:
+    """Mark the windows of which readings changed. Where that comes so late that windows which rest on the
+    same block of readings are final, those too, and all that rest on what is learned of it."""
+    block_ns = (from_ns - ENERGY_AHEAD_NS) // BLOCK_NS * BLOCK_NS
+    to_ns = max(to_ns, now_ns)
+    if block_ns < now_ns - LATENESS_NS:
+        from_ns = min(from_ns, max(block_ns, to_ns - HORIZON_NS))
+        to_ns += LEARNED_NS
+    _mark(marks, d, max(from_ns, devices.first_ns[d]) // window_ns, to_ns // window_ns, offset)
 
 
 @part
@@ -456,7 +474,8 @@ def _take_samples(
                 _drop(drops, message, i, t, reason)
                 continue
             n += 1
-            _mark(marks, d, _changed_since(devices, d, at) // window_ns, newest // window_ns, offset)
+            changed_ns = _changed_since(devices, d, at)
+            _mark_readings(marks, devices, d, changed_ns, newest, now_ns, window_ns, offset)
             if energy >= 0 and energy != counter and _next_reading(devices.energy_mj, d, n, at + 1) == n:
                 counter, knot = energy, t
             elif energy == counter:
@@ -509,7 +528,7 @@ def _take_samples(
     devices.counter_mj[d] = counter
     devices.knot_ns[d] = knot
     if n > 0:
-        _mark(marks, d, from_ns // window_ns, newest // window_ns, offset)
+        _mark_readings(marks, devices, d, from_ns, newest, now_ns, window_ns, offset)
     return int(newest)
 
 
@@ -708,9 +727,10 @@ def _take_event(
             from_ns, to_ns = _readings_around(devices, d, from_ns, to_ns)
     else:
         to_ns = now_ns
-    if devices.length[d] > 0:
-        first = devices.first_ns[d] // window_ns
-        _mark(marks, d, max(from_ns // window_ns, first), to_ns // window_ns, offset)
+    if devices.length[d] > 0 and kind == GAP:
+        _mark_readings(marks, devices, d, from_ns, to_ns, now_ns, window_ns, offset)
+    elif devices.length[d] > 0:
+        _mark(marks, d, max(from_ns, devices.first_ns[d]) // window_ns, to_ns // window_ns, offset)
 
 
 @part
@@ -810,16 +830,18 @@ def _take_device_rows(
 
 @part
 def _take_process_rows(
+    devices: Devices,
     holders: Holders,
     batch: Batch,
     m: int,
     layout: int,
+    before_ns: int,
     now_ns: int,
     window_ns: int,
     marks: Marks,
     drops: Drops,
 ) -> None:
-    """Take the process rows of message m."""
+    """Take the process rows of message m; ``before_ns``: the host's clock before the message."""
     above = batch.messages[m, DEVICE_ROWS]
     word = (
         batch.messages[m, WORD]
@@ -848,8 +870,12 @@ def _take_process_rows(
             drops.of_processes[0] += 1
             _drop(drops, m, above + i, t, reason)
         else:
-            last = max(now_ns, t) // window_ns
-            _mark(marks, holders.device[h], from_ns // window_ns, last, batch.messages[m, OFFSET])
+            d, to_ns, offset = holders.device[h], max(now_ns, t), batch.messages[m, OFFSET]
+            if percent >= 0.0:
+                from_ns -= SHIFT_MAX_NS  # it may turn out to be dated too late
+                _mark_readings(marks, devices, d, from_ns, to_ns, before_ns, window_ns, offset)
+            else:
+                _mark(marks, d, from_ns // window_ns, to_ns // window_ns, offset)
 
 
 @part
@@ -915,6 +941,8 @@ def ingest(
         if m != settled and _may_begin_anew(hosts, batch, m):
             return -1 - m
         now_ns = _take_device_rows(hosts, devices, batch, m, layout, window_ns, marks, drops)
-        _take_process_rows(holders, batch, m, layout, now_ns, window_ns, marks, drops)
+        _take_process_rows(
+            devices, holders, batch, m, layout, hosts.now_ns[host], now_ns, window_ns, marks, drops
+        )
         _pass_time(hosts, devices, holders, host, now_ns, offset, window_ns, marks)
     return int(messages.shape[0])

@@ -28,6 +28,22 @@ AVERAGE_SHIFT_NS = 500_000_000
 """The 1 s average speaks of the second before it: its middle is 0.5 s ago."""
 HAS_COUNTER, HAS_INSTANT, HAS_AVERAGE = 1, 2, 4
 
+# What is learned of a device (kernels/learn.py) rests on the block in which a window ends and on those before
+# it. A block is so short that of those of a final window no reading is missing that is up to 3 s late.
+BLOCK_NS = 5_000_000_000
+BLOCKS = 24
+LEARNED_NS = BLOCK_NS * BLOCKS
+SHIFT_MIN_NS, SHIFT_MAX_NS = -100_000_000, 1_000_000_000
+"""How much later than it was so an SM reading may be dated, of those that are put right."""
+ENERGY_AHEAD_NS = AVERAGE_SHIFT_NS - SHIFT_MIN_NS
+"""How far beyond an SM reading those of energy must go to be set against it."""
+FEATURES = 8
+"""Of a block: watts of 7 processes, or of 6 and all others, and the idle level."""
+WATTS_HOLDERS = 16
+"""Holders whose watts are learned at once; others share the watts of the first."""
+WATTS_PRIOR, WATTS_PRIOR_SD = 4.0, 3.0
+"""Watts per percent of SM time before anything is known: kernels draw from 1.5 to 6.2 on an H100."""
+
 
 class Hosts(NamedTuple):
     """A host's clock is its own records: ``now_ns`` is the latest device sample it sent."""
@@ -74,7 +90,7 @@ class Holders(NamedTuple):
     exit_ns: I64  # FOREVER while not known
     silent: U8  # 1: no record for 3 periods, so the last one ends the hold
     reserved: U8  # 1: no process, but whom the device is given to: it holds where no process does
-    weight: F64  # watts per unit of SM time, relative
+    watts: F64  # per percent of SM time, as known before anything is learned
     reach_from_ns: I64  # the earliest and the latest time that any record of it ever spoke for, three periods
     reach_to_ns: I64  # after it included: whatever is known later, it may have a row there
     seen_length: I64
@@ -85,6 +101,30 @@ class Holders(NamedTuple):
     used_ns: I64  # SM use of (used_from_ns, used_ns]
     used_from_ns: I64
     used_percent: F32
+
+
+class Learned(NamedTuple):
+    """Moments of the last blocks of each device, by block number modulo BLOCKS (kernels/learn.py)."""
+
+    block: I64  # (devices, BLOCKS): whose moments they are; -1 = none
+    named: I32  # (devices, BLOCKS, FEATURES): the holder that is a feature, -1 = none, OTHERS
+    moments: F64  # (devices, BLOCKS, MOMENTS)
+
+
+class Watts(NamedTuple):
+    """What was learned, a row for each block from ``first_block`` on: those of device d are
+    begin[d]:begin[d + 1]."""
+
+    first_block: I64  # (devices)
+    begin: I64  # (devices + 1)
+    known: I64  # holders of which watts were learned; 0 where nothing was: the prior holds
+    shift_ns: I64  # how much later than it was so SM time is dated
+    idle_mw: I64
+    idle_sd_w: F64
+    noise_w: F64  # standard deviation of what the sum leaves unexplained, over 1 s
+    holder: I64  # (rows, 16), as are the next two; the first are all others
+    watts: F64  # per percent of SM time
+    sd: F64
 
 
 class Marks(NamedTuple):
@@ -127,10 +167,12 @@ class Scratch(NamedTuple):
     members: I64  # (m): rows of those processes
     seen: I64  # (m): where the pass over their records stands
     used: I64  # (m): and over their SM use
+    watts: F64  # (m): what each draws per percent of SM time
+    watts_sd: F64  # (m): standard deviation of that
     present: I64  # (m + 1): who holds the device over a piece, as an index of ``sums``
     sm_percent: F64  # (m + 1): of those present, as are the next two
+    unsure: F64  # variance of their watts per percent
     memory_bytes: F64
-    weight: F64
     shares: F64  # (m + 1): what a quantity is split by
     rests: F64  # (m + 1): what rounding down leaves of each
     parts: I64  # (m + 1): and into
@@ -185,6 +227,9 @@ HOLDERS = types.NamedTuple(
     ),
     Holders,
 )
+_f64_2 = _array(types.float64, 2)
+LEARNED = types.NamedTuple((_i64_2, _array(types.int32, 3), _array(types.float64, 3)), Learned)
+WATTS = types.NamedTuple((_i64, _i64, _i64, _i64, _i64, _f64, _f64, _i64_2, _f64_2, _f64_2), Watts)
 MARKS = types.NamedTuple((_i64, _i64, _i32, _i64, _i64, _i64), Marks)
 DROPS = types.NamedTuple((_i64, _i64, _i64, _i64_2), Drops)
 BATCH = types.NamedTuple(

@@ -31,11 +31,12 @@ from wattribute.sinks.contract import Column
 from wattribute.stream.decode import Decoder, Pending
 from wattribute.stream.identity import Identities
 from wattribute.stream.idle import IdleLevels
+from wattribute.stream.learning import Learning
 from wattribute.stream.rows import Rows
 from wattribute.stream.series import SLACK_NS, DeviceKey, Series, new_marks
 from wattribute.stream.tables import Tables
 
-ALGORITHM: Final = 1
+ALGORITHM: Final = 2
 """Goes up when the same messages come to give other rows."""
 _MARKS: Final = 1 << 18
 _ROWS: Final = 1 << 15
@@ -77,6 +78,7 @@ class Engine:
         self.sample_count = 0
         self.duplicate_count = 0
         self._marks = new_marks(_MARKS, len(self.series.devices.host))
+        self._learning = Learning()
         self._out = np.empty((a.ROW_COLUMNS, _ROWS), np.int64)
         self._waiting = _NO_MARKS
         self._final = np.zeros(0, np.int64)  # of each device the last window written as final
@@ -114,7 +116,9 @@ class Engine:
         if set_back >= 0:
             if not self._quiet:
                 self._attribute(ended=False)
-            self._final[[row for row in self.series.begin_anew(set_back) if row < len(self._final)]] = -1
+            anew = self.series.begin_anew(set_back)
+            self._learning.forget(anew)
+            self._final[[row for row in anew if row < len(self._final)]] = -1
             return
         n = int(self._marks.made[0])
         devices = np.concatenate([self._waiting[0], self._marks.device[:n]])
@@ -232,8 +236,9 @@ class Engine:
         windows that were final already wait for a call with it; without ``provisional``, those that are
         not final yet."""
         self._attribute(ended, restate, provisional)
-        rows_given_up, gone = self.series.forget()
-        if rows_given_up:
+        devices, gone = self.series.forget()
+        if devices:
+            self._learning.forget(devices)
             self.decoder.forget_headers()
             self.identities.forget(gone)
         written, self._written = self._written, []
@@ -302,14 +307,18 @@ class Engine:
             return
         order = np.argsort(marks.device, kind="stable")
         bounds = np.searchsorted(marks.device[order], np.arange(n_devices + 1))
-        idle_mw = self._rows.idle_mw()
+        series = self.series
+        watts = self._learning.watts(
+            series.hosts, series.devices, series.holders, marks, order, bounds, self._rows.idle_mw(),
+            self.window_ns, ended,
+        )  # fmt: skip
         first, window, rows = 0, 0, -1
         while first < n_devices:
             if rows == 0:  # not even one window fits
                 self._out = np.empty((a.ROW_COLUMNS, 2 * self._out.shape[1]), np.int64)
             rows, first, window = a.attribute(
-                self.series.hosts, self.series.devices, self.series.holders, marks, order, bounds,
-                idle_mw, self.window_ns, first, window, self.processes_known, ended, self._out,
+                series.hosts, series.devices, series.holders, marks, watts, order, bounds,
+                self.window_ns, first, window, self.processes_known, ended, self._out,
             )  # fmt: skip
             if rows:
                 self._written.append(self._rows.columns(self._out[:, :rows]))

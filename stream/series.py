@@ -9,10 +9,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from wattribute.kernels.series import FOREVER, HORIZON_NS, Devices, Holders, Hosts, Marks
+from wattribute.kernels.series import FOREVER, HORIZON_NS, WATTS_PRIOR, Devices, Holders, Hosts, Marks
 
-SLACK_NS: Final = 120_000_000_000
-"""Kept beyond the horizon: two rounds of the identities that a collector repeats every 60 s."""
+SLACK_NS: Final = 180_000_000_000
+"""Kept beyond the horizon: two rounds of the identities that a collector repeats every 60 s, and the two
+minutes that what is learned for the oldest window rests on."""
 _KEPT_SAMPLES: Final = 32  # of a device that has fallen silent: the period is a median of 16 intervals
 _MOVED_AT_ONCE: Final = 4096
 _FILL: Final = dict.fromkeys(
@@ -97,7 +98,7 @@ class Series:
             self.holders.device[row] = device
             self.holders.exit_ns[row] = FOREVER
             self.holders.reserved[row] = 0
-            self.holders.weight[row] = 1.0
+            self.holders.watts[row] = WATTS_PRIOR
             self.holders.reach_from_ns[row], self.holders.reach_to_ns[row] = FOREVER, 0
             bisect.insort(self._members[device], (key, row))
             self._rows_of.setdefault(self._process(device, key), []).append(row)
@@ -143,8 +144,8 @@ class Series:
                 holders.used_length, h, before_ns, holders.used_ns, holders.used_from_ns, holders.used_percent
             )
 
-    def forget(self) -> tuple[int, list[tuple[str, str, int, int]]]:
-        """Give up the rows of processes of which nothing is left on a device: how many rows, and the
+    def forget(self) -> tuple[list[int], list[tuple[str, str, int, int]]]:
+        """Give up the rows of processes of which nothing is left on a device: those devices, and the
         processes (host, boot, pid, start) of which nothing is left on any. One of which nothing has been
         taken in yet is still to come. Only between batches: rows that a message about to be taken in names
         must not move."""
@@ -166,7 +167,7 @@ class Series:
                     processes.append(process)
             self.holders.used_length[row] = self.holders.silent[row] = 0
             self._link(device)
-        return len(gone), processes
+        return [device for _, device, _ in gone], processes
 
     def begin_anew(self, host: int) -> list[int]:
         """Forget the readings of a host whose clock was set back; the rows of its devices."""
@@ -242,7 +243,7 @@ _DTYPES: Final[dict[str, type[np.generic]]] = {
     ),
     **dict.fromkeys(("power_mw", "average_mw"), np.int32),
     **dict.fromkeys(("broken", "sources", "silent", "reserved"), np.uint8),
-    "weight": np.float64,
+    "watts": np.float64,
     "used_percent": np.float32,
 }
 

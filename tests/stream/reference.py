@@ -12,6 +12,8 @@ from fractions import Fraction
 from itertools import pairwise
 from statistics import median_low
 
+from tests.stream.learning_reference import BLOCK_NS, WATTS, Learned, by_counter, by_power, learn
+
 SECOND_NS = 1_000_000_000
 POWER_HOLDS_NS = 600 * SECOND_NS
 POLICIES = ("equal", "memory", "active")
@@ -42,6 +44,7 @@ class History:
     gaps: list[tuple[int, int]] = field(default_factory=list)
     idle_mw: int = 77_700
     now: int = 0
+    learned: dict[int, Learned] = field(default_factory=dict)
 
 
 @dataclass
@@ -57,6 +60,7 @@ class Window:
     energy_uj: int
     covered_ns: int
     pieces: int
+    is_learned: bool
     shares: dict[str, Share]
 
 
@@ -171,12 +175,36 @@ def memory_at(records: list[Seen], end: int) -> int:
     return before[-1] if before else 0
 
 
+def learned(history: History, block: int) -> Learned:
+    """What is learned up to the end of a block."""
+    if block in history.learned:
+        return history.learned[block]
+    samples = history.samples
+    broken = missing(samples) + history.gaps
+    counter = [(sample.t, sample.energy_mj) for sample in samples]
+    joules = by_counter(counter)
+    if all(mj is None for _, mj in counter):
+        joules = by_power([(sample.t, sample.power_mw) for sample in samples])
+    known = [(t, mj) for t, mj in counter if mj is not None]
+    changes = [known[i] for i in range(len(known)) if i == 0 or known[i][1] != known[i - 1][1]]
+    broken += [(a, b) for (a, before), (b, after) in pairwise(changes) if after < before]
+    used = {name: uses(records) for name, records in history.processes.items()}
+    found = learn(joules, (samples[0].t, samples[-1].t), broken, used, history.idle_mw / 1e3, block)
+    history.learned[block] = found
+    return found
+
+
 def window(history: History, begin: int, end: int) -> Window:
-    """What the rows of [begin, end) must be."""
+    """What the rows of [begin, end) must be, once it is final."""
+    known = learned(history, (end - 1) // BLOCK_NS)
+    idle_mw = history.idle_mw if known.idle_w is None else int(known.idle_w * 1000)
     first, last = history.samples[0].t, history.samples[-1].t
     gaps = missing(history.samples) + history.gaps
     held = {name: holds(history, name) for name in history.processes}
-    used = {name: uses(records) for name, records in history.processes.items()}
+    used = {
+        name: [(a - known.shift_ns, b - known.shift_ns, percent) for a, b, percent in uses(records)]
+        for name, records in history.processes.items()
+    }
     edges = {begin, end, first, last} | {t for gap in gaps for t in gap}
     edges |= {t for spans in held.values() for span in spans for t in span}
     edges |= {t for spans in used.values() for span in spans for t in span[:2]}
@@ -186,7 +214,7 @@ def window(history: History, begin: int, end: int) -> Window:
             edges.add(end_ns)
     cuts = sorted(t for t in edges if begin <= t <= end)
     names = [*history.processes, "unheld", "residual"]
-    result = Window(0, 0, 0, {name: Share() for name in names})
+    result = Window(0, 0, 0, known.idle_w is not None, {name: Share() for name in names})
     for a, b in pairwise(cuts):
         if a < first or b > last:
             continue
@@ -202,13 +230,14 @@ def window(history: History, begin: int, end: int) -> Window:
         if not present:
             give(result.shares["unheld"], 0, energy, b - a)
         elif len(present) == 1:
-            idle = min(energy, history.idle_mw * (b - a) // 1_000_000)
+            idle = min(energy, idle_mw * (b - a) // 1_000_000)
             share = result.shares[present[0]]
             give(share, energy - idle, idle, b - a)
             share.active_ns += min(Fraction(sm[present[0]]) * (b - a) / 100, Fraction(b - a))
         else:
             memory = {name: memory_at(history.processes[name], b) for name in present}
-            divide(result, present, sm, memory, energy, b - a, history.idle_mw)
+            watts = {name: known.watts.get(name, WATTS) for name in present}
+            divide(result, present, sm, watts, memory, energy, b - a, idle_mw)
     return result
 
 
@@ -220,10 +249,10 @@ def give(share: Share, active: int, idle: int, length: int) -> None:
 
 
 def divide(
-    result: Window, present: list[str], sm: dict[str, float], memory: dict[str, int], energy: int,
-    length: int, idle_mw: int,
+    result: Window, present: list[str], sm: dict[str, float], watts: dict[str, float], memory: dict[str, int],
+    energy: int, length: int, idle_mw: int,
 ) -> None:  # fmt: skip
-    """A piece with several holders: active by SM time, idle energy and time by policy."""
+    """A piece with several holders: active by watts × SM time, idle energy and time by policy."""
     idle = min(energy, idle_mw * length // 1_000_000)
     work = {name: Fraction(sm[name]) * length / 100 for name in present}
     total = sum(work.values(), Fraction(0))
@@ -232,9 +261,8 @@ def divide(
     for name in present:
         result.shares[name].active_ns += work[name]
         if total:
-            result.shares[name].active_uj += (
-                (energy - idle) * Fraction(sm[name]) / sum(map(Fraction, sm.values()))
-            )
+            drawn = {name: Fraction(sm[name]) * Fraction(watts[name]) for name in present}
+            result.shares[name].active_uj += (energy - idle) * drawn[name] / sum(drawn.values())
         for policy in POLICIES:
             weights: dict[str, Fraction] = {}
             if policy != "equal":

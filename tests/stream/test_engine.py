@@ -67,10 +67,12 @@ def test_rows_are_what_the_reference_says(case: dict[str, Any]) -> None:
         for name, share in expected.shares.items():
             got = actual.get(name, {})
             slack = expected.pieces + 1
-            assert abs(got.get("active_energy_uj", 0) - share.active_uj) <= slack
+            # A learned idle level is cut to whole mW, and two ways of solving differ in the last digits.
+            slack_uj = slack + (2_000 if expected.is_learned else 0)
+            assert abs(got.get("active_energy_uj", 0) - share.active_uj) <= slack_uj
             assert abs(got.get("active_time_ns", 0) - share.active_ns) <= slack
             for policy in POLICIES:
-                assert abs(got.get(f"idle_energy_{policy}_uj", 0) - share.idle_uj[policy]) <= slack
+                assert abs(got.get(f"idle_energy_{policy}_uj", 0) - share.idle_uj[policy]) <= slack_uj
                 assert abs(got.get(f"gpu_time_{policy}_ns", 0) - share.time_ns[policy]) <= 2 * slack
 
 

@@ -60,8 +60,8 @@ class Readings:
 
 
 def readings(devices: int, hz: int, seconds: int, processes: int) -> Readings:
-    """A sample every 1 / hz s with up to 1 ms of jitter, the last beyond the last window. The counter grows with
-    what the processes do, each with watts of its own, and at random."""
+    """A sample every 1 / hz s with up to 1 ms of jitter, the last beyond the last window. The counter grows
+    with what the processes do, each with watts of its own, and at random."""
     rng = np.random.default_rng(SEED)
     n = hz * seconds + 1
     t_ns = np.arange(n, dtype=np.int64) * (SECOND_NS // hz) + rng.integers(0, _JITTER_NS, (devices, n))

@@ -174,8 +174,8 @@ def explain_rows(
     unit: str | None = None,
     is_one: bool = False,
 ) -> list[dict[str, Any]]:
-    """One row for each thing that the figure rests on; of one window (``is_one``) also how its energy was split.
-    Raises UsageError where nothing was measured."""
+    """One row for each thing that the figure rests on; of one window (``is_one``) also how its energy was
+    split. Raises UsageError where nothing was measured."""
     from wattribute.sinks.evidence import Evidence, told
 
     evidence = Evidence(store, wanted, since, until, policy)

@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 # stay together, for they share those.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help install demo test test-long test-plain lint bench clean
+.PHONY: help install kernels demo test test-long test-plain lint bench clean
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
@@ -21,10 +21,13 @@ install: $(VENV)/.installed  ## a virtual environment in .venv with everything i
 demo: install  ## a simulated GPU host, live, and what its models cost
 	$(BIN)/wattribute up --simulate --store chdb://$(CURDIR)/.demo/store --bus local://$(CURDIR)/.demo/bus --fresh
 
-test: lint  ## the checks of the code, then the tests
+kernels: install  ## compile them, each once; else each process that runs tests does
+	$(BIN)/python -c 'from wattribute.commands.compiling import compiled_engine; compiled_engine()'
+
+test: lint kernels  ## the checks of the code, then the tests
 	$(PYTEST) -m "not long"
 
-test-long: install  ## the tests that take minutes: kills, outages, every answer of the demo, large random fleets
+test-long: kernels  ## the tests that take minutes: kills, outages, every answer of the demo, large random fleets
 	$(PYTEST) -m long
 
 test-plain: install  ## the tests of the stream, with the kernels as plain Python

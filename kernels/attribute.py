@@ -907,7 +907,9 @@ def _know_watts(holders: Holders, watts: Watts, row: int, work: Scratch) -> None
     for m in range(work.members.shape[0]):
         h = work.members[m]
         work.watts[m], work.watts_sd[m] = holders.watts[h], WATTS_PRIOR_SD
-        for k in range(watts.known[row]):
+        if watts.known[row] > 0:  # whoever is not named is one of the others
+            work.watts[m], work.watts_sd[m] = watts.watts[row, 0], watts.sd[row, 0]
+        for k in range(1, watts.known[row]):
             if watts.holder[row, k] == h:
                 work.watts[m], work.watts_sd[m] = watts.watts[row, k], watts.sd[row, k]
 

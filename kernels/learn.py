@@ -500,7 +500,7 @@ def _fit(
             squares[s] -= first[i, s] ** 2
     best, least = 0, squares[0]
     for s in range(1, _SHIFTS):
-        if squares[s] < (_BETTER * least if best == 0 else least):
+        if weight > 0.0 and squares[s] < (_BETTER * least if best == 0 else least):
             best, least = s, squares[s]
     _solve_back(second, n + 1, first, best, x)
     out.shift_ns[row] = _SHIFTS_NS[best]

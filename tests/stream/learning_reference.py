@@ -133,7 +133,7 @@ def fit(names: list[str], loads: np.ndarray, powers: np.ndarray, roots: np.ndarr
         found.append((float(((a @ x - b) ** 2).sum()), x))
     best = 0
     for shift in range(1, len(SHIFTS_MS)):
-        if found[shift][0] < found[best][0] * (0.9 if best == 0 else 1):
+        if len(roots) and found[shift][0] < found[best][0] * (0.9 if best == 0 else 1):
             best = shift
     x = found[best][1]
     return Learned(

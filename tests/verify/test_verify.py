@@ -17,7 +17,14 @@ SECONDS = 300
 NAMED = {trial.name: trial for trial in TRIALS}
 
 
-@pytest.mark.parametrize("name", ["contention", "drift", "correlated", "every 10 s", "no counter"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "drift",
+        "no counter",
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("contention", "correlated", "every 10 s")),
+    ],
+)
 def test_energy_comes_to_whom_it_is_due(name: str) -> None:
     trial = NAMED[name]
     (found,) = summaries([outcome(trial, seed, SECONDS) for seed in SEEDS], [trial])
@@ -29,7 +36,7 @@ def test_energy_comes_to_whom_it_is_due(name: str) -> None:
     assert 0.85 <= found.covered_ratio <= 1
 
 
-@pytest.mark.parametrize("name", ["lag", "late"])
+@pytest.mark.parametrize("name", ["lag", pytest.param("late", marks=pytest.mark.long)])
 def test_readings_that_are_dated_or_told_late_cost_little(name: str) -> None:
     plain, late = (outcome(NAMED[which], 0, SECONDS).scores[OURS].error_ratio for which in ("additive", name))
     assert late <= plain + 0.03  # by SM time as it is dated, the lag alone costs 15 % and more

@@ -1,7 +1,9 @@
-"""The kernels take half a minute to compile where no cache has them; afterwards they load at once."""
+"""The kernels take a minute or two to compile where no cache has them; afterwards they load at once."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -12,16 +14,30 @@ if TYPE_CHECKING:
     from wattribute.stream.engine import Engine
 
 _PATIENCE_S: Final = 2.0  # from a cache they take 0.4 s
+# Numba compiles one at a time: another process takes the half of the work, and puts it into the cache.
+_OTHERS: Final = "import wattribute.kernels.ingest, wattribute.kernels.learn"
 
 
 def compiled_engine() -> tuple[type[Engine], Callable[..., Any]]:
     """The engine, its kernels compiled, and ``replay`` which drives one; says so where that takes a while."""
-    hint = threading.Timer(_PATIENCE_S, note, ["compiling the kernels (once) …"])
-    hint.daemon = True
-    hint.start()
+    helpers: list[subprocess.Popen[bytes]] = []
+
+    def hurry() -> None:
+        note("compiling the kernels (once) …")
+        quiet = subprocess.DEVNULL
+        command = [sys.executable, "-c", _OTHERS]
+        helpers.append(subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet))  # noqa: S603 - ours
+
+    late = threading.Timer(_PATIENCE_S, hurry)
+    late.daemon = True
+    late.start()
     try:
+        import wattribute.kernels.attribute  # noqa: F401 - the largest
+
+        for helper in helpers:
+            helper.wait()
         from wattribute.stream.engine import Engine
         from wattribute.stream.replay import replay
     finally:
-        hint.cancel()
+        late.cancel()
     return Engine, replay

@@ -520,6 +520,20 @@ def _fit(
     out.known[row] = n
 
 
+@kernel(types.void(MARKS, types.int64, LEARNED))
+def forget_blocks(marks: Marks, window_ns: int, learned: Learned) -> None:
+    """Forget the moments of the blocks whose readings the marks say have changed."""
+    for i in range(marks.made[0]):
+        d = marks.device[i]
+        if d >= learned.block.shape[0]:
+            continue
+        from_block = (marks.first[i] * window_ns - ENERGY_AHEAD_NS) // BLOCK_NS
+        to_block = (marks.last[i] + 1) * window_ns // BLOCK_NS
+        for slot in range(BLOCKS):
+            if from_block <= learned.block[d, slot] <= to_block:
+                learned.block[d, slot] = -1
+
+
 @kernel(
     types.void(
         HOSTS,
@@ -551,8 +565,8 @@ def learn(
     """Learn for every block that a marked window rests on, into ``out``.
 
     ``order`` (marks): the marks by device; those of device d are order[bounds[d]:bounds[d + 1]]. ``idle_mw``
-    (devices): the prior of the idle level. ``learned``: moments found before, of which those that the
-    marks concern are found anew. ``ended``: nothing more will come."""
+    (devices): the prior of the idle level. ``learned``: moments found before. ``ended``: nothing more will
+    come."""
     members = holders.silent.shape[0]
     own, at, feature = np.empty(members, np.int64), np.empty(members, np.int64), np.empty(members, np.int64)
     worked = np.empty(members)
@@ -573,13 +587,6 @@ def learn(
             h = holders.next_holder[h]
         if sharing < 2:
             continue
-        for i in range(bounds[d], bounds[d + 1]):
-            mark = order[i]
-            from_block = (marks.first[mark] * window_ns - ENERGY_AHEAD_NS) // BLOCK_NS
-            to_block = (marks.last[mark] + 1) * window_ns // BLOCK_NS
-            for slot in range(BLOCKS):
-                if from_block <= learned.block[d, slot] <= to_block:
-                    learned.block[d, slot] = -1
         over = ended or hosts.ended_ns[devices.host[d]] == hosts.now_ns[devices.host[d]]
         settled_ns = FOREVER if over else hosts.now_ns[devices.host[d]] - LATENESS_NS
         newest = devices.t_ns[d, devices.length[d] - 1] // window_ns

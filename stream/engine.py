@@ -302,6 +302,7 @@ class Engine:
 
     def _attribute(self, ended: bool, restate: bool = True, provisional: bool = True) -> None:
         n_devices = len(self.series.device_keys)
+        self._learning.changed(self._marks, self.window_ns)
         marks = self._due_marks(n_devices, restate, provisional)
         if not len(marks.device):
             return

@@ -69,6 +69,10 @@ class Learning:
         k.learn(hosts, devices, holders, marks, order, bounds, idle_mw, window_ns, ended, self._learned, out)
         return out
 
+    def changed(self, marks: Marks, window_ns: int) -> None:
+        """Forget what marks just made concern: before any of them waits, for others may rest on the same."""
+        k.forget_blocks(marks, window_ns, self._learned)
+
     def forget(self, devices: NDArray[np.int64] | list[int]) -> None:
         """Forget the moments of devices: their readings, or the rows of their processes, are others from now
         on."""

@@ -212,7 +212,8 @@ def unit_cost(sink: ClickHouseSink) -> list[Row]:
     return sink.store.query(sql).dicts()
 
 
-@pytest.mark.parametrize("is_rolled_up", [pytest.param(False, marks=pytest.mark.long), True])
+@pytest.mark.long
+@pytest.mark.parametrize("is_rolled_up", [False, True])
 def test_a_minute_without_a_source_is_left_out_of_both_sides(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, is_rolled_up: bool
 ) -> None:

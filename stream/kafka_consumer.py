@@ -283,10 +283,8 @@ class KafkaConsumer:
             try:
                 if self._looked.get(partition) != due or self._offsets(partition)[1] <= due:
                     continue
-            except (
-                KafkaException
-            ):  # the broker is away: no stall of ours, and the others are not to wait for it
-                break
+            except KafkaException:
+                break  # the broker is away: no stall of ours, and the others are not to wait for it
             _LOG.warning("%s [%d] stalls at %d: reading it anew", partition.topic, partition.number, due)
             self._client.resume([_place(partition)])
             self.seek(partition, due)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wattribute.kernels import learn as k
 from wattribute.kernels.series import (
@@ -22,8 +21,6 @@ from wattribute.kernels.series import (
     Marks,
     Watts,
 )
-
-_UNKNOWN_IDLE_SD_W: Final = k.IDLE_SD_W
 
 
 class Learning:
@@ -60,7 +57,7 @@ class Learning:
             known=np.zeros(rows, np.int64),
             shift_ns=np.zeros(rows, np.int64),
             idle_mw=np.repeat(idle_mw[:count], np.diff(begin)),
-            idle_sd_w=np.full(rows, _UNKNOWN_IDLE_SD_W),
+            idle_sd_w=np.full(rows, k.IDLE_SD_W),
             noise_w=np.zeros(rows),
             holder=np.empty((rows, WATTS_HOLDERS), np.int64),
             watts=np.empty((rows, WATTS_HOLDERS)),
@@ -73,7 +70,7 @@ class Learning:
         """Forget what marks just made concern: before any of them waits, for others may rest on the same."""
         k.forget_blocks(marks, window_ns, self._learned)
 
-    def forget(self, devices: NDArray[np.int64] | list[int]) -> None:
+    def forget(self, devices: Sequence[int]) -> None:
         """Forget the moments of devices: their readings, or the rows of their processes, are others from now
         on."""
         known = [device for device in devices if device < len(self._learned.block)]

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from wattribute.collector.trace import Line
 from wattribute.records import Device, Process, Record
 from wattribute.sinks.contract import Coded, Column
 from wattribute.stream.engine import Engine
@@ -24,15 +25,6 @@ from wattribute.verify.recording import ProcessKey
 
 _KEPT: Final = 0.995  # of what was learned, each second
 _POLICIES: Final = ("equal", "memory", "active")
-
-
-class Line(NamedTuple):
-    """A record as a line of a trace."""
-
-    number: int
-    record: Record
-    error: None = None
-    raw: bytes = b""
 
 
 class Shared(NamedTuple):
@@ -147,15 +139,14 @@ def seen(records: Sequence[Record], gpu_model: str) -> Seen:
     processes = [record for record in records if isinstance(record, Process)]
     held_by = list(dict.fromkeys((record.pid, record.start_ns) for record in processes))
     t_ns = np.array([record.t for record in devices])
-    counters_j, average_w = (
-        _energy_j(devices),
-        np.array([(record.power_average_mw or 0) / 1e3 for record in devices]),
-    )
+    counters_j = _energy_j(devices)
+    average_w = np.array([(record.power_average_mw or 0) / 1e3 for record in devices])
     by_time: dict[int, dict[ProcessKey, Process]] = {}
     for process in processes:
         if process.sm_percent is not None:
             by_time.setdefault(process.t, {})[process.pid, process.start_ns] = process
-    periods, before_ns = [], min(record.t for record in processes)
+    held_from_ns = before_ns = min(record.t for record in processes)
+    periods = []
     for to_ns in sorted(by_time):
         if to_ns <= before_ns:
             continue
@@ -164,7 +155,7 @@ def seen(records: Sequence[Record], gpu_model: str) -> Seen:
         used = {key: process.sm_percent or 0.0 for key, process in by_time[to_ns].items()}
         periods.append(Period(before_ns, to_ns, used, energy_j, float(average_w[last])))
         before_ns = to_ns
-    unheld = average_w[t_ns < min(record.t for record in processes)]
+    unheld = average_w[t_ns < held_from_ns]
     idle_w = IdleLevels().resident_mw(gpu_model) / 1e3
     return Seen(periods, held_by, idle_w, float(unheld.min()) if len(unheld) else 0.0)
 

@@ -83,11 +83,13 @@ def attribution(made: Readings, learns: bool) -> Attribution:
     prior = Learning().watts(hosts, devices, nobody_works, marks, order, bounds, idle_mw, SECOND_NS, False)
 
     def call() -> int:
-        watts = prior
+        watts, of = prior
         if learns:  # anew each time: nothing is known of what was learned before
-            watts = Learning().watts(hosts, devices, holders, marks, order, bounds, idle_mw, SECOND_NS, False)
+            watts, of = Learning().watts(
+                hosts, devices, holders, marks, order, bounds, idle_mw, SECOND_NS, False
+            )
         count, first, _ = a.attribute(
-            hosts, devices, holders, marks, watts, order, bounds, SECOND_NS, 0, 0, True, False, out
+            hosts, devices, holders, marks, watts, of, order, bounds, SECOND_NS, 0, 0, True, False, out
         )
         check(first == made.devices, f"the kernel stopped at device {first}")
         return count

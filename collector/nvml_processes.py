@@ -17,6 +17,7 @@ _NVML_NO_INSTANCE: Final = 0xFFFFFFFF
 _INSTANCE_MAX: Final = 64
 _PID_MAX: Final = 1 << 22  # Linux PID_MAX_LIMIT
 _UNIX_SLACK_NS: Final = 300_000_000_000
+_AHEAD_MAX_NS: Final = 1_000_000_000
 # nvml.h: a utilisation sample covers between 1/6 s and 1 s, by product
 _SAMPLE_MAX_NS: Final = 1_000_000_000
 _LATE_MAX_NS: Final = 10_000_000_000  # seen: entries that were 8 s old (NVIDIA/go-nvml issue 51)
@@ -174,6 +175,8 @@ class ProcessSamples:
 
 def _unix_ns(timestamp_us: int, t: int) -> int:
     """The driver's timestamp on our clock. It is Unix time where it was seen, but nothing promises that: one
-    that is minutes off is of another clock, and the time of reading stands in for it."""
+    that is minutes off is of another clock, and the time of reading stands in for it; as for one that is more
+    than a second ahead. Less than that is left as it is, for the stream learns how late samples are dated; to
+    cut single ones to the time of reading would tear holes between them."""
     ns = timestamp_us * 1000
-    return min(ns, t) if abs(ns - t) < _UNIX_SLACK_NS else t
+    return ns if -_UNIX_SLACK_NS < ns - t <= _AHEAD_MAX_NS else t

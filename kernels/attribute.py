@@ -18,7 +18,6 @@ import numpy as np
 from wattribute.kernels.jit import allocating_part, kernel, part, prefetch
 from wattribute.kernels.series import (
     AVERAGE_SHIFT_NS,
-    BLOCK_NS,
     DEVICES,
     F64,
     FOREVER,
@@ -31,6 +30,7 @@ from wattribute.kernels.series import (
     LATENESS_NS,
     MARKS,
     WATTS,
+    WATTS_OF,
     WATTS_PRIOR_SD,
     Devices,
     Holders,
@@ -38,6 +38,7 @@ from wattribute.kernels.series import (
     Marks,
     Scratch,
     Watts,
+    WattsOf,
     types,
 )
 
@@ -209,16 +210,6 @@ def _add_cut(cuts_ns: I64, begin: int, n: int, edge_ns: int, to_ns: int) -> int:
 
 
 @part
-def _row_of_watts(watts: Watts, d: int, window: int, window_ns: int, settled_ns: int) -> int:
-    """The row of what was learned for a window: see learn.block_of, which this repeats."""
-    to_ns = (window + 1) * window_ns
-    block = (to_ns - 1) // BLOCK_NS
-    if to_ns > settled_ns:
-        block = (to_ns - LATENESS_NS) // BLOCK_NS - 1
-    return int(watts.begin[d] + block - watts.first_block[d])
-
-
-@part
 def _may_hold(holders: Holders, h: int, from_ns: int, to_ns: int) -> bool:
     """Whether holder h could ever have been taken to hold the device in the window: then it has a row."""
     return bool(holders.reach_from_ns[h] < to_ns and holders.reach_to_ns[h] > from_ns)
@@ -267,9 +258,9 @@ def _cut(
     devices: Devices,
     holders: Holders,
     watts: Watts,
+    of: WattsOf,
     d: int,
     now_ns: int,
-    settled_ns: int,
     windows: I64,
     window_ns: int,
     work: Scratch,
@@ -282,7 +273,7 @@ def _cut(
     for k in range(windows.shape[0]):
         from_ns = windows[k] * window_ns
         to_ns = from_ns + window_ns
-        shift_ns = watts.shift_ns[_row_of_watts(watts, d, windows[k], window_ns, settled_ns)]
+        shift_ns = watts.shift_ns[of.row[of.begin[d] + windows[k] - of.first_window[d]]]
         begin = work.first_cut[k] = n
         cuts_ns[n] = from_ns
         n += 1
@@ -614,11 +605,19 @@ def _memory_at(holders: Holders, h: int, k: int) -> int:
 
 @part
 def _split_shared(
-    watts: Watts, row: int, work: Scratch, n: int, energy_uj: int, length_ns: int, idle_mw: int
+    watts: Watts,
+    row: int,
+    work: Scratch,
+    n: int,
+    energy_uj: int,
+    length_ns: int,
+    edges: int,
+    idle_mw: int,
 ) -> int:
     """Split a piece over the n > 1 holders present, into ``work.sums``; the flags it raises.
 
-    Idle = min(E, idle level × length), by policy; active = the rest, by watts × SM time."""
+    Idle = min(E, idle level × length), by policy; active = the rest, by watts × SM time. ``edges``: how many
+    of the window's the piece lies at."""
     flags = 0
     sums, parts, shares, present = work.sums, work.parts, work.shares, work.present
     sm_percent, memory_bytes = work.sm_percent, work.memory_bytes
@@ -673,11 +672,14 @@ def _split_shared(
     for k in range(n):
         sums[present[k], _ACTIVE] += parts[k]
         # Of a share w x / Σ w x the uncertainty of all watts; of the idle level, its share; what the sum
-        # leaves unexplained is one's or another's.
+        # leaves unexplained is one's or another's; and as the counter is read late, some energy at each edge
+        # of the window is that of the next.
         own = sm_percent[k] ** 2 * work.unsure[k]
         variance = max(0.0, own - 2.0 * shares[k] * own + shares[k] ** 2 * spread) * (active_uj / drawn) ** 2
         variance += (watts.idle_sd_w[row] * shares[k] * length_ns / 1e3) ** 2
         variance += (watts.noise_w[row] * length_ns / 1e3) ** 2 * shares[k] * (1.0 - shares[k])
+        late_ns = min(watts.late_s[row] * 1e9, length_ns)
+        variance += 0.5 * (edges * shares[k] * energy_uj * late_ns / length_ns) ** 2
         sums[present[k], _ERROR_UJ] += int(min(_SDS_OF_95 * math.sqrt(variance), 1e15))
     return flags
 
@@ -781,7 +783,8 @@ def _split_window(
             used_ns = min(int(work.sm_percent[0] * length_ns / 100.0), length_ns)
             _give(sums, work.present[0], energy_uj - idle_uj, idle_uj, used_ns, length_ns)
         else:
-            flags |= _split_shared(watts, row, work, n, energy_uj, length_ns, idle_mw)
+            edges = (c == work.first_cut[k]) + (c + 2 == work.first_cut[k + 1])
+            flags |= _split_shared(watts, row, work, n, energy_uj, length_ns, edges, idle_mw)
     return covered_ns, total_uj, flags, gap
 
 
@@ -920,6 +923,7 @@ def _attribute_windows(
     devices: Devices,
     holders: Holders,
     watts: Watts,
+    of: WattsOf,
     d: int,
     window_ns: int,
     windows: I64,
@@ -936,7 +940,7 @@ def _attribute_windows(
     work = _scratch(devices, holders, d, low_ns, high_ns, windows.shape[0])
     _rewind(holders, work, low_ns)
     settled_ns = FOREVER if ended else now_ns - LATENESS_NS
-    n_cuts = _cut(devices, holders, watts, d, now_ns, settled_ns, windows, window_ns, work)
+    n_cuts = _cut(devices, holders, watts, of, d, now_ns, windows, window_ns, work)
     read_from, known_from_ns, known_to_ns, beside, lacks_energy = _measure(devices, d, n_cuts, work)
     _rewind(holders, work, low_ns)
     n = work.members.shape[0]
@@ -944,7 +948,7 @@ def _attribute_windows(
     for k in range(windows.shape[0]):
         from_ns = windows[k] * window_ns
         to_ns = from_ns + window_ns
-        learned = _row_of_watts(watts, d, windows[k], window_ns, settled_ns)
+        learned = of.row[of.begin[d] + windows[k] - of.first_window[d]]
         if learned != known:
             _know_watts(holders, watts, learned, work)
             known = learned
@@ -1019,6 +1023,7 @@ def _span(
         HOLDERS,
         MARKS,
         WATTS,
+        WATTS_OF,
         _i64,
         _i64,
         types.int64,
@@ -1035,6 +1040,7 @@ def attribute(
     holders: Holders,
     marks: Marks,
     watts: Watts,
+    of: WattsOf,
     order: I64,
     bounds: I64,
     window_ns: int,
@@ -1047,8 +1053,8 @@ def attribute(
     """Attribute the marked windows of devices ``first`` and on, of that one from ``first_window`` on;
     (rows written, the device and the window to go on with).
 
-    What does not fit ``out`` (23, rows) is left for another call. ``watts``: what was learned for every
-    block in which a marked window ends. ``order`` (marks): the marks by device; those of device d are
+    What does not fit ``out`` (23, rows) is left for another call. ``watts``, ``of``: what was learned, and
+    which row of it each marked window rests on. ``order`` (marks): the marks by device; those of device d are
     order[bounds[d]:bounds[d + 1]]. Not ``processes_known``: nobody said who held the devices, so what nobody
     holds is residual. ``ended``: nothing more will come, so incomplete windows are due too, as of a host
     whose collector has ended."""
@@ -1080,6 +1086,7 @@ def attribute(
                 devices,
                 holders,
                 watts,
+                of,
                 d,
                 window_ns,
                 windows[:fit],

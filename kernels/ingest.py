@@ -17,6 +17,7 @@ from wattribute.kernels.series import (
     AVERAGE_SHIFT_NS,
     BATCH,
     BLOCK_NS,
+    DATED_NS,
     DEVICES,
     DROPS,
     ENERGY_AHEAD_NS,
@@ -108,7 +109,7 @@ def _mark_readings(
 ) -> None:
     """Mark the windows of which readings changed. Where that comes so late that windows which rest on the
     same block of readings are final, those too, and all that rest on what is learned of it."""
-    block_ns = (from_ns - ENERGY_AHEAD_NS) // BLOCK_NS * BLOCK_NS
+    block_ns = (from_ns - ENERGY_AHEAD_NS - DATED_NS) // BLOCK_NS * BLOCK_NS
     to_ns = max(to_ns, now_ns)
     if block_ns < now_ns - LATENESS_NS:
         from_ns = min(from_ns, max(block_ns, to_ns - HORIZON_NS))

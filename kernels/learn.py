@@ -5,16 +5,20 @@ is taken to be
 
     power = idle level + Σ watts per percent × SM percent of each process
 
-and solved for by ridge regression: a prior says what is likely, the readings of two minutes say what is so,
-the newer the more. As SM readings may be dated late or early against those of energy, they are shifted
-such that they explain the power best.
+and solved for by ridge regression: a prior says what is likely, the readings of one to two minutes say what
+is so, the newer the more. As SM readings may be dated late or early against those of energy, they are
+shifted such that they explain the power best.
 
-What is learned for a block of 5 s is a function of the readings of that block and of the 23 before it, and
-of nothing else: it is found again after a restart, and a late reading changes what lies up to two minutes
-after it.
+    curve    the cumulative energy of the device over some seconds
+    sum      what the stretches of a block of 5 s say, added to the sums of its minute
+    fit      watts, from the sums of a minute up to a block and of the minute before
+
+What is learned for a block is a function of the readings of its minute and of the one before, and of nothing
+else: it is found again after a restart, and a late reading changes what lies up to two minutes after it.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,11 +26,11 @@ from wattribute.kernels.jit import kernel, part
 from wattribute.kernels.series import (
     AVERAGE_SHIFT_NS,
     BLOCK_NS,
-    BLOCKS,
+    DATED_NS,
     DEVICES,
     ENERGY_AHEAD_NS,
     F64,
-    FEATURES,
+    FITS,
     FOREVER,
     HAS_COUNTER,
     HAS_INSTANT,
@@ -37,9 +41,11 @@ from wattribute.kernels.series import (
     LATENESS_NS,
     LEARNED,
     MARKS,
+    MINUTE,
     SHIFT_MAX_NS,
     WATTS,
     WATTS_HOLDERS,
+    WATTS_OF,
     WATTS_PRIOR,
     WATTS_PRIOR_SD,
     Devices,
@@ -48,14 +54,17 @@ from wattribute.kernels.series import (
     Learned,
     Marks,
     Watts,
+    WattsOf,
     types,
 )
 
 OTHERS = -2
-"""In place of a holder: all those that found no room among the features."""
-_IDLE = FEATURES - 1  # the last feature is the idle level
+"""In place of a holder: all those that found no room of their own."""
+_IDLE, _OTHERS, _OWN = 0, 1, 2  # places of sums: the idle level, the others, the first process of its own
+PLACES = WATTS_HOLDERS + 1
 _EDGES = 64  # different times at which SM time was read in a block; 30 where a driver tells it each 1/6 s
 _SHORTEST_NS, _LONGEST_NS = 50_000_000, 60_000_000_000  # of other stretches the mean power says little
+_DATED_CHANGES = 30  # to each side: with 101 ms from change to change, 61 were read with every delay alike
 
 # Chosen on simulated devices, by the error of what each process is charged (wattribute verify). To forget in
 # 40 s keeps up with watts that swing by a quarter within 5 min, and costs nothing where they are steady.
@@ -66,17 +75,36 @@ _IDLE_LOW, _IDLE_HIGH = 0.6, 1.6  # of the prior: what lies beyond is a bad fit
 _LEAST = 0.25  # of the prior: a process that works draws something
 _BETTER = 0.9  # of the variance, at most, must be left for a shift to be believed: chance seldom does that
 
-# How much later than it was so an SM reading is dated, in the order in which that is tried.
-_SHIFTS_NS = np.array([0, -50, 50, -100, 100, 200, 300, 400, 500, 600, 800, 1000], np.int64) * 1_000_000
-_SHIFTS = len(_SHIFTS_NS)
-# Moments of a block: features × features; features × power and power² of each shift.
-_FIRST = FEATURES * FEATURES
-_SQUARES = _FIRST + _SHIFTS * FEATURES
-MOMENTS = _SQUARES + _SHIFTS
+# How much later than it was so an SM reading is dated: what is tried.
+_SHIFTS_NS = np.array([-100, -50, 0, 50, 100, 200, 300, 400, 500, 600, 800, 1000], np.int64) * 1_000_000
+SHIFTS, _UNSHIFTED = len(_SHIFTS_NS), 2
+
+_WANTED = -1  # in place of a row of Watts
+
+
+class _Scratch(NamedTuple):
+    """Room to learn of one device after the other."""
+
+    near: I64  # (holders): where to look in the records of each; it moves on
+    own: I64  # (holders): those of whom SM time was read in a block
+    at: I64  # (holders): the record of each to go on with
+    place: I64  # (holders): in the sums, -1 while it has none
+    edges_ns: I64  # (_EDGES): when that was read
+    read_ns: I64  # (samples): when the counter was read to have changed
+    curve_ns: I64  # (samples): cumulative energy, as points of a line
+    curve_j: F64
+    late_s2: F64  # (1): variance of how late it was read, s²
+    begin_j: F64  # (SHIFTS): the curve where a stretch begins, for each shift
+    end_j: F64
+    x: F64  # (PLACES): SM percent over a stretch
+    who: I64  # (WATTS_HOLDERS): whose watts are fitted
+    second: F64  # (PLACES, PLACES): sums of two minutes, as are the next two
+    first: F64  # (PLACES, SHIFTS)
+    squares: F64  # (SHIFTS)
 
 
 @part
-def block_of(window: int, window_ns: int, settled_ns: int) -> int:
+def _block_of(window: int, window_ns: int, settled_ns: int) -> int:
     """The block that the split of a window rests on: the one in which it ends, where the window is final.
     Before that, readings of that block are still to come, and the window would have to be written again with
     each: so it is the last one that was final when the window ended."""
@@ -114,44 +142,99 @@ def _first_after(ns: I64, row: int, n: int, instant_ns: int, near: int) -> int:
 
 
 @part
-def _counter_j(devices: Devices, d: int, i: int, instant_ns: int) -> float:
-    """The counter at an instant, in J, interpolated between its changes; NaN where that is not known.
-    ``i``: the last sample at or before the instant."""
-    energy_mj = devices.energy_mj
-    k = i
-    while k > 0 and energy_mj[d, k] < 0:
-        k -= 1
-    mj = energy_mj[d, k]
-    following = i + 1
-    while following < devices.length[d] and (energy_mj[d, following] < 0 or energy_mj[d, following] == mj):
-        following += 1
-    if mj < 0 or following >= devices.length[d]:
-        return math.nan
-    while k > 0 and (energy_mj[d, k - 1] == mj or energy_mj[d, k - 1] < 0):
-        k -= 1
-    while energy_mj[d, k] < 0:
-        k += 1
-    share = (instant_ns - devices.t_ns[d, k]) / (devices.t_ns[d, following] - devices.t_ns[d, k])
-    return float(mj + share * (energy_mj[d, following] - mj)) / 1e3
+def _draw_changes(devices: Devices, d: int, first: int, to_ns: int, work: _Scratch) -> int:
+    """The curve of a counter from sample ``first`` on; its number of points.
+
+    A point is a change. That was read up to a period of the sampler after it happened, now sooner, now later,
+    while counters change at a steady pace: so it is dated at the mean of the changes around it, but no
+    further from when it was read than half the time since the reading before."""
+    t_ns, energy_mj = devices.t_ns, devices.energy_mj
+    read_ns, curve_ns, curve_j = work.read_ns, work.curve_ns, work.curve_j
+    n = 0
+    before_ns, mj = 0, -1
+    i = first
+    enough_ns = to_ns + DATED_NS
+    while i < devices.length[d] and t_ns[d, i] <= enough_ns:
+        if energy_mj[d, i] >= 0:
+            if energy_mj[d, i] != mj:
+                mj = energy_mj[d, i]
+                read_ns[n], curve_j[n] = t_ns[d, i], mj / 1e3
+                curve_ns[n] = (t_ns[d, i] - before_ns) // 2 if n > 0 else 0
+                n += 1
+            before_ns = t_ns[d, i]
+        i += 1
+        if i < devices.length[d] and t_ns[d, i] > enough_ns and n > 0 and read_ns[n - 1] <= to_ns:
+            enough_ns = min(t_ns[d, i], to_ns + _LONGEST_NS)  # it changes seldom
+    base_ns = read_ns[0]
+    low = high = total_ns = 0  # of the changes low to high, both in, Σ time since the first
+    off_s2 = 0.0
+    for k in range(n):
+        reach = min(_DATED_CHANGES, k, n - 1 - k)
+        while high < k + reach:
+            high += 1
+            total_ns += read_ns[high] - base_ns
+        while low < k - reach:
+            total_ns -= read_ns[low] - base_ns
+            low += 1
+        dated_ns = base_ns + total_ns // (high - low + 1)
+        dated_ns = min(max(dated_ns, read_ns[k] - curve_ns[k]), read_ns[k] + curve_ns[k])
+        curve_ns[k] = max(dated_ns, curve_ns[k - 1]) if k > 0 else dated_ns
+        off_s2 += ((read_ns[k] - curve_ns[k]) / 1e9) ** 2
+    work.late_s2[0] = off_s2 / max(n, 1)
+    return n
 
 
 @part
-def _power_j(t_ns: I64, power_mw: I32, d: int, i: int, from_ns: int, to_ns: int) -> float:
-    """Integrated power between two instants, in J; NaN where a reading is missing. ``i``: a sample at or
-    before ``from_ns``."""
-    total = 0.0
-    while t_ns[d, i + 1] <= from_ns:
+def _draw_power(
+    t_ns: I64, power_mw: I32, n: int, d: int, first: int, to_ns: int, shift_ns: int, work: _Scratch
+) -> int:
+    """The curve of integrated power from sample ``first`` on, NaN from where a reading is missing; its number
+    of points. ``shift_ns``: how long ago the middle of what a reading speaks of was."""
+    count = 0
+    total_j = 0.0
+    i = first
+    while i < n and (i == first or t_ns[d, i - 1] - shift_ns <= to_ns):
+        if power_mw[d, i] < 0:
+            total_j = math.nan
+        elif i > first:
+            total_j += (power_mw[d, i] + power_mw[d, i - 1]) * (t_ns[d, i] - t_ns[d, i - 1]) / 2e12
+        work.curve_ns[count], work.curve_j[count] = t_ns[d, i] - shift_ns, total_j
+        count += 1
         i += 1
-    while t_ns[d, i] < to_ns:
-        from_mw, to_mw = float(power_mw[d, i]), float(power_mw[d, i + 1])
-        if from_mw < 0.0 or to_mw < 0.0:
-            return math.nan
-        length = t_ns[d, i + 1] - t_ns[d, i]
-        begin, end = max(from_ns, t_ns[d, i]), min(to_ns, t_ns[d, i + 1])
-        middle = ((begin - t_ns[d, i]) + (end - t_ns[d, i])) / 2 / length
-        total += (from_mw + middle * (to_mw - from_mw)) * (end - begin)
-        i += 1
-    return total / 1e12
+    return count
+
+
+@part
+def _draw_curve(devices: Devices, d: int, from_ns: int, to_ns: int, work: _Scratch) -> int:
+    """The cumulative energy of a device in J, as points that lie around the time given; how many."""
+    n = devices.length[d]
+    before_ns = from_ns - (DATED_NS if devices.sources[d] & HAS_COUNTER else 0)
+    first = work.near[0] = max(_first_after(devices.t_ns, d, n, before_ns, work.near[0]) - 1, 0)
+    if devices.sources[d] & HAS_COUNTER:
+        return _draw_changes(devices, d, first, to_ns, work)
+    work.late_s2[0] = 0.0
+    if devices.sources[d] & HAS_INSTANT:
+        return _draw_power(devices.t_ns, devices.power_mw, n, d, first, to_ns, 0, work)
+    return _draw_power(devices.t_ns, devices.average_mw, n, d, first, to_ns, AVERAGE_SHIFT_NS, work)
+
+
+@part
+def _read_curve(n: int, instant_ns: int, work: _Scratch, joules: F64) -> None:
+    """The curve of n points at an instant less each shift, NaN where it does not reach."""
+    curve_ns, curve_j = work.curve_ns, work.curve_j
+    first_ns, last_ns = curve_ns[0], curve_ns[n - 1]
+    pace = (n - 1) / max(last_ns - first_ns, 1)
+    for s in range(SHIFTS):
+        at_ns = instant_ns - _SHIFTS_NS[s]
+        joules[s] = math.nan
+        if first_ns <= at_ns < last_ns:
+            i = int((at_ns - first_ns) * pace)  # points come at a steady pace
+            while curve_ns[i] > at_ns:
+                i -= 1
+            while curve_ns[i + 1] <= at_ns:
+                i += 1
+            share = (at_ns - curve_ns[i]) / (curve_ns[i + 1] - curve_ns[i])
+            joules[s] = curve_j[i] + share * (curve_j[i + 1] - curve_j[i])
 
 
 @part
@@ -169,101 +252,29 @@ def _is_broken(devices: Devices, d: int, from_ns: int, to_ns: int) -> bool:
 
 
 @part
-def _joules(devices: Devices, d: int, from_ns: int, to_ns: int, joules: F64, near: I64) -> bool:
-    """The energy between two instants, for each shift, in J; whether all are known. ``near[0]``: where to
-    look for them, which moves on."""
-    last_ns = from_ns - SHIFT_MAX_NS
-    if _is_broken(devices, d, last_ns, to_ns + ENERGY_AHEAD_NS):
-        return False
-    n = devices.length[d]
-    first = near[0] = _first_after(devices.t_ns, d, n, last_ns, near[0]) - 1
-    for s in range(_SHIFTS):
-        begin_ns, end_ns = from_ns - _SHIFTS_NS[s], to_ns - _SHIFTS_NS[s]
-        if devices.sources[d] & HAS_COUNTER:
-            i = first
-            while devices.t_ns[d, i + 1] <= begin_ns:
-                i += 1
-            begin_j = _counter_j(devices, d, i, begin_ns)
-            while devices.t_ns[d, i + 1] <= end_ns:
-                i += 1
-            joules[s] = _counter_j(devices, d, i, end_ns) - begin_j
-        else:
-            i = first
-            if devices.sources[d] & HAS_INSTANT:
-                joules[s] = _power_j(devices.t_ns, devices.power_mw, d, i, begin_ns, end_ns)
-            else:
-                begin_ns, end_ns = begin_ns + AVERAGE_SHIFT_NS, end_ns + AVERAGE_SHIFT_NS
-                joules[s] = _power_j(devices.t_ns, devices.average_mw, d, i, begin_ns, end_ns)
-        if math.isnan(joules[s]):
-            return False
-    return True
-
-
-@part
-def _used(holders: Holders, h: int, k: int, from_ns: int, to_ns: int) -> float:
-    """Percent × ns of SM time between two instants; k: the first record that ends after ``from_ns``."""
-    total = 0.0
-    while k < holders.used_length[h] and holders.used_from_ns[h, k] < to_ns:
-        begin, end = max(from_ns, holders.used_from_ns[h, k]), min(to_ns, holders.used_ns[h, k])
-        total += holders.used_percent[h, k] * (end - begin)
-        k += 1
-    return total
-
-
-@part
-def _choose_features(
-    devices: Devices,
-    holders: Holders,
-    d: int,
-    slot: int,
-    start_ns: int,
-    own: I64,
-    at: I64,
-    worked: F64,
-    feature: I64,
-    near: I64,
-    learned: Learned,
-) -> int:
-    """Those of whom SM time was read in the block from ``start_ns`` on, into ``own``, with their first record
-    there and which feature each is, -1 for who did not work; how many. Where too many worked, those who
-    worked least are one feature."""
-    n = working = 0
+def _find_own(devices: Devices, holders: Holders, d: int, start_ns: int, work: _Scratch) -> int:
+    """Those of whom SM time was read in the block from ``start_ns`` on, and their first record there, into
+    ``work``; how many."""
+    n = 0
     h = devices.first_holder[d]
     while h >= 0:
-        k = _first_after(holders.used_ns, h, holders.used_length[h], start_ns, near[h + 1])
-        near[h + 1] = k
+        k = _first_after(holders.used_ns, h, holders.used_length[h], start_ns, work.near[h + 1])
+        work.near[h + 1] = k
         if k < holders.used_length[h] and holders.used_from_ns[h, k] < start_ns + BLOCK_NS:
-            own[n], at[n], feature[n] = h, k, -1
-            worked[n] = _used(holders, h, k, start_ns, start_ns + BLOCK_NS)
-            working += 1 if worked[n] > 0.0 else 0
+            work.own[n], work.at[n], work.place[n] = h, k, -1
             n += 1
         h = holders.next_holder[h]
-    alone = working if working <= _IDLE else _IDLE - 1
-    for f in range(FEATURES):
-        learned.named[d, slot, f] = -1
-    for f in range(alone):
-        best = -1
-        for m in range(n):
-            if feature[m] < 0 and worked[m] > 0.0 and (best < 0 or worked[m] > worked[best]):
-                best = m
-        feature[best] = f
-        learned.named[d, slot, f] = own[best]
-    if working > alone:
-        learned.named[d, slot, alone] = OTHERS
-        for m in range(n):
-            if feature[m] < 0 and worked[m] > 0.0:
-                feature[m] = alone
     return n
 
 
 @part
-def _edges(holders: Holders, own: I64, at: I64, n: int, end_ns: int, edges_ns: I64) -> int:
+def _find_edges(holders: Holders, n: int, end_ns: int, work: _Scratch) -> int:
     """The different times up to ``end_ns`` at which records of those n end, ascending; how many."""
-    count = 0
+    edges_ns, count = work.edges_ns, 0
     for m in range(n):
-        k = at[m]
-        while k < holders.used_length[own[m]] and holders.used_ns[own[m], k] <= end_ns and count < _EDGES:
-            edge_ns = holders.used_ns[own[m], k]
+        h, k = work.own[m], work.at[m]
+        while k < holders.used_length[h] and holders.used_ns[h, k] <= end_ns and count < _EDGES:
+            edge_ns = holders.used_ns[h, k]
             place = count
             while place > 0 and edges_ns[place - 1] > edge_ns:
                 place -= 1
@@ -277,149 +288,184 @@ def _edges(holders: Holders, own: I64, at: I64, n: int, end_ns: int, edges_ns: I
 
 
 @part
-def _observe(
-    devices: Devices,
-    holders: Holders,
-    d: int,
-    block: int,
-    own: I64,
-    at: I64,
-    worked: F64,
-    feature: I64,
-    edges_ns: I64,
-    joules: F64,
-    x: F64,
-    near: I64,
-    learned: Learned,
-) -> None:
-    """The moments of one block, of the stretches that end in it, into ``learned``."""
-    slot = block % BLOCKS
-    start_ns = block * BLOCK_NS
-    moments = learned.moments
-    learned.block[d, slot] = block
-    for i in range(MOMENTS):
-        moments[d, slot, i] = 0.0
-    n = _choose_features(devices, holders, d, slot, start_ns, own, at, worked, feature, near, learned)
-    count = _edges(holders, own, at, n, start_ns + BLOCK_NS, edges_ns)
-    before_ns = 0  # when the stretch before the first ended
+def _stretch_from(holders: Holders, n: int, to_ns: int, before_ns: int, work: _Scratch) -> int:
+    """Where the stretch that ends at ``to_ns`` begins: with the earliest of the records that end there, but
+    not before the last stretch ended."""
+    from_ns = to_ns
     for m in range(n):
-        if at[m] > 0:
-            before_ns = max(before_ns, holders.used_ns[own[m], at[m] - 1])
+        h, k = work.own[m], work.at[m]
+        while k < holders.used_length[h] and holders.used_ns[h, k] < to_ns:
+            k += 1
+        if k < holders.used_length[h] and holders.used_ns[h, k] == to_ns:
+            from_ns = min(from_ns, holders.used_from_ns[h, k])
+    return max(from_ns, before_ns)
+
+
+@part
+def _place_of(learned: Learned, d: int, half: int, h: int) -> int:
+    """Where holder h stands in the sums of a minute. If it is new it gets a place there while any is left,
+    and shares that of the others if none is."""
+    n = learned.names[d, half]
+    for place in range(_OWN, n):
+        if learned.holder[d, half, place] == h:
+            return place
+    if n == PLACES:
+        return _OTHERS
+    learned.holder[d, half, n] = h
+    for j in range(n + 1):
+        learned.second[d, half, n, j] = 0.0
+    for s in range(SHIFTS):
+        learned.first[d, half, n, s] = 0.0
+    learned.names[d, half] = n + 1
+    return int(n)
+
+
+@part
+def _load(
+    holders: Holders, learned: Learned, d: int, half: int, n: int, from_ns: int, to_ns: int, work: _Scratch
+) -> None:
+    """The mean SM percent of each of those n over a stretch, into ``work.x``, at their places."""
+    for place in range(PLACES):
+        work.x[place] = 0.0
+    work.x[_IDLE] = 1.0
+    for m in range(n):
+        h, k = work.own[m], work.at[m]
+        while k > 0 and holders.used_ns[h, k - 1] > from_ns:
+            k -= 1
+        while k < holders.used_length[h] and holders.used_ns[h, k] <= from_ns:
+            k += 1
+        work.at[m] = k
+        used = 0.0
+        while k < holders.used_length[h] and holders.used_from_ns[h, k] < to_ns:
+            begin, end = max(from_ns, holders.used_from_ns[h, k]), min(to_ns, holders.used_ns[h, k])
+            used += holders.used_percent[h, k] * (end - begin)
+            k += 1
+        if used > 0.0:
+            if work.place[m] < 0:
+                work.place[m] = _place_of(learned, d, half, h)
+            work.x[work.place[m]] += used / (to_ns - from_ns)
+
+
+@part
+def _add_stretch(learned: Learned, d: int, half: int, length_ns: int, weight: float, work: _Scratch) -> None:
+    """Add to the sums of a minute what a stretch says, for each shift."""
+    power_w = work.begin_j
+    for s in range(SHIFTS):
+        power_w[s] = (work.end_j[s] - work.begin_j[s]) / length_ns * 1e9
+        learned.squares[d, half, s] += weight * power_w[s] ** 2
+    learned.late_s2[d, half] += weight * work.late_s2[0]
+    for i in range(learned.names[d, half]):
+        if work.x[i] == 0.0:
+            continue
+        weighted = weight * work.x[i]
+        for j in range(i + 1):
+            learned.second[d, half, i, j] += weighted * work.x[j]
+        for s in range(SHIFTS):
+            learned.first[d, half, i, s] += weighted * power_w[s]
+
+
+@part
+def _sum_block(
+    devices: Devices, holders: Holders, d: int, block: int, learned: Learned, work: _Scratch
+) -> None:
+    """Add what the stretches that end in a block say to the sums of its minute. They weigh more than those of
+    the block before: of the sums, less is left with each block."""
+    start_ns, half = block * BLOCK_NS, block // MINUTE % 2
+    n = _find_own(devices, holders, d, start_ns, work)
+    count = _find_edges(holders, n, start_ns + BLOCK_NS, work)
+    if count == 0:
+        return
+    before_ns = from_ns = 0  # when the stretch before the first ended
+    for m in range(n):
+        if work.at[m] > 0:
+            before_ns = max(before_ns, holders.used_ns[work.own[m], work.at[m] - 1])
+    from_ns = _stretch_from(holders, n, work.edges_ns[0], before_ns, work)
+    from_ns = max(from_ns, start_ns - _LONGEST_NS)
+    points = _draw_curve(devices, d, from_ns - SHIFT_MAX_NS, start_ns + BLOCK_NS + ENERGY_AHEAD_NS, work)
+    weigh = math.exp(block % MINUTE * (BLOCK_NS / 1e9 / _FORGET_S)) / 1e9 / _NOISE_W2
+    if points < 2:
+        return
+    read_ns = 0  # where the curve was read last
     for e in range(count):
-        to_ns = edges_ns[e]
-        from_ns = to_ns
-        for m in range(n):
-            k = at[m]
-            while k < holders.used_length[own[m]] and holders.used_ns[own[m], k] < to_ns:
-                k += 1
-            if k < holders.used_length[own[m]] and holders.used_ns[own[m], k] == to_ns:
-                from_ns = min(from_ns, holders.used_from_ns[own[m], k])
-        from_ns = max(from_ns, before_ns)
+        to_ns = work.edges_ns[e]
+        from_ns = _stretch_from(holders, n, to_ns, before_ns, work)
         before_ns = to_ns
-        length_ns = to_ns - from_ns
-        if not _SHORTEST_NS <= length_ns <= _LONGEST_NS or not _joules(
-            devices, d, from_ns, to_ns, joules, near
+        if not _SHORTEST_NS <= to_ns - from_ns <= _LONGEST_NS or _is_broken(
+            devices, d, from_ns - SHIFT_MAX_NS, to_ns + ENERGY_AHEAD_NS
         ):
             continue
-        for f in range(FEATURES):
-            x[f] = 0.0
-        x[_IDLE] = 1.0
-        for m in range(n):
-            k = at[m]
-            while k > 0 and holders.used_ns[own[m], k - 1] > from_ns:
-                k -= 1
-            while k < holders.used_length[own[m]] and holders.used_ns[own[m], k] <= from_ns:
-                k += 1
-            if feature[m] >= 0:
-                x[feature[m]] += _used(holders, own[m], k, from_ns, to_ns) / length_ns
-        weight = length_ns / 1e9 / _NOISE_W2
-        for i in range(FEATURES):
-            if x[i] == 0.0:
-                continue
-            for j in range(FEATURES):
-                moments[d, slot, i * FEATURES + j] += weight * x[i] * x[j]
-            for s in range(_SHIFTS):
-                moments[d, slot, _FIRST + i * _SHIFTS + s] += weight * x[i] * (joules[s] / length_ns * 1e9)
-        for s in range(_SHIFTS):
-            moments[d, slot, _SQUARES + s] += weight * (joules[s] / length_ns * 1e9) ** 2
+        if from_ns == read_ns:
+            for s in range(SHIFTS):
+                work.begin_j[s] = work.end_j[s]
+        else:
+            _read_curve(points, from_ns, work, work.begin_j)
+        _read_curve(points, to_ns, work, work.end_j)
+        read_ns = to_ns
+        known = True
+        for s in range(SHIFTS):
+            known &= not math.isnan(work.end_j[s] - work.begin_j[s])
+        if known:
+            _load(holders, learned, d, half, n, from_ns, to_ns, work)
+            _add_stretch(learned, d, half, to_ns - from_ns, weigh * (to_ns - from_ns), work)
 
 
 @part
-def _is_named_alike(learned: Learned, d: int, slot: int, other: int) -> bool:
-    """Whether the features of two blocks are those of the same processes."""
-    alike = True
-    for f in range(_IDLE):
-        alike &= learned.named[d, slot, f] == learned.named[d, other, f]
-    return alike
-
-
-@part
-def _gather(learned: Learned, d: int, block: int, who: I64, second: F64, first: F64, squares: F64) -> int:
-    """Whose watts the moments of a block and of those before it tell of, into ``who``, the others first;
-    how many; clears room for their sums: ``second`` (17, 17), ``first`` (17, shifts), ``squares``."""
-    who[0] = OTHERS
-    n = 1
-    for back in range(BLOCKS):
-        slot = (block - back) % BLOCKS
-        if back > 0 and _is_named_alike(learned, d, slot, (slot + 1) % BLOCKS):
-            continue
-        for f in range(_IDLE):
-            named = learned.named[d, slot, f]
-            if named < 0 or n == WATTS_HOLDERS:
-                break
-            k = 0
-            while k < n and who[k] != named:
-                k += 1
-            if k == n:
-                who[n] = named
-                n += 1
-    for i in range(n + 1):
-        for j in range(n + 1):
-            second[i, j] = 0.0
-        for s in range(_SHIFTS):
-            first[i, s] = 0.0
-    for s in range(_SHIFTS):
-        squares[s] = 0.0
-    return n
-
-
-@part
-def _place_features(learned: Learned, d: int, slot: int, who: I64, n: int, place: I64) -> int:
-    """Which of ``who`` each feature of a block is, into ``place``; how many features are processes."""
-    used = 0
-    while used < _IDLE and learned.named[d, slot, used] != -1:
-        place[used] = 0  # who has no room is one of the others
-        for k in range(1, n):
-            if who[k] == learned.named[d, slot, used]:
-                place[used] = k
-        used += 1
-    place[used] = n
-    return used
-
-
-@part
-def _add_block(
-    learned: Learned,
-    d: int,
-    slot: int,
-    left: float,
-    used: int,
-    place: I64,
-    second: F64,
-    first: F64,
-    squares: F64,
+def _sum_minute(
+    devices: Devices, holders: Holders, d: int, minute: int, to_block: int, learned: Learned, work: _Scratch
 ) -> None:
-    """Add a block's moments, of which ``left`` is left, at the places of its features."""
-    moments = learned.moments
-    for f in range(used + 1):
-        i = f if f < used else _IDLE
-        for g in range(used + 1):
-            j = g if g < used else _IDLE
-            second[place[f], place[g]] += left * moments[d, slot, i * FEATURES + j]
-        for s in range(_SHIFTS):
-            first[place[f], s] += left * moments[d, slot, _FIRST + i * _SHIFTS + s]
-    for s in range(_SHIFTS):
-        squares[s] += left * moments[d, slot, _SQUARES + s]
+    """Bring the sums of a minute up to a block."""
+    half = minute % 2
+    if learned.minute[d, half] != minute or learned.block[d, half] > to_block:
+        learned.minute[d, half] = minute
+        learned.block[d, half] = minute * MINUTE - 1
+        learned.names[d, half] = _OWN
+        for i in range(_OWN):
+            learned.holder[d, half, i] = OTHERS
+            for j in range(_OWN):
+                learned.second[d, half, i, j] = 0.0
+            for s in range(SHIFTS):
+                learned.first[d, half, i, s] = 0.0
+        for s in range(SHIFTS):
+            learned.squares[d, half, s] = 0.0
+        learned.late_s2[d, half] = 0.0
+    for block in range(learned.block[d, half] + 1, to_block + 1):
+        _sum_block(devices, holders, d, block, learned, work)
+    learned.block[d, half] = to_block
+
+
+@part
+def _add_minute(learned: Learned, d: int, half: int, left: float, n: int, work: _Scratch) -> int:
+    """Add the sums of a minute, of which ``left`` is left, to those of two minutes, in which n places are
+    taken; how many are then."""
+    names = learned.names[d, half]
+    place = work.place
+    for i in range(names):
+        place[i] = i if i < _OWN else _OTHERS
+    for i in range(_OWN, names):
+        h = learned.holder[d, half, i]
+        k = _OWN
+        while k < n and work.who[k] != h:
+            k += 1
+        if k < PLACES:
+            place[i] = k
+        if k == n and n < PLACES:
+            work.who[n] = h
+            for j in range(n + 1):
+                work.second[n, j] = 0.0
+            for s in range(SHIFTS):
+                work.first[n, s] = 0.0
+            n += 1
+    for i in range(names):
+        for j in range(i + 1):
+            row, column = max(place[i], place[j]), min(place[i], place[j])
+            both = 2.0 if i != j and row == column else 1.0  # two of the others: above the diagonal too
+            work.second[row, column] += both * left * learned.second[d, half, i, j]
+        for s in range(SHIFTS):
+            work.first[place[i], s] += left * learned.first[d, half, i, s]
+    for s in range(SHIFTS):
+        work.squares[s] += left * learned.squares[d, half, s]
+    work.late_s2[0] += left * learned.late_s2[d, half]
+    return n
 
 
 @part
@@ -439,9 +485,9 @@ def _solve_forward(lower: F64, n: int, b: F64) -> None:
     """The y of L y = b for each column of ``b``, in its place."""
     for i in range(n):
         for k in range(i):
-            for s in range(_SHIFTS):
+            for s in range(SHIFTS):
                 b[i, s] -= lower[i, k] * b[k, s]
-        for s in range(_SHIFTS):
+        for s in range(SHIFTS):
             b[i, s] *= lower[i, i]
 
 
@@ -469,69 +515,156 @@ def _variance(lower: F64, n: int, i: int, x: F64) -> float:
 
 
 @part
-def _fit(
-    holders: Holders,
-    n: int,
-    idle_w: float,
-    who: I64,
-    second: F64,
-    first: F64,
-    squares: F64,
-    x: F64,
-    out: Watts,
-    row: int,
-) -> None:
-    """Watts of the n holders, idle level, shift, and how sure they are, into row ``row`` of ``out``."""
-    weight = second[n, n]  # of all stretches, in seconds over the noise
+def _between(best: int, squares: F64) -> tuple[int, int, float]:
+    """The shift at which a parabola through what the best and those beside it leave unexplained is least, and
+    between the best and which other that lies, at what share of the way. None at all stays that."""
+    if best in (0, _UNSHIFTED, SHIFTS - 1):
+        return _SHIFTS_NS[best], best, 0.0
+    below_ns, above_ns = _SHIFTS_NS[best] - _SHIFTS_NS[best - 1], _SHIFTS_NS[best + 1] - _SHIFTS_NS[best]
+    below = (squares[best - 1] - squares[best]) / below_ns
+    above = (squares[best + 1] - squares[best]) / above_ns
+    if below < 0.0 or above < 0.0 or below + above == 0.0:
+        return _SHIFTS_NS[best], best, 0.0
+    off_ns = (below * above_ns - above * below_ns) / (2.0 * (below + above))
+    if off_ns >= 0.0:
+        return _SHIFTS_NS[best] + int(off_ns), best + 1, off_ns / above_ns
+    return _SHIFTS_NS[best] + int(off_ns), best - 1, -off_ns / below_ns
+
+
+@part
+def _fit(holders: Holders, n: int, idle_w: float, work: _Scratch, out: Watts, row: int) -> None:
+    """Watts of those in the first n places, idle level, shift, and how sure they are, into row ``row``."""
+    second, first, squares, x = work.second, work.first, work.squares, work.x
+    weight = second[_IDLE, _IDLE]  # of all stretches, in seconds over the noise
     spent = 0.0  # of the prior: Σ prior² / variance
-    for i in range(n + 1):
-        prior, sd = idle_w, IDLE_SD_W
-        if i < n:
-            prior, sd = WATTS_PRIOR if i == 0 else holders.watts[who[i]], WATTS_PRIOR_SD
+    for i in range(n):
+        prior, sd = WATTS_PRIOR, WATTS_PRIOR_SD
+        if i == _IDLE:
+            prior, sd = idle_w, IDLE_SD_W
+        elif i >= _OWN:
+            prior = holders.watts[work.who[i]]
         second[i, i] += 1.0 / sd**2
         spent += (prior / sd) ** 2
-        for s in range(_SHIFTS):
+        for s in range(SHIFTS):
             first[i, s] += prior / sd**2
-    _decompose(second, n + 1)
-    _solve_forward(second, n + 1, first)
-    for s in range(_SHIFTS):  # what is left unexplained: Σ power² - |L⁻¹ b|²
+    _decompose(second, n)
+    _solve_forward(second, n, first)
+    for s in range(SHIFTS):  # what is left unexplained: Σ power² - |L⁻¹ b|²
         squares[s] += spent
-        for i in range(n + 1):
+        for i in range(n):
             squares[s] -= first[i, s] ** 2
-    best, least = 0, squares[0]
-    for s in range(1, _SHIFTS):
-        if weight > 0.0 and squares[s] < (_BETTER * least if best == 0 else least):
-            best, least = s, squares[s]
-    _solve_back(second, n + 1, first, best, x)
-    out.shift_ns[row] = _SHIFTS_NS[best]
-    low, high = _IDLE_LOW * idle_w, _IDLE_HIGH * idle_w
-    out.idle_mw[row] = int(min(max(x[n], low), high) * 1000.0)
+    best = _UNSHIFTED
+    for s in range(SHIFTS):
+        if weight > 0.0 and squares[s] < (_BETTER if best == _UNSHIFTED else 1.0) * squares[best]:
+            best = s
+    shift_ns, beside, share = _between(best, squares)
     for i in range(n):
-        out.holder[row, i] = who[i]
-        out.watts[row, i] = max(x[i], _LEAST * (WATTS_PRIOR if i == 0 else holders.watts[who[i]]))
+        first[i, best] += share * (first[i, beside] - first[i, best])
+    _solve_back(second, n, first, best, x)
+    least = squares[best]
     noise = max(least, 0.0) / max(weight, 1e-9)  # how much larger than taken
+    out.shift_ns[row] = shift_ns
     out.noise_w[row] = math.sqrt(noise * _NOISE_W2)
-    for i in range(n + 1):
-        sd = math.sqrt(_variance(second, n + 1, i, x) * max(noise, 1.0))
-        if i < n:
-            out.sd[row, i] = sd
-        else:
+    # Energy that is dated late moves SM time to a later window with it.
+    out.late_s[row] = math.sqrt(work.late_s2[0] / max(weight, 1e-9) + (min(shift_ns, 0) / 1e9) ** 2)
+    out.idle_mw[row] = int(min(max(x[_IDLE], _IDLE_LOW * idle_w), _IDLE_HIGH * idle_w) * 1000.0)
+    for i in range(_OTHERS, n):
+        prior = holders.watts[work.who[i]] if i >= _OWN else WATTS_PRIOR
+        out.holder[row, i - 1] = work.who[i]
+        out.watts[row, i - 1] = max(x[i], _LEAST * prior)
+    for i in range(n):
+        sd = math.sqrt(_variance(second, n, i, x) * max(noise, 1.0))
+        if i == _IDLE:
             out.idle_sd_w[row] = sd
-    out.known[row] = n
+        else:
+            out.sd[row, i - 1] = sd
+    out.known[row] = n - 1
+
+
+@part
+def _write_prior(idle_mw: int, out: Watts, row: int) -> None:
+    """What holds where nothing was learned."""
+    out.known[row] = out.shift_ns[row] = 0
+    out.idle_mw[row], out.idle_sd_w[row] = idle_mw, IDLE_SD_W
+    out.noise_w[row] = out.late_s[row] = 0.0
+
+
+@part
+def _copy_fit(fits: Watts, at: int, out: Watts, row: int) -> None:
+    out.known[row] = fits.known[at]
+    out.shift_ns[row] = fits.shift_ns[at]
+    out.idle_mw[row] = fits.idle_mw[at]
+    out.idle_sd_w[row] = fits.idle_sd_w[at]
+    out.noise_w[row] = fits.noise_w[at]
+    out.late_s[row] = fits.late_s[at]
+    for i in range(fits.known[at]):
+        out.holder[row, i] = fits.holder[at, i]
+        out.watts[row, i] = fits.watts[at, i]
+        out.sd[row, i] = fits.sd[at, i]
+
+
+@part
+def _learn_block(
+    devices: Devices, holders: Holders, d: int, block: int, idle_w: float, learned: Learned, work: _Scratch
+) -> int:
+    """Fit a block unless that has been done; its row of ``learned.fits``."""
+    slot = block % FITS
+    row = d * FITS + slot
+    if learned.fitted[d, slot] == block:
+        return row
+    minute = block // MINUTE
+    _sum_minute(devices, holders, d, minute - 1, minute * MINUTE - 1, learned, work)
+    _sum_minute(devices, holders, d, minute, block, learned, work)
+    n = _OWN
+    for i in range(_OWN):
+        work.who[i] = OTHERS
+        for j in range(_OWN):
+            work.second[i, j] = 0.0
+        for s in range(SHIFTS):
+            work.first[i, s] = 0.0
+    for s in range(SHIFTS):
+        work.squares[s] = 0.0
+    work.late_s2[0] = 0.0
+    # Sums weigh a minute's first block 1: of those of this minute so much is left that its last weighs 1.
+    left = math.exp(-(block % MINUTE) * (BLOCK_NS / 1e9 / _FORGET_S))
+    n = _add_minute(learned, d, minute % 2, left, n, work)
+    n = _add_minute(
+        learned, d, (minute - 1) % 2, left * math.exp(-MINUTE * BLOCK_NS / 1e9 / _FORGET_S), n, work
+    )
+    learned.fitted[d, slot] = block
+    learned.fits.known[row] = 0
+    if n > _OWN + 1:  # one process alone gets all there is, whatever it draws
+        _fit(holders, n, idle_w, work, learned.fits, row)
+    return row
 
 
 @kernel(types.void(MARKS, types.int64, LEARNED))
 def forget_blocks(marks: Marks, window_ns: int, learned: Learned) -> None:
-    """Forget the moments of the blocks whose readings the marks say have changed."""
+    """Forget what rests on blocks whose readings the marks say have changed."""
     for i in range(marks.made[0]):
         d = marks.device[i]
         if d >= learned.block.shape[0]:
             continue
-        from_block = (marks.first[i] * window_ns - ENERGY_AHEAD_NS) // BLOCK_NS
-        to_block = (marks.last[i] + 1) * window_ns // BLOCK_NS
-        for slot in range(BLOCKS):
-            if from_block <= learned.block[d, slot] <= to_block:
-                learned.block[d, slot] = -1
+        block = (marks.first[i] * window_ns - ENERGY_AHEAD_NS - DATED_NS) // BLOCK_NS
+        for half in range(2):
+            if learned.block[d, half] >= block:
+                learned.minute[d, half] = -1
+        for slot in range(FITS):
+            if learned.fitted[d, slot] >= block:
+                learned.fitted[d, slot] = -1
+
+
+@part
+def _is_shared(devices: Devices, holders: Holders, d: int, from_ns: int, to_ns: int) -> bool:
+    """Whether SM time of more than one process was read in that time."""
+    n = 0
+    h = devices.first_holder[d]
+    while h >= 0:
+        count = holders.used_length[h]
+        if count > 0 and holders.used_from_ns[h, 0] < to_ns and holders.used_ns[h, count - 1] > from_ns:
+            n += 1
+        h = holders.next_holder[h]
+    return n > 1
 
 
 @kernel(
@@ -542,11 +675,11 @@ def forget_blocks(marks: Marks, window_ns: int, learned: Learned) -> None:
         MARKS,
         types.Array(types.int64, 1, "C"),
         types.Array(types.int64, 1, "C"),
-        types.Array(types.int64, 1, "C"),
         types.int64,
         types.boolean,
         LEARNED,
         WATTS,
+        WATTS_OF,
     )
 )
 def learn(
@@ -556,75 +689,64 @@ def learn(
     marks: Marks,
     order: I64,
     bounds: I64,
-    idle_mw: I64,
     window_ns: int,
     ended: bool,
     learned: Learned,
     out: Watts,
+    of: WattsOf,
 ) -> None:
-    """Learn for every block that a marked window rests on, into ``out``.
+    """Learn for every block that a marked window rests on, into ``out``, and which row that is of each
+    window, into ``of.row``.
 
-    ``order`` (marks): the marks by device; those of device d are order[bounds[d]:bounds[d + 1]]. ``idle_mw``
-    (devices): the prior of the idle level. ``learned``: moments found before. ``ended``: nothing more will
-    come."""
-    members = holders.silent.shape[0]
-    own, at, feature = np.empty(members, np.int64), np.empty(members, np.int64), np.empty(members, np.int64)
-    worked = np.empty(members)
-    edges_ns, joules, x = np.empty(_EDGES, np.int64), np.empty(_SHIFTS), np.empty(WATTS_HOLDERS + 1)
-    who, place = np.empty(WATTS_HOLDERS, np.int64), np.empty(FEATURES, np.int64)
-    second = np.empty((WATTS_HOLDERS + 1, WATTS_HOLDERS + 1))
-    first, squares = np.empty((WATTS_HOLDERS + 1, _SHIFTS)), np.empty(_SHIFTS)
-    near = np.zeros(members + 1, np.int64)  # where to look: in a device's samples, in those of each holder
-    left = np.exp(-np.arange(BLOCKS) * (BLOCK_NS / 1e9 / _FORGET_S))  # of what a block so far back says
+    ``order`` (marks): the marks by device; those of device d are order[bounds[d]:bounds[d + 1]].
+    ``learned``: what was learned before. ``ended``: nothing more will come."""
+    members, samples = holders.silent.shape[0], devices.t_ns.shape[1]
+    work = _Scratch(
+        np.zeros(members + 1, np.int64),
+        np.empty(members, np.int64),
+        np.empty(members, np.int64),
+        np.empty(members + PLACES, np.int64),
+        np.empty(_EDGES, np.int64),
+        np.empty(samples, np.int64),
+        np.empty(samples, np.int64),
+        np.empty(samples),
+        np.empty(1),
+        np.empty(SHIFTS),
+        np.empty(SHIFTS),
+        np.empty(PLACES),
+        np.empty(PLACES, np.int64),
+        np.empty((PLACES, PLACES)),
+        np.empty((PLACES, SHIFTS)),
+        np.empty(SHIFTS),
+    )
+    rows = 0
     for d in range(bounds.shape[0] - 1):
-        near[0] = 0
-        low, rows = out.first_block[d], out.begin[d + 1] - out.begin[d]
-        if rows == 0:
+        first, windows = of.first_window[d], of.begin[d + 1] - of.begin[d]
+        if windows == 0:
             continue
-        h, sharing = devices.first_holder[d], 0
-        while h >= 0:
-            sharing += 1 if holders.used_length[h] > 0 else 0
-            h = holders.next_holder[h]
-        if sharing < 2:
+        prior = rows
+        _write_prior(of.idle_mw[d], out, prior)
+        rows += 1
+        low = ((first + 1) * window_ns - LATENESS_NS) // BLOCK_NS - 1
+        high = ((first + windows) * window_ns - 1) // BLOCK_NS
+        from_ns = (low // MINUTE - 1) * MINUTE * BLOCK_NS
+        if not _is_shared(devices, holders, d, from_ns, (high + 1) * BLOCK_NS):
+            of.row[of.begin[d] : of.begin[d + 1]] = prior
             continue
+        work.near[0] = 0
         over = ended or hosts.ended_ns[devices.host[d]] == hosts.now_ns[devices.host[d]]
         settled_ns = FOREVER if over else hosts.now_ns[devices.host[d]] - LATENESS_NS
-        newest = devices.t_ns[d, devices.length[d] - 1] // window_ns
-        for i in range(bounds[d], bounds[d + 1]):
-            mark = order[i]
-            for window in range(marks.first[mark], min(marks.last[mark], newest) + 1):
-                block = block_of(window, window_ns, settled_ns)
-                if low <= block < low + rows and out.known[out.begin[d] + block - low] == 0:
-                    out.known[out.begin[d] + block - low] = -1  # wanted
-        for block in range(low, low + rows):
-            row = out.begin[d] + block - low
-            if out.known[row] != -1:
-                continue
-            out.known[row] = 0
-            for back in range(BLOCKS - 1, -1, -1):
-                if learned.block[d, (block - back) % BLOCKS] != block - back:
-                    _observe(
-                        devices,
-                        holders,
-                        d,
-                        block - back,
-                        own,
-                        at,
-                        worked,
-                        feature,
-                        edges_ns,
-                        joules,
-                        x,
-                        near,
-                        learned,
-                    )
-            n = _gather(learned, d, block, who, second, first, squares)
-            if n < 3:  # one process alone gets all there is, whatever it draws
-                continue
-            used = 0
-            for back in range(BLOCKS):
-                slot = (block - back) % BLOCKS
-                if back == 0 or not _is_named_alike(learned, d, slot, (slot + 1) % BLOCKS):
-                    used = _place_features(learned, d, slot, who, n, place)
-                _add_block(learned, d, slot, left[back], used, place, second, first, squares)
-            _fit(holders, n, idle_mw[d] / 1e3, who, second, first, squares, x, out, row)
+        row_of_block = np.full(high - low + 1, prior)
+        for i in order[bounds[d] : bounds[d + 1]]:
+            for window in range(max(marks.first[i], first), min(marks.last[i] + 1, first + windows)):
+                row_of_block[_block_of(window, window_ns, settled_ns) - low] = _WANTED
+        for block in range(low, high + 1):
+            if row_of_block[block - low] == _WANTED:
+                fitted = _learn_block(devices, holders, d, block, of.idle_mw[d] / 1e3, learned, work)
+                row_of_block[block - low] = prior
+                if learned.fits.known[fitted] > 0:
+                    _copy_fit(learned.fits, fitted, out, rows)
+                    row_of_block[block - low] = rows
+                    rows += 1
+        for k in range(windows):
+            of.row[of.begin[d] + k] = row_of_block[_block_of(first + k, window_ns, settled_ns) - low]

@@ -28,19 +28,23 @@ AVERAGE_SHIFT_NS = 500_000_000
 """The 1 s average speaks of the second before it: its middle is 0.5 s ago."""
 HAS_COUNTER, HAS_INSTANT, HAS_AVERAGE = 1, 2, 4
 
-# What is learned of a device (kernels/learn.py) rests on the block in which a window ends and on those before
-# it. A block is so short that of those of a final window no reading is missing that is up to 3 s late.
+# What is learned of a device (kernels/learn.py) rests on the block in which a window ends, on those before it
+# in its minute, and on the minute before that. A block is so short that of those of a final window no reading
+# is missing that is up to 1 s late.
 BLOCK_NS = 5_000_000_000
-BLOCKS = 24
-LEARNED_NS = BLOCK_NS * BLOCKS
+MINUTE = 12
+"""Blocks of a minute."""
+LEARNED_NS = 2 * MINUTE * BLOCK_NS
 SHIFT_MIN_NS, SHIFT_MAX_NS = -100_000_000, 1_000_000_000
 """How much later than it was so an SM reading may be dated, of those that are put right."""
 ENERGY_AHEAD_NS = AVERAGE_SHIFT_NS - SHIFT_MIN_NS
 """How far beyond an SM reading those of energy must go to be set against it."""
-FEATURES = 8
-"""Of a block: watts of 7 processes, or of 6 and all others, and the idle level."""
+DATED_NS = 3_000_000_000
+"""How far from a change of the counter those may lie by which it is dated."""
 WATTS_HOLDERS = 16
 """Holders whose watts are learned at once; others share the watts of the first."""
+FITS = 4
+"""Blocks of which what was learned is kept: so many the windows of one call rest on, unless some are late."""
 WATTS_PRIOR, WATTS_PRIOR_SD = 4.0, 3.0
 """Watts per percent of SM time before anything is known: kernels draw from 1.5 to 6.2 on an H100."""
 
@@ -103,28 +107,45 @@ class Holders(NamedTuple):
     used_percent: F32
 
 
-class Learned(NamedTuple):
-    """Moments of the last blocks of each device, by block number modulo BLOCKS (kernels/learn.py)."""
-
-    block: I64  # (devices, BLOCKS): whose moments they are; -1 = none
-    named: I32  # (devices, BLOCKS, FEATURES): the holder that is a feature, -1 = none, OTHERS
-    moments: F64  # (devices, BLOCKS, MOMENTS)
-
-
 class Watts(NamedTuple):
-    """What was learned, a row for each block from ``first_block`` on: those of device d are
-    begin[d]:begin[d + 1]."""
+    """What was learned, a row for each block of a device."""
 
-    first_block: I64  # (devices)
-    begin: I64  # (devices + 1)
     known: I64  # holders of which watts were learned; 0 where nothing was: the prior holds
     shift_ns: I64  # how much later than it was so SM time is dated
     idle_mw: I64
     idle_sd_w: F64
     noise_w: F64  # standard deviation of what the sum leaves unexplained, over 1 s
+    late_s: F64  # and of how long after a change of the counter that was read
     holder: I64  # (rows, 16), as are the next two; the first are all others
     watts: F64  # per percent of SM time
     sd: F64
+
+
+class WattsOf(NamedTuple):
+    """On which row of Watts each marked window rests: those of device d, from ``first_window`` on, are
+    begin[d]:begin[d + 1]."""
+
+    first_window: I64  # (devices)
+    begin: I64  # (devices + 1)
+    row: I64
+    idle_mw: I64  # (devices): the prior
+
+
+class Learned(NamedTuple):
+    """Of each device the sums of the latest two minutes, by number of the minute modulo 2, and what was
+    learned of the latest blocks, by number modulo FITS (kernels/learn.py). Places of sums: the idle level,
+    all others, and 15 holders in the order in which they came."""
+
+    minute: I64  # (devices, 2): whose sums they are; -1 = none
+    block: I64  # (devices, 2): the last block that is in them
+    names: I64  # (devices, 2): places taken
+    holder: I64  # (devices, 2, 17): at each place
+    second: F64  # (devices, 2, 17, 17): Σ SM percent × SM percent, below the diagonal
+    first: F64  # (devices, 2, 17, shifts): Σ SM percent × power, for each shift
+    squares: F64  # (devices, 2, shifts): Σ power²
+    late_s2: F64  # (devices, 2): Σ variance of how long after a change of the counter that was read
+    fitted: I64  # (devices, FITS): the block that a row of ``fits`` is of; -1 = none
+    fits: Watts  # (devices × FITS)
 
 
 class Marks(NamedTuple):
@@ -227,9 +248,16 @@ HOLDERS = types.NamedTuple(
     ),
     Holders,
 )
-_f64_2 = _array(types.float64, 2)
-LEARNED = types.NamedTuple((_i64_2, _array(types.int32, 3), _array(types.float64, 3)), Learned)
-WATTS = types.NamedTuple((_i64, _i64, _i64, _i64, _i64, _f64, _f64, _i64_2, _f64_2, _f64_2), Watts)
+_f64_2, _f64_3 = _array(types.float64, 2), _array(types.float64, 3)
+WATTS = types.NamedTuple((_i64, _i64, _i64, _f64, _f64, _f64, _i64_2, _f64_2, _f64_2), Watts)
+WATTS_OF = types.NamedUniTuple(_i64, 4, WattsOf)
+LEARNED = types.NamedTuple(
+    (
+        *(_i64_2, _i64_2, _i64_2, _array(types.int64, 3)),
+        *(_array(types.float64, 4), _array(types.float64, 4), _f64_3, _f64_2, _i64_2, WATTS),
+    ),
+    Learned,
+)
 MARKS = types.NamedTuple((_i64, _i64, _i32, _i64, _i64, _i64), Marks)
 DROPS = types.NamedTuple((_i64, _i64, _i64, _i64_2), Drops)
 BATCH = types.NamedTuple(

@@ -309,7 +309,7 @@ class Engine:
         order = np.argsort(marks.device, kind="stable")
         bounds = np.searchsorted(marks.device[order], np.arange(n_devices + 1))
         series = self.series
-        watts = self._learning.watts(
+        watts, of = self._learning.watts(
             series.hosts, series.devices, series.holders, marks, order, bounds, self._rows.idle_mw(),
             self.window_ns, ended,
         )  # fmt: skip
@@ -318,7 +318,7 @@ class Engine:
             if rows == 0:  # not even one window fits
                 self._out = np.empty((a.ROW_COLUMNS, 2 * self._out.shape[1]), np.int64)
             rows, first, window = a.attribute(
-                series.hosts, series.devices, series.holders, marks, watts, order, bounds,
+                series.hosts, series.devices, series.holders, marks, watts, of, order, bounds,
                 self.window_ns, first, window, self.processes_known, ended, self._out,
             )  # fmt: skip
             if rows:

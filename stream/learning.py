@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wattribute.kernels import learn as k
 from wattribute.kernels.series import (
-    BLOCK_NS,
-    BLOCKS,
-    FEATURES,
+    FITS,
     I64,
-    LATENESS_NS,
     WATTS_HOLDERS,
     Devices,
     Holders,
@@ -20,11 +19,12 @@ from wattribute.kernels.series import (
     Learned,
     Marks,
     Watts,
+    WattsOf,
 )
 
 
 class Learning:
-    """The moments of each device, by its row; and what follows of them."""
+    """What was learned of each device, by its row."""
 
     def __init__(self) -> None:
         self._learned = _room(0)
@@ -40,66 +40,77 @@ class Learning:
         idle_mw: I64,
         window_ns: int,
         ended: bool,
-    ) -> Watts:
-        """What each process draws, for every block that a marked window rests on. ``order``, ``bounds``: the
-        marks by device; ``idle_mw`` (devices): the prior of the idle level."""
+    ) -> tuple[Watts, WattsOf]:
+        """What each process draws, for every block that a marked window rests on, and which that is.
+        ``order``, ``bounds``: the marks by device; ``idle_mw`` (devices): the prior of the idle level."""
         count = len(bounds) - 1
         if len(self._learned.block) < count:
             before, self._learned = self._learned, _room(2 * count)
-            self._learned.block[: len(before.block)] = before.block
-            self._learned.named[: len(before.block)] = before.named
-            self._learned.moments[: len(before.block)] = before.moments
-        first_block, begin = _blocks(devices, marks, order, bounds, window_ns)
-        rows = int(begin[-1])
-        out = Watts(
-            first_block,
-            begin,
-            known=np.zeros(rows, np.int64),
-            shift_ns=np.zeros(rows, np.int64),
-            idle_mw=np.repeat(idle_mw[:count], np.diff(begin)),
-            idle_sd_w=np.full(rows, k.IDLE_SD_W),
-            noise_w=np.zeros(rows),
-            holder=np.empty((rows, WATTS_HOLDERS), np.int64),
-            watts=np.empty((rows, WATTS_HOLDERS)),
-            sd=np.empty((rows, WATTS_HOLDERS)),
-        )
-        k.learn(hosts, devices, holders, marks, order, bounds, idle_mw, window_ns, ended, self._learned, out)
-        return out
+            for old, new in zip(_arrays(before), _arrays(self._learned), strict=True):
+                new[: len(old)] = old
+        of = _windows(devices, marks, order, bounds, idle_mw, window_ns)
+        out = _rows(len(of.row) + count)
+        k.learn(hosts, devices, holders, marks, order, bounds, window_ns, ended, self._learned, out, of)
+        return out, of
 
     def changed(self, marks: Marks, window_ns: int) -> None:
         """Forget what marks just made concern: before any of them waits, for others may rest on the same."""
         k.forget_blocks(marks, window_ns, self._learned)
 
     def forget(self, devices: Sequence[int]) -> None:
-        """Forget the moments of devices: their readings, or the rows of their processes, are others from now
-        on."""
+        """Forget what was learned of devices: their readings, or the rows of their processes, are others from
+        now on."""
         known = [device for device in devices if device < len(self._learned.block)]
-        self._learned.block[known] = -1
+        self._learned.minute[known] = self._learned.fitted[known] = -1
 
 
 def _room(devices: int) -> Learned:
-    # Memory is taken as it is written to: a device that nobody shares takes but its block numbers.
+    # Memory is taken as it is written to: a device that nobody shares takes but the numbers of its blocks.
     return Learned(
-        np.full((devices, BLOCKS), -1, np.int64),
-        np.zeros((devices, BLOCKS, FEATURES), np.int32),
-        np.zeros((devices, BLOCKS, k.MOMENTS)),
+        minute=np.full((devices, 2), -1, np.int64),
+        block=np.zeros((devices, 2), np.int64),
+        names=np.zeros((devices, 2), np.int64),
+        holder=np.empty((devices, 2, k.PLACES), np.int64),
+        second=np.empty((devices, 2, k.PLACES, k.PLACES)),
+        first=np.empty((devices, 2, k.PLACES, k.SHIFTS)),
+        squares=np.empty((devices, 2, k.SHIFTS)),
+        late_s2=np.empty((devices, 2)),
+        fitted=np.full((devices, FITS), -1, np.int64),
+        fits=_rows(devices * FITS),
     )
 
 
-def _blocks(devices: Devices, marks: Marks, order: I64, bounds: I64, window_ns: int) -> tuple[I64, I64]:
-    """Of each device, the first block that a marked window may rest on, and where its rows begin."""
+def _rows(count: int) -> Watts:
+    return Watts(
+        known=np.empty(count, np.int64),
+        shift_ns=np.empty(count, np.int64),
+        idle_mw=np.empty(count, np.int64),
+        idle_sd_w=np.empty(count),
+        noise_w=np.empty(count),
+        late_s=np.empty(count),
+        holder=np.empty((count, WATTS_HOLDERS), np.int64),
+        watts=np.empty((count, WATTS_HOLDERS)),
+        sd=np.empty((count, WATTS_HOLDERS)),
+    )
+
+
+def _arrays(learned: Learned) -> list[NDArray[Any]]:
+    return [*learned[:-1], *learned.fits]
+
+
+def _windows(
+    devices: Devices, marks: Marks, order: I64, bounds: I64, idle_mw: I64, window_ns: int
+) -> WattsOf:
+    """Room for the row of each window from the first to the last that is marked, by device."""
     count = len(bounds) - 1
     marked = np.flatnonzero(np.diff(bounds) > 0)
-    first_block, rows = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    first = np.minimum.reduceat(marks.first[order], bounds[marked])
-    last = np.maximum.reduceat(marks.last[order], bounds[marked])
+    first_window, windows = np.zeros(count, np.int64), np.zeros(count, np.int64)
     length = devices.length[marked]
     oldest_ns = devices.t_ns[marked, 0]
     newest_ns = devices.t_ns[marked, np.maximum(length - 1, 0)]
-    first = np.maximum(first, oldest_ns // window_ns)
-    last = np.minimum(last, newest_ns // window_ns)
-    first_block[marked] = ((first + 1) * window_ns - LATENESS_NS) // BLOCK_NS - 1  # see learn.block_of
-    rows[marked] = np.where(
-        length > 0, np.maximum(((last + 1) * window_ns - 1) // BLOCK_NS - first_block[marked] + 1, 0), 0
-    )
-    return first_block, np.concatenate([[0], np.cumsum(rows)])
+    first = np.maximum(np.minimum.reduceat(marks.first[order], bounds[marked]), oldest_ns // window_ns)
+    last = np.minimum(np.maximum.reduceat(marks.last[order], bounds[marked]), newest_ns // window_ns)
+    first_window[marked] = first
+    windows[marked] = np.where(length > 0, np.maximum(last - first + 1, 0), 0)
+    begin = np.concatenate([[0], np.cumsum(windows)])
+    return WattsOf(first_window, begin, np.empty(begin[-1], np.int64), idle_mw[:count])

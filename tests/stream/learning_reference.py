@@ -1,26 +1,29 @@
 """What processes draw per percent of SM time (docs/attribution.md, "What is learned"), in plain Python with
-numpy's least squares: slow and obvious. For a device that at most 7 processes share."""
+numpy's least squares: slow and obvious. For a device that at most 15 processes share."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 
 SECOND_NS = 1_000_000_000
-BLOCK_NS, BLOCKS = 5 * SECOND_NS, 24
+BLOCK_NS, MINUTE = 5 * SECOND_NS, 12
 AHEAD_NS = 600_000_000  # energy must be known so far beyond an SM reading
+DATED_NS, DATED_CHANGES = 3 * SECOND_NS, 30
 FORGET_S, NOISE_W2 = 40.0, 10.0
 WATTS, WATTS_SD, IDLE_SD_W = 4.0, 3.0, 40.0
-SHIFTS_MS = (0, -50, 50, -100, 100, 200, 300, 400, 500, 600, 800, 1000)
+SHIFTS_MS = (-100, -50, 0, 50, 100, 200, 300, 400, 500, 600, 800, 1000)
 
+Readings = Sequence[tuple[int, int | None]]
 Uses = dict[str, list[tuple[int, int, float]]]
 """Of each process, SM percent over (from, to]."""
 Joules = Callable[[int, int], float | None]
 """The energy between two instants; None where it is not known."""
+Draw = Callable[[int, int], Joules]
+"""That, from readings around the time given."""
 
 
 @dataclass
@@ -32,40 +35,66 @@ class Learned:
     watts: dict[str, float] = field(default_factory=dict)
 
 
-def by_counter(readings: Sequence[tuple[int, int | None]]) -> Joules:
-    """From a counter in mJ, interpolated between its changes."""
-    knots: list[tuple[int, int]] = []
-    for t, mj in readings:
-        if mj is not None and (not knots or mj != knots[-1][1]):
-            knots.append((t, mj))
-    times, values = [t for t, _ in knots], [mj / 1e3 for _, mj in knots]
+def by_counter(readings: Readings) -> Draw:
+    """From a counter in mJ, interpolated between its changes, each at the date that those around it give."""
 
-    def joules(begin: int, end: int) -> float | None:
-        if not times or begin < times[0] or end >= times[-1]:
-            return None
-        return float(np.interp(end, times, values) - np.interp(begin, times, values))
+    def draw(begin: int, end: int) -> Joules:
+        changes: list[tuple[int, int, int]] = []  # when it was read, half the time since the reading before
+        before = mj = None
+        for t, reading in _from(readings, begin - DATED_NS):
+            if t > end + DATED_NS and ((changes and changes[-1][0] > end) or t > end + 60 * SECOND_NS):
+                break
+            if reading is not None and reading != mj:
+                changes.append((t, 0 if before is None else (t - before) // 2, reading))
+                mj = reading
+            before = before if reading is None else t
+        dates: list[int] = []
+        for k, (t, half, _) in enumerate(changes):
+            reach = min(DATED_CHANGES, k, len(changes) - 1 - k)
+            around = [read - changes[0][0] for read, _, _ in changes[k - reach : k + reach + 1]]
+            date = changes[0][0] + sum(around) // len(around)
+            dates.append(max([min(max(date, t - half), t + half), *dates[-1:]]))
+        return _between(dates, [reading / 1e3 for _, _, reading in changes])
 
-    return joules
+    return draw
 
 
-def by_power(readings: Sequence[tuple[int, int | None]]) -> Joules:
+def by_power(readings: Readings) -> Draw:
     """From power in mW, by trapezoids."""
 
+    def draw(begin: int, end: int) -> Joules:
+        own = _from(readings, begin)
+        total, totals = 0.0, []
+        for k, (t, mw) in enumerate(own):
+            if mw is None:
+                total = math.nan
+            elif k:
+                total += (mw + (own[k - 1][1] or 0)) * (t - own[k - 1][0]) / 2e12
+            totals.append(total)
+        return _between([t for t, _ in own], totals)
+
+    return draw
+
+
+def _from(readings: Readings, begin: int) -> Readings:
+    before = [k for k, (t, _) in enumerate(readings) if t <= begin]
+    return readings[max([0, *before[-1:]]) :]
+
+
+def _between(times: Sequence[int], values: Sequence[float]) -> Joules:
+    since = [t - times[0] for t in times]
+
     def joules(begin: int, end: int) -> float | None:
-        total = 0.0
-        for (t0, p0), (t1, p1) in pairwise(readings):
-            a, b = max(begin, t0), min(end, t1)
-            if a < b:
-                if p0 is None or p1 is None:
-                    return None
-                total += (p0 + (p1 - p0) * ((a + b) / 2 - t0) / (t1 - t0)) * (b - a) / 1e12
-        return total
+        if len(times) < 2 or begin < times[0] or end >= times[-1]:
+            return None
+        at = np.interp([begin - times[0], end - times[0]], since, values)
+        return None if np.isnan(at).any() else float(at[1] - at[0])
 
     return joules
 
 
 def learn(
-    joules: Joules,
+    draw: Draw,
     covered: tuple[int, int],
     broken: Sequence[tuple[int, int]],
     used: Uses,
@@ -74,15 +103,17 @@ def learn(
 ) -> Learned:
     """What is learned up to the end of a block. ``covered``: from the first to the last sample; ``broken``:
     gaps, and falls of the counter; ``idle_w``: the prior."""
-    start, stop = (block - BLOCKS + 1) * BLOCK_NS, (block + 1) * BLOCK_NS
-    names = [
-        name for name, spans in used.items() if any(p > 0 and b > start and a < stop for a, b, p in spans)
-    ]
-    if len(names) < 2:
-        return Learned()
-    loads, powers, weights = [], [], []
-    for k in range(block - BLOCKS + 1, block + 1):
-        for begin, end in stretches(used, k):
+    rows: list[dict[str, float]] = []
+    powers, weights = [], []
+    for k in range((block // MINUTE - 1) * MINUTE, block + 1):
+        own = stretches(used, k)
+        if not own:
+            continue
+        first = max(own[0][0], k * BLOCK_NS - 60 * SECOND_NS)
+        joules = draw(first - SECOND_NS, (k + 1) * BLOCK_NS + AHEAD_NS)
+        for begin, end in own:
+            if not SECOND_NS // 20 <= end - begin <= 60 * SECOND_NS:
+                continue
             if covered[0] > begin - SECOND_NS or covered[1] < end + AHEAD_NS:
                 continue
             if any(a < end + AHEAD_NS and b > begin - SECOND_NS for a, b in broken):
@@ -90,10 +121,14 @@ def learn(
             energies = [joules(begin - ms * 1_000_000, end - ms * 1_000_000) for ms in SHIFTS_MS]
             if None in energies:
                 continue
-            loads.append([*(mean(used[name], begin, end) for name in names), 1.0])
+            rows.append({name: mean(spans, begin, end) for name, spans in used.items()})
             powers.append([(energy or 0.0) / (end - begin) * 1e9 for energy in energies])
             weights.append((end - begin) / 1e9 / NOISE_W2 * math.exp(-(block - k) * 5 / FORGET_S))
-    return fit(names, np.array(loads), np.array(powers), np.sqrt(np.array(weights)), idle_w)
+    names = [name for name in used if any(row[name] > 0 for row in rows)]
+    if len(names) < 2:
+        return Learned()
+    loads = np.array([[*(row[name] for name in names), 1.0] for row in rows])
+    return fit(names, loads, np.array(powers), np.sqrt(np.array(weights)), idle_w)
 
 
 def stretches(used: Uses, block: int) -> list[tuple[int, int]]:
@@ -105,10 +140,8 @@ def stretches(used: Uses, block: int) -> list[tuple[int, int]]:
     before = max((b for spans in own for _, b, _ in spans if b <= start), default=0)
     found = []
     for end in sorted({b for spans in own for _, b, _ in spans if start < b <= stop}):
-        begin = max(before, min(a for spans in own for a, b, _ in spans if b == end))
+        found.append((max(before, min(a for spans in own for a, b, _ in spans if b == end)), end))
         before = end
-        if SECOND_NS // 20 <= end - begin <= 60 * SECOND_NS:
-            found.append((begin, end))
     return found
 
 
@@ -122,22 +155,32 @@ def mean(spans: list[tuple[int, int, float]], begin: int, end: int) -> float:
 
 
 def fit(names: list[str], loads: np.ndarray, powers: np.ndarray, roots: np.ndarray, idle_w: float) -> Learned:
-    """Ridge regression for each shift, and the shift that leaves least unexplained."""
+    """Ridge regression for each shift, and the shift that leaves least unexplained: where a parabola through
+    three of them is least, with what a line between two of them says of the power there."""
     prior = np.array([*[WATTS] * len(names), idle_w])
     spread = np.diag([*[1 / WATTS_SD] * len(names), 1 / IDLE_SD_W])
-    a = np.vstack([loads.reshape(-1, len(prior)) * roots[:, None], spread])
+    a = np.vstack([loads * roots[:, None], spread])
     found = []
     for shift in range(len(SHIFTS_MS)):
-        b = np.concatenate([powers.reshape(-1, len(SHIFTS_MS))[:, shift] * roots, spread @ prior])
+        b = np.concatenate([powers[:, shift] * roots, spread @ prior])
         x = np.linalg.lstsq(a, b, rcond=None)[0]
         found.append((float(((a @ x - b) ** 2).sum()), x))
-    best = 0
-    for shift in range(1, len(SHIFTS_MS)):
-        if len(roots) and found[shift][0] < found[best][0] * (0.9 if best == 0 else 1):
+    best = SHIFTS_MS.index(0)
+    for shift, (left, _) in enumerate(found):
+        if left < found[best][0] * (0.9 if SHIFTS_MS[best] == 0 else 1):
             best = shift
-    x = found[best][1]
+    x, shift_ns = found[best][1], SHIFTS_MS[best] * 1_000_000
+    if 0 < best < len(SHIFTS_MS) - 1 and shift_ns:
+        three = [found[k][0] for k in (best - 1, best, best + 1)]
+        at = [(SHIFTS_MS[k] - SHIFTS_MS[best]) * 1_000_000 for k in (best - 1, best, best + 1)]
+        if three[1] <= three[0] and three[1] <= three[2] and three[0] + three[2] > 2 * three[1]:
+            curve = ((three[2] - three[1]) / at[2] - (three[0] - three[1]) / at[0]) / (at[2] - at[0])
+            off_ns = at[2] / 2 - (three[2] - three[1]) / at[2] / (2 * curve)
+            other = 1 if off_ns >= 0 else -1
+            x = x + off_ns / at[1 + other] * (found[best + other][1] - x)
+            shift_ns += int(off_ns)
     return Learned(
         min(max(float(x[-1]), 0.6 * idle_w), 1.6 * idle_w),
-        SHIFTS_MS[best] * 1_000_000,
+        shift_ns,
         {name: max(float(watts), WATTS / 4) for name, watts in zip(names, x, strict=False)},
     )

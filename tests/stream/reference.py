@@ -182,14 +182,14 @@ def learned(history: History, block: int) -> Learned:
     samples = history.samples
     broken = missing(samples) + history.gaps
     counter = [(sample.t, sample.energy_mj) for sample in samples]
-    joules = by_counter(counter)
+    draw = by_counter(counter)
     if all(mj is None for _, mj in counter):
-        joules = by_power([(sample.t, sample.power_mw) for sample in samples])
+        draw = by_power([(sample.t, sample.power_mw) for sample in samples])
     known = [(t, mj) for t, mj in counter if mj is not None]
     changes = [known[i] for i in range(len(known)) if i == 0 or known[i][1] != known[i - 1][1]]
     broken += [(a, b) for (a, before), (b, after) in pairwise(changes) if after < before]
     used = {name: uses(records) for name, records in history.processes.items()}
-    found = learn(joules, (samples[0].t, samples[-1].t), broken, used, history.idle_mw / 1e3, block)
+    found = learn(draw, (samples[0].t, samples[-1].t), broken, used, history.idle_mw / 1e3, block)
     history.learned[block] = found
     return found
 

@@ -76,6 +76,11 @@ class GpuPlan:
     # How long after the end of its period a utilisation sample can be read, drawn anew for each sample.
     utilization_lag_ms: tuple[int, int] = _number((100, 1_000), 0, 60_000)
     utilization_shift_ms: int = _number(0, -5_000, 5_000)  # how much later than it happened it is dated
+    # Faults that were seen, off by default.
+    counter_reset_s: float | None = _number(None, 1, _DAY_S)  # it begins at 0 again: the driver was reloaded
+    counter_idle_ratio: float = _number(1.0, 0, 1)  # what it counts of the energy while nobody works
+    garbage_ratio: float = _number(0.0, 0, 1)  # of utilisation answers that hold an entry of 2147483632 %
+    lost_s: tuple[int, int] = _number((0, 0), 0, 86_400)  # from when to when no call about it is answered
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

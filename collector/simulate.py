@@ -157,7 +157,8 @@ class SimulatedHost:
 
     def truth(self, now_ns: int) -> dict[str, Any]:
         """The true energy since the start, in whole µJ: for each device idle_uj + Σ active_uj == total_uj,
-        and counter_start_uj + total_uj is what its counter shows, save publication lag and the mJ floor."""
+        and counter_start_uj + total_uj is what its counter shows, save publication lag, the mJ floor and the
+        faults that its plan names."""
         with self.at(now_ns) as tenants:
             return {
                 "host": self.name,

@@ -164,6 +164,7 @@ class SimulatedGpu:
     _publish_ms: int = field(init=False)
     _sample_step: int = field(init=False)
     _visible_ms: int = 0
+    _uncounted_uj: int = 0  # what its counter does not show, by its faults
 
     def __post_init__(self) -> None:
         idle_mw = round(self.plan.idle_w * 1_000)
@@ -205,6 +206,17 @@ class SimulatedGpu:
     @property
     def _period_steps(self) -> int:
         return max(1, self.plan.utilization_period_ms // STEP_MS)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the driver has lost it for now."""
+        from_s, to_s = self.plan.lost_s
+        return from_s <= self.step * STEP_MS / 1_000 < to_s
+
+    @property
+    def is_garbled(self) -> bool:
+        """Drawn anew: whether an answer about its processes holds garbage."""
+        return self.plan.garbage_ratio > 0 and self.random.random() < self.plan.garbage_ratio
 
     def add(self, resident: Resident) -> None:
         """A process comes at the present step."""
@@ -273,6 +285,8 @@ class SimulatedGpu:
                 resident.active_uj += power_mw * STEP_MS
                 resident.sm_permille_steps += resident.share
             self.idle_uj += level_mw * STEP_MS
+            if not busy:
+                self._uncounted_uj += round(level_mw * STEP_MS * (1.0 - plan.counter_idle_ratio))
             energy_uj += (level_mw + active_mw) * STEP_MS
             sm_total += sm
             memory_total += memory
@@ -294,12 +308,15 @@ class SimulatedGpu:
         energy_uj = self._energy_at_uj(t_ms)
         average_mw = (energy_uj - self._energy_at_uj(t_ms - _AVERAGE_MS)) // _AVERAGE_MS
         now, before = self._totals[-1], self._totals[-1 - _RATES_STEPS]
+        reset_s = self.plan.counter_reset_s
+        if reset_s is not None and reset_s * 1_000 <= t_ms and self.readings.t_ms < reset_s * 1_000:
+            self._uncounted_uj = energy_uj
         target_c = _AMBIENT_C + _WARMING_C_PER_W * average_mw / 1_000
         self._temperature_c += (target_c - self._temperature_c) * 0.1 / _WARMING_S
         per_percent = _RATES_STEPS * WHOLE_SM // 100
         self.readings = Readings(
             t_ms=t_ms,
-            energy_mj=energy_uj // 1_000,
+            energy_mj=(energy_uj - self._uncounted_uj) // 1_000,
             instant_mw=(energy_uj - self._energy_at_uj(t_ms - _INSTANT_MS)) // _INSTANT_MS,
             average_mw=average_mw,
             sm_percent=round((now.sm_permille_steps - before.sm_permille_steps) / per_percent),

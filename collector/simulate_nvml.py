@@ -16,6 +16,7 @@ from wattribute.collector.simulate_gpu import STEP_MS, SimulatedGpu, Utilization
 DRIVER_VERSION: Final = "590.48.01"
 _NO_INSTANCE: Final = 0xFFFF_FFFF  # gpuInstanceId of a process where MIG is off
 _LATENCY_US: Final = 15
+_GARBAGE: Final = 2_147_483_632  # NVML's blank value, as nvtop issue 110 and DCGM issue 83 saw it
 _CLOCKS_IDLE_MHZ: Final = {"NVML_CLOCK_GRAPHICS": 345, "NVML_CLOCK_SM": 345, "NVML_CLOCK_MEM": 3_201}
 _CLOCKS_BUSY_MHZ: Final = {"NVML_CLOCK_GRAPHICS": 1_980, "NVML_CLOCK_SM": 1_980, "NVML_CLOCK_MEM": 3_201}
 # Written in pynvml in Python alone, so they work without a driver.
@@ -187,6 +188,8 @@ class SimulatedNvml:
         self._gpus()
         if not isinstance(handle, SimulatedGpu):
             raise self._error("NVML_ERROR_INVALID_ARGUMENT")
+        if handle.is_lost:
+            raise self._error("NVML_ERROR_GPU_IS_LOST")
         return handle
 
     def _error(self, name: str) -> Exception:
@@ -263,4 +266,6 @@ class SimulatedNvml:
                 )
         if not entries:
             raise self._error("NVML_ERROR_NOT_FOUND")
+        if gpu.is_garbled:
+            entries.append(struct(pid=entries[0].pid, timeStamp=entries[0].timeStamp, smUtil=_GARBAGE))
         return entries

@@ -13,7 +13,7 @@ SECOND_NS = 1_000_000_000
 BLOCK_NS, MINUTE = 5 * SECOND_NS, 12
 AHEAD_NS = 600_000_000  # energy must be known so far beyond an SM reading
 DATED_NS, DATED_CHANGES = 3 * SECOND_NS, 30
-FORGET_S, NOISE_W2 = 40.0, 10.0
+FORGET_S, NOISE_W2 = 20.0, 10.0
 WATTS, WATTS_SD, IDLE_SD_W = 4.0, 3.0, 40.0
 SHIFTS_MS = (-100, -50, 0, 50, 100, 200, 300, 400, 500, 600, 800, 1000)
 
@@ -113,6 +113,8 @@ def learn(
         joules = draw(first - SECOND_NS, (k + 1) * BLOCK_NS + AHEAD_NS)
         for begin, end in own:
             if not SECOND_NS // 20 <= end - begin <= 60 * SECOND_NS:
+                continue
+            if any(spans[0][0] < end and spans[0][1] > begin for spans in used.values() if spans):
                 continue
             if covered[0] > begin - SECOND_NS or covered[1] < end + AHEAD_NS:
                 continue

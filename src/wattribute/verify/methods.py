@@ -80,8 +80,8 @@ def _values(column: Column) -> list[Any]:
     return np.asarray(column).tolist()  # type: ignore[no-any-return]
 
 
-def by_the_stream(records: Sequence[Record]) -> Attributed:
-    """What ``replay`` writes."""
+def by_the_stream(records: Sequence[Record], until_ns: int) -> Attributed:
+    """What ``replay`` writes, of windows up to ``until_ns``."""
     sink = _Rows()
     replay([Line(number, record) for number, record in enumerate(records, 1)], Engine("verify"), sink)
     found = Attributed({}, [], True)
@@ -95,7 +95,7 @@ def by_the_stream(records: Sequence[Record]) -> Attributed:
                 due == {(energy_uj, time_ns)} and min(row["active_energy_uj"] for row in rows) >= 0
             )
         for row in rows:
-            if row["account"] == "process":
+            if row["account"] == "process" and start_ms * 1_000_000 < until_ns:
                 key = row["pid"], row["process_start_ns"]
                 found.active_uj[key] = found.active_uj.get(key, 0) + row["active_energy_uj"]
                 if row["weight_source"] == "utilization":
@@ -132,9 +132,9 @@ class Seen(NamedTuple):
     unheld_w: float
 
 
-def seen(records: Sequence[Record], gpu_model: str) -> Seen:
-    """What there is to be seen in a recording of one device. Processes that did nothing have no record of it:
-    they are in no period."""
+def seen(records: Sequence[Record], gpu_model: str, until_ns: int) -> Seen:
+    """What there is to be seen in a recording of one device up to ``until_ns``. Processes that did nothing
+    have no record of it: they are in no period."""
     devices = [record for record in records if isinstance(record, Device)]
     processes = [record for record in records if isinstance(record, Process)]
     held_by = list(dict.fromkeys((record.pid, record.start_ns) for record in processes))
@@ -143,7 +143,7 @@ def seen(records: Sequence[Record], gpu_model: str) -> Seen:
     average_w = np.array([(record.power_average_mw or 0) / 1e3 for record in devices])
     by_time: dict[int, dict[ProcessKey, Process]] = {}
     for process in processes:
-        if process.sm_percent is not None:
+        if process.sm_percent is not None and process.t <= until_ns:
             by_time.setdefault(process.t, {})[process.pid, process.start_ns] = process
     held_from_ns = before_ns = min(record.t for record in processes)
     periods = []

@@ -74,6 +74,8 @@ def _sixty_four() -> list[TenantPlan]:
     ]
 
 
+_AS_ADDITIVE: Final = Bar(times=1.3, of="additive")
+
 TRIALS: Final[Sequence[Trial]] = (
     Trial("additive", "each draws what it draws alone", _GPU, _tenants(), Bar(0.01, 0.03)),
     Trial("contention", "together they draw less than each alone", _CONTENDED, _tenants(), Bar(0.05, 0.10)),
@@ -99,7 +101,7 @@ TRIALS: Final[Sequence[Trial]] = (
         "SM time is dated half a second late",
         replace(_GPU, utilization_shift_ms=500),
         _tenants(),
-        Bar(times=1.3, of="additive"),
+        _AS_ADDITIVE,
     ),
     Trial(
         "late", "SM time is told up to 8 s late", replace(_GPU, utilization_lag_ms=(100, 8_000)), _tenants()
@@ -112,5 +114,29 @@ TRIALS: Final[Sequence[Trial]] = (
         replace(_GPU, energy_counter=False),
         _tenants(),
         Bar(0.02),
+    ),
+    Trial(
+        "counter reset",
+        "the energy counter begins at 0 again",
+        replace(_GPU, counter_reset_s=300.0),
+        _tenants(),
+        _AS_ADDITIVE,
+    ),
+    Trial(
+        "counter fault",
+        "it counts 57 % of the energy while nobody works",
+        replace(_GPU, counter_idle_ratio=0.57),
+        _tenants(),
+        Bar(0.02),
+    ),
+    Trial(
+        "garbage",
+        "three in ten answers claim 2147483632 % of SM time",
+        replace(_GPU, garbage_ratio=0.3),
+        _tenants(),
+        _AS_ADDITIVE,
+    ),
+    Trial(
+        "GPU lost", "for 10 s no call is answered", replace(_GPU, lost_s=(300, 310)), _tenants(), Bar(0.03)
     ),
 )

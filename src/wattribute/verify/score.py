@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
 
+from wattribute.kernels.series import LATENESS_NS
 from wattribute.verify.methods import SIMPLER, Attributed, by_the_stream, seen
 from wattribute.verify.recording import START_NS, ProcessKey, Recording, record
 from wattribute.verify.scenarios import Trial
@@ -38,11 +39,13 @@ class Outcome:
 
 
 def outcome(trial: Trial, seed: int, duration_s: int) -> Outcome:
-    """Simulate, record, attribute and compare."""
+    """Simulate, record, attribute and compare what is final: of the last 10 s, samples are still to come."""
     recording = record(trial, seed, duration_s)
-    ours = by_the_stream(recording.records)
-    truth_uj = recording.active_uj[-1]
-    simple = seen(recording.records, trial.gpu.name)
+    final_s = duration_s - LATENESS_NS // 1_000_000_000
+    until_ns = START_NS + final_s * 1_000_000_000
+    ours = by_the_stream(recording.records, until_ns)
+    truth_uj = recording.active_uj[final_s]
+    simple = seen(recording.records, trial.gpu.name, until_ns)
     scores = {OURS: _score(ours.active_uj, truth_uj)}
     scores |= {name: _score(method(simple), truth_uj) for name, method in SIMPLER.items()}
     return Outcome(trial.name, seed, scores, _covered_ratio(ours, recording), ours.is_conserved)

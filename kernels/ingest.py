@@ -74,6 +74,7 @@ REASONS = (
 _TIME_MAX_NS = 4_102_444_800_000_000_000
 _COUNTER_MAX_MJ = (1 << 62) // 1000
 _POWER_MAX_MW = 10_000_000
+_DATED_BEFORE_NS = ENERGY_AHEAD_NS + DATED_NS  # a reading of energy has a say in stretches so far before it
 _SECOND_NS = 1_000_000_000
 _FAR_NS = 86_400 * _SECOND_NS
 _ANEW_NS = 7 * _FAR_NS  # after such a pause a device is taken as another: a week is 600 000 windows
@@ -105,14 +106,24 @@ def _mark(marks: Marks, device: int, first: int, last: int, offset: int) -> None
 
 @part
 def _mark_readings(
-    marks: Marks, devices: Devices, d: int, from_ns: int, to_ns: int, now_ns: int, window_ns: int, offset: int
+    marks: Marks,
+    devices: Devices,
+    d: int,
+    from_ns: int,
+    to_ns: int,
+    learned_ns: int,
+    now_ns: int,
+    window_ns: int,
+    offset: int,
 ) -> None:
-    """Mark the windows of which readings changed. Where that comes so late that windows which rest on the
-    same block of readings are final, those too, and all that rest on what is learned of it."""
-    block_ns = (from_ns - ENERGY_AHEAD_NS - DATED_NS) // BLOCK_NS * BLOCK_NS
+    """Mark the windows of which readings changed, and since ``learned_ns`` those by which is learned. Where
+    that lies so far back that windows which rest on the same block of readings are final, those too, and all
+    that rest on what is learned of it."""
+    block = learned_ns // BLOCK_NS
+    marks.changed[d] = min(marks.changed[d], block)
     to_ns = max(to_ns, now_ns)
-    if block_ns < now_ns - LATENESS_NS:
-        from_ns = min(from_ns, max(block_ns, to_ns - HORIZON_NS))
+    if block * BLOCK_NS < now_ns - LATENESS_NS:
+        from_ns = min(from_ns, max(block * BLOCK_NS, to_ns - HORIZON_NS))
         to_ns += LEARNED_NS
     _mark(marks, d, max(from_ns, devices.first_ns[d]) // window_ns, to_ns // window_ns, offset)
 
@@ -476,7 +487,17 @@ def _take_samples(
                 continue
             n += 1
             changed_ns = _changed_since(devices, d, at)
-            _mark_readings(marks, devices, d, changed_ns, newest, now_ns, window_ns, offset)
+            _mark_readings(
+                marks,
+                devices,
+                d,
+                changed_ns,
+                newest,
+                changed_ns - _DATED_BEFORE_NS,
+                now_ns,
+                window_ns,
+                offset,
+            )
             if energy >= 0 and energy != counter and _next_reading(devices.energy_mj, d, n, at + 1) == n:
                 counter, knot = energy, t
             elif energy == counter:
@@ -529,7 +550,9 @@ def _take_samples(
     devices.counter_mj[d] = counter
     devices.knot_ns[d] = knot
     if n > 0:
-        _mark_readings(marks, devices, d, from_ns, newest, now_ns, window_ns, offset)
+        _mark_readings(
+            marks, devices, d, from_ns, newest, from_ns - _DATED_BEFORE_NS, now_ns, window_ns, offset
+        )
     return int(newest)
 
 
@@ -729,7 +752,9 @@ def _take_event(
     else:
         to_ns = now_ns
     if devices.length[d] > 0 and kind == GAP:
-        _mark_readings(marks, devices, d, from_ns, to_ns, now_ns, window_ns, offset)
+        _mark_readings(
+            marks, devices, d, from_ns, to_ns, from_ns - _DATED_BEFORE_NS, now_ns, window_ns, offset
+        )
     elif devices.length[d] > 0:
         _mark(marks, d, max(from_ns, devices.first_ns[d]) // window_ns, to_ns // window_ns, offset)
 
@@ -873,8 +898,8 @@ def _take_process_rows(
         else:
             d, to_ns, offset = holders.device[h], max(now_ns, t), batch.messages[m, OFFSET]
             if percent >= 0.0:
-                from_ns -= SHIFT_MAX_NS  # it may turn out to be dated too late
-                _mark_readings(marks, devices, d, from_ns, to_ns, before_ns, window_ns, offset)
+                shifted_ns = from_ns - SHIFT_MAX_NS  # it may turn out to be dated too late
+                _mark_readings(marks, devices, d, shifted_ns, to_ns, from_ns, before_ns, window_ns, offset)
             else:
                 _mark(marks, d, from_ns // window_ns, to_ns // window_ns, offset)
 

@@ -651,22 +651,6 @@ def _learn_block(
     return row
 
 
-@kernel(types.void(MARKS, types.int64, LEARNED))
-def forget_blocks(marks: Marks, window_ns: int, learned: Learned) -> None:
-    """Forget what rests on blocks whose readings the marks say have changed."""
-    for i in range(marks.made[0]):
-        d = marks.device[i]
-        if d >= learned.block.shape[0]:
-            continue
-        block = (marks.first[i] * window_ns - ENERGY_AHEAD_NS - DATED_NS) // BLOCK_NS
-        for half in range(2):
-            if learned.block[d, half] >= block:
-                learned.minute[d, half] = -1
-        for slot in range(FITS):
-            if learned.fitted[d, slot] >= block:
-                learned.fitted[d, slot] = -1
-
-
 @part
 def _is_shared(devices: Devices, holders: Holders, d: int, from_ns: int, to_ns: int) -> bool:
     """Whether SM time of more than one process was read in that time."""

@@ -153,6 +153,7 @@ class Marks(NamedTuple):
 
     made: I64  # (1): how many there are
     latest: I64  # of each device the index of its latest mark, -1 = none
+    changed: I64  # of each device the first block whose readings have changed (kernels/learn.py)
     device: I32
     first: I64
     last: I64
@@ -258,7 +259,7 @@ LEARNED = types.NamedTuple(
     ),
     Learned,
 )
-MARKS = types.NamedTuple((_i64, _i64, _i32, _i64, _i64, _i64), Marks)
+MARKS = types.NamedTuple((_i64, _i64, _i64, _i32, _i64, _i64, _i64), Marks)
 DROPS = types.NamedTuple((_i64, _i64, _i64, _i64_2), Drops)
 BATCH = types.NamedTuple(
     (

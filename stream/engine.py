@@ -302,7 +302,7 @@ class Engine:
 
     def _attribute(self, ended: bool, restate: bool = True, provisional: bool = True) -> None:
         n_devices = len(self.series.device_keys)
-        self._learning.changed(self._marks, self.window_ns)
+        self._learning.changed(self._marks.changed[:n_devices])
         marks = self._due_marks(n_devices, restate, provisional)
         if not len(marks.device):
             return
@@ -353,7 +353,8 @@ class Engine:
         )
         first, last = np.maximum(first, least), np.minimum(last, most)
         due = first <= last
-        return Marks(self._marks.made, self._marks.latest, devices[due], first[due], last[due], offset[due])
+        made, latest, changed = self._marks[:3]
+        return Marks(made, latest, changed, devices[due], first[due], last[due], offset[due])
 
     @property
     def settled_offset(self) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from wattribute.kernels import learn as k
 from wattribute.kernels.series import (
     FITS,
+    FOREVER,
     I64,
     WATTS_HOLDERS,
     Devices,
@@ -53,9 +54,14 @@ class Learning:
         k.learn(hosts, devices, holders, marks, order, bounds, window_ns, ended, self._learned, out, of)
         return out, of
 
-    def changed(self, marks: Marks, window_ns: int) -> None:
-        """Forget what marks just made concern: before any of them waits, for others may rest on the same."""
-        k.forget_blocks(marks, window_ns, self._learned)
+    def changed(self, first_block: I64) -> None:
+        """Forget what rests on blocks whose readings changed: of each device from ``first_block`` (devices)
+        on, which begins anew. Before any window waits, for others may rest on the same."""
+        count = min(len(first_block), len(self._learned.block))
+        changed = first_block[:count, None]
+        self._learned.minute[:count][self._learned.block[:count] >= changed] = -1
+        self._learned.fitted[:count][self._learned.fitted[:count] >= changed] = -1
+        first_block[:] = FOREVER
 
     def forget(self, devices: Sequence[int]) -> None:
         """Forget what was learned of devices: their readings, or the rows of their processes, are others from
@@ -101,15 +107,15 @@ def _arrays(learned: Learned) -> list[NDArray[Any]]:
 def _windows(
     devices: Devices, marks: Marks, order: I64, bounds: I64, idle_mw: I64, window_ns: int
 ) -> WattsOf:
-    """Room for the row of each window from the first to the last that is marked, by device."""
+    """Room for a row of each window from the first to the last that is marked and has samples, by device."""
     count = len(bounds) - 1
-    marked = np.flatnonzero(np.diff(bounds) > 0)
-    first_window, windows = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    marked = np.flatnonzero(np.diff(bounds))
     length = devices.length[marked]
-    oldest_ns = devices.t_ns[marked, 0]
-    newest_ns = devices.t_ns[marked, np.maximum(length - 1, 0)]
-    first = np.maximum(np.minimum.reduceat(marks.first[order], bounds[marked]), oldest_ns // window_ns)
-    last = np.minimum(np.maximum.reduceat(marks.last[order], bounds[marked]), newest_ns // window_ns)
+    oldest = devices.t_ns[marked, 0] // window_ns
+    newest = devices.t_ns[marked, length - 1] // window_ns
+    first = np.maximum(np.minimum.reduceat(marks.first[order], bounds[marked]), oldest)
+    last = np.minimum(np.maximum.reduceat(marks.last[order], bounds[marked]), newest)
+    first_window, windows = np.zeros(count, np.int64), np.zeros(count, np.int64)
     first_window[marked] = first
     windows[marked] = np.where(length > 0, np.maximum(last - first + 1, 0), 0)
     begin = np.concatenate([[0], np.cumsum(windows)])

@@ -209,7 +209,8 @@ def _processes(rows: int) -> Any:
 def new_marks(size: int, devices: int) -> Marks:
     """Room for ``size`` marks of ``devices`` devices."""
     arrays = _empty(Marks, size)
-    return Marks(**{**arrays, "made": np.zeros(1, np.int64), "latest": np.full(devices, -1, np.int64)})
+    arrays["made"], arrays["latest"] = np.zeros(1, np.int64), np.full(devices, -1, np.int64)
+    return Marks(**{**arrays, "changed": np.full(devices, FOREVER)})
 
 
 def _shift(length: Any, row: int, cut_ns: int, time_ns: Any, *others: Any) -> int:

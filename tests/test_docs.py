@@ -315,7 +315,7 @@ def test_what_is_cited_and_linked_is_there() -> None:
     ]
     cited = {page for path in sources for page in re.findall(r"docs/[\w-]+\.md", path.read_text())}
     assert cited
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").iterdir()]
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
     linked = {
         page: {page.parent / link for link in re.findall(r"\]\(([\w/.-]+\.md)\)", page.read_text())}
         for page in pages

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -56,16 +57,25 @@ def test_a_scenario_that_misses_its_bar_is_said_to() -> None:
     assert "error" in found.missed
 
 
-def test_the_command() -> None:
+def test_the_command(tmp_path: Path) -> None:
     asked = ("verify", "correlated", "--seeds", "1", "--seconds", "300")
     answer = ran(*asked, "--format", "json")
     rows = {row["method"]: row for row in json.loads(answer.stdout)}
     assert rows["wattribute"]["is_conserved"]
     assert rows["wattribute"]["error_ratio"] < rows["Kepler's form"]["error_ratio"] / 2
     assert "1 of 1 simulations" in answer.stderr
-    table = ran(*asked).stdout
+    drawn = tmp_path / "verified.svg"
+    table = ran(*asked, "--picture", str(drawn)).stdout
     assert "correlated" in table
     assert "met" in table
+    assert drawn.read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("verified.pdf", "is an .svg or a .png"), ("no/where.svg", "there is no folder")]
+)
+def test_a_picture_that_cannot_be_drawn_is_refused_at_once(tmp_path: Path, name: str, why: str) -> None:
+    assert why in ran("verify", "additive", "--picture", str(tmp_path / name), status=2).stderr
 
 
 def test_a_scenario_that_is_not_there() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,6 +28,10 @@ def verify(
     duration_s: Annotated[
         int, typer.Option("--seconds", help="How long each is simulated.", min=60, max=86_400)
     ] = 600,
+    picture: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw it too, as .svg or .png: needs wattribute\\[picture]."),
+    ] = None,
     shape: FormatOption = Format.table,
 ) -> None:
     """Simulate GPUs that processes share, where the true energy of each is known, and measure how far
@@ -43,18 +48,42 @@ def verify(
     for name in names or ():
         if name not in known:
             raise UsageError(f"no scenario {name!r}: there are {', '.join(known)}")
+    drawn = None if picture is None else _drawing(picture)
     trials = [trial for trial in TRIALS if not names or trial.name in names]
     found = summaries(_outcomes([trial.name for trial in trials], seeds, duration_s), trials)
     if shape is Format.table:
         _write_table(found, seeds, duration_s)
     else:
         write_rows([row for summary in found for row in _rows(summary)], shape)
+    if drawn is not None and picture is not None:
+        try:
+            drawn(found, picture, _title(seeds, duration_s))
+        except OSError as error:
+            raise WattributeError(f"{picture}: cannot write the picture: {error.strerror}") from error
+        note(f"drawn in {picture}")
     lost = [summary.trial.name for summary in found if not summary.is_conserved]
     if lost:
         raise WattributeError(f"windows of {', '.join(lost)} do not add up: this is a bug in wattribute")
     missed = [summary.trial.name for summary in found if summary.missed]
     if missed:
         raise WattributeError(f"{len(missed)} of {len(found)} scenarios miss a bar: {', '.join(missed)}")
+
+
+def _title(seeds: int, duration_s: int) -> str:
+    return f"How far energy above idle is off, in %: simulated GPUs, {seeds} random loads of {duration_s} s"
+
+
+def _drawing(path: Path) -> Callable[[Sequence[Summary], Path, str], None]:
+    """What draws, looked for before minutes are spent on what it is to draw."""
+    if path.suffix.lower() not in {".svg", ".png"}:
+        raise UsageError(f"{path}: a picture is an .svg or a .png file")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}")
+    try:
+        from wattribute.verify.picture import draw
+    except ImportError as error:
+        raise UsageError("to draw, install matplotlib: pip install 'wattribute[picture]'") from error
+    return draw
 
 
 def _outcomes(names: Sequence[str], seeds: int, duration_s: int) -> list[Outcome]:
@@ -123,7 +152,7 @@ def _write_table(found: Sequence[Summary], seeds: int, duration_s: int) -> None:
             cells,
             frozenset({1, 2, 3, *range(6, last)}),
             ["bold red" if summary.missed else "" for summary in found],
-            f"How far energy above idle is off, in %: simulated GPUs, {seeds} random loads of {duration_s} s",
+            _title(seeds, duration_s),
             [
                 "error: of all processes together, Σ |error| / Σ energy, mean of the loads;"
                 " worst: the process that is furthest off, of all loads",

@@ -46,7 +46,7 @@ class Attributed:
     is_conserved: bool
 
 
-class _Rows:
+class Rows:
     """A sink that keeps the rows written last."""
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ def _values(column: Column) -> list[Any]:
 
 def by_the_stream(records: Sequence[Record], until_ns: int) -> Attributed:
     """What ``replay`` writes, of windows up to ``until_ns``."""
-    sink = _Rows()
+    sink = Rows()
     replay([Line(number, record) for number, record in enumerate(records, 1)], Engine("verify"), sink)
     found = Attributed({}, [], True)
     for (_, start_ms), window in sink.rows.items():

@@ -89,7 +89,9 @@ class _Scratch(NamedTuple):
     near: I64  # (holders): where to look in the records of each; it moves on
     own: I64  # (holders): those of whom SM time was read in a block
     at: I64  # (holders): the record of each to go on with
-    place: I64  # (holders): in the sums, -1 while it has none
+    place: (
+        I64  # (holders + PLACES): of each in the sums of its minute, -1 = none yet; then of those in the fit
+    )
     edges_ns: I64  # (_EDGES): when that was read
     read_ns: I64  # (samples): when the counter was read to have changed
     curve_ns: I64  # (samples): cumulative energy, as points of a line
@@ -98,7 +100,7 @@ class _Scratch(NamedTuple):
     begin_j: F64  # (SHIFTS): the curve where a stretch begins, for each shift
     end_j: F64
     x: F64  # (PLACES): SM percent over a stretch
-    who: I64  # (WATTS_HOLDERS): whose watts are fitted
+    who: I64  # (PLACES): whose watts are fitted
     second: F64  # (PLACES, PLACES): sums of two minutes, as are the next two
     first: F64  # (PLACES, SHIFTS)
     squares: F64  # (SHIFTS)
@@ -388,7 +390,7 @@ def _sum_block(
     count = _find_edges(holders, n, start_ns + BLOCK_NS, work)
     if count == 0:
         return
-    before_ns = from_ns = 0  # when the stretch before the first ended
+    before_ns = 0  # when the stretch before the first ended
     for m in range(n):
         if work.at[m] > 0:
             before_ns = max(before_ns, holders.used_ns[work.own[m], work.at[m] - 1])

@@ -107,6 +107,7 @@ def _mark(marks: Marks, device: int, first: int, last: int, offset: int) -> None
 @part
 def _mark_readings(
     marks: Marks,
+    hosts: Hosts,
     devices: Devices,
     d: int,
     from_ns: int,
@@ -122,7 +123,9 @@ def _mark_readings(
     block = learned_ns // BLOCK_NS
     marks.changed[d] = min(marks.changed[d], block)
     to_ns = max(to_ns, now_ns)
-    if block * BLOCK_NS < now_ns - LATENESS_NS:
+    host = devices.host[d]
+    is_over = hosts.ended_ns[host] == hosts.now_ns[host]  # then all windows were final
+    if block * BLOCK_NS < (now_ns if is_over else now_ns - LATENESS_NS):
         from_ns = min(from_ns, max(block * BLOCK_NS, to_ns - HORIZON_NS))
         to_ns += LEARNED_NS
     _mark(marks, d, max(from_ns, devices.first_ns[d]) // window_ns, to_ns // window_ns, offset)
@@ -489,6 +492,7 @@ def _take_samples(
             changed_ns = _changed_since(devices, d, at)
             _mark_readings(
                 marks,
+                hosts,
                 devices,
                 d,
                 changed_ns,
@@ -551,7 +555,7 @@ def _take_samples(
     devices.knot_ns[d] = knot
     if n > 0:
         _mark_readings(
-            marks, devices, d, from_ns, newest, from_ns - _DATED_BEFORE_NS, now_ns, window_ns, offset
+            marks, hosts, devices, d, from_ns, newest, from_ns - _DATED_BEFORE_NS, now_ns, window_ns, offset
         )
     return int(newest)
 
@@ -753,7 +757,7 @@ def _take_event(
         to_ns = now_ns
     if devices.length[d] > 0 and kind == GAP:
         _mark_readings(
-            marks, devices, d, from_ns, to_ns, from_ns - _DATED_BEFORE_NS, now_ns, window_ns, offset
+            marks, hosts, devices, d, from_ns, to_ns, from_ns - _DATED_BEFORE_NS, now_ns, window_ns, offset
         )
     elif devices.length[d] > 0:
         _mark(marks, d, max(from_ns, devices.first_ns[d]) // window_ns, to_ns // window_ns, offset)
@@ -856,6 +860,7 @@ def _take_device_rows(
 
 @part
 def _take_process_rows(
+    hosts: Hosts,
     devices: Devices,
     holders: Holders,
     batch: Batch,
@@ -899,7 +904,9 @@ def _take_process_rows(
             d, to_ns, offset = holders.device[h], max(now_ns, t), batch.messages[m, OFFSET]
             if percent >= 0.0:
                 shifted_ns = from_ns - SHIFT_MAX_NS  # it may turn out to be dated too late
-                _mark_readings(marks, devices, d, shifted_ns, to_ns, from_ns, before_ns, window_ns, offset)
+                _mark_readings(
+                    marks, hosts, devices, d, shifted_ns, to_ns, from_ns, before_ns, window_ns, offset
+                )
             else:
                 _mark(marks, d, from_ns // window_ns, to_ns // window_ns, offset)
 
@@ -968,7 +975,7 @@ def ingest(
             return -1 - m
         now_ns = _take_device_rows(hosts, devices, batch, m, layout, window_ns, marks, drops)
         _take_process_rows(
-            devices, holders, batch, m, layout, hosts.now_ns[host], now_ns, window_ns, marks, drops
+            hosts, devices, holders, batch, m, layout, hosts.now_ns[host], now_ns, window_ns, marks, drops
         )
         _pass_time(hosts, devices, holders, host, now_ns, offset, window_ns, marks)
     return int(messages.shape[0])

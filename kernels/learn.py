@@ -64,6 +64,7 @@ _IDLE, _OTHERS, _OWN = 0, 1, 2  # places of sums: the idle level, the others, th
 PLACES = WATTS_HOLDERS + 1
 _EDGES = 64  # different times at which SM time was read in a block; 30 where a driver tells it each 1/6 s
 _SHORTEST_NS, _LONGEST_NS = 50_000_000, 60_000_000_000  # of other stretches the mean power says little
+_STEADY_NS = 1_000_000_000  # beyond that from change to change, or across a reset, none dates another
 _DATED_CHANGES = 30  # to each side: with 101 ms from change to change, 61 were read with every delay alike
 
 # Chosen on simulated devices, by the error of what each process is charged (wattribute verify). To forget in
@@ -145,14 +146,22 @@ def _first_after(ns: I64, row: int, n: int, instant_ns: int, near: int) -> int:
 
 
 @part
+def _is_same(energy_mj: I64, d: int, i: int) -> bool:
+    """Whether the sample before i has the same reading as i, or none of both has any."""
+    return bool(energy_mj[d, i] < 0 or energy_mj[d, i - 1] < 0 or energy_mj[d, i] == energy_mj[d, i - 1])
+
+
+@part
 def _draw_changes(devices: Devices, d: int, first: int, to_ns: int, work: _Scratch) -> int:
     """The curve of a counter from sample ``first`` on; its number of points.
 
     A point is a change. That was read up to a period of the sampler after it happened, now sooner, now later,
-    while counters change at a steady pace: so it is dated at the mean of the changes around it, but no
-    further from when it was read than half the time since the reading before."""
+    while counters change at a steady pace: so it is dated at the mean of the changes around it in its run, but
+    no further from when it was read than half the time since the reading before."""
     t_ns, energy_mj = devices.t_ns, devices.energy_mj
     read_ns, curve_ns, curve_j = work.read_ns, work.curve_ns, work.curve_j
+    while first > 0 and t_ns[d, first] > to_ns - _LONGEST_NS and _is_same(energy_mj, d, first):
+        first -= 1  # to where it came to that reading
     n = 0
     before_ns, mj = 0, -1
     i = first
@@ -168,21 +177,27 @@ def _draw_changes(devices: Devices, d: int, first: int, to_ns: int, work: _Scrat
         i += 1
         if i < devices.length[d] and t_ns[d, i] > enough_ns and n > 0 and read_ns[n - 1] <= to_ns:
             enough_ns = min(t_ns[d, i], to_ns + _LONGEST_NS)  # it changes seldom
-    base_ns = read_ns[0]
-    low = high = total_ns = 0  # of the changes low to high, both in, Σ time since the first
     off_s2 = 0.0
-    for k in range(n):
-        reach = min(_DATED_CHANGES, k, n - 1 - k)
-        while high < k + reach:
-            high += 1
-            total_ns += read_ns[high] - base_ns
-        while low < k - reach:
-            total_ns -= read_ns[low] - base_ns
-            low += 1
-        dated_ns = base_ns + total_ns // (high - low + 1)
-        dated_ns = min(max(dated_ns, read_ns[k] - curve_ns[k]), read_ns[k] + curve_ns[k])
-        curve_ns[k] = max(dated_ns, curve_ns[k - 1]) if k > 0 else dated_ns
-        off_s2 += ((read_ns[k] - curve_ns[k]) / 1e9) ** 2
+    begin = 0
+    while begin < n:  # a run in which it changed at a steady pace
+        end = begin + 1
+        while end < n and read_ns[end] - read_ns[end - 1] <= _STEADY_NS and curve_j[end] > curve_j[end - 1]:
+            end += 1
+        low = high = begin
+        total_ns = 0  # of the changes low to high, both in, Σ time since the first
+        for k in range(begin, end):
+            reach = min(_DATED_CHANGES, k - begin, end - 1 - k)
+            while high < k + reach:
+                high += 1
+                total_ns += read_ns[high] - read_ns[begin]
+            while low < k - reach:
+                total_ns -= read_ns[low] - read_ns[begin]
+                low += 1
+            dated_ns = read_ns[begin] + total_ns // (high - low + 1)
+            dated_ns = min(max(dated_ns, read_ns[k] - curve_ns[k]), read_ns[k] + curve_ns[k])
+            curve_ns[k] = max(dated_ns, curve_ns[k - 1]) if k > 0 else dated_ns
+            off_s2 += ((read_ns[k] - curve_ns[k]) / 1e9) ** 2
+        begin = end
     work.late_s2[0] = off_s2 / max(n, 1)
     return n
 

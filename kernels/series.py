@@ -136,7 +136,7 @@ class Learned(NamedTuple):
     learned of the latest blocks, by number modulo FITS (kernels/learn.py). Places of sums: the idle level,
     all others, and 15 holders in the order in which they came."""
 
-    minute: I64  # (devices, 2): whose sums they are; -1 = none
+    minute: I64  # (devices, 2): whose sums they are; -FOREVER = none
     block: I64  # (devices, 2): the last block that is in them
     names: I64  # (devices, 2): places taken
     holder: I64  # (devices, 2, 17): at each place
@@ -144,7 +144,7 @@ class Learned(NamedTuple):
     first: F64  # (devices, 2, 17, shifts): Σ SM percent × power, for each shift
     squares: F64  # (devices, 2, shifts): Σ power²
     late_s2: F64  # (devices, 2): Σ variance of how long after a change of the counter that was read
-    fitted: I64  # (devices, FITS): the block that a row of ``fits`` is of; -1 = none
+    fitted: I64  # (devices, FITS): the block that a row of ``fits`` is of; -FOREVER = none
     fits: Watts  # (devices × FITS)
 
 

@@ -23,12 +23,15 @@ from wattribute.kernels.series import (
     WattsOf,
 )
 
+_NEVER = -FOREVER  # in place of a minute or a block; before 1970 they are negative
+
 
 class Learning:
     """What was learned of each device, by its row."""
 
     def __init__(self) -> None:
         self._learned = _room(0)
+        self._idle_mw = np.zeros(0, np.int64)  # the priors of what is in ``fits``
 
     def watts(
         self,
@@ -49,6 +52,9 @@ class Learning:
             before, self._learned = self._learned, _room(2 * count)
             for old, new in zip(_arrays(before), _arrays(self._learned), strict=True):
                 new[: len(old)] = old
+        known = min(count, len(self._idle_mw))
+        self._learned.fitted[:known][self._idle_mw[:known] != idle_mw[:known]] = _NEVER
+        self._idle_mw = idle_mw[:count].copy()
         of = _windows(devices, marks, order, bounds, idle_mw, window_ns)
         out = _rows(len(of.row) + count)
         k.learn(hosts, devices, holders, marks, order, bounds, window_ns, ended, self._learned, out, of)
@@ -59,21 +65,21 @@ class Learning:
         on, which begins anew. Before any window waits, for others may rest on the same."""
         count = min(len(first_block), len(self._learned.block))
         changed = first_block[:count, None]
-        self._learned.minute[:count][self._learned.block[:count] >= changed] = -1
-        self._learned.fitted[:count][self._learned.fitted[:count] >= changed] = -1
+        self._learned.minute[:count][self._learned.block[:count] >= changed] = _NEVER
+        self._learned.fitted[:count][self._learned.fitted[:count] >= changed] = _NEVER
         first_block[:] = FOREVER
 
     def forget(self, devices: Sequence[int]) -> None:
         """Forget what was learned of devices: their readings, or the rows of their processes, are others from
         now on."""
         known = [device for device in devices if device < len(self._learned.block)]
-        self._learned.minute[known] = self._learned.fitted[known] = -1
+        self._learned.minute[known] = self._learned.fitted[known] = _NEVER
 
 
 def _room(devices: int) -> Learned:
     # Memory is taken as it is written to: a device that nobody shares takes but the numbers of its blocks.
     return Learned(
-        minute=np.full((devices, 2), -1, np.int64),
+        minute=np.full((devices, 2), _NEVER, np.int64),
         block=np.zeros((devices, 2), np.int64),
         names=np.zeros((devices, 2), np.int64),
         holder=np.empty((devices, 2, k.PLACES), np.int64),
@@ -81,7 +87,7 @@ def _room(devices: int) -> Learned:
         first=np.empty((devices, 2, k.PLACES, k.SHIFTS)),
         squares=np.empty((devices, 2, k.SHIFTS)),
         late_s2=np.empty((devices, 2)),
-        fitted=np.full((devices, FITS), -1, np.int64),
+        fitted=np.full((devices, FITS), _NEVER, np.int64),
         fits=_rows(devices * FITS),
     )
 

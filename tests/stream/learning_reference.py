@@ -41,7 +41,7 @@ def by_counter(readings: Readings) -> Draw:
     def draw(begin: int, end: int) -> Joules:
         changes: list[tuple[int, int, int]] = []  # when it was read, half the time since the reading before
         before = mj = None
-        for t, reading in _from(readings, begin - DATED_NS):
+        for t, reading in _since_change(readings, begin - DATED_NS, end - 60 * SECOND_NS):
             if t > end + DATED_NS and ((changes and changes[-1][0] > end) or t > end + 60 * SECOND_NS):
                 break
             if reading is not None and reading != mj:
@@ -50,13 +50,33 @@ def by_counter(readings: Readings) -> Draw:
             before = before if reading is None else t
         dates: list[int] = []
         for k, (t, half, _) in enumerate(changes):
-            reach = min(DATED_CHANGES, k, len(changes) - 1 - k)
-            around = [read - changes[0][0] for read, _, _ in changes[k - reach : k + reach + 1]]
-            date = changes[0][0] + sum(around) // len(around)
+            low = high = k
+            while low > 0 and _steady(changes[low - 1], changes[low]):
+                low -= 1
+            while high + 1 < len(changes) and _steady(changes[high], changes[high + 1]):
+                high += 1
+            reach = min(DATED_CHANGES, k - low, high - k)
+            around = [read - changes[low][0] for read, _, _ in changes[k - reach : k + reach + 1]]
+            date = changes[low][0] + sum(around) // len(around)
             dates.append(max([min(max(date, t - half), t + half), *dates[-1:]]))
         return _between(dates, [reading / 1e3 for _, _, reading in changes])
 
     return draw
+
+
+def _steady(before: tuple[int, int, int], after: tuple[int, int, int]) -> bool:
+    return after[0] - before[0] <= SECOND_NS and after[2] > before[2]
+
+
+def _since_change(readings: Readings, begin: int, least: int) -> Readings:
+    """From the reading at ``begin`` on, and before it from where the counter came to that figure."""
+    first = len(readings) - len(_from(readings, begin))
+    while first > 0 and readings[first][0] > least:
+        one, other = readings[first - 1][1], readings[first][1]
+        if one is not None and other is not None and one != other:
+            break
+        first -= 1
+    return readings[first:]
 
 
 def by_power(readings: Readings) -> Draw:

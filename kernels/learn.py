@@ -156,8 +156,8 @@ def _draw_changes(devices: Devices, d: int, first: int, to_ns: int, work: _Scrat
     """The curve of a counter from sample ``first`` on; its number of points.
 
     A point is a change. That was read up to a period of the sampler after it happened, now sooner, now later,
-    while counters change at a steady pace: so it is dated at the mean of the changes around it in its run, but
-    no further from when it was read than half the time since the reading before."""
+    while counters change at a steady pace: so it is dated at the mean of those around it in its run, but no
+    further from when it was read than half the time since the reading before."""
     t_ns, energy_mj = devices.t_ns, devices.energy_mj
     read_ns, curve_ns, curve_j = work.read_ns, work.curve_ns, work.curve_j
     while first > 0 and t_ns[d, first] > to_ns - _LONGEST_NS and _is_same(energy_mj, d, first):

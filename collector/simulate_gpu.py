@@ -213,9 +213,8 @@ class SimulatedGpu:
         from_s, to_s = self.plan.lost_s
         return from_s <= self.step * STEP_MS / 1_000 < to_s
 
-    @property
-    def is_garbled(self) -> bool:
-        """Drawn anew: whether an answer about its processes holds garbage."""
+    def draw_garbage(self) -> bool:
+        """Draw whether an answer about its processes holds garbage."""
         return self.plan.garbage_ratio > 0 and self.random.random() < self.plan.garbage_ratio
 
     def add(self, resident: Resident) -> None:

@@ -266,6 +266,6 @@ class SimulatedNvml:
                 )
         if not entries:
             raise self._error("NVML_ERROR_NOT_FOUND")
-        if gpu.is_garbled:
+        if gpu.draw_garbage():
             entries.append(struct(pid=entries[0].pid, timeStamp=entries[0].timeStamp, smUtil=_GARBAGE))
         return entries

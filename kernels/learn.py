@@ -90,9 +90,7 @@ class _Scratch(NamedTuple):
     near: I64  # (holders): where to look in the records of each; it moves on
     own: I64  # (holders): those of whom SM time was read in a block
     at: I64  # (holders): the record of each to go on with
-    place: (
-        I64  # (holders + PLACES): of each in the sums of its minute, -1 = none yet; then of those in the fit
-    )
+    place: I64  # (holders + PLACES): where each stands in the sums, -1 = nowhere yet
     edges_ns: I64  # (_EDGES): when that was read
     read_ns: I64  # (samples): when the counter was read to have changed
     curve_ns: I64  # (samples): cumulative energy, as points of a line
@@ -147,7 +145,7 @@ def _first_after(ns: I64, row: int, n: int, instant_ns: int, near: int) -> int:
 
 @part
 def _is_same(energy_mj: I64, d: int, i: int) -> bool:
-    """Whether the sample before i has the same reading as i, or none of both has any."""
+    """Whether the sample before i has the same reading as i, or one of both has none."""
     return bool(energy_mj[d, i] < 0 or energy_mj[d, i - 1] < 0 or energy_mj[d, i] == energy_mj[d, i - 1])
 
 

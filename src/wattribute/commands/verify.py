@@ -48,19 +48,15 @@ def verify(
     for name in names or ():
         if name not in known:
             raise UsageError(f"no scenario {name!r}: there are {', '.join(known)}")
-    drawn = None if picture is None else _drawing(picture)
+    draw = None if picture is None else _drawing(picture, _title(seeds, duration_s))
     trials = [trial for trial in TRIALS if not names or trial.name in names]
     found = summaries(_outcomes([trial.name for trial in trials], seeds, duration_s), trials)
     if shape is Format.table:
         _write_table(found, seeds, duration_s)
     else:
         write_rows([row for summary in found for row in _rows(summary)], shape)
-    if drawn is not None and picture is not None:
-        try:
-            drawn(found, picture, _title(seeds, duration_s))
-        except OSError as error:
-            raise WattributeError(f"{picture}: cannot write the picture: {error.strerror}") from error
-        note(f"drawn in {picture}")
+    if draw is not None:
+        draw(found)
     lost = [summary.trial.name for summary in found if not summary.is_conserved]
     if lost:
         raise WattributeError(f"windows of {', '.join(lost)} do not add up: this is a bug in wattribute")
@@ -73,7 +69,7 @@ def _title(seeds: int, duration_s: int) -> str:
     return f"How far energy above idle is off, in %: simulated GPUs, {seeds} random loads of {duration_s} s"
 
 
-def _drawing(path: Path) -> Callable[[Sequence[Summary], Path, str], None]:
+def _drawing(path: Path, title: str) -> Callable[[Sequence[Summary]], None]:
     """What draws, looked for before minutes are spent on what it is to draw."""
     if path.suffix.lower() not in {".svg", ".png"}:
         raise UsageError(f"{path}: a picture is an .svg or a .png file")
@@ -83,7 +79,15 @@ def _drawing(path: Path) -> Callable[[Sequence[Summary], Path, str], None]:
         from wattribute.verify.picture import draw
     except ImportError as error:
         raise UsageError("to draw, install matplotlib: pip install 'wattribute[picture]'") from error
-    return draw
+
+    def drawing(found: Sequence[Summary]) -> None:
+        try:
+            draw(found, path, title)
+        except OSError as error:
+            raise WattributeError(f"{path}: cannot write the picture: {error.strerror}") from error
+        note(f"drawn in {path}")
+
+    return drawing
 
 
 def _outcomes(names: Sequence[str], seeds: int, duration_s: int) -> list[Outcome]:

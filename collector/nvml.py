@@ -14,7 +14,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from wattribute.collector.nvml_calls import (
@@ -26,6 +26,7 @@ from wattribute.collector.nvml_calls import (
     DeviceCalls,
     GpuError,
 )
+from wattribute.collector.nvml_gpm import InstanceActivity
 from wattribute.collector.nvml_power import PowerReader
 from wattribute.collector.nvml_processes import ProcessSamples, Resident, Sample, running
 from wattribute.errors import WattributeError
@@ -157,6 +158,7 @@ class GpuReader:
         self.calls = DeviceCalls(nvml.binding, self.uuid, handle, lambda: nvml.session == session, nvml.count)
         self._power: PowerReader | None = None
         self._samples = ProcessSamples()
+        self._activity = InstanceActivity(self.calls)
         self._mig = False
 
     def probe(self) -> None:
@@ -236,7 +238,8 @@ class GpuReader:
         self._mig = mig
 
     def _instances(self, t: int) -> list[Instance]:
-        """The MIG instances. NVML has no power of theirs, and the device's own is not put on each of them."""
+        """The MIG instances, and how busy each was. NVML has no power of theirs, and the device's own is not
+        put on each of them."""
         found: dict[int, Instance] = {}
         uuids: dict[str, int] = {}
         for place in range(self.calls("nvmlDeviceGetMaxMigDeviceCount") or 0) if self._mig else ():
@@ -259,8 +262,13 @@ class GpuReader:
                 profile=re.sub(r"^\d+c\.", "", name.rpartition("MIG ")[2]),
                 slices=None if attributes is None else attributes.gpuInstanceSliceCount,
             )
-        self.mig_uuids = {uuid: number for uuid, number in uuids.items() if uuid}
-        return list(found.values())
+        uuids = {uuid: number for uuid, number in uuids.items() if uuid}
+        if uuids != self.mig_uuids:
+            self.calls.forget_absent()  # one on an instance that just went fails as if it did not exist
+        self.mig_uuids = uuids
+        of = {number: frozenset(u for u, n in uuids.items() if n == number) for number in found}
+        busy = self._activity.read(t, of)
+        return [replace(instance, sm_percent=busy.get(number)) for number, instance in found.items()]
 
 
 def load_pynvml() -> Any:

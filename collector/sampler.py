@@ -261,9 +261,14 @@ class Sampler:
     def _take_slow(self, lane: _Lane, reading: SlowReading) -> None:
         lane.slow = reading
         self.health.slow_readings += 1
-        if [replace(i, t=0) for i in lane.instances] != [replace(i, t=0) for i in reading.instances]:
+        left = {instance.gpu_instance for instance in reading.instances}
+        gone = [i for i in lane.instances if i.gpu_instance not in left]
+        self._buffer.extend(replace(i, t=reading.t, profile="", slices=0) for i in gone)
+        known = [replace(instance, t=0, sm_percent=None) for instance in reading.instances]
+        # what is known of their activity is of the time since they were told before
+        if known != list(lane.instances) or any(i.sm_percent is not None for i in reading.instances):
             self._buffer.extend(reading.instances)
-        lane.instances = reading.instances
+        lane.instances = tuple(known)
         self._buffer.extend(self._residency.records(lane.gpu.uuid, reading))
 
     def _gap(self, lane: _Lane, to_ns: int) -> Gap:

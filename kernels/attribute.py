@@ -6,7 +6,8 @@ For each device, over the windows marked:
     cut      the instants at which anything changes: window edges, holders, SM records, gaps
     measure  the device's cumulative energy at each cut, in integer µJ, so that windows telescope
     split    each piece between two cuts to its holders, by largest remainder, so that parts add up: what is
-             above the idle level by watts × SM time, with the watts that were learned (learn.py)
+             above the idle level by watts × SM time, with the watts that were learned (learn.py). Where MIG
+             cuts the device, to its instances first, and then within each
 
 Integers throughout; floats only weigh. No fastmath: reassociation would break conservation.
 """
@@ -27,8 +28,10 @@ from wattribute.kernels.series import (
     HOSTS,
     I32,
     I64,
+    INSTANCE,
     LATENESS_NS,
     MARKS,
+    RESERVED,
     WATTS,
     WATTS_OF,
     WATTS_PRIOR_SD,
@@ -63,9 +66,15 @@ PROVISIONAL, GAP, RESET, NO_ENERGY, SCALED, NO_SM, PARTIAL = 1, 2, 4, 8, 16, 32,
 
 # Accumulators of a holder within a window; unheld and residual are the last two.
 _ACTIVE, _IDLE, _USED, _TIME = 0, 1, 4, 5  # idle and time: three policies each
-_ERROR_UJ, _ERROR_NS, _HELD, _CONTESTED, _SM = 8, 9, 10, 11, 12
-_PARTS = 13
+_ERROR_UJ, _ERROR_NS, _HELD, _CONTESTED, _SM, _BETWEEN = 8, 9, 10, 11, 12, 13
+_PARTS = 14
 _POLICIES = 3  # equal, memory, active
+
+# Rows of what is known of the MIG instances that a piece is split to: which member it is, its compute slices,
+# the first of those present after its own; what it gets. And its activity, how unsure its watts are, its
+# weight.
+_MEMBER, _SLICES, _END, _LENGTH_NS, _IDLE_UJ, _ACTIVE_UJ = range(6)
+_PERCENT, _UNSURE, _WEIGHT = range(3)
 
 _SDS_OF_95 = 2.0  # standard deviations to each side hold 95 % of a normal distribution
 _POWER_HOLDS_NS = 600_000_000_000  # a power reading says nothing of 10 min later
@@ -604,93 +613,238 @@ def _memory_at(holders: Holders, h: int, k: int) -> int:
 
 
 @part
-def _split_shared(
-    watts: Watts,
-    row: int,
-    work: Scratch,
-    n: int,
-    energy_uj: int,
-    length_ns: int,
-    edges: int,
-    idle_mw: int,
-) -> int:
-    """Split a piece over the n > 1 holders present, into ``work.sums``; the flags it raises.
+def _error_uj(
+    watts: Watts, row: int, share: float, own: float, spread: float, drawn: float, active_uj: int,
+    energy_uj: int, length_ns: int, edges: int,
+) -> int:  # fmt: skip
+    """Half-width of the 95 % band of a share of a piece. ``own``, ``spread``: variance of the watts drawn, of
+    this one and of all, of ``drawn`` in all; ``edges``: how many of the window's the piece lies at.
 
-    Idle = min(E, idle level × length), by policy; active = the rest, by watts × SM time. ``edges``: how many
-    of the window's the piece lies at."""
-    flags = 0
+    Of a share w x / Σ w x the uncertainty of all watts; of the idle level, its share; what the sum leaves
+    unexplained is one's or another's; and as the counter is read late, some energy at each edge of the window
+    is that of the next."""
+    variance = max(0.0, own - 2.0 * share * own + share**2 * spread) * (active_uj / drawn) ** 2
+    variance += (watts.idle_sd_w[row] * share * length_ns / 1e3) ** 2
+    variance += (watts.noise_w[row] * length_ns / 1e3) ** 2 * share * (1.0 - share)
+    late_ns = min(watts.late_s[row] * 1e9, length_ns)
+    variance += 0.5 * (edges * share * energy_uj * late_ns / max(length_ns, 1)) ** 2
+    return int(min(_SDS_OF_95 * math.sqrt(variance), 1e15))
+
+
+@part
+def _split_shared(
+    watts: Watts, row: int, work: Scratch, begin: int, end: int, active_uj: int, idle_uj: int, length_ns: int,
+    edges: int,
+) -> int:  # fmt: skip
+    """Split a piece over several of those present, from ``begin`` to ``end``, into ``work.sums``: idle energy
+    by policy, active by watts × SM time. The flags it raises."""
+    flags, n = 0, end - begin
     sums, parts, shares, present = work.sums, work.parts, work.shares, work.present
     sm_percent, memory_bytes = work.sm_percent, work.memory_bytes
-    idle_uj = min(energy_uj, idle_mw * length_ns // 1_000_000)
-    active_uj = energy_uj - idle_uj
     used_ns = 0
     sm_sum = memory_sum = 0.0
     for k in range(n):
-        sm_sum += sm_percent[k]
-        memory_sum += memory_bytes[k]
-        parts[k] = int(sm_percent[k] * length_ns / 100.0)
+        sm_sum += sm_percent[begin + k]
+        memory_sum += memory_bytes[begin + k]
+        parts[k] = int(sm_percent[begin + k] * length_ns / 100.0)
         used_ns += parts[k]
     if used_ns > length_ns:
         flags |= SCALED
         for k in range(n):
-            shares[k] = sm_percent[k]
+            shares[k] = sm_percent[begin + k]
         _to_ratios(shares, n)
         _apportion(length_ns, shares, n, parts, work.rests)
         used_ns = length_ns
     for k in range(n):
-        sums[present[k], _USED] += parts[k]
+        m = present[begin + k]
+        sums[m, _USED] += parts[k]
         for policy in range(_POLICIES):
-            sums[present[k], _TIME + policy] += parts[k]
-        sums[present[k], _CONTESTED] += length_ns
-        sums[present[k], _ERROR_NS] += length_ns // 100  # SM time comes in whole percent
-        if sm_percent[k] > 0.0:
-            sums[present[k], _SM] = 1
+            sums[m, _TIME + policy] += parts[k]
+        sums[m, _CONTESTED] += length_ns
+        sums[m, _ERROR_NS] += length_ns // 100  # SM time comes in whole percent
+        if sm_percent[begin + k] > 0.0:
+            sums[m, _SM] = 1
     for policy in range(_POLICIES):
         for k in range(n):
             shares[k] = 1.0
             if policy == 1 and memory_sum > 0.0:
-                shares[k] = memory_bytes[k]
+                shares[k] = memory_bytes[begin + k]
             elif policy == 2 and sm_sum > 0.0:
-                shares[k] = sm_percent[k]
+                shares[k] = sm_percent[begin + k]
         _to_ratios(shares, n)
         _apportion(idle_uj, shares, n, parts, work.rests)
         for k in range(n):
-            sums[present[k], _IDLE + policy] += parts[k]
+            sums[present[begin + k], _IDLE + policy] += parts[k]
         _apportion(length_ns - used_ns, shares, n, parts, work.rests)
         for k in range(n):
-            sums[present[k], _TIME + policy] += parts[k]
+            sums[present[begin + k], _TIME + policy] += parts[k]
     if sm_sum <= 0.0:
         sums[sums.shape[0] - 1, _ACTIVE] += active_uj
         return flags | NO_SM
     drawn = spread = 0.0  # Σ watts, and the variance of that
     for k in range(n):
-        shares[k] = sm_percent[k] * work.watts[present[k]]
+        shares[k] = sm_percent[begin + k] * work.watts[present[begin + k]]
         drawn += shares[k]
-        spread += sm_percent[k] ** 2 * work.unsure[k]
+        spread += sm_percent[begin + k] ** 2 * work.unsure[begin + k]
     _to_ratios(shares, n)
     _apportion(active_uj, shares, n, parts, work.rests)
     for k in range(n):
-        sums[present[k], _ACTIVE] += parts[k]
-        # Of a share w x / Σ w x the uncertainty of all watts; of the idle level, its share; what the sum
-        # leaves unexplained is one's or another's; and as the counter is read late, some energy at each edge
-        # of the window is that of the next.
-        own = sm_percent[k] ** 2 * work.unsure[k]
-        variance = max(0.0, own - 2.0 * shares[k] * own + shares[k] ** 2 * spread) * (active_uj / drawn) ** 2
-        variance += (watts.idle_sd_w[row] * shares[k] * length_ns / 1e3) ** 2
-        variance += (watts.noise_w[row] * length_ns / 1e3) ** 2 * shares[k] * (1.0 - shares[k])
-        late_ns = min(watts.late_s[row] * 1e9, length_ns)
-        variance += 0.5 * (edges * shares[k] * energy_uj * late_ns / length_ns) ** 2
-        sums[present[k], _ERROR_UJ] += int(min(_SDS_OF_95 * math.sqrt(variance), 1e15))
+        m, own = present[begin + k], sm_percent[begin + k] ** 2 * work.unsure[begin + k]
+        sums[m, _ACTIVE] += parts[k]
+        sums[m, _ERROR_UJ] += _error_uj(
+            watts, row, shares[k], own, spread, drawn, active_uj, active_uj + idle_uj, length_ns, edges
+        )
+    return flags
+
+
+@part
+def _split_held(
+    watts: Watts, row: int, work: Scratch, begin: int, end: int, nobody: int, active_uj: int, idle_uj: int,
+    length_ns: int, edges: int,
+) -> int:  # fmt: skip
+    """Split a piece to whom it is held by: those present from ``begin`` to ``end``. Nobody works where nobody
+    holds it, so all of it is idle; one holder has it all. The flags it raises."""
+    if begin == end:
+        _give(work.sums, nobody, 0, active_uj + idle_uj, 0, length_ns)
+        return 0
+    if begin + 1 == end:
+        used_ns = min(int(work.sm_percent[begin] * length_ns / 100.0), length_ns)
+        _give(work.sums, work.present[begin], active_uj, idle_uj, used_ns, length_ns)
+        return 0
+    return _split_shared(watts, row, work, begin, end, active_uj, idle_uj, length_ns, edges)
+
+
+@part
+def _group(holders: Holders, work: Scratch, n: int, count: int) -> None:
+    """Order those n present by the instances that they name, those that name none of them last, and note
+    where each instance's end."""
+    present, at = work.present, 0
+    for g in range(count):
+        number = holders.gpu_instance[work.members[work.instances[_MEMBER, g]]]
+        for k in range(at, n):
+            if holders.gpu_instance[work.members[present[k]]] == number:
+                own = present[k], work.sm_percent[k], work.unsure[k], work.memory_bytes[k]
+                for j in range(k, at, -1):
+                    present[j], work.sm_percent[j] = present[j - 1], work.sm_percent[j - 1]
+                    work.unsure[j], work.memory_bytes[j] = work.unsure[j - 1], work.memory_bytes[j - 1]
+                present[at], work.sm_percent[at], work.unsure[at], work.memory_bytes[at] = own
+                at += 1
+        work.instances[_END, g] = at
+    work.instances[_END, count] = n
+
+
+@part
+def _weigh_instances(work: Scratch, count: int, slices: int) -> tuple[float, float]:
+    """How active each instance was, in watts: what it was seen to do, else its processes; (Σ watts, the
+    variance of that)."""
+    instances, activity = work.instances, work.activity
+    drawn = spread = 0.0
+    begin = 0
+    for g in range(count + 1):
+        end = instances[_END, g]
+        weight = variance = 0.0
+        if g < count and activity[_PERCENT, g] >= 0.0:
+            weight = activity[_PERCENT, g] * work.watts[instances[_MEMBER, g]]
+            variance = activity[_PERCENT, g] ** 2 * activity[_UNSURE, g]
+        else:  # its processes tell of their time on its part of the device
+            part_of_device = instances[_SLICES, g] / slices
+            for k in range(begin, end):
+                weight += work.sm_percent[k] * work.watts[work.present[k]] * part_of_device
+                variance += (work.sm_percent[k] * part_of_device) ** 2 * work.unsure[k]
+        activity[_WEIGHT, g], activity[_UNSURE, g] = weight, variance
+        drawn += weight
+        spread += variance
+        begin = end
+    return drawn, spread
+
+
+@part
+def _give_instances(work: Scratch, groups: int, what: int, total: int) -> None:
+    """Split a total to MIG instances by ``work.shares``, into that row of ``work.instances``."""
+    _apportion(total, work.shares, groups, work.parts, work.rests)
+    for g in range(groups):
+        work.instances[what, g] = work.parts[g]
+
+
+@part
+def _to_whom(holders: Holders, work: Scratch, givens: int, number: int, nobody: int) -> int:
+    """To whom an instance (-1: the device) is given, as an index of ``work.sums``; else ``nobody``."""
+    for k in range(givens):
+        if holders.gpu_instance[work.members[work.given[k]]] == number:
+            nobody = work.given[k]
+    return nobody
+
+
+@part
+def _split_instances(
+    holders: Holders, watts: Watts, row: int, work: Scratch, n: int, givens: int, count: int, slices: int,
+    unheld: int, active_uj: int, idle_uj: int, length_ns: int, edges: int,
+) -> int:  # fmt: skip
+    """Split a piece to ``count`` MIG instances, and within each to those of the n present that hold it; the
+    flags it raises.
+
+    Time and idle energy by compute slices: those of the device's ``slices`` that are in no instance are held
+    by who names none, else unheld. Active energy by how active each was, and how many watts that draws; where
+    nothing tells, it is of the only one that is held, or else residual."""
+    flags, groups = 0, count + 1
+    instances, activity, shares = work.instances, work.activity, work.shares
+    taken = held = 0
+    for g in range(count):
+        taken += instances[_SLICES, g]
+    instances[_SLICES, count] = max(slices - taken, 0)
+    _group(holders, work, n, count)
+    for g in range(groups):
+        shares[g] = instances[_SLICES, g]
+        held += instances[_END, g] > (instances[_END, g - 1] if g > 0 else 0)
+    _to_ratios(shares, groups)
+    _give_instances(work, groups, _LENGTH_NS, length_ns)
+    _give_instances(work, groups, _IDLE_UJ, idle_uj)
+    drawn, spread = _weigh_instances(work, count, max(slices, taken))
+    if drawn <= 0.0 and held > 1:
+        work.sums[work.sums.shape[0] - 1, _ACTIVE] += active_uj
+        active_uj, flags = 0, NO_SM
+    if drawn > 0.0 or held == 1:
+        for g in range(groups):
+            is_held = instances[_END, g] > (instances[_END, g - 1] if g > 0 else 0)
+            own = 1.0 if is_held else 0.0
+            shares[g] = activity[_WEIGHT, g] if drawn > 0.0 else own
+        _to_ratios(shares, groups)
+    _give_instances(work, groups, _ACTIVE_UJ, active_uj)
+    begin = 0
+    for g in range(groups):
+        end, nobody = instances[_END, g], _to_whom(holders, work, givens, -1, unheld)
+        if g < count:
+            number = holders.gpu_instance[work.members[instances[_MEMBER, g]]]
+            whole = nobody if nobody != unheld else instances[_MEMBER, g]
+            nobody = _to_whom(holders, work, givens, number, whole)
+            if end == begin + 1 and activity[_PERCENT, g] >= 0.0:  # what was done there is its own
+                work.sm_percent[begin] = activity[_PERCENT, g]
+        got_uj, own_ns = instances[_ACTIVE_UJ, g], instances[_LENGTH_NS, g]
+        flags |= _split_held(
+            watts, row, work, begin, end, nobody, got_uj, instances[_IDLE_UJ, g], own_ns, edges
+        )
+        if drawn > 0.0:
+            share, own = activity[_WEIGHT, g] / drawn, activity[_UNSURE, g]
+            error_uj = _error_uj(
+                watts, row, share, own, spread, drawn, active_uj, active_uj + idle_uj, length_ns, edges
+            )
+            if begin == end:
+                work.sums[nobody, _ERROR_UJ] += error_uj
+            for k in range(begin, end):  # which of them pays for it is not known
+                work.sums[work.present[k], _ERROR_UJ] += error_uj
+                told = g < count and activity[_PERCENT, g] >= 0.0
+                work.sums[work.present[k], _BETWEEN] = BY_GPM if told else BY_UTILIZATION
+        begin = end
     return flags
 
 
 @part
 def _find_present(
     holders: Holders, work: Scratch, now_ns: int, shift_ns: int, window_ns: int, from_ns: int, to_ns: int
-) -> tuple[int, int]:
+) -> tuple[int, int, int]:
     """Which processes hold the device over a piece of a window, with SM percent, memory and how unsure their
-    watts are, into ``work``; how many, and the member that it is given to, -1 if it is given to nobody."""
-    n, given = 0, -1
+    watts are; to whom it is given; and its MIG instances, all into ``work``; how many there are of each."""
+    n = givens = count = 0
     for m in range(work.members.shape[0]):
         h, seen, used = work.members[m], work.seen[m], work.used[m]
         while seen < holders.seen_length[h] and holders.seen_ns[h, seen] < to_ns:
@@ -702,22 +856,31 @@ def _find_present(
         work.seen[m], work.used[m] = seen, used
         if not _holds(holders, h, seen, now_ns, from_ns, to_ns):
             continue
-        if holders.reserved[h]:
-            given = m
+        if holders.account[h] == RESERVED:
+            work.given[givens] = m
+            givens += 1
             continue
         known = used < holders.used_length[h] and holders.used_from_ns[h, used] - shift_ns <= from_ns
-        work.sm_percent[n] = holders.used_percent[h, used] if known else 0.0
-        work.unsure[n] = work.watts_sd[m] ** 2
+        unsure = work.watts_sd[m] ** 2
         if known:
             # A record of 10 s tells of 1 s within it little: who works in bursts may do all or nothing there.
             length_ns = holders.used_ns[h, used] - holders.used_from_ns[h, used]
-            work.unsure[n] += work.watts[m] ** 2 * max(0.0, 1.0 - window_ns / max(length_ns, 1))
+            unsure += work.watts[m] ** 2 * max(0.0, 1.0 - window_ns / max(length_ns, 1))
+        if holders.account[h] == INSTANCE:
+            work.instances[_MEMBER, count] = m
+            work.instances[_SLICES, count] = _memory_at(holders, h, seen)
+            work.activity[_PERCENT, count] = holders.used_percent[h, used] if known else -1.0
+            work.activity[_UNSURE, count] = unsure
+            count += 1
+            continue
+        work.sm_percent[n] = holders.used_percent[h, used] if known else 0.0
+        work.unsure[n] = unsure
         work.memory_bytes[n] = _memory_at(holders, h, seen)
         work.present[n] = m
         work.sums[m, _HELD] += to_ns - from_ns
         work.held_bytes_ns[m] += work.memory_bytes[n] * (to_ns - from_ns)
         n += 1
-    return n, given
+    return n, givens, count
 
 
 @part
@@ -776,15 +939,17 @@ def _split_window(
             flags |= GAP
             _give(sums, residual, energy_uj, 0, 0, length_ns)
             continue
-        n, given = _find_present(holders, work, now_ns, shift_ns, window_ns, from_ns, to_ns)
-        if n == 0:  # nobody works, so all of it is idle
-            _give(sums, given if given >= 0 else unheld, 0, energy_uj, 0, length_ns)
-        elif n == 1:
-            used_ns = min(int(work.sm_percent[0] * length_ns / 100.0), length_ns)
-            _give(sums, work.present[0], energy_uj - idle_uj, idle_uj, used_ns, length_ns)
+        n, givens, count = _find_present(holders, work, now_ns, shift_ns, window_ns, from_ns, to_ns)
+        edges = (c == work.first_cut[k]) + (c + 2 == work.first_cut[k + 1])
+        active_uj = energy_uj - idle_uj
+        if count > 0:
+            flags |= _split_instances(
+                holders, watts, row, work, n, givens, count, devices.slices[d],
+                unheld, active_uj, idle_uj, length_ns, edges,
+            )  # fmt: skip
         else:
-            edges = (c == work.first_cut[k]) + (c + 2 == work.first_cut[k + 1])
-            flags |= _split_shared(watts, row, work, n, energy_uj, length_ns, edges, idle_mw)
+            nobody = _to_whom(holders, work, givens, -1, unheld)
+            flags |= _split_held(watts, row, work, 0, n, nobody, active_uj, idle_uj, length_ns, edges)
     return covered_ns, total_uj, flags, gap
 
 
@@ -823,6 +988,8 @@ def _write_row(out: I64, row: int, holder: int, sums: I64, m: int, memory_bytes:
         out[WEIGHT_SOURCE, row] = BY_EXCLUSIVE
         if sums[m, _CONTESTED] > 0:
             out[WEIGHT_SOURCE, row] = BY_UTILIZATION if sums[m, _SM] > 0 else BY_EQUAL
+        elif sums[m, _BETWEEN] > 0:
+            out[WEIGHT_SOURCE, row] = sums[m, _BETWEEN]
     out[DELETED, row] = 0 if due else 1
 
 
@@ -831,12 +998,13 @@ def _scratch(devices: Devices, holders: Holders, d: int, from_ns: int, to_ns: in
     """Room for windows of device d within [from, to), and the processes that may hold it there."""
     members = np.empty(holders.silent.shape[0], np.int64)
     # In each window both its edges, those of coverage, of gaps, and six of a holder besides its records.
-    n, cuts = 0, windows * (4 + 2 * devices.gap_length[d])
+    n, cuts, instances = 0, windows * (4 + 2 * devices.gap_length[d]), 0
     h = devices.first_holder[d]
     while h >= 0:
         if _may_hold(holders, h, from_ns, to_ns):
             members[n] = h
             n += 1
+            instances += holders.account[h] == INSTANCE
             cuts += windows * 8 + 4 * (holders.seen_length[h] + holders.used_length[h])
         h = holders.next_holder[h]
     return Scratch(
@@ -854,6 +1022,9 @@ def _scratch(devices: Devices, holders: Holders, d: int, from_ns: int, to_ns: in
         np.empty(n + 1, np.int64),
         np.zeros((n + 2, _PARTS), np.int64),
         np.empty(n + 1),
+        np.empty(n, np.int64),
+        np.empty((6, instances + 1), np.int64),
+        np.empty((3, instances + 1)),
         np.empty(windows + 1, np.int64),
         np.empty(cuts, np.int64),
         np.empty(cuts, np.int64),
@@ -910,7 +1081,7 @@ def _know_watts(holders: Holders, watts: Watts, row: int, work: Scratch) -> None
     for m in range(work.members.shape[0]):
         h = work.members[m]
         work.watts[m], work.watts_sd[m] = holders.watts[h], WATTS_PRIOR_SD
-        if watts.known[row] > 0:  # whoever is not named is one of the others
+        if watts.known[row] > 0 and holders.account[h] != INSTANCE:  # who is not named is one of the others
             work.watts[m], work.watts_sd[m] = watts.watts[row, 0], watts.sd[row, 0]
         for k in range(1, watts.known[row]):
             if watts.holder[row, k] == h:

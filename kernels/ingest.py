@@ -32,6 +32,7 @@ from wattribute.kernels.series import (
     LATENESS_NS,
     LEARNED_NS,
     MARKS,
+    RESERVED,
     SHIFT_MAX_NS,
     Batch,
     Devices,
@@ -56,8 +57,11 @@ L_P_T, L_P_PERIOD, L_P_MEMORY, L_P_PROCESS, L_P_SM = range(11, 16)
 LAYOUT_COLUMNS = 16
 NARROW_SHIFT = 32  # a column's place is (narrow columns before) << 32 | (wide columns before)
 
-# Events: (kind, index, from_ns, to_ns); of GIVEN when, and for how long it speaks.
-EXIT, GAP, TOUCH, EPOCH, END, GIVEN = range(6)
+# Events: (kind, index, from_ns, to_ns); of GIVEN when, and for how long it speaks; of MIG_INSTANCE when, and
+# 1 + its slices (0 = not told) << TOLD_SLICES, 1 << TOLD_EDGE where it begins or ends, 1 + its activity in
+# millionths of a percent (0 = not told).
+EXIT, GAP, TOUCH, EPOCH, END, GIVEN, MIG_INSTANCE = range(7)
+TOLD_SLICES, TOLD_EDGE = 33, 32
 
 ACCEPTED, DUPLICATE, TOO_LATE, BACKWARDS, ABSURD, UNKNOWN, FAR_AHEAD, LEAP = range(8)
 REASONS = (
@@ -76,6 +80,7 @@ _COUNTER_MAX_MJ = (1 << 62) // 1000
 _POWER_MAX_MW = 10_000_000
 _DATED_BEFORE_NS = ENERGY_AHEAD_NS + DATED_NS  # a reading of energy has a say in stretches so far before it
 _SECOND_NS = 1_000_000_000
+_INSTANCE_NS = 60 * _SECOND_NS  # so often a MIG instance is told again; it lapses after three times as long
 _FAR_NS = 86_400 * _SECOND_NS
 _ANEW_NS = 7 * _FAR_NS  # after such a pause a device is taken as another: a week is 600 000 windows
 _GAP_PERIODS = 5
@@ -696,6 +701,35 @@ def _readings_around(devices: Devices, d: int, from_ns: int, to_ns: int) -> tupl
 
 
 @part
+def _take_instance(
+    devices: Devices,
+    holders: Holders,
+    hosts: Hosts,
+    h: int,
+    t: int,
+    told: int,
+    offset: int,
+    window_ns: int,
+    marks: Marks,
+) -> None:
+    """Note that a MIG instance was there, and how much of it was busy since it was told before."""
+    d = holders.device[h]
+    now_ns = hosts.now_ns[devices.host[d]]
+    slices, activity = (told >> TOLD_SLICES) - 1, (told & ((1 << TOLD_EDGE) - 1)) - 1
+    period_ns = 1 if told & (1 << TOLD_EDGE) else _INSTANCE_NS
+    percent = activity / 1e6 if activity >= 0 else -1.0
+    reason, since_ns = _take_process(holders, h, now_ns, t, period_ns, slices, percent)
+    if reason != ACCEPTED or devices.length[d] == 0:
+        return
+    to_ns = max(now_ns, t)
+    if activity >= 0:
+        from_ns = since_ns - SHIFT_MAX_NS
+        _mark_readings(marks, hosts, devices, d, from_ns, to_ns, since_ns, now_ns, window_ns, offset)
+    else:
+        _mark(marks, d, max(since_ns, devices.first_ns[d]) // window_ns, to_ns // window_ns, offset)
+
+
+@part
 def _take_event(
     hosts: Hosts,
     devices: Devices,
@@ -718,11 +752,14 @@ def _take_event(
         return
     if kind == GIVEN:
         d = holders.device[index]
-        holders.reserved[index] = 1
+        holders.account[index] = RESERVED
         reason, since_ns = _take_process(holders, index, now_ns, from_ns, to_ns, -1, -1.0)
         if reason == ACCEPTED and devices.length[d] > 0:
             first = max(since_ns, devices.first_ns[d]) // window_ns
             _mark(marks, d, first, max(now_ns, from_ns) // window_ns, offset)
+        return
+    if kind == MIG_INSTANCE:
+        _take_instance(devices, holders, hosts, index, from_ns, to_ns, offset, window_ns, marks)
         return
     if kind == END:
         hosts.ended_ns[host] = now_ns
@@ -808,7 +845,11 @@ def _has_room_for_events(
     more."""
     count = end - first
     for e in range(first, end):
-        if events[e, 0] == GIVEN and holders.seen_length[events[e, 1]] + count + 1 > holders.seen_ns.shape[1]:
+        kind, h = events[e, 0], events[e, 1]
+        if kind in (GIVEN, MIG_INSTANCE) and (
+            holders.seen_length[h] + count + 1 > holders.seen_ns.shape[1]
+            or holders.used_length[h] + count + 1 > holders.used_ns.shape[1]
+        ):
             return False
     d = hosts.first_device[host]
     while d >= 0:

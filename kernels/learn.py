@@ -284,6 +284,26 @@ def _find_own(devices: Devices, holders: Holders, d: int, start_ns: int, work: _
 
 
 @part
+def _find_ended(
+    devices: Devices, holders: Holders, d: int, from_ns: int, start_ns: int, n: int, work: _Scratch
+) -> int:
+    """Add to those n, who have records in the block from ``start_ns`` on, those whose last one ended before it
+    but after ``from_ns``, where its first stretch begins; how many they are then."""
+    h = devices.first_holder[d] if from_ns < start_ns else -1
+    while h >= 0:
+        k = work.near[h + 1] - 1
+        if k >= 0 and holders.used_ns[h, k] > from_ns:
+            is_new = True
+            for m in range(n):
+                is_new &= work.own[m] != h
+            if is_new:
+                work.own[n], work.at[n], work.place[n] = h, k, -1
+                n += 1
+        h = holders.next_holder[h]
+    return n
+
+
+@part
 def _find_edges(holders: Holders, n: int, end_ns: int, work: _Scratch) -> int:
     """The different times up to ``end_ns`` at which records of those n end, ascending; how many."""
     edges_ns, count = work.edges_ns, 0
@@ -409,6 +429,7 @@ def _sum_block(
             before_ns = max(before_ns, holders.used_ns[work.own[m], work.at[m] - 1])
     from_ns = _stretch_from(holders, n, work.edges_ns[0], before_ns, work)
     from_ns = max(from_ns, start_ns - _LONGEST_NS)
+    n = _find_ended(devices, holders, d, from_ns, start_ns, n, work)
     points = _draw_curve(devices, d, from_ns - SHIFT_MAX_NS, start_ns + BLOCK_NS + ENERGY_AHEAD_NS, work)
     weigh = math.exp(block % MINUTE * (BLOCK_NS / 1e9 / _FORGET_S)) / 1e9 / _NOISE_W2
     if points < 2:

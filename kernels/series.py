@@ -45,6 +45,9 @@ WATTS_HOLDERS = 16
 """Holders whose watts are learned at once; others share the watts of the first."""
 FITS = 4
 """Blocks of which what was learned is kept: so many the windows of one call rest on, unless some are late."""
+PROCESS, RESERVED, INSTANCE = range(3)
+"""What a holder is: a process, whom a device is given to, or a MIG instance. In the order of the accounts:
+what nobody holds of an instance is unheld."""
 WATTS_PRIOR, WATTS_PRIOR_SD = 4.0, 3.0
 """Watts per percent of SM time before anything is known: kernels draw from 1.5 to 6.2 on an H100."""
 
@@ -72,6 +75,7 @@ class Devices(NamedTuple):
     leap_mj: I64  # and what; -1 = never: a second reading near it makes it true
     broken: U8  # 1: the time up to the next sample is a gap (a collector started anew)
     sources: U8  # bits: HAS_COUNTER, HAS_INSTANT, HAS_AVERAGE
+    slices: I32  # into which MIG cuts its multiprocessors
     length: I64
     t_ns: I64  # (devices, samples), as are the three below
     energy_mj: I64
@@ -87,13 +91,15 @@ class Devices(NamedTuple):
 
 
 class Holders(NamedTuple):
-    """A process on a device: when it was seen (``seen_*``) and what SM time it used (``used_*``)."""
+    """A process on a device: when it was seen (``seen_*``) and what SM time it used (``used_*``). Or a MIG
+    instance: its slices stand in place of memory, and what was used is by anybody."""
 
     device: I32
+    gpu_instance: I32  # -1 = none
     next_holder: I32  # of the same device, in the order of (gpu_instance, pid, start_ns); -1 ends the list
     exit_ns: I64  # FOREVER while not known
     silent: U8  # 1: no record for 3 periods, so the last one ends the hold
-    reserved: U8  # 1: no process, but whom the device is given to: it holds where no process does
+    account: U8  # PROCESS, RESERVED (it holds where no process does) or INSTANCE
     watts: F64  # per percent of SM time, as known before anything is learned
     reach_from_ns: I64  # the earliest and the latest time that any record of it ever spoke for, three periods
     reach_to_ns: I64  # after it included: whatever is known later, it may have a row there
@@ -198,8 +204,11 @@ class Scratch(NamedTuple):
     shares: F64  # (m + 1): what a quantity is split by
     rests: F64  # (m + 1): what rounding down leaves of each
     parts: I64  # (m + 1): and into
-    sums: I64  # (m + 2, 13): accumulators of a window: the members', unheld, residual
+    sums: I64  # (m + 2, 14): accumulators of a window: the members', unheld, residual
     held_bytes_ns: F64  # (m + 1)
+    given: I64  # (m): to whom the device, or an instance, is given, as an index of ``members``
+    instances: I64  # (6, MIG instances + 1): of a piece, a column each; the last is what is in none
+    activity: F64  # (3, MIG instances + 1)
     first_cut: I64  # (windows + 1): cuts of window k are first_cut[k] to first_cut[k + 1], both edges in
     cuts_ns: I64
     energy_uj: I64  # (cuts): cumulative; only differences mean anything
@@ -222,7 +231,7 @@ _f64, _f32_2, _u8 = _array(types.float64, 1), _array(types.float32, 2), _array(t
 HOSTS = types.NamedTuple((_i64, _i64, _i32, _i64, _i32), Hosts)
 DEVICES = types.NamedTuple(
     (
-        *(_i32, _i32, _i32, _i64, _i64, _i64, _i64, _i64, _u8, _u8, _i64),
+        *(_i32, _i32, _i32, _i64, _i64, _i64, _i64, _i64, _u8, _u8, _i32, _i64),
         *(_i64_2, _i64_2, _i32_2, _i32_2),
         *(_i64, _i64_2, _i64_2, _i64, _i64, _i64_2, _i64_2),
     ),
@@ -230,6 +239,7 @@ DEVICES = types.NamedTuple(
 )
 HOLDERS = types.NamedTuple(
     (
+        _i32,
         _i32,
         _i32,
         _i64,

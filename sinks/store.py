@@ -23,7 +23,7 @@ import pyarrow as pa
 from clickhouse_connect.driver.binding import format_str
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from wattribute.errors import StoreError, UsageError
+from wattribute.errors import StoreAwayError, StoreError, UsageError
 from wattribute.sinks.arrow import stream, value_stream
 from wattribute.sinks.folder import folder_of, hold
 from wattribute.sinks.refusal import ANSWER_S, CONNECT_S, store_error
@@ -111,8 +111,16 @@ class Store:
 
     def query(self, sql: str, params: Mapping[str, Any] | None = None) -> Result:
         """The answer to one statement. Values only as server-side parameters, ``{name:Type}``."""
-        sql = in_full(sql)
-        answer = self._attempt(lambda client: client.query(sql, parameters=dict(params or {})))
+        full = in_full(sql)
+        try:
+            answer = self._attempt(lambda client: client.query(full, parameters=dict(params or {})))
+        except StoreAwayError:
+            raise
+        except StoreError:
+            if full == sql:
+                raise
+            # what is wrong with it is to be said of the words of whoever asks
+            answer = self._attempt(lambda client: client.query(sql, parameters=dict(params or {})))
         rows = [tuple(map(_plain, row)) for row in answer.result_rows]
         return Result(list(answer.column_names), rows)
 

@@ -38,6 +38,7 @@ from wattribute.records import (
 )
 from wattribute.stream.headers import Headers
 from wattribute.stream.identity import Identities
+from wattribute.stream.instances import Instances, slices_of
 from wattribute.stream.reservations import Reservations
 from wattribute.stream.series import DeviceKey, HolderKey, Series
 from wattribute.stream.tables import Tables
@@ -92,6 +93,7 @@ class Decoder:
         self._headers = Headers()
         self._exits: dict[tuple[str, str, int, int], int] = {}
         self._reservations = Reservations(series, identities)
+        self._instances = Instances(series)
 
     def forget_headers(self) -> None:
         """Parse headers anew: rows that they name may have been given up."""
@@ -226,6 +228,7 @@ class Decoder:
         if 0 < t < now_ns - LATENESS_NS:
             self._settle(batch, host_row)
             self._reservations.begin_anew(host_row)
+            self._instances.begin_anew(host_row)
         self._headers.go_on(host_row)
 
     def _records(self, batch: Pending, offset: int, value: bytes) -> None:
@@ -270,6 +273,8 @@ class Decoder:
             ]
         if isinstance(record, Reservation):
             return self._reservations.note(self._device(host, boot_id, record.gpu), record)
+        if isinstance(record, Instance):
+            return self._instances.note(self._device(host, boot_id, record.gpu), record)
         since_ns: int | None = None
         devices: Iterable[int] = ()
         if isinstance(record, Workload):
@@ -283,8 +288,10 @@ class Decoder:
         elif isinstance(record, Gpu):
             device = DeviceKey(host, boot_id, record.gpu)
             if self.identities.note_gpu(device, record):
-                since_ns, devices = 0, [self._device(host, boot_id, record.gpu)]
-        elif not isinstance(record, Instance | Run | Unit | Quality):
+                row = self._device(host, boot_id, record.gpu)
+                self.series.devices.slices[row] = slices_of(record.name)
+                since_ns, devices = 0, [row]
+        elif not isinstance(record, Run | Unit | Quality):
             raise RecordError(f"a {record.kind} record does not travel in this way")
         return [(k.TOUCH, row, since_ns, 0) for row in sorted(devices)] if since_ns is not None else []
 

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from wattribute.errors import RecordError
 from wattribute.kernels import ingest as k
-from wattribute.records import NO_INSTANCE, Reservation, Whose, Workload
+from wattribute.records import Reservation, Whose, Workload
 from wattribute.stream.identity import Identities
 from wattribute.stream.series import HolderKey, Series
 
@@ -32,26 +32,26 @@ _NOT_TOLD: Final = _Given(None, 0)
 
 
 class Reservations:
-    """What was told last of each device."""
+    """What was told last of each device and MIG instance."""
 
     def __init__(self, series: Series, identities: Identities) -> None:
         self._series = series
         self._identities = identities
-        self._of_device: dict[int, _Given] = {}
+        self._of: dict[tuple[int, int], _Given] = {}
 
     def note(self, device: int, record: Reservation) -> list[tuple[int, int, int, int]]:
-        """What a record means to the kernel: events. None, if it speaks of a MIG instance, for rows do not
-        tell those apart yet, or comes after one that was told later."""
+        """What a record means to the kernel: events. None, if it comes after one that was told later."""
         now_ns = int(self._series.hosts.now_ns[self._series.devices.host[device]])
         if 0 < now_ns < record.t - _FAR_NS:  # believed, it would shut out all that follow
             raise RecordError("a reservation more than a day ahead of its host's clock")
-        before = self._of_device.get(device, _NOT_TOLD)
+        place = (device, record.gpu_instance)
+        before = self._of.get(place, _NOT_TOLD)
         if 0 < now_ns < before.told_ns - _FAR_NS:
             before = _NOT_TOLD  # when the host had no clock yet
-        if record.gpu_instance != NO_INSTANCE or record.t <= before.told_ns:
+        if record.t <= before.told_ns:
             return []
         owner = _key(record) if record.pod or record.job else None
-        self._of_device[device] = _Given(owner, record.t)
+        self._of[place] = _Given(owner, record.t)
         goes_on = owner == before.owner and record.t - before.told_ns <= 3 * _PERIOD_NS
         events: list[tuple[int, int, int, int]] = []
         if before.owner is not None and not goes_on and record.t - before.told_ns <= 3 * _PERIOD_NS:
@@ -73,9 +73,7 @@ class Reservations:
     def begin_anew(self, host_row: int) -> None:
         """Forget what was told of a host whose clock was set back: what it tells from now on is newer."""
         hosts = self._series.devices.host
-        self._of_device = {
-            device: given for device, given in self._of_device.items() if hosts[device] != host_row
-        }
+        self._of = {place: given for place, given in self._of.items() if hosts[place[0]] != host_row}
 
     def _note_owner(self, device: int, row: int, owner: HolderKey, record: Reservation) -> int | None:
         key = self._series.device_keys[device]
@@ -88,4 +86,4 @@ class Reservations:
 def _key(record: Reservation) -> HolderKey:
     """The same for the same owner, whenever it was told."""
     name = "\0".join(getattr(record, field) for field in _OWNER).encode()
-    return HolderKey(NO_INSTANCE, 0, int.from_bytes(blake2b(name, digest_size=7).digest()))
+    return HolderKey(record.gpu_instance, 0, int.from_bytes(blake2b(name, digest_size=7).digest()))

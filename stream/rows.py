@@ -71,8 +71,9 @@ class Rows:
         known = self._known()
         held = holder >= 0
         process = series.processes[np.where(held, holder, -1)]  # the last is nobody
-        # A process, whom it is given to; or unheld and residual, which are -1 and -2 in the kernel's numbers.
-        account = np.where(held, series.holders.reserved[holder], 1 - holder).astype(np.int32)
+        # A process, whom it is given to, a MIG instance; or unheld and residual of the device, which are -1
+        # and -2 in the kernel's numbers.
+        account = np.where(held, series.holders.account[holder], 1 - holder).astype(np.int32)
         source = out[a.ENERGY_SOURCE]
         of_module = known.of_module[device] & (source != a.FROM_NONE)
         count = out.shape[1]

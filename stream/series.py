@@ -9,13 +9,24 @@ from typing import Any, Final
 
 import numpy as np
 
-from wattribute.kernels.series import FOREVER, HORIZON_NS, WATTS_PRIOR, Devices, Holders, Hosts, Marks
+from wattribute.kernels.series import (
+    FOREVER,
+    HORIZON_NS,
+    PROCESS,
+    WATTS_PRIOR,
+    Devices,
+    Holders,
+    Hosts,
+    Marks,
+)
 
 SLACK_NS: Final = 180_000_000_000
 """Kept beyond the horizon: two rounds of the identities that a collector repeats every 60 s, and the two
 minutes that what is learned for the oldest window rests on."""
 _KEPT_SAMPLES: Final = 32  # of a device that has fallen silent: the period is a median of 16 intervals
 _MOVED_AT_ONCE: Final = 4096
+SLICES: Final = 7
+"""Into which MIG cuts most GPUs."""
 _FILL: Final = dict.fromkeys(
     ("next_device", "first_holder", "next_holder", "first_device", "counter_mj", "leap_mj"), -1
 )
@@ -32,7 +43,9 @@ class DeviceKey:
 
 @dataclass(frozen=True, slots=True, order=True)
 class HolderKey:
-    """A process on a device. The order is the one in which ties are broken."""
+    """A process on a device. The order is the one in which ties are broken.
+
+    In place of a process, with a pid that none has: whom the device is given to, 0; a MIG instance, -1."""
 
     gpu_instance: int
     pid: int
@@ -77,6 +90,7 @@ class Series:
                 self.devices = _taller(self.devices, 2 * row)
             host = self.host_row(key.host)
             self.devices.host[row] = host
+            self.devices.slices[row] = SLICES
             self.devices.next_device[row] = self.hosts.first_device[host]
             self.hosts.first_device[host] = row
         return row
@@ -94,10 +108,11 @@ class Series:
                 self.holders = _taller(self.holders, 2 * row)
                 processes, self.processes = self.processes, _processes(2 * row)
                 self.processes[:row] = processes[:row]
-            self.processes[row] = (key.gpu_instance, key.pid, key.start_ns)
+            self.processes[row] = (key.gpu_instance, max(key.pid, 0), key.start_ns)
             self.holders.device[row] = device
+            self.holders.gpu_instance[row] = key.gpu_instance
             self.holders.exit_ns[row] = FOREVER
-            self.holders.reserved[row] = 0
+            self.holders.account[row] = PROCESS
             self.holders.watts[row] = WATTS_PRIOR
             self.holders.reach_from_ns[row], self.holders.reach_to_ns[row] = FOREVER, 0
             bisect.insort(self._members[device], (key, row))
@@ -239,11 +254,14 @@ _SERIES: Final = {
 _LENGTH_OF: Final = {name: length for length, names in _SERIES.items() for name in names}
 _DTYPES: Final[dict[str, type[np.generic]]] = {
     **dict.fromkeys(
-        ("host", "next_device", "first_holder", "device", "next_holder", "first_device", "ahead_device"),
+        (
+            *("host", "next_device", "first_holder", "device", "next_holder", "first_device"),
+            *("ahead_device", "slices", "gpu_instance"),
+        ),
         np.int32,
     ),
     **dict.fromkeys(("power_mw", "average_mw"), np.int32),
-    **dict.fromkeys(("broken", "sources", "silent", "reserved"), np.uint8),
+    **dict.fromkeys(("broken", "sources", "silent", "account"), np.uint8),
     "watts": np.float64,
     "used_percent": np.float32,
 }

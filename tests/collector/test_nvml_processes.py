@@ -254,6 +254,34 @@ def test_mig_instances(fake: FakeNvml) -> None:
     assert [sample.sm_percent for sample in slow(gpu, T + S).samples] == [70.0]
 
 
+def test_activity_of_mig_instances(fake: FakeNvml) -> None:
+    """Of what GPM counted between two readings; an instance that is made anew begins anew."""
+    fake.set(0, mig=1, gpm=1)
+    gpu = Nvml().gpus[0]
+
+    def read(second: float, *busy_ms: float, name: str = "NVIDIA H200 MIG 3g.71gb") -> list[float | None]:
+        fake.clear(0)
+        for number, busy in enumerate(busy_ms, start=1):
+            fake.instance(0, number, 3, name)
+            fake.activity(0, number, busy, second * 1000)
+        return [instance.sm_percent for instance in slow(gpu, T + int(second * S)).instances]
+
+    assert read(1, 100.0, 0.0) == [None, None]
+    assert read(2, 900.0, 0.0) == [80.0, 0.0]
+    assert read(2.05, 950.0, 0.0) == [None, None]  # too soon: GPM wants 100 ms
+    assert read(3, 1000.0, 1300.0) == [10.0, 100.0]  # 130 % has been seen
+    assert read(4, 1100.0) == [10.0]
+    assert read(5, 1200.0, 100.0) == [10.0, None]
+    assert read(6, 100.0, 100.0) == [None, 0.0]  # the counter fell
+    assert read(90, 200.0, 200.0) == [None, None]
+    assert all(code in (2, -1) for _, code in gpu._nvml.errors), gpu._nvml.errors
+    fake.fail(0, "nvmlGpmMigSampleGet", NOT_SUPPORTED)
+    assert read(91, 300.0, 300.0) == [None, None]
+    fake.fail(0, "nvmlGpmMigSampleGet", 0)
+    fake.set(0, gpm=0)
+    assert read(92, 300.0) == [None]
+
+
 def test_samples_that_come_late_are_waited_for_in_silence(fake: FakeNvml) -> None:
     """Where one has been 6 s old before it could be read, the next may be too."""
     fake.process(0, 100, GIB)

@@ -4,6 +4,7 @@
  * device can be made to fail with any code, and the known traps of the real one can be switched on by name. */
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -29,7 +30,12 @@ typedef struct {
   Sample sample[PROCESSES];
   int instance_id[INSTANCES], instance_slices[INSTANCES];
   char instance_name[INSTANCES][96];
+  double busy_ms[INSTANCES], total_ms[INSTANCES]; /* of GPU instance n, by its number */
+  long long gpm;
 } Device;
+typedef struct { double busy_ms, total_ms; } GpmSample;
+typedef struct { uint32_t id; int ret; double value; const char *names[3]; } GpmMetric;
+typedef struct { uint32_t version, count; GpmSample *before, *after; GpmMetric metrics[1]; } GpmRequest;
 
 static Device devices[DEVICES];
 static int device_count, loaded, initialised;
@@ -54,7 +60,7 @@ static long long *slot(Device *d, const char *key) {
 #define KEY(name) if (!strcmp(key, #name)) return &d->name
   KEY(energy_mj); KEY(instant_mw); KEY(average_mw); KEY(usage_mw); KEY(sm); KEY(mem); KEY(total); KEY(used);
   KEY(temperature); KEY(clock); KEY(limit_mw); KEY(architecture); KEY(major); KEY(minor); KEY(energy_type);
-  KEY(delay_us); KEY(mig); KEY(wide_v3); KEY(grow); KEY(legacy_zero); KEY(repeat); KEY(empty_success); KEY(last_seen); KEY(info_last_seen);
+  KEY(delay_us); KEY(mig); KEY(gpm); KEY(wide_v3); KEY(grow); KEY(legacy_zero); KEY(repeat); KEY(empty_success); KEY(last_seen); KEY(info_last_seen);
   KEY(calls); KEY(field_calls);
   return 0;
 }
@@ -88,6 +94,10 @@ void fake_instance(int i, int id, int slices, const char *name) {
   d->instance_id[d->instances] = id;
   d->instance_slices[d->instances] = slices;
   snprintf(d->instance_name[d->instances++], 96, "%s", name);
+}
+void fake_activity(int i, int id, double busy_ms, double total_ms) {
+  devices[i].busy_ms[id] = busy_ms;
+  devices[i].total_ms[id] = total_ms;
 }
 void fake_clear(int i) {
   for (int l = 0; l < LISTS; l++) devices[i].processes[l] = 0;
@@ -189,6 +199,30 @@ int nvmlDeviceGetAttributes_v2(uintptr_t handle, Attributes *out) {
   ENTER;
   memset(out, 0, sizeof *out);
   out->slices = (unsigned)d->instance_slices[(handle >> 8 & 0xFF) - 1];
+  return SUCCESS;
+}
+int nvmlGpmQueryDeviceSupport(uintptr_t handle, unsigned *support) { /* version, isSupportedDevice */
+  ENTER; support[1] = (unsigned)d->gpm; return support[0] == 1 ? SUCCESS : INVALID_ARGUMENT;
+}
+int nvmlGpmSampleAlloc(GpmSample **out) { *out = calloc(1, sizeof **out); return SUCCESS; }
+int nvmlGpmMigSampleGet(uintptr_t handle, unsigned id, GpmSample *out) {
+  ENTER;
+  if (!d->gpm) return NOT_SUPPORTED;
+  for (int k = 0; k < d->instances; k++)
+    if (d->instance_id[k] == (int)id) {
+      *out = (GpmSample){d->busy_ms[id], d->total_ms[id]};
+      return SUCCESS;
+    }
+  return INVALID_ARGUMENT; /* an instance that is gone */
+}
+int nvmlGpmMetricsGet(GpmRequest *request) {
+  if (request->version != 1) return INVALID_ARGUMENT;
+  for (unsigned k = 0; k < request->count; k++) {
+    double busy_ms = request->after->busy_ms - request->before->busy_ms;
+    double total_ms = request->after->total_ms - request->before->total_ms;
+    request->metrics[k].ret = request->metrics[k].id == 2 && total_ms > 100 ? SUCCESS : INVALID_ARGUMENT;
+    request->metrics[k].value = 100 * busy_ms / total_ms;
+  }
   return SUCCESS;
 }
 int nvmlDeviceGetFieldValues(uintptr_t handle, int count, Field *f) {

@@ -102,6 +102,10 @@ class FakeNvml:
         """Put a MIG device on the device."""
         self._library.fake_instance(gpu, number, slices, name.encode())
 
+    def activity(self, gpu: int, number: int, busy_ms: float, total_ms: float) -> None:
+        """How long a GPU instance was busy, of which time, since it was made: what GPM samples."""
+        self._library.fake_activity(gpu, number, ctypes.c_double(busy_ms), ctypes.c_double(total_ms))
+
     def clear(self, gpu: int) -> None:
         """Take processes, samples and MIG devices away."""
         self._library.fake_clear(gpu)

@@ -4,7 +4,7 @@ numpy's least squares: slow and obvious. For a device that at most 15 processes 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -120,9 +120,10 @@ def learn(
     used: Uses,
     idle_w: float,
     block: int,
+    priors: Mapping[str, float],
 ) -> Learned:
     """What is learned up to the end of a block. ``covered``: from the first to the last sample; ``broken``:
-    gaps, and falls of the counter; ``idle_w``: the prior."""
+    gaps, and falls of the counter; ``idle_w``, ``priors``: of the idle level, and of those that differ."""
     rows: list[dict[str, float]] = []
     powers, weights = [], []
     for k in range((block // MINUTE - 1) * MINUTE, block + 1):
@@ -150,7 +151,8 @@ def learn(
     if len(names) < 2:
         return Learned()
     loads = np.array([[*(row[name] for name in names), 1.0] for row in rows])
-    return fit(names, loads, np.array(powers), np.sqrt(np.array(weights)), idle_w)
+    prior = [*(priors.get(name, WATTS) for name in names), idle_w]
+    return fit(names, loads, np.array(powers), np.sqrt(np.array(weights)), np.array(prior))
 
 
 def stretches(used: Uses, block: int) -> list[tuple[int, int]]:
@@ -176,10 +178,11 @@ def mean(spans: list[tuple[int, int, float]], begin: int, end: int) -> float:
     return sum(p * max(0, min(b, end) - max(a, begin)) for a, b, p in spans) / (end - begin)
 
 
-def fit(names: list[str], loads: np.ndarray, powers: np.ndarray, roots: np.ndarray, idle_w: float) -> Learned:
+def fit(
+    names: list[str], loads: np.ndarray, powers: np.ndarray, roots: np.ndarray, prior: np.ndarray
+) -> Learned:
     """Ridge regression for each shift, and the shift that leaves least unexplained: where a parabola through
     three of them is least, with what a line between two of them says of the power there."""
-    prior = np.array([*[WATTS] * len(names), idle_w])
     spread = np.diag([*[1 / WATTS_SD] * len(names), 1 / IDLE_SD_W])
     a = np.vstack([loads * roots[:, None], spread])
     found = []
@@ -202,7 +205,7 @@ def fit(names: list[str], loads: np.ndarray, powers: np.ndarray, roots: np.ndarr
             x = x + off_ns / at[1 + other] * (found[best + other][1] - x)
             shift_ns += int(off_ns)
     return Learned(
-        min(max(float(x[-1]), 0.6 * idle_w), 1.6 * idle_w),
+        min(max(float(x[-1]), 0.6 * float(prior[-1])), 1.6 * float(prior[-1])),
         shift_ns,
-        {name: max(float(watts), WATTS / 4) for name, watts in zip(names, x, strict=False)},
+        {name: max(float(w), float(least) / 4) for name, w, least in zip(names, x, prior, strict=False)},
     )

@@ -35,6 +35,17 @@ class Seen:
 
 
 @dataclass
+class Life:
+    """A MIG instance from its first record to its last: what it is, and when it was seen how busy."""
+
+    number: int
+    slices: int
+    begin: int
+    end: int
+    records: list[tuple[int, float | None]]
+
+
+@dataclass
 class History:
     """All that was read of one device."""
 
@@ -45,6 +56,9 @@ class History:
     idle_mw: int = 77_700
     now: int = 0
     learned: dict[int, Learned] = field(default_factory=dict)
+    lives: list[Life] = field(default_factory=list)
+    instance_of: dict[str, int] = field(default_factory=dict)
+    slices: int = 7
 
 
 @dataclass
@@ -188,8 +202,9 @@ def learned(history: History, block: int) -> Learned:
     known = [(t, mj) for t, mj in counter if mj is not None]
     changes = [known[i] for i in range(len(known)) if i == 0 or known[i][1] != known[i - 1][1]]
     broken += [(a, b) for (a, before), (b, after) in pairwise(changes) if after < before]
-    used = {name: uses(records) for name, records in history.processes.items()}
-    found = learn(draw, (samples[0].t, samples[-1].t), broken, used, history.idle_mw / 1e3, block)
+    used = {name: uses(records) for name, records in history.processes.items()} | activities(history)
+    priors = {f"i{life.number}": WATTS * life.slices / history.slices for life in history.lives}
+    found = learn(draw, (samples[0].t, samples[-1].t), broken, used, history.idle_mw / 1e3, block, priors)
     history.learned[block] = found
     return found
 
@@ -205,15 +220,20 @@ def window(history: History, begin: int, end: int) -> Window:
         name: [(a - known.shift_ns, b - known.shift_ns, percent) for a, b, percent in uses(records)]
         for name, records in history.processes.items()
     }
+    active = {
+        name: [(a - known.shift_ns, b - known.shift_ns, percent) for a, b, percent in spans]
+        for name, spans in activities(history).items()
+    }
     edges = {begin, end, first, last} | {t for gap in gaps for t in gap}
     edges |= {t for spans in held.values() for span in spans for t in span}
-    edges |= {t for spans in used.values() for span in spans for t in span[:2]}
+    edges |= {t for spans in (used | active).values() for span in spans for t in span[:2]}
+    edges |= {t for life in history.lives for t in (life.begin, life.end)}
     for name, end_ns in history.exits.items():
         records = history.processes[name]
         if records[0].t - records[0].period_ns < end and records[-1].t + 3 * records[-1].period_ns > begin:
             edges.add(end_ns)
     cuts = sorted(t for t in edges if begin <= t <= end)
-    names = [*history.processes, "unheld", "residual"]
+    names = [*history.processes, "unheld", "residual", *(f"unheld {life.number}" for life in history.lives)]
     result = Window(0, 0, 0, known.idle_w is not None, {name: Share() for name in names})
     for a, b in pairwise(cuts):
         if a < first or b > last:
@@ -227,21 +247,105 @@ def window(history: History, begin: int, end: int) -> Window:
             continue
         present = [name for name, spans in held.items() if any(s <= a and e >= b for s, e in spans)]
         sm = {name: next((p for s, e, p in used[name] if s <= a and e >= b), 0.0) for name in present}
-        if not present:
-            give(result.shares["unheld"], 0, energy, b - a)
-        elif len(present) == 1:
-            idle = min(energy, idle_mw * (b - a) // 1_000_000)
-            share = result.shares[present[0]]
-            give(share, energy - idle, idle, b - a)
-            share.active_ns += min(Fraction(sm[present[0]]) * (b - a) / 100, Fraction(b - a))
-        else:
-            memory = {name: memory_at(history.processes[name], b) for name in present}
-            watts = {name: known.watts.get(name, WATTS) for name in present}
-            divide(result, present, sm, watts, memory, energy, b - a, idle_mw)
+        idle = min(energy, idle_mw * (b - a) // 1_000_000)
+        memory = {name: memory_at(history.processes[name], b) for name in present}
+        watts = {name: known.watts.get(name, WATTS) for name in present}
+        live = [life for life in history.lives if life.begin <= a and life.end >= b]
+        whole = Part("unheld", Fraction(energy - idle), Fraction(idle), Fraction(b - a), present)
+        parts = [whole]
+        if live:
+            busy = {
+                f"i{life.number}": next(
+                    (p for s, e, p in active.get(f"i{life.number}", []) if s <= a and e >= b), None
+                )
+                for life in live
+            }
+            parts = instances(history, live, busy, known.watts, whole, sm, watts, result)
+        for part in parts:
+            split(result, part, sm, watts, memory)
     return result
 
 
-def give(share: Share, active: int, idle: int, length: int) -> None:
+@dataclass
+class Part:
+    """What a device, or an instance of it, used in a piece: of those who hold it, else of ``nobody``."""
+
+    nobody: str
+    active: Fraction
+    idle: Fraction
+    length: Fraction
+    held_by: list[str]
+
+
+def activities(history: History) -> dict[str, list[tuple[int, int, float]]]:
+    """Percent of each MIG instance that was busy over (from, to]."""
+    found: dict[str, list[Seen]] = {}
+    for life in history.lives:
+        records = [Seen(t, 60 * SECOND_NS, percent, None) for t, percent in life.records]
+        found.setdefault(f"i{life.number}", []).extend(records)
+    return {name: uses(records) for name, records in found.items()}
+
+
+def instances(
+    history: History, live: list[Life], busy: dict[str, float | None], learned_watts: dict[str, float],
+    whole: Part, sm: dict[str, float], watts: dict[str, float], result: Window,
+) -> list[Part]:  # fmt: skip
+    """A piece by MIG instances, and what is in none: time and idle energy by slices, active energy by what
+    each was seen to do, else its processes, in watts."""
+    slices = max(history.slices, sum(life.slices for life in live))
+    sizes = {life.number: life.slices for life in live}
+    sizes[-1] = slices - sum(sizes.values())
+    of = {name: history.instance_of[name] for name in whole.held_by}
+    of = {name: number if number in sizes else -1 for name, number in of.items()}
+    drawn: dict[int, Fraction] = {}
+    for number, size in sizes.items():
+        percent = busy.get(f"i{number}")
+        if percent is not None:
+            drawn[number] = Fraction(percent) * Fraction(
+                learned_watts.get(f"i{number}", WATTS * size / history.slices)
+            )
+        else:
+            own = [Fraction(sm[name]) * Fraction(watts[name]) for name in of if of[name] == number]
+            drawn[number] = sum(own, Fraction(0)) * size / slices
+    total, held = sum(drawn.values()), set(of.values())
+    if not total and len(held) > 1:
+        result.shares["residual"].active_uj += whole.active
+    parts = []
+    for number, size in sizes.items():
+        share = Fraction(size, slices)
+        if total:
+            share = drawn[number] / total
+        elif len(held) == 1:
+            share = Fraction(number in held)
+        elif held:
+            share = Fraction(0)
+        own_names = [name for name in whole.held_by if of[name] == number]
+        percent = busy.get(f"i{number}")
+        if len(own_names) == 1 and percent is not None:
+            sm[own_names[0]] = percent
+        nobody = "unheld" if number == -1 else f"unheld {number}"
+        by_size = Fraction(size, slices)
+        parts.append(
+            Part(nobody, whole.active * share, whole.idle * by_size, whole.length * by_size, own_names)
+        )
+    return parts
+
+
+def split(
+    result: Window, part: Part, sm: dict[str, float], watts: dict[str, float], memory: dict[str, int]
+) -> None:
+    """To whom it is held by: nobody, one, or several."""
+    if not part.held_by:
+        give(result.shares[part.nobody], 0, part.active + part.idle, part.length)
+    elif len(part.held_by) == 1:
+        share = result.shares[part.held_by[0]]
+        give(share, part.active, part.idle, part.length)
+        share.active_ns += min(Fraction(sm[part.held_by[0]]) * part.length / 100, part.length)
+    else:
+        divide(result, part, sm, watts, memory)
+
+
+def give(share: Share, active: Fraction | int, idle: Fraction | int, length: Fraction | int) -> None:
     share.active_uj += active
     for policy in POLICIES:
         share.idle_uj[policy] += idle
@@ -249,27 +353,26 @@ def give(share: Share, active: int, idle: int, length: int) -> None:
 
 
 def divide(
-    result: Window, present: list[str], sm: dict[str, float], watts: dict[str, float], memory: dict[str, int],
-    energy: int, length: int, idle_mw: int,
-) -> None:  # fmt: skip
-    """A piece with several holders: active by watts × SM time, idle energy and time by policy."""
-    idle = min(energy, idle_mw * length // 1_000_000)
+    result: Window, part: Part, sm: dict[str, float], watts: dict[str, float], memory: dict[str, int]
+) -> None:
+    """A part with several holders: active by watts × SM time, idle energy and time by policy."""
+    present, length = part.held_by, part.length
     work = {name: Fraction(sm[name]) * length / 100 for name in present}
-    total = sum(work.values(), Fraction(0))
+    total, works = sum(work.values(), Fraction(0)), any(sm[name] for name in present)
     if total > length:
         work = {name: value * length / total for name, value in work.items()}
     for name in present:
         result.shares[name].active_ns += work[name]
-        if total:
+        if works:
             drawn = {name: Fraction(sm[name]) * Fraction(watts[name]) for name in present}
-            result.shares[name].active_uj += (energy - idle) * drawn[name] / sum(drawn.values())
+            result.shares[name].active_uj += part.active * drawn[name] / sum(drawn.values())
         for policy in POLICIES:
             weights: dict[str, Fraction] = {}
             if policy != "equal":
-                weights = {k: Fraction(v) for k, v in (memory if policy == "memory" else sm).items()}
+                weights = {k: Fraction((memory if policy == "memory" else sm)[k]) for k in present}
             whole = sum(weights.values(), Fraction(0))
-            part = weights[name] / whole if whole else Fraction(1, len(present))
-            result.shares[name].idle_uj[policy] += idle * part
-            result.shares[name].time_ns[policy] += work[name] + (length - sum(work.values())) * part
-    if not total:
-        result.shares["residual"].active_uj += energy - idle
+            share = weights[name] / whole if whole else Fraction(1, len(present))
+            result.shares[name].idle_uj[policy] += part.idle * share
+            result.shares[name].time_ns[policy] += work[name] + (length - sum(work.values())) * share
+    if not works:
+        result.shares["residual"].active_uj += part.active

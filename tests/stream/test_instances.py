@@ -1,0 +1,228 @@
+"""A GPU that MIG cuts into instances: split to those first, and within each as a whole device is."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.stream import host as made_host
+from tests.stream import reference
+from tests.stream.host import GPU, SECOND_NS, START_NS, Made, messages, stream, table
+from tests.stream.test_engine import check_conserved
+from wattribute.records import Device, Gpu, Instance, Process, Record, Reservation
+from wattribute.stream.engine import Engine
+
+POLICIES = reference.POLICIES
+SIZES = {1: 3, 2: 2, 5: 1}
+Row = Mapping[str, Any]
+
+
+def at(second: float) -> int:
+    return START_NS + int(second * SECOND_NS)
+
+
+def make(seed: int, seconds: int, processes: int, gpu: str, tells_activity: bool) -> Made:
+    """A device whose instances come and go, most told each second, with processes in them, and some that name
+    one that is not there."""
+    rng = random.Random(seed)
+    made = made_host.make(seed, seconds, processes)
+    made.flushes[0][0] = Gpu(t=START_NS, gpu=GPU, name=gpu)
+    made.history.slices = 4 if "A30" in gpu else 7
+    made.history.idle_mw = 60_000 if "A30" in gpu else 77_700
+    for number, size in SIZES.items():
+        second, last = rng.choice([0, 0, rng.randrange(seconds)]), seconds
+        if rng.random() < 0.5:
+            last = rng.randrange(second, seconds) + 1
+        records: list[tuple[int, float | None]] = []
+        while second < last:
+            percent = float(rng.choice([0, 20, 60, 90])) if tells_activity and rng.random() < 0.9 else None
+            t = at(second + 0.93)
+            records.append((t, percent))
+            told = rng.random() < 0.5  # else its profile tells as much
+            made.flushes[second].append(
+                Instance(
+                    t=t,
+                    gpu=GPU,
+                    gpu_instance=number,
+                    slices=size if told else None,
+                    profile="" if told else f"{size}g.18gb",
+                    sm_percent=percent,
+                )
+            )
+            second += rng.choice([1, 1, 1, 2])
+        end = at(seconds + 1000)
+        if last < seconds and records:
+            end = at(last + 0.5)
+            made.flushes[last].insert(0, Instance(t=end, gpu=GPU, gpu_instance=number, slices=0))
+        made.history.lives.append(reference.Life(number, size, records[0][0] - SECOND_NS, end, records))
+    for number in range(processes):
+        instance = rng.choice([*SIZES, -1, 9])
+        made.history.instance_of[f"p{number}"] = instance
+        for flush in made.flushes:
+            for place, record in enumerate(flush):
+                if isinstance(record, Process) and record.pid == 100 + number:
+                    flush[place] = Process(
+                        t=record.t, gpu=GPU, pid=record.pid, start_ns=7, period_ns=SECOND_NS,
+                        gpu_instance=instance, sm_percent=record.sm_percent,
+                        memory_used_bytes=record.memory_used_bytes,
+                    )  # fmt: skip
+    return made
+
+
+cases = st.fixed_dictionaries(
+    {
+        "seed": st.integers(0, 1 << 30),
+        "seconds": st.integers(3, 24),
+        "processes": st.integers(0, 5),
+        "gpu": st.sampled_from(["NVIDIA H200", "NVIDIA A30"]),
+        "tells_activity": st.booleans(),
+    }
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(case=cases)
+def test_rows_are_what_the_reference_says(case: dict[str, Any]) -> None:
+    made = make(**case)
+    rows = table(stream(Engine("test"), messages(made.flushes), [7]))
+    check_conserved(rows)
+    found = made_host.windows(rows)
+    first = made.history.samples[0].t // SECOND_NS * SECOND_NS
+    for begin in range(first, made.history.samples[-1].t, SECOND_NS):
+        expected = reference.window(made.history, begin, begin + SECOND_NS)
+        actual = {name_of(row): row for row in found.get(begin, [])}
+        slack = 2 * expected.pieces + 2  # rounded to instances, and then within them
+        slack_uj = slack + (4_000 if expected.is_learned else 0)
+        for name, share in expected.shares.items():
+            got = actual.get(name, {})
+            assert abs(got.get("active_energy_uj", 0) - share.active_uj) <= slack_uj
+            assert abs(got.get("active_time_ns", 0) - share.active_ns) <= slack
+            for policy in POLICIES:
+                assert abs(got.get(f"idle_energy_{policy}_uj", 0) - share.idle_uj[policy]) <= slack_uj
+                assert abs(got.get(f"gpu_time_{policy}_ns", 0) - share.time_ns[policy]) <= 2 * slack
+
+
+@settings(max_examples=20, deadline=None)
+@given(case=cases, sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4))
+def test_how_messages_are_cut_into_batches_changes_nothing(case: dict[str, Any], sizes: list[int]) -> None:
+    sent = messages(make(**case).flushes)
+    whole = table(stream(Engine("test"), sent, [len(sent)]))
+    assert table(stream(Engine("test"), sent, sizes)) == whole
+
+
+def name_of(row: Row) -> str:
+    if row["account"] == "process":
+        return f"p{row['pid'] - 100}"
+    assert (row["pid"], row["process_start_ns"]) == (0, 0)
+    return str(row["account"]) + (f" {row['gpu_instance']}" if row["gpu_instance"] >= 0 else "")
+
+
+def flushes(seconds: int, *records: Record) -> list[list[Record]]:
+    """A flush a second of an H200 that draws 277.7 W, 77.7 of them idle, with those records each second."""
+    made: list[list[Record]] = [
+        [Device(t=at(s + k / 10), gpu=GPU, energy_mj=s * 277_700 + k * 27_770) for k in range(10)]
+        for s in range(seconds)
+    ]
+    made[0].insert(0, Gpu(t=START_NS, gpu=GPU, name="NVIDIA H200"))
+    for second, flush in enumerate(made):
+        flush += [_moved(record, second) for record in records]
+    return made
+
+
+def _moved(record: Record, second: int) -> Record:
+    values = {name: getattr(record, name) for name in record.__slots__}
+    return type(record)(**{**values, "t": record.t + second * SECOND_NS})
+
+
+def instance(number: int, slices: int, percent: float | None = None) -> Instance:
+    return Instance(t=at(0.99), gpu=GPU, gpu_instance=number, slices=slices, sm_percent=percent)
+
+
+def process(pid: int, number: int) -> Process:
+    return Process(t=at(0.99), gpu=GPU, pid=pid, start_ns=7, period_ns=SECOND_NS, gpu_instance=number)
+
+
+def second_of(made: list[list[Record]], second: int) -> dict[str, tuple[int, int, int, str]]:
+    """Of one second's rows active and idle energy in mJ, GPU time in ms, and what the split rests on."""
+    rows = table(stream(Engine("t"), messages(made), [4]))
+    check_conserved(rows)
+    return in_second(rows, second)
+
+
+def in_second(rows: Mapping[Any, Row], second: int) -> dict[str, tuple[int, int, int, str]]:
+    return {
+        name_of(row): (
+            row["active_energy_uj"] // 1000,
+            row["idle_energy_equal_uj"] // 1000,
+            round(row["gpu_time_equal_ns"] / 1e6),
+            row["weight_source"],
+        )
+        for row in rows.values()
+        if row["window_start"] * 1_000_000 == at(second)
+    }
+
+
+def test_time_and_idle_energy_go_by_slices_and_active_energy_by_activity() -> None:
+    """3 slices at 80 % and 2 at 30 %: 240 to 60, so 160 J to 40 of the 200 that are active. So early nothing
+    is learned, and watts are those of the prior: as many for each slice."""
+    made = flushes(2, instance(1, 3, 80.0), instance(2, 2, 30.0), process(100, 1), process(101, 2))
+    found = second_of(made, 0)
+    assert found == {
+        "p0": (160_000, 33_300, 429, "gpm"),
+        "p1": (40_000, 22_200, 286, "gpm"),
+        "unheld": (0, 22_200, 286, "none"),
+    }
+
+
+def test_what_nobody_holds_of_an_instance_is_unheld_there_and_all_of_it_idle() -> None:
+    found = second_of(flushes(5, instance(1, 3, 90.0), instance(2, 4, 0.0), process(100, 1)), 2)
+    assert found == {"p0": (200_000, 33_300, 429, "gpm"), "unheld 2": (0, 44_400, 571, "none")}
+
+
+def test_a_pod_that_is_given_an_instance_pays_for_it_while_nothing_runs_there() -> None:
+    made = flushes(5, instance(1, 3, 90.0), instance(2, 4, 0.0), process(100, 1))
+    for flush, second in zip(made, range(5), strict=True):
+        flush.append(Reservation(t=at(second), gpu=GPU, gpu_instance=2, pod="a"))
+        flush.append(Reservation(t=at(second), gpu=GPU, gpu_instance=1, pod="b"))
+    rows = table(stream(Engine("t"), messages(made), [4])).values()
+    reserved = [r for r in rows if r["account"] == "reserved" and r["window_start"] * 1_000_000 == at(2)]
+    assert [(r["pod"], r["gpu_instance"], r["idle_energy_equal_uj"] // 1000) for r in reserved] == [
+        ("a", 2, 44_400)
+    ]
+
+
+@pytest.mark.parametrize("held", [1, 2])
+def test_without_activity_it_is_the_only_holders_or_residual(held: int) -> None:
+    """As on an A100, which has no GPM."""
+    processes = [process(100 + k, 1 + k) for k in range(held)]
+    found = second_of(flushes(5, instance(1, 3), instance(2, 4), *processes), 2)
+    if held == 1:
+        assert found["p0"] == (200_000, 33_300, 429, "exclusive")
+    else:
+        assert found["p0"] == (0, 33_300, 429, "exclusive")
+        assert found["residual"] == (200_000, 0, 0, "none")
+
+
+def test_an_instance_of_unknown_size_is_a_dead_letter() -> None:
+    engine = Engine("t")
+    made = flushes(2, Instance(t=at(0.5), gpu=GPU, gpu_instance=1), instance(2, 7, 50.0), process(100, 2))
+    rows = table(stream(engine, messages(made), [4]))
+    assert engine.tables.dropped == 2
+    assert {row["account"] for row in rows.values()} == {"process"}
+
+
+@pytest.mark.parametrize(("seconds", "lapsed"), [(290, False), (310, True)])
+def test_an_instance_that_is_not_told_again_for_three_minutes_ended_when_it_was(
+    seconds: int, lapsed: bool
+) -> None:
+    made = flushes(seconds, process(100, 1))
+    for second in (0, 60, 120):
+        made[second].append(_moved(instance(1, 3, 50.0), second))
+    rows = table(stream(Engine("t"), messages(made), [50]))
+    time_ms = {s: in_second(rows, s)["p0"][2] for s in (30, 119, 122, 270)}
+    assert time_ms == {30: 429, 119: 429, 122: 1000 if lapsed else 429, 270: 1000 if lapsed else 429}

@@ -115,7 +115,7 @@ class Evidence:
         in_span = (
             "window_start >= parseDateTime64BestEffort({since:String}, 3, 'UTC')"
             " AND window_start < parseDateTime64BestEffort({until:String}, 3, 'UTC')"
-            " AND weight_source = 'utilization'"
+            " AND weight_source IN ('utilization', 'gpm')"
         )
         rows = self._query(
             "SELECT any(model), any(model_version), pid, sum(active_energy_uj) / 1e6 AS joules,"  # noqa: S608 - as in _query

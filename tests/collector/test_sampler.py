@@ -15,7 +15,7 @@ from wattribute.collector.nvml import Nvml
 from wattribute.collector.sampler import HostClock, Sampler, inline_worker, thread_worker
 from wattribute.collector.workers import Worker
 from wattribute.errors import UsageError
-from wattribute.records import Device, Gap, Gpu, Host, Process, Record, Unit, Workload
+from wattribute.records import Device, Gap, Gpu, Host, Instance, Process, Record, Unit, Workload
 
 
 def test_ticks_are_absolute_deadlines() -> None:
@@ -70,6 +70,36 @@ def test_slow_readings_join_the_next_device_record() -> None:
     assert with_memory == [100, 1100]
     assert bench.devices(0)[1].temperature_c == 60
     assert bench.devices(0)[1].sm_clock_mhz is None  # this device has no such call
+
+
+def test_mig_instances_are_told_while_they_are_there(fake: FakeNvml) -> None:
+    """Each second where their activity is known, else when they change and each minute; and when one goes."""
+    fake.set(0, mig=1, gpm=1)
+    fake.instance(0, 1, 3, "NVIDIA H200 MIG 3g.71gb")
+    fake.instance(0, 2, 4, "NVIDIA H200 MIG 4g.71gb")
+    clock = Bench().clock
+
+    def busy() -> None:
+        now_ms = (clock.t - START) / MS
+        fake.activity(0, 1, now_ms / 2, now_ms)
+        fake.activity(0, 2, 0.0, now_ms)
+
+    def one_left() -> None:
+        fake.clear(0)
+        fake.instance(0, 1, 3, "NVIDIA H200 MIG 3g.71gb")
+
+    for second in range(1, 100):
+        clock.at(second - 0.05, busy)
+    clock.at(3.5, one_left)
+    clock.at(5.5, lambda: fake.set(0, gpm=0))
+    emitted = Emitted()
+    sampler = Sampler(Nvml(), StandInProcesses(), clock, Host(t=0), emitted, start_worker=inline_worker)
+    sampler.run(never(), duration_s=70)
+    told = [((i.t - START) // S, i.gpu_instance, i.slices, i.sm_percent) for i in emitted.of(Instance)]
+    assert told == [
+        (0, 1, 3, None), (0, 2, 4, None), (1, 1, 3, 50.0), (1, 2, 4, 0.0), (2, 1, 3, 50.0), (2, 2, 4, 0.0),
+        (3, 1, 3, 50.0), (3, 2, 4, 0.0), (4, 2, 0, None), (4, 1, 3, 50.0), (5, 1, 3, 50.0), (60, 1, 3, None),
+    ]  # fmt: skip
 
 
 def test_outcomes_are_asked_at_each_flush() -> None:

@@ -13,7 +13,19 @@ from hypothesis import strategies as st
 
 from tests.stream import host as made_host
 from tests.stream.test_engine import check_conserved
-from wattribute.records import Device, End, Exit, Gap, Gpu, Host, Process, Record, Reservation, Workload
+from wattribute.records import (
+    Device,
+    End,
+    Exit,
+    Gap,
+    Gpu,
+    Host,
+    Instance,
+    Process,
+    Record,
+    Reservation,
+    Workload,
+)
 from wattribute.stream.engine import Engine
 from wattribute.wire import Encoder
 
@@ -26,7 +38,8 @@ PIDS = ((100, 7), (100, 8), (101, 7))  # a pid that has two lives
 @dataclass
 class Hostile:
     """A host: collectors that start anew, with clocks that were set; boots; counters that are garbled or
-    begin again; identities, exits and gaps that come late or are contradicted."""
+    begin again; identities, exits and gaps that come late or are contradicted; MIG instances that come,
+    go and change their size."""
 
     name: str
     rng: random.Random
@@ -34,9 +47,11 @@ class Hostile:
     epoch: int = 1
     step_s: float = 0.0
     energy_mj: dict[str, int] = field(default_factory=dict)
+    mig: bool = False
 
     def messages(self, seconds: int) -> list[bytes]:
         rng = self.rng
+        self.mig = rng.random() < 0.5
         gpus = [f"{self.name}-g{number}" for number in range(rng.randrange(1, 3))]
         garbled, late = rng.choice([0.0, 0.02]), rng.choice([0, 0, 2, 15])
         flushes = [self.flush(gpus, second, seconds, garbled) for second in range(seconds)]
@@ -58,6 +73,8 @@ class Hostile:
             count = rng.choice([1, 5, 10])
             records += [self.device(gpu, second + tick / count, garbled) for tick in range(count)]
             records += [self.process(gpu, second, *pid) for pid in PIDS if rng.random() < 0.5]
+            if self.mig:
+                records += [self.instance(gpu, second, n) for n in (1, 2, 3) if rng.random() < 0.6]
         if rng.random() < 0.3:
             records.append(self.rare(gpus[0], rng.uniform(-5, seconds)))
         if rng.random() < 0.2:
@@ -86,9 +103,21 @@ class Hostile:
             gpu=gpu,
             pid=pid,
             start_ns=start_ns,
+            gpu_instance=pid + start_ns - 106 if self.mig else -1,  # 1 and 2
             period_ns=rng.choice([SECOND_NS, SECOND_NS, None, rng.randrange(1, 5 * SECOND_NS)]),
             sm_percent=rng.choice([None, 0.0, 50.0, 100.0]),
             memory_used_bytes=rng.choice([None, 10**9, 2 * 10**9]),
+        )
+
+    def instance(self, gpu: str, second: int, number: int) -> Instance:
+        rng = self.rng
+        return Instance(
+            t=self.at(second + rng.choice([0.95, rng.uniform(-1, 2)])),
+            gpu=gpu,
+            gpu_instance=number,
+            profile=rng.choice(["", "1g.18gb"]),
+            slices=rng.choice([None, number, number, number, 0, 7]),
+            sm_percent=rng.choice([None, 0.0, 33.3, 100.0]),
         )
 
     def rare(self, gpu: str, second: float) -> Record:
@@ -104,7 +133,13 @@ class Hostile:
             Host(t=t, provider=rng.choice("pq"), team="h"),
             Gpu(t=t, gpu=gpu, name=rng.choice(["NVIDIA H100", "NVIDIA H200"])),
             End(t=t),
-            Reservation(t=t, gpu=gpu, pod=rng.choice(["", "a", "b"]), team=rng.choice(["", "x"])),
+            Reservation(
+                t=t,
+                gpu=gpu,
+                gpu_instance=rng.choice([-1, 2]),
+                pod=rng.choice(["", "a", "b"]),
+                team=rng.choice(["", "x"]),
+            ),
         ]
         return rng.choice(choices)
 

@@ -55,7 +55,7 @@ _WEIGHT_SOURCES: Final = {
     "exclusive": "the only holder: nothing had to be split",
     "accounting": "split by the driver's accounting",
     "utilization": "split by SM time × the watts that each process was seen to draw",
-    "gpm": "split by the activity of MIG instances",
+    "gpm": "split by how busy each MIG instance was × the watts that it was seen to draw",
     "memory": "split by memory held: no SM time",
     "equal": "no SM time: a share of the idle level alone",
     "none": "not split: nobody held it, or it cannot be split",

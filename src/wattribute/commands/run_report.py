@@ -45,6 +45,7 @@ _SOURCES: Final = {
 _WEIGHTS: Final = {
     "exclusive": "it had the GPU alone",
     "utilization": "shared with others, split by their SM time",
+    "gpm": "a MIG instance: split by how busy each instance was",
     "equal": "shared with others, split evenly",
     "memory": "shared with others, split by memory",
 }

@@ -287,8 +287,8 @@ def _find_own(devices: Devices, holders: Holders, d: int, start_ns: int, work: _
 def _find_ended(
     devices: Devices, holders: Holders, d: int, from_ns: int, start_ns: int, n: int, work: _Scratch
 ) -> int:
-    """Add to those n, who have records in the block from ``start_ns`` on, those whose last one ended before it
-    but after ``from_ns``, where its first stretch begins; how many they are then."""
+    """Add to those n, who have records in the block from ``start_ns`` on, those whose last one ended before
+    it but after ``from_ns``, where its first stretch begins; how many they are then."""
     h = devices.first_holder[d] if from_ns < start_ns else -1
     while h >= 0:
         k = work.near[h + 1] - 1

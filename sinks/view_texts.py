@@ -60,9 +60,9 @@ def part(name: str) -> str:
 
 def in_full(sql: str) -> str:
     """A statement with the texts of the views that it asks in their place. For the engine analyses a
-    parameterised view twice: to put the texts in took processor time from 0.34 to 0.22 s for cost, from 2.2 to
-    1.2 for unit_cost, from 3.5 to 2.5 for model_cost. A view that people ask with values stays where the
-    statement has comments, for one of those may be where it stands."""
+    parameterised view twice: to put the texts in took processor time from 0.34 to 0.22 s for cost, from 2.2
+    to 1.2 for unit_cost, from 3.5 to 2.5 for model_cost. A view that people ask with values stays where the
+    statement has comments, for it may stand in one."""
     commented = _COMMENT.search(sql) is not None
     return _ASKED.sub(
         lambda asked: (

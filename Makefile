@@ -3,8 +3,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 # On all cores, but four at most: each process may start a broker, and fills its own stores. A file's tests
-# stay together, for they share those.
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+# stay together, for they share those; tests/conftest.py says which files begin.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install kernels demo test test-long test-plain lint bench clean
 help:  ## what there is to make
@@ -21,8 +21,8 @@ install: $(VENV)/.installed  ## a virtual environment in .venv with everything i
 demo: install  ## a simulated GPU host, live, and what its models cost
 	$(BIN)/wattribute up --simulate --store chdb://$(CURDIR)/.demo/store --bus local://$(CURDIR)/.demo/bus --fresh
 
-kernels: install  ## compile them, each once; else each process that runs tests does
-	$(BIN)/python -c 'from wattribute.commands.compiling import compiled_engine; compiled_engine()'
+kernels: install  ## compile them for the tests, each once; else each process that runs tests does
+	$(BIN)/python -c 'import tests.conftest; from wattribute.commands.compiling import compiled_engine; compiled_engine()'
 
 test: lint kernels  ## the checks of the code, then the tests
 	$(PYTEST) -m "not long"

@@ -6,13 +6,41 @@ import hashlib
 import os
 from pathlib import Path
 
+import pytest
+
 from tests.kafka_broker import kafka_broker
 
 __all__ = ["kafka_broker"]
 
-# Compiled once, by whichever test or process comes first. A folder for each text of the kernels, because
-# numba does not see that a cached kernel's jitted callee in another file has changed.
+# Compiled once, by `make kernels`, which reads this file too, or by whichever process comes first. A folder for
+# each text of the kernels, because numba does not see that a cached kernel's jitted callee in another file has
+# changed.
 _ROOT = Path(__file__).parents[1]
 _TEXT = b"".join(path.read_bytes() for path in sorted((_ROOT / "kernels").glob("*.py")))
 _CACHE = _ROOT / ".pytest_cache" / f"kernels-{hashlib.sha256(_TEXT).hexdigest()[:12]}"
 os.environ.setdefault("NUMBA_CACHE_DIR", str(_CACHE))
+
+# Files that take a minute begin: a file's tests run in one process, and one that came last would have it work
+# while the others wait.
+_LONGEST = (
+    *(
+        "tests/test_end_to_end.py",
+        "tests/survival",
+        "tests/test_answers.py",
+        "tests/sinks",
+        "tests/test_docs.py",
+    ),
+    *("tests/verify", "tests/bus"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the longest files first."""
+    first = {str(_ROOT / name): place for place, name in enumerate(_LONGEST)}
+
+    def place(item: pytest.Item) -> int:
+        return next(
+            (first[str(path)] for path in (item.path, *item.path.parents) if str(path) in first), len(first)
+        )
+
+    items.sort(key=place)

@@ -1080,8 +1080,9 @@ def _know_watts(holders: Holders, watts: Watts, row: int, work: Scratch) -> None
     """What each process draws per percent, by row ``row`` of what was learned, into ``work``."""
     for m in range(work.members.shape[0]):
         h = work.members[m]
-        work.watts[m], work.watts_sd[m] = holders.watts[h], WATTS_PRIOR_SD
-        if watts.known[row] > 0 and holders.account[h] != INSTANCE:  # who is not named is one of the others
+        work.watts[m], work.watts_sd[m] = holders.watts[h], holders.watts_sd[h]
+        # Who is not named is one of the others, unless more is known of it than of those.
+        if watts.known[row] > 0 and holders.watts_sd[h] >= WATTS_PRIOR_SD:
             work.watts[m], work.watts_sd[m] = watts.watts[row, 0], watts.sd[row, 0]
         for k in range(1, watts.known[row]):
             if watts.holder[row, k] == h:

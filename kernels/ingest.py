@@ -57,10 +57,11 @@ L_P_T, L_P_PERIOD, L_P_MEMORY, L_P_PROCESS, L_P_SM = range(11, 16)
 LAYOUT_COLUMNS = 16
 NARROW_SHIFT = 32  # a column's place is (narrow columns before) << 32 | (wide columns before)
 
-# Events: (kind, index, from_ns, to_ns); of GIVEN when, and for how long it speaks; of MIG_INSTANCE when, and
-# 1 + its slices (0 = not told) << TOLD_SLICES, 1 << TOLD_EDGE where it begins or ends, 1 + its activity in
-# millionths of a percent (0 = not told).
-EXIT, GAP, TOUCH, EPOCH, END, GIVEN, MIG_INSTANCE = range(7)
+# Events: (kind, index, from_ns, to_ns); of PRIOR the process of which more is known before anything is
+# learned; of GIVEN when, and for how long it speaks; of MIG_INSTANCE when, and 1 + its slices (0 = not told)
+# << TOLD_SLICES, 1 << TOLD_EDGE where it begins or ends, 1 + its activity in millionths of a percent (0 = not
+# told).
+EXIT, GAP, TOUCH, EPOCH, END, GIVEN, MIG_INSTANCE, PRIOR = range(8)
 TOLD_SLICES, TOLD_EDGE = 33, 32
 
 ACCEPTED, DUPLICATE, TOO_LATE, BACKWARDS, ABSURD, UNKNOWN, FAR_AHEAD, LEAP = range(8)
@@ -771,7 +772,7 @@ def _take_event(
                 _mark(marks, d, open_ns // window_ns, newest, offset)
             d = devices.next_device[d]
         return
-    if kind == EXIT:
+    if kind in (EXIT, PRIOR):
         d = holders.device[index]
     floor_ns = now_ns - HORIZON_NS  # what lies before it is not touched any more
     if devices.length[d] > 0 and kind != TOUCH:
@@ -790,9 +791,13 @@ def _take_event(
         if to_ns > from_ns:
             _add_gap(devices, d, from_ns, to_ns)
             from_ns, to_ns = _readings_around(devices, d, from_ns, to_ns)
+    elif kind == PRIOR:
+        from_ns, to_ns = max(holders.reach_from_ns[index], floor_ns), now_ns
     else:
         to_ns = now_ns
-    if devices.length[d] > 0 and kind == GAP:
+    if devices.length[d] > 0 and kind == PRIOR:
+        _mark_readings(marks, hosts, devices, d, from_ns, to_ns, from_ns, now_ns, window_ns, offset)
+    elif devices.length[d] > 0 and kind == GAP:
         _mark_readings(
             marks, hosts, devices, d, from_ns, to_ns, from_ns - _DATED_BEFORE_NS, now_ns, window_ns, offset
         )

@@ -591,7 +591,7 @@ def _fit(holders: Holders, n: int, idle_w: float, work: _Scratch, out: Watts, ro
         if i == _IDLE:
             prior, sd = idle_w, IDLE_SD_W
         elif i >= _OWN:
-            prior = holders.watts[work.who[i]]
+            prior, sd = holders.watts[work.who[i]], holders.watts_sd[work.who[i]]
         second[i, i] += 1.0 / sd**2
         spent += (prior / sd) ** 2
         for s in range(SHIFTS):

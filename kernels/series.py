@@ -100,7 +100,8 @@ class Holders(NamedTuple):
     exit_ns: I64  # FOREVER while not known
     silent: U8  # 1: no record for 3 periods, so the last one ends the hold
     account: U8  # PROCESS, RESERVED (it holds where no process does) or INSTANCE
-    watts: F64  # per percent of SM time, as known before anything is learned
+    watts: F64  # per percent of SM time, as known before anything is learned, and the standard deviation
+    watts_sd: F64
     reach_from_ns: I64  # the earliest and the latest time that any record of it ever spoke for, three periods
     reach_to_ns: I64  # after it included: whatever is known later, it may have a row there
     seen_length: I64
@@ -245,6 +246,7 @@ HOLDERS = types.NamedTuple(
         _i64,
         _u8,
         _u8,
+        _f64,
         _f64,
         _i64,
         _i64,

@@ -13,7 +13,14 @@ VIEWS: Final = (
     *("priced_usage", "cost", "cost_over_time", "cost_as_of", "cost_by_policy"),
     *("lesser_unit", "counted_unit", "unit_coverage", "covered_cost", "covered_cost_as_of", "unit_cost"),
     *("attempt_progress", "attempt_cost", "run_cost"),
-    *("model_minute", "model_throughput", "amortised_training", "model_quality", "renamed_model"),
+    *(
+        "model_watts",
+        "model_minute",
+        "model_throughput",
+        "amortised_training",
+        "model_quality",
+        "renamed_model",
+    ),
     *("model_cost", "billed", "reconcile"),
 )
 _ONE_BUCKET: Final = {

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from wattribute.errors import RecordError
 from wattribute.kernels import headers as h
 from wattribute.kernels import ingest as k
-from wattribute.kernels.series import LATENESS_NS, Batch
+from wattribute.kernels.series import LATENESS_NS, PROCESS, Batch
 from wattribute.records import (
     End,
     Exit,
@@ -36,6 +36,7 @@ from wattribute.records import (
     parse,
     shown,
 )
+from wattribute.stream.fleet import FleetWatts
 from wattribute.stream.headers import Headers
 from wattribute.stream.identity import Identities
 from wattribute.stream.instances import Instances, slices_of
@@ -84,12 +85,18 @@ class Decoder:
     not know of it; and where a host's clock was set back, with the row of the host, else -1."""
 
     def __init__(
-        self, series: Series, identities: Identities, tables: Tables, settle: Callable[[Pending, int], None]
+        self,
+        series: Series,
+        identities: Identities,
+        tables: Tables,
+        settle: Callable[[Pending, int], None],
+        fleet: FleetWatts,
     ) -> None:
         self.series = series
         self.identities = identities
         self.tables = tables
         self._settle = settle
+        self._fleet = fleet
         self._headers = Headers()
         self._exits: dict[tuple[str, str, int, int], int] = {}
         self._reservations = Reservations(series, identities)
@@ -205,8 +212,10 @@ class Decoder:
                 known = (device_rows[item[0]], key) in self.series.holder_rows
                 row = self.series.holder_row(device_rows[item[0]], key)
                 exit_ns = self._exits.get((host, boot_id, process.pid, process.start_ns))
-                if exit_ns is not None and not known:  # who is known hears of it by an event, in its turn
-                    self.series.holders.exit_ns[row] = exit_ns
+                if not known:  # who is known hears of it by an event, in its turn
+                    if exit_ns is not None:
+                        self.series.holders.exit_ns[row] = exit_ns
+                    self._know_watts([row])
                 holder_rows.append(row)
         self._headers.add(
             text, self.series.host_row(host), device_rows, holder_rows, device_names, process_names
@@ -276,12 +285,14 @@ class Decoder:
         if isinstance(record, Instance):
             return self._instances.note(self._device(host, boot_id, record.gpu), record)
         since_ns: int | None = None
+        priors: list[tuple[int, int, int, int]] = []
         devices: Iterable[int] = ()
         if isinstance(record, Workload):
             key = (host, boot_id, record.pid, record.start_ns)
             rows = self.series.holders_of(boot, record.pid, record.start_ns)
             since_ns = self.identities.note_workload(key, record, rows)
             devices = {self.series.holder_keys[row][0] for row in rows}
+            priors = self._know_watts(rows)
         elif isinstance(record, Host):
             since_ns = self.identities.note_host(host, record)
             devices = [row for key, row in self.series.device_rows.items() if key.host == host]
@@ -291,9 +302,27 @@ class Decoder:
                 row = self._device(host, boot_id, record.gpu)
                 self.series.devices.slices[row] = slices_of(record.name)
                 since_ns, devices = 0, [row]
+                priors = self._know_watts(self.series.holders_on(row))
         elif not isinstance(record, Run | Unit | Quality):
             raise RecordError(f"a {record.kind} record does not travel in this way")
-        return [(k.TOUCH, row, since_ns, 0) for row in sorted(devices)] if since_ns is not None else []
+        touched = sorted(devices) if since_ns is not None else []
+        return priors + [(k.TOUCH, row, since_ns or 0, 0) for row in touched]
+
+    def _know_watts(self, holders: Iterable[int]) -> list[tuple[int, int, int, int]]:
+        """Take processes to draw what their model was seen to; of those of whom that is news, events."""
+        events: list[tuple[int, int, int, int]] = []
+        series = self.series
+        for row in holders if self._fleet else ():
+            device, key = series.holder_keys[row]
+            own = series.device_keys[device]
+            named = self.identities.model((own.host, own.boot_id, key.pid, key.start_ns))
+            prior = self._fleet.of(self.identities.gpu_model(own), *named)
+            if series.holders.account[row] == PROCESS and prior != (
+                series.holders.watts[row], series.holders.watts_sd[row]
+            ):  # fmt: skip
+                series.holders.watts[row], series.holders.watts_sd[row] = prior
+                events.append((k.PRIOR, row, 0, 0))
+        return events
 
 
 def _json(text: bytes) -> dict[str, Any]:

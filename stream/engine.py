@@ -29,6 +29,7 @@ from wattribute.kernels.series import (
 )  # fmt: skip
 from wattribute.sinks.contract import Column
 from wattribute.stream.decode import Decoder, Pending
+from wattribute.stream.fleet import FleetWatts
 from wattribute.stream.identity import Identities
 from wattribute.stream.idle import IdleLevels
 from wattribute.stream.learning import Learning
@@ -65,7 +66,7 @@ class Engine:
 
     def __init__(
         self, origin: str, window_ns: int = 1_000_000_000, generation: int = 0,
-        idle_levels: IdleLevels | None = None, processes_known: bool = True,
+        idle_levels: IdleLevels | None = None, processes_known: bool = True, fleet: FleetWatts | None = None,
     ) -> None:  # fmt: skip
         self.window_ns = window_ns
         self.processes_known = processes_known
@@ -73,7 +74,7 @@ class Engine:
         self.series = Series()
         self.identities = Identities()
         self.tables = Tables(origin, self.base)
-        self.decoder = Decoder(self.series, self.identities, self.tables, self._settle)
+        self.decoder = Decoder(self.series, self.identities, self.tables, self._settle, fleet or FleetWatts())
         self._rows = Rows(self.series, self.identities, idle_levels or IdleLevels(), window_ns, self.base)
         self.sample_count = 0
         self.duplicate_count = 0

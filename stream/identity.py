@@ -177,6 +177,11 @@ class Identities:
                     self._of_holder[row] = _UNKNOWN
         return since_ns
 
+    def model(self, key: ProcessKey) -> tuple[str, str]:
+        """Model and version of a process as known last; empty while not known."""
+        workload = self._workloads.get(key)
+        return (workload.versions[-1].model, workload.versions[-1].model_version) if workload else ("", "")
+
     def gpu_model(self, key: DeviceKey) -> str:
         """The device's model as NVML names it; empty while not known."""
         gpu = self._gpus.get(key)

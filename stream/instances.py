@@ -7,7 +7,7 @@ from typing import Final
 
 from wattribute.errors import RecordError
 from wattribute.kernels import ingest as k
-from wattribute.kernels.series import INSTANCE, WATTS_PRIOR
+from wattribute.kernels.series import INSTANCE, WATTS_PRIOR, WATTS_PRIOR_SD
 from wattribute.records import Instance
 from wattribute.stream.series import SLICES, HolderKey, Series
 
@@ -66,5 +66,9 @@ class Instances:
         row = series.holder_row(device, key)
         if is_new:
             series.holders.account[row] = INSTANCE
-            series.holders.watts[row] = WATTS_PRIOR * slices / int(series.devices.slices[device])
+            part = slices / int(series.devices.slices[device])
+            series.holders.watts[row], series.holders.watts_sd[row] = (
+                WATTS_PRIOR * part,
+                WATTS_PRIOR_SD * part,
+            )
         return row

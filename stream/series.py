@@ -14,6 +14,7 @@ from wattribute.kernels.series import (
     HORIZON_NS,
     PROCESS,
     WATTS_PRIOR,
+    WATTS_PRIOR_SD,
     Devices,
     Holders,
     Hosts,
@@ -113,7 +114,7 @@ class Series:
             self.holders.gpu_instance[row] = key.gpu_instance
             self.holders.exit_ns[row] = FOREVER
             self.holders.account[row] = PROCESS
-            self.holders.watts[row] = WATTS_PRIOR
+            self.holders.watts[row], self.holders.watts_sd[row] = WATTS_PRIOR, WATTS_PRIOR_SD
             self.holders.reach_from_ns[row], self.holders.reach_to_ns[row] = FOREVER, 0
             bisect.insort(self._members[device], (key, row))
             self._rows_of.setdefault(self._process(device, key), []).append(row)
@@ -123,6 +124,10 @@ class Series:
     def holders_of(self, boot: tuple[str, str], pid: int, start_ns: int) -> list[int]:
         """Rows of one process on all devices of its boot."""
         return self._rows_of.get((*boot, pid, start_ns), [])
+
+    def holders_on(self, device: int) -> list[int]:
+        """Rows of all that may hold a device."""
+        return [row for _, row in self._members[device]]
 
     def make_room(self, rows: int) -> None:
         """Let go of what lies beyond the horizon, and make room for ``rows`` more in every series."""
@@ -262,7 +267,7 @@ _DTYPES: Final[dict[str, type[np.generic]]] = {
     ),
     **dict.fromkeys(("power_mw", "average_mw"), np.int32),
     **dict.fromkeys(("broken", "sources", "silent", "account"), np.uint8),
-    "watts": np.float64,
+    **dict.fromkeys(("watts", "watts_sd"), np.float64),
     "used_percent": np.float32,
 }
 

@@ -40,6 +40,7 @@ from wattribute.commands.stream import stream
 from wattribute.commands.top import top
 from wattribute.commands.up import up
 from wattribute.commands.verify import verify
+from wattribute.commands.watts import watts
 from wattribute.errors import UsageError, WattributeError
 
 # typer brings a click of its own since 0.20, and used the installed one before: this finds either.
@@ -132,6 +133,7 @@ _add(
     "wattribute compare chat@v1 chat@v2",
     "wattribute compare chat@v1 chat@v2 --since 7d --format json",
 )
+_add(_ASK, watts, "wattribute watts --since 7d", "wattribute watts --format csv > watts.csv")
 _add(_ASK, runs, "wattribute runs --since 7d", "wattribute runs --policy memory --format json")
 _add(
     _ASK,

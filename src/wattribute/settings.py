@@ -93,6 +93,7 @@ class Settings:
     team: str = _text("whose it is, where no process says otherwise")
     labels: Mapping[str, str] = _table("labels of every row of this host")
     idle_watts: Mapping[str, float] = _table("idle level by GPU model, in W, over the built-in ones")
+    watts_file: str = _text("what models draw on which GPU, as 'wattribute watts --format csv' writes it")
     kafka: Mapping[str, str] = _table("settings of librdkafka: security.protocol, sasl.username, …")
     kafka_password: str = _text("sasl.password; from a file or the environment alone", secret=True)
     kafka_group: str = _text("consumer group of stream", "wattribute")

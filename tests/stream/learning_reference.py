@@ -120,10 +120,11 @@ def learn(
     used: Uses,
     idle_w: float,
     block: int,
-    priors: Mapping[str, float],
+    priors: Mapping[str, tuple[float, float]],
 ) -> Learned:
     """What is learned up to the end of a block. ``covered``: from the first to the last sample; ``broken``:
-    gaps, and falls of the counter; ``idle_w``, ``priors``: of the idle level, and of those that differ."""
+    gaps, and falls of the counter; ``idle_w``, ``priors``: of the idle level, and of those that differ,
+    with their standard deviation."""
     rows: list[dict[str, float]] = []
     powers, weights = [], []
     for k in range((block // MINUTE - 1) * MINUTE, block + 1):
@@ -151,8 +152,8 @@ def learn(
     if len(names) < 2:
         return Learned()
     loads = np.array([[*(row[name] for name in names), 1.0] for row in rows])
-    prior = [*(priors.get(name, WATTS) for name in names), idle_w]
-    return fit(names, loads, np.array(powers), np.sqrt(np.array(weights)), np.array(prior))
+    prior = np.array([*(priors.get(name, (WATTS, WATTS_SD)) for name in names), (idle_w, IDLE_SD_W)])
+    return fit(names, loads, np.array(powers), np.sqrt(np.array(weights)), prior[:, 0], prior[:, 1])
 
 
 def stretches(used: Uses, block: int) -> list[tuple[int, int]]:
@@ -179,11 +180,16 @@ def mean(spans: list[tuple[int, int, float]], begin: int, end: int) -> float:
 
 
 def fit(
-    names: list[str], loads: np.ndarray, powers: np.ndarray, roots: np.ndarray, prior: np.ndarray
+    names: list[str],
+    loads: np.ndarray,
+    powers: np.ndarray,
+    roots: np.ndarray,
+    prior: np.ndarray,
+    sd: np.ndarray,
 ) -> Learned:
     """Ridge regression for each shift, and the shift that leaves least unexplained: where a parabola through
     three of them is least, with what a line between two of them says of the power there."""
-    spread = np.diag([*[1 / WATTS_SD] * len(names), 1 / IDLE_SD_W])
+    spread = np.diag(1 / sd)
     a = np.vstack([loads * roots[:, None], spread])
     found = []
     for shift in range(len(SHIFTS_MS)):

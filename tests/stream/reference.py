@@ -12,7 +12,7 @@ from fractions import Fraction
 from itertools import pairwise
 from statistics import median_low
 
-from tests.stream.learning_reference import BLOCK_NS, WATTS, Learned, by_counter, by_power, learn
+from tests.stream.learning_reference import BLOCK_NS, WATTS, WATTS_SD, Learned, by_counter, by_power, learn
 
 SECOND_NS = 1_000_000_000
 POWER_HOLDS_NS = 600 * SECOND_NS
@@ -58,6 +58,7 @@ class History:
     learned: dict[int, Learned] = field(default_factory=dict)
     lives: list[Life] = field(default_factory=list)
     instance_of: dict[str, int] = field(default_factory=dict)
+    priors: dict[str, tuple[float, float]] = field(default_factory=dict)
     slices: int = 7
 
 
@@ -203,7 +204,8 @@ def learned(history: History, block: int) -> Learned:
     changes = [known[i] for i in range(len(known)) if i == 0 or known[i][1] != known[i - 1][1]]
     broken += [(a, b) for (a, before), (b, after) in pairwise(changes) if after < before]
     used = {name: uses(records) for name, records in history.processes.items()} | activities(history)
-    priors = {f"i{life.number}": WATTS * life.slices / history.slices for life in history.lives}
+    parts = {f"i{life.number}": life.slices / history.slices for life in history.lives}
+    priors = history.priors | {name: (WATTS * part, WATTS_SD * part) for name, part in parts.items()}
     found = learn(draw, (samples[0].t, samples[-1].t), broken, used, history.idle_mw / 1e3, block, priors)
     history.learned[block] = found
     return found
@@ -249,7 +251,7 @@ def window(history: History, begin: int, end: int) -> Window:
         sm = {name: next((p for s, e, p in used[name] if s <= a and e >= b), 0.0) for name in present}
         idle = min(energy, idle_mw * (b - a) // 1_000_000)
         memory = {name: memory_at(history.processes[name], b) for name in present}
-        watts = {name: known.watts.get(name, WATTS) for name in present}
+        watts = {name: known.watts.get(name, history.priors.get(name, (WATTS,))[0]) for name in present}
         live = [life for life in history.lives if life.begin <= a and life.end >= b]
         whole = Part("unheld", Fraction(energy - idle), Fraction(idle), Fraction(b - a), present)
         parts = [whole]

@@ -132,6 +132,7 @@ def _replay_one(
     settings: Settings, sink: Any, file: Path, lines: Iterator[Line], processes_known: bool
 ) -> int:
     engine_class, replay_lines = compiled_engine()
+    from wattribute.stream.fleet import load_fleet_watts
     from wattribute.stream.idle import IdleLevels
 
     begin = time.monotonic()
@@ -142,6 +143,7 @@ def _replay_one(
         settings.generation,
         IdleLevels(settings.idle_watts),
         processes_known,
+        load_fleet_watts(settings.watts_file),
     )
     rows_before = sink.row_count
     with _progress(file) as progress:

@@ -46,13 +46,16 @@ def opened_stream(
     from wattribute.sinks.query_server import serve
     from wattribute.sinks.rollup import set_retention
     from wattribute.sinks.store import open_store
+    from wattribute.stream.fleet import load_fleet_watts
     from wattribute.stream.idle import IdleLevels
     from wattribute.stream.loop import Assigned, StreamLoop
 
-    idle_levels = IdleLevels(settings.idle_watts)
+    idle_levels, fleet = IdleLevels(settings.idle_watts), load_fleet_watts(settings.watts_file)
 
     def make_engine(origin: str) -> Engine:
-        return engine_class(origin, window_ms * 1_000_000, settings.generation, idle_levels)
+        return engine_class(
+            origin, window_ms * 1_000_000, settings.generation, idle_levels, processes_known=True, fleet=fleet
+        )
 
     # The consumer calls the loop and the loop the consumer: one of them has to be there first.
     loop: StreamLoop

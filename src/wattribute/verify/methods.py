@@ -19,6 +19,7 @@ from wattribute.collector.trace import Line
 from wattribute.records import Device, Process, Record
 from wattribute.sinks.contract import Coded, Column
 from wattribute.stream.engine import Engine
+from wattribute.stream.fleet import FleetWatts, fleet_prior
 from wattribute.stream.idle import IdleLevels
 from wattribute.stream.replay import replay
 from wattribute.verify.recording import ProcessKey
@@ -80,10 +81,29 @@ def _values(column: Column) -> list[Any]:
     return np.asarray(column).tolist()  # type: ignore[no-any-return]
 
 
-def by_the_stream(records: Sequence[Record], until_ns: int) -> Attributed:
-    """What ``replay`` writes, of windows up to ``until_ns``."""
+def _replayed(records: Sequence[Record], fleet: FleetWatts | None) -> Rows:
     sink = Rows()
-    replay([Line(number, record) for number, record in enumerate(records, 1)], Engine("verify"), sink)
+    lines = [Line(number, record) for number, record in enumerate(records, 1)]
+    replay(lines, Engine("verify", fleet=fleet), sink)
+    return sink
+
+
+def watts_of(records: Sequence[Record]) -> FleetWatts:
+    """What ``wattribute watts`` says of the models in a recording."""
+    joules: dict[tuple[str, str, str], float] = {}
+    busy_s: dict[tuple[str, str, str], float] = {}
+    for window in _replayed(records, None).rows.values():
+        for row in window.values():
+            if row["account"] == "process" and not row["deleted"]:
+                key = row["gpu_model"], row["model"], row["model_version"]
+                joules[key] = joules.get(key, 0.0) + row["active_energy_uj"] / 1e6
+                busy_s[key] = busy_s.get(key, 0.0) + row["active_time_ns"] / 1e9
+    return FleetWatts({key: fleet_prior(joules[key] / s / 100, 0.0) for key, s in busy_s.items() if s})
+
+
+def by_the_stream(records: Sequence[Record], until_ns: int, fleet: FleetWatts | None = None) -> Attributed:
+    """What ``replay`` writes, of windows up to ``until_ns``; ``fleet``: what is known of models before."""
+    sink = _replayed(records, fleet)
     found = Attributed({}, [], True)
     for (_, start_ms), window in sink.rows.items():
         rows = [row for row in window.values() if not row["deleted"]]

@@ -50,6 +50,15 @@ class Trial:
     bar: Bar = Bar()
     process_period_s: float = 1.0
     """How often the collector looks at processes."""
+    fleet_knows: bool = False
+    """Whether each model has been seen alone on another GPU before."""
+
+    @property
+    def alone(self) -> Scenario:
+        """Each tenant on a GPU of its own, where its model can be seen."""
+        tenants = tuple(replace(tenant, gpus=(place,)) for place, tenant in enumerate(self.tenants))
+        gpus = tuple(self.gpu for _ in tenants)
+        return Scenario(host=HostPlan(name="alone"), gpus=gpus, tenants=tenants, qualities=())
 
     @property
     def scenario(self) -> Scenario:
@@ -95,6 +104,10 @@ TRIALS: Final[Sequence[Trial]] = (
     ),
     Trial("identical", "all draw the same", _GPU, _tenants(watts_per_sm_percent=4.0)),
     Trial("always on", "two that never pause: one GPU cannot tell them apart", _GPU, _always_on()),
+    Trial(
+        "known", "the fleet has seen each model alone", _GPU, _tenants(), Bar(0.01, 0.03), fleet_knows=True
+    ),
+    Trial("known, on", "and those that never pause", _GPU, _always_on(), fleet_knows=True),
     Trial("64 processes", "small ones", _GPU, _sixty_four()),
     Trial(
         "lag",

@@ -8,12 +8,13 @@ from statistics import fmean
 from typing import Final
 
 from wattribute.kernels.series import LATENESS_NS
-from wattribute.verify.methods import SIMPLER, Attributed, by_the_stream, seen
-from wattribute.verify.recording import START_NS, ProcessKey, Recording, record
+from wattribute.verify.methods import SIMPLER, Attributed, by_the_stream, seen, watts_of
+from wattribute.verify.recording import START_NS, ProcessKey, Recording, record, record_alone
 from wattribute.verify.scenarios import Trial
 
 OURS: Final = "wattribute"
 METHODS: Final = (OURS, *SIMPLER)
+_ANOTHER_DAY: Final = 1_000_000  # what to add to a seed for that
 _SAME: Final = 1e-4  # no worse than the plain ratio, but for rounding
 _COUNTS_FROM: Final = 0.01  # of the energy of all: of a process with less the worst error says nothing
 
@@ -43,7 +44,9 @@ def outcome(trial: Trial, seed: int, duration_s: int) -> Outcome:
     recording = record(trial, seed, duration_s)
     final_s = duration_s - LATENESS_NS // 1_000_000_000
     until_ns = START_NS + final_s * 1_000_000_000
-    ours = by_the_stream(recording.records, until_ns)
+    # On another day: with other loads.
+    fleet = watts_of(record_alone(trial, seed + _ANOTHER_DAY, duration_s)) if trial.fleet_knows else None
+    ours = by_the_stream(recording.records, until_ns, fleet)
     truth_uj = recording.active_uj[final_s]
     simple = seen(recording.records, trial.gpu.name, until_ns)
     scores = {OURS: _score(ours.active_uj, truth_uj)}

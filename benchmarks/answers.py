@@ -45,6 +45,7 @@ _VIEWS: Final[Mapping[str, str]] = {
     "unit_coverage": f"unit_coverage({_SPAN}, unit = 'output_tokens')",
     "covered_cost": f"covered_cost({_SPAN}, unit = 'output_tokens')",
     "model_cost": f"model_cost({_SPAN})",
+    "model_watts": f"model_watts({_WHEN})",
     "model_minute": f"model_minute({_SPAN})",
     "model_throughput": f"model_throughput({_SPAN})",
     "model_quality": f"model_quality({_WHEN})",

@@ -17,6 +17,7 @@ from wattribute.stream.learning import Learning
 from wattribute.stream.series import DeviceKey, HolderKey, Series, new_marks
 
 IDLE_MW: Final = 77_700
+_IDLE_SD_W: Final = 40.0
 _BAR: Final = 0.5
 _OF_MEMCPY: Final = "of memcpy"
 _LEARNING_BAR: Final = 0.25
@@ -76,17 +77,17 @@ def attribution(made: Readings, learns: bool) -> Attribution:
     marks.first[:] = START_NS // SECOND_NS
     marks.last[:] = START_NS // SECOND_NS + made.seconds - 1
     order, bounds = np.arange(made.devices), np.arange(made.devices + 1)
-    idle_mw = np.full(made.devices, IDLE_MW)
+    idle = np.full(made.devices, IDLE_MW), np.full(made.devices, _IDLE_SD_W)
     out = np.empty((a.ROW_COLUMNS, made.windows * (made.processes + 2) + made.processes), np.int64)
 
     nobody_works = holders._replace(used_length=np.zeros(holder_rows, np.int64))
-    prior = Learning().watts(hosts, devices, nobody_works, marks, order, bounds, idle_mw, SECOND_NS, False)
+    prior = Learning().watts(hosts, devices, nobody_works, marks, order, bounds, *idle, SECOND_NS, False)
 
     def call() -> int:
         watts, of = prior
         if learns:  # anew each time: nothing is known of what was learned before
             watts, of = Learning().watts(
-                hosts, devices, holders, marks, order, bounds, idle_mw, SECOND_NS, False
+                hosts, devices, holders, marks, order, bounds, *idle, SECOND_NS, False
             )
         count, first, _ = a.attribute(
             hosts, devices, holders, marks, watts, of, order, bounds, SECOND_NS, 0, 0, True, False, out

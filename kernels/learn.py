@@ -72,7 +72,7 @@ _DATED_CHANGES = 30  # to each side: with 101 ms from change to change, 61 were 
 # and costs nothing where they are steady.
 _FORGET_S = 20.0
 _NOISE_W2 = 10.0  # variance over 1 s of what the sum leaves unexplained: so much the prior is worth
-IDLE_SD_W = 40.0  # of the prior
+_FIXED_SD_W = 1e-3  # of an idle level that is known: it is not learned
 _IDLE_LOW, _IDLE_HIGH = 0.6, 1.6  # of the prior: what lies beyond is a bad fit
 _LEAST = 0.25  # of the prior: a process that works draws something
 _BETTER = 0.9  # of the variance, at most, must be left for a shift to be believed: chance seldom does that
@@ -581,15 +581,18 @@ def _between(best: int, squares: F64) -> tuple[int, int, float]:
 
 
 @part
-def _fit(holders: Holders, n: int, idle_w: float, work: _Scratch, out: Watts, row: int) -> None:
+def _fit(
+    holders: Holders, n: int, idle_mw: int, idle_sd_w: float, work: _Scratch, out: Watts, row: int
+) -> None:
     """Watts of those in the first n places, idle level, shift, and how sure they are, into row ``row``."""
     second, first, squares, x = work.second, work.first, work.squares, work.x
     weight = second[_IDLE, _IDLE]  # of all stretches, in seconds over the noise
     spent = 0.0  # of the prior: Σ prior² / variance
+    idle_w = idle_mw / 1e3
     for i in range(n):
         prior, sd = WATTS_PRIOR, WATTS_PRIOR_SD
         if i == _IDLE:
-            prior, sd = idle_w, IDLE_SD_W
+            prior, sd = idle_w, max(idle_sd_w, _FIXED_SD_W)
         elif i >= _OWN:
             prior, sd = holders.watts[work.who[i]], holders.watts_sd[work.who[i]]
         second[i, i] += 1.0 / sd**2
@@ -616,7 +619,9 @@ def _fit(holders: Holders, n: int, idle_w: float, work: _Scratch, out: Watts, ro
     out.noise_w[row] = math.sqrt(noise * _NOISE_W2)
     # Energy that is dated late moves SM time to a later window with it.
     out.late_s[row] = math.sqrt(work.late_s2[0] / max(weight, 1e-9) + (min(shift_ns, 0) / 1e9) ** 2)
-    out.idle_mw[row] = int(min(max(x[_IDLE], _IDLE_LOW * idle_w), _IDLE_HIGH * idle_w) * 1000.0)
+    out.idle_mw[row] = idle_mw
+    if idle_sd_w > 0.0:
+        out.idle_mw[row] = int(min(max(x[_IDLE], _IDLE_LOW * idle_w), _IDLE_HIGH * idle_w) * 1000.0)
     for i in range(_OTHERS, n):
         prior = holders.watts[work.who[i]] if i >= _OWN else WATTS_PRIOR
         out.holder[row, i - 1] = work.who[i]
@@ -631,10 +636,10 @@ def _fit(holders: Holders, n: int, idle_w: float, work: _Scratch, out: Watts, ro
 
 
 @part
-def _write_prior(idle_mw: int, out: Watts, row: int) -> None:
+def _write_prior(idle_mw: int, idle_sd_w: float, out: Watts, row: int) -> None:
     """What holds where nothing was learned."""
     out.known[row] = out.shift_ns[row] = 0
-    out.idle_mw[row], out.idle_sd_w[row] = idle_mw, IDLE_SD_W
+    out.idle_mw[row], out.idle_sd_w[row] = idle_mw, idle_sd_w
     out.noise_w[row] = out.late_s[row] = 0.0
 
 
@@ -654,7 +659,14 @@ def _copy_fit(fits: Watts, at: int, out: Watts, row: int) -> None:
 
 @part
 def _learn_block(
-    devices: Devices, holders: Holders, d: int, block: int, idle_w: float, learned: Learned, work: _Scratch
+    devices: Devices,
+    holders: Holders,
+    d: int,
+    block: int,
+    idle_mw: int,
+    idle_sd_w: float,
+    learned: Learned,
+    work: _Scratch,
 ) -> int:
     """Fit a block unless that has been done; its row of ``learned.fits``."""
     slot = block % FITS
@@ -682,22 +694,21 @@ def _learn_block(
     )
     learned.fitted[d, slot] = block
     learned.fits.known[row] = 0
-    if n > _OWN + 1:  # one process alone gets all there is, whatever it draws
-        _fit(holders, n, idle_w, work, learned.fits, row)
+    if work.second[_IDLE, _IDLE] > 0.0:
+        _fit(holders, n, idle_mw, idle_sd_w, work, learned.fits, row)
     return row
 
 
 @part
-def _is_shared(devices: Devices, holders: Holders, d: int, from_ns: int, to_ns: int) -> bool:
-    """Whether SM time of more than one process was read in that time."""
-    n = 0
+def _is_used(devices: Devices, holders: Holders, d: int, from_ns: int, to_ns: int) -> bool:
+    """Whether SM time of any process was read in that time."""
     h = devices.first_holder[d]
     while h >= 0:
         count = holders.used_length[h]
         if count > 0 and holders.used_from_ns[h, 0] < to_ns and holders.used_ns[h, count - 1] > from_ns:
-            n += 1
+            return True
         h = holders.next_holder[h]
-    return n > 1
+    return False
 
 
 @kernel(
@@ -758,12 +769,12 @@ def learn(
         if windows == 0:
             continue
         prior = rows
-        _write_prior(of.idle_mw[d], out, prior)
+        _write_prior(of.idle_mw[d], of.idle_sd_w[d], out, prior)
         rows += 1
         low = ((first + 1) * window_ns - LATENESS_NS) // BLOCK_NS - 1
         high = ((first + windows) * window_ns - 1) // BLOCK_NS
         from_ns = (low // MINUTE - 1) * MINUTE * BLOCK_NS
-        if not _is_shared(devices, holders, d, from_ns, (high + 1) * BLOCK_NS):
+        if not _is_used(devices, holders, d, from_ns, (high + 1) * BLOCK_NS):
             of.row[of.begin[d] : of.begin[d + 1]] = prior
             continue
         work.near[0] = 0
@@ -775,7 +786,9 @@ def learn(
                 row_of_block[_block_of(window, window_ns, settled_ns) - low] = _WANTED
         for block in range(low, high + 1):
             if row_of_block[block - low] == _WANTED:
-                fitted = _learn_block(devices, holders, d, block, of.idle_mw[d] / 1e3, learned, work)
+                fitted = _learn_block(
+                    devices, holders, d, block, of.idle_mw[d], of.idle_sd_w[d], learned, work
+                )
                 row_of_block[block - low] = prior
                 if learned.fits.known[fitted] > 0:
                     _copy_fit(learned.fits, fitted, out, rows)

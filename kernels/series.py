@@ -135,7 +135,8 @@ class WattsOf(NamedTuple):
     first_window: I64  # (devices)
     begin: I64  # (devices + 1)
     row: I64
-    idle_mw: I64  # (devices): the prior
+    idle_mw: I64  # (devices): the prior of the idle level
+    idle_sd_w: F64  # (devices): its standard deviation; 0: it is known, and not learned
 
 
 class Learned(NamedTuple):
@@ -263,7 +264,7 @@ HOLDERS = types.NamedTuple(
 )
 _f64_2, _f64_3 = _array(types.float64, 2), _array(types.float64, 3)
 WATTS = types.NamedTuple((_i64, _i64, _i64, _f64, _f64, _f64, _i64_2, _f64_2, _f64_2), Watts)
-WATTS_OF = types.NamedUniTuple(_i64, 4, WattsOf)
+WATTS_OF = types.NamedTuple((_i64, _i64, _i64, _i64, _f64), WattsOf)
 LEARNED = types.NamedTuple(
     (
         *(_i64_2, _i64_2, _i64_2, _array(types.int64, 3)),

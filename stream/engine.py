@@ -311,7 +311,7 @@ class Engine:
         bounds = np.searchsorted(marks.device[order], np.arange(n_devices + 1))
         series = self.series
         watts, of = self._learning.watts(
-            series.hosts, series.devices, series.holders, marks, order, bounds, self._rows.idle_mw(),
+            series.hosts, series.devices, series.holders, marks, order, bounds, *self._rows.idle_levels(),
             self.window_ns, ended,
         )  # fmt: skip
         first, window, rows = 0, 0, -1

@@ -59,8 +59,8 @@ def load_fleet_watts(path: str) -> FleetWatts:
                 watts, spread_w = (_number(path, reader.line_num, name, row[name]) for name in _MEASURED)
                 gpu_model, model, version = (row[name] or "" for name in _NAMED)
                 known[gpu_model, model, version] = fleet_prior(watts, spread_w)
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "it is not UTF-8"
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        why = getattr(error, "strerror", None) or "it is not CSV in UTF-8"
         raise UsageError(f"watts_file {path} cannot be read: {why}") from None
     return FleetWatts(known)
 

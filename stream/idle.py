@@ -15,6 +15,7 @@ from typing import Final
 # A GPU that is not named: one plain figure.
 _PRIOR_W: Final = {"H200": 77.7, "H100": 77.0, "A100": 56.0, "B200": 110.0, "L40S": 38.5, "L4": 8.0}
 _DEFAULT_W: Final = 60.0
+_SD_W: Final = 40.0  # a context that does nothing, and heat, put tens of watts on that
 
 
 class IdleLevels:
@@ -22,15 +23,16 @@ class IdleLevels:
 
     def __init__(self, configured_w: Mapping[str, float] | None = None) -> None:
         self._configured_w = dict(configured_w or {})
-        self._resident_mw: dict[str, int] = {}  # by model, as asked
+        self._levels: dict[str, tuple[int, float]] = {}  # by model, as asked
 
-    def resident_mw(self, gpu_model: str) -> int:
-        """Milliwatts of a resident but idle process's device."""
-        level_mw = self._resident_mw.get(gpu_model)
-        if level_mw is None:
-            watts = self._configured_w.get(gpu_model)
+    def resident(self, gpu_model: str) -> tuple[int, float]:
+        """Milliwatts of a resident but idle process's device, and their standard deviation in watts: 0 where
+        the level is configured, for then it is not learned."""
+        level = self._levels.get(gpu_model)
+        if level is None:
+            watts, sd_w = self._configured_w.get(gpu_model), 0.0
             if watts is None:
                 words = re.split(r"[ -]", gpu_model)  # of "NVIDIA A100-SXM4-80GB": L4 is not L40
-                watts = next((_PRIOR_W[word] for word in words if word in _PRIOR_W), _DEFAULT_W)
-            level_mw = self._resident_mw[gpu_model] = round(watts * 1000)
-        return level_mw
+                watts, sd_w = next((_PRIOR_W[word] for word in words if word in _PRIOR_W), _DEFAULT_W), _SD_W
+            level = self._levels[gpu_model] = (round(watts * 1000), sd_w)
+        return level

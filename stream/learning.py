@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from wattribute.kernels import learn as k
 from wattribute.kernels.series import (
+    F64,
     FITS,
     FOREVER,
     I64,
@@ -42,11 +43,13 @@ class Learning:
         order: I64,
         bounds: I64,
         idle_mw: I64,
+        idle_sd_w: F64,
         window_ns: int,
         ended: bool,
     ) -> tuple[Watts, WattsOf]:
         """What each process draws, for every block that a marked window rests on, and which that is.
-        ``order``, ``bounds``: the marks by device; ``idle_mw`` (devices): the prior of the idle level."""
+        ``order``, ``bounds``: the marks by device; ``idle_mw``, ``idle_sd_w`` (devices): the prior of the
+        idle level, and its standard deviation, 0 where it is not learned."""
         count = len(bounds) - 1
         if len(self._learned.block) < count:
             before, self._learned = self._learned, _room(2 * count)
@@ -55,7 +58,7 @@ class Learning:
         known = min(count, len(self._idle_mw))
         self._learned.fitted[:known][self._idle_mw[:known] != idle_mw[:known]] = _NEVER
         self._idle_mw = idle_mw[:count].copy()
-        of = _windows(devices, marks, order, bounds, idle_mw, window_ns)
+        of = _windows(devices, marks, order, bounds, window_ns, idle_mw, idle_sd_w)
         out = _rows(len(of.row) + count)
         k.learn(hosts, devices, holders, marks, order, bounds, window_ns, ended, self._learned, out, of)
         return out, of
@@ -111,7 +114,7 @@ def _arrays(learned: Learned) -> list[NDArray[Any]]:
 
 
 def _windows(
-    devices: Devices, marks: Marks, order: I64, bounds: I64, idle_mw: I64, window_ns: int
+    devices: Devices, marks: Marks, order: I64, bounds: I64, window_ns: int, idle_mw: I64, idle_sd_w: F64
 ) -> WattsOf:
     """Room for a row of each window from the first to the last that is marked and has samples, by device."""
     count = len(bounds) - 1
@@ -125,4 +128,5 @@ def _windows(
     first_window[marked] = first
     windows[marked] = np.where(length > 0, np.maximum(last - first + 1, 0), 0)
     begin = np.concatenate([[0], np.cumsum(windows)])
-    return WattsOf(first_window, begin, np.empty(begin[-1], np.int64), idle_mw[:count])
+    row = np.empty(begin[-1], np.int64)
+    return WattsOf(first_window, begin, row, idle_mw[:count], idle_sd_w[:count])

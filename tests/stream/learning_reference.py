@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 SECOND_NS = 1_000_000_000
-BLOCK_NS, MINUTE = 5 * SECOND_NS, 12
+BLOCK_NS, MINUTE, ALONE = 5 * SECOND_NS, 12, 3
 AHEAD_NS = 600_000_000  # energy must be known so far beyond an SM reading
 DATED_NS, DATED_CHANGES = 3 * SECOND_NS, 30
 FORGET_S, NOISE_W2 = 20.0, 10.0
@@ -125,11 +125,12 @@ def learn(
     """What is learned up to the end of a block. ``covered``: from the first to the last sample; ``broken``:
     gaps, and falls of the counter; ``idle_w``, ``priors``: of the idle level, and of those that differ,
     with their standard deviation."""
+    block -= _passed_over(used, block)
     rows: list[dict[str, float]] = []
     powers, weights = [], []
     for k in range((block // MINUTE - 1) * MINUTE, block + 1):
         own = stretches(used, k)
-        if not own:
+        if not own or _passed_over(used, k):
             continue
         first = max(own[0][0], k * BLOCK_NS - 60 * SECOND_NS)
         joules = draw(first - SECOND_NS, (k + 1) * BLOCK_NS + AHEAD_NS)
@@ -154,6 +155,13 @@ def learn(
     loads = np.array([[*(row[name] for name in names), 1.0] for row in rows])
     prior = np.array([*(priors.get(name, (WATTS, WATTS_SD)) for name in names), (idle_w, IDLE_SD_W)])
     return fit(names, loads, np.array(powers), np.sqrt(np.array(weights)), prior[:, 0], prior[:, 1])
+
+
+def _passed_over(used: Uses, block: int) -> int:
+    """How many blocks ago the last was that counts: of a process that is alone every third does."""
+    start, stop = (block // MINUTE - 1) * MINUTE * BLOCK_NS, (block + 1) * BLOCK_NS
+    there = [spans for spans in used.values() if any(a < stop for a, _, _ in _first(spans, start))]
+    return block % ALONE if len(there) <= 1 else 0
 
 
 def stretches(used: Uses, block: int) -> list[tuple[int, int]]:

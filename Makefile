@@ -24,7 +24,8 @@ demo: install  ## a simulated GPU host, live, and what its models cost
 kernels: install  ## compile them for the tests, each once; else each process that runs tests does
 	$(BIN)/python -c 'import tests.conftest; from wattribute.commands.compiling import compiled_engine; compiled_engine()'
 
-test: lint kernels  ## the checks of the code, then the tests
+test: install  ## the checks of the code, while the kernels are compiled, then the tests
+	$(MAKE) --no-print-directory --jobs=2 lint kernels
 	$(PYTEST) -m "not long"
 
 test-long: kernels  ## the tests that take minutes: kills, outages, every answer of the demo, large random fleets

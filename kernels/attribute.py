@@ -767,25 +767,16 @@ def _give_instances(work: Scratch, groups: int, what: int, total: int) -> None:
 
 
 @part
-def _to_whom(holders: Holders, work: Scratch, givens: int, number: int, nobody: int) -> int:
-    """To whom an instance (-1: the device) is given, as an index of ``work.sums``; else ``nobody``."""
-    for k in range(givens):
-        if holders.gpu_instance[work.members[work.given[k]]] == number:
-            nobody = work.given[k]
-    return nobody
+def _portion(
+    holders: Holders, work: Scratch, n: int, count: int, slices: int, active_uj: int, idle_uj: int,
+    length_ns: int,
+) -> tuple[float, float, int]:  # fmt: skip
+    """What each of ``count`` MIG instances gets of a piece, into ``work``; (Σ watts that all draw, the
+    variance of that, flags).
 
-
-@part
-def _split_instances(
-    holders: Holders, watts: Watts, row: int, work: Scratch, n: int, givens: int, count: int, slices: int,
-    unheld: int, active_uj: int, idle_uj: int, length_ns: int, edges: int,
-) -> int:  # fmt: skip
-    """Split a piece to ``count`` MIG instances, and within each to those of the n present that hold it; the
-    flags it raises.
-
-    Time and idle energy by compute slices: those of the device's ``slices`` that are in no instance are held
-    by who names none, else unheld. Active energy by how active each was, and how many watts that draws; where
-    nothing tells, it is of the only one that is held, or else residual."""
+    Time and idle energy by compute slices: those of the device's ``slices`` that are in no instance come
+    last. Active energy by how active each was, and how many watts that draws; where nothing tells, it is of
+    the only one that is held, or else residual."""
     flags, groups = 0, count + 1
     instances, activity, shares = work.instances, work.activity, work.shares
     taken = held = 0
@@ -810,19 +801,41 @@ def _split_instances(
             shares[g] = activity[_WEIGHT, g] if drawn > 0.0 else own
         _to_ratios(shares, groups)
     _give_instances(work, groups, _ACTIVE_UJ, active_uj)
+    return drawn, spread, flags
+
+
+@part
+def _split_piece(
+    holders: Holders, watts: Watts, row: int, work: Scratch, n: int, givens: int, count: int, slices: int,
+    unheld: int, active_uj: int, idle_uj: int, length_ns: int, edges: int,
+) -> int:  # fmt: skip
+    """Split a piece to ``count`` MIG instances and what is in none, and within each to those of the n present
+    that hold it; the flags it raises. A device that MIG does not cut is in none."""
+    instances, activity = work.instances, work.activity
+    drawn = spread = 0.0
+    flags = 0
+    if count > 0:
+        drawn, spread, flags = _portion(holders, work, n, count, slices, active_uj, idle_uj, length_ns)
+    else:
+        instances[_END, 0], instances[_LENGTH_NS, 0] = n, length_ns
+        instances[_IDLE_UJ, 0], instances[_ACTIVE_UJ, 0] = idle_uj, active_uj
     begin = 0
-    for g in range(groups):
-        end, nobody = instances[_END, g], _to_whom(holders, work, givens, -1, unheld)
+    for g in range(count + 1):
+        end, nobody = instances[_END, g], unheld
+        for k in range(givens):  # to whom the device is given; who has the instance comes after that
+            number = holders.gpu_instance[work.members[work.given[k]]]
+            is_own = g < count and number == holders.gpu_instance[work.members[instances[_MEMBER, g]]]
+            if number < 0 or is_own:
+                nobody = work.given[k]
         if g < count:
-            number = holders.gpu_instance[work.members[instances[_MEMBER, g]]]
-            whole = nobody if nobody != unheld else instances[_MEMBER, g]
-            nobody = _to_whom(holders, work, givens, number, whole)
+            if nobody == unheld:
+                nobody = instances[_MEMBER, g]
             if end == begin + 1 and activity[_PERCENT, g] >= 0.0:  # what was done there is its own
                 work.sm_percent[begin] = activity[_PERCENT, g]
-        got_uj, own_ns = instances[_ACTIVE_UJ, g], instances[_LENGTH_NS, g]
         flags |= _split_held(
-            watts, row, work, begin, end, nobody, got_uj, instances[_IDLE_UJ, g], own_ns, edges
-        )
+            watts, row, work, begin, end, nobody, instances[_ACTIVE_UJ, g], instances[_IDLE_UJ, g],
+            instances[_LENGTH_NS, g], edges,
+        )  # fmt: skip
         if drawn > 0.0:
             share, own = activity[_WEIGHT, g] / drawn, activity[_UNSURE, g]
             error_uj = _error_uj(
@@ -941,15 +954,10 @@ def _split_window(
             continue
         n, givens, count = _find_present(holders, work, now_ns, shift_ns, window_ns, from_ns, to_ns)
         edges = (c == work.first_cut[k]) + (c + 2 == work.first_cut[k + 1])
-        active_uj = energy_uj - idle_uj
-        if count > 0:
-            flags |= _split_instances(
-                holders, watts, row, work, n, givens, count, devices.slices[d],
-                unheld, active_uj, idle_uj, length_ns, edges,
-            )  # fmt: skip
-        else:
-            nobody = _to_whom(holders, work, givens, -1, unheld)
-            flags |= _split_held(watts, row, work, 0, n, nobody, active_uj, idle_uj, length_ns, edges)
+        flags |= _split_piece(
+            holders, watts, row, work, n, givens, count, devices.slices[d],
+            unheld, energy_uj - idle_uj, idle_uj, length_ns, edges,
+        )  # fmt: skip
     return covered_ns, total_uj, flags, gap
 
 

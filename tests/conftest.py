@@ -23,19 +23,19 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(_CACHE))
 # while the others wait.
 _LONGEST = (
     *(
-        "tests/test_end_to_end.py",
-        "tests/survival",
-        "tests/test_answers.py",
-        "tests/sinks",
-        "tests/test_docs.py",
+        "test_end_to_end.py",
+        "test_benchmarks.py",
+        "test_answers.py",
+        "survival/test_kill_replay.py",
+        "test_run.py",
     ),
-    *("tests/verify", "tests/bus"),
+    *("sinks", "survival", "kafka", "test_docs.py", "bus", "intake", "verify"),
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests of the longest files first."""
-    first = {str(_ROOT / name): place for place, name in enumerate(_LONGEST)}
+    first = {str(_ROOT / "tests" / name): place for place, name in enumerate(_LONGEST)}
 
     def place(item: pytest.Item) -> int:
         return next(

@@ -147,6 +147,7 @@ def asked(store: str, *queries: str) -> list[list[dict[str, Any]]]:
         return [opened.query(sql).dicts() for sql in queries]
 
 
+@pytest.mark.long
 def test_what_the_pages_show_is_what_comes_out(answers: list[tuple[str, str, str]]) -> None:
     assert len(answers) >= 8
     for command, due, said in answers:

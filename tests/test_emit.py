@@ -171,6 +171,7 @@ def test_in_a_pod_the_attempt_is_the_one_that_kubernetes_counts(
     assert (record["run"], record.get("attempt", 0)) == ("r", attempt)
 
 
+@pytest.mark.long
 def test_where_the_bus_is_away_it_says_so() -> None:
     said = ran("emit", "unit", "images", "8", "--model", "m", "--bus", "kafka://127.0.0.1:1", status=1).stderr
     assert said.startswith("wattribute: ")

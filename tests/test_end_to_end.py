@@ -97,6 +97,7 @@ def test_the_golden_trace_comes_out_exactly_by_cost(golden: str, policy: str) ->
             assert row["j_per_unit"] == pytest.approx(part["j_per_output_token"], rel=1e-12)
 
 
+@pytest.mark.long
 def test_what_models_draw_is_where_a_stream_may_begin(golden: str, tmp_path: Path) -> None:
     watts = {
         row["model"]: row for row in json.loads(ran("watts", "--store", golden, "--format", "json").stdout)
@@ -199,6 +200,7 @@ def test_the_flags_of_explain_are_those_of_the_kernels() -> None:
     assert list(FLAGS) == [getattr(a, name) for name in names]
 
 
+@pytest.mark.long
 def test_without_a_price_money_is_null_and_the_table_says_what_to_do(tmp_path: Path) -> None:
     trace = tmp_path / "trace.ndjson"
     text = (GOLDEN / "exclusive.ndjson").read_text()
@@ -211,6 +213,7 @@ def test_without_a_price_money_is_null_and_the_table_says_what_to_do(tmp_path: P
     assert {row["cost_usd"] for row in rows} == {None}
 
 
+@pytest.mark.long
 def test_bad_lines_are_counted_and_shown_and_good_ones_kept(tmp_path: Path) -> None:
     lines = (GOLDEN / "exclusive.ndjson").read_text().splitlines()
     lines.insert(5, '{"kind":"device","t":')

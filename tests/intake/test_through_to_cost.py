@@ -167,6 +167,7 @@ def test_the_same_tokens_by_scrape_span_metric_and_gateway_count_once(tmp_path: 
     assert (version, quantity) == ("v7", 280)  # of the spans, which name no version, too: there is but one
 
 
+@pytest.mark.long
 def test_a_port_that_is_taken_is_said_once_and_collecting_goes_on(tmp_path: Path, port: int) -> None:
     arguments = ("collect", "--simulate", "--bus", f"local://{tmp_path}/bus", "--duration", "1")
     with socket.socket() as taken:

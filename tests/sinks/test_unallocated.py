@@ -162,6 +162,7 @@ def test_whose_bill_changes_with_the_policy(
     ]
 
 
+@pytest.mark.long
 def test_what_is_billed_of_a_declared_host_and_was_not_seen_is_a_line(
     sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:

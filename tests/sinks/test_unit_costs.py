@@ -93,7 +93,7 @@ def of_models(sink: ClickHouseSink) -> float | None:
 @pytest.mark.parametrize(
     ("training", "is_observed"),
     [
-        ({"phase": "", "run": "sft"}, True),
+        pytest.param({"phase": "", "run": "sft"}, True, marks=pytest.mark.long),
         pytest.param({"phase": "training"}, False, marks=pytest.mark.long),
     ],
 )

@@ -57,6 +57,7 @@ def test_a_scenario_that_misses_its_bar_is_said_to() -> None:
     assert "error" in found.missed
 
 
+@pytest.mark.long
 def test_the_command(tmp_path: Path) -> None:
     asked = ("verify", "correlated", "--seeds", "1", "--seconds", "300")
     answer = ran(*asked, "--format", "json")

@@ -55,6 +55,7 @@ class _Lane:
     fresh: bool = False
     slow: SlowReading | None = None  # not yet part of a device record
     instances: tuple[Instance, ...] = ()
+    tells_activity: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +267,8 @@ class Sampler:
         self._buffer.extend(replace(i, t=reading.t, profile="", slices=0) for i in gone)
         known = [replace(instance, t=0, sm_percent=None) for instance in reading.instances]
         # what is known of their activity is of the time since they were told before
-        if known != list(lane.instances) or any(i.sm_percent is not None for i in reading.instances):
+        lane.tells_activity = any(i.sm_percent is not None for i in reading.instances)
+        if known != list(lane.instances) or lane.tells_activity:
             self._buffer.extend(reading.instances)
         lane.instances = tuple(known)
         self._buffer.extend(self._residency.records(lane.gpu.uuid, reading))
@@ -279,7 +281,8 @@ class Sampler:
         self._buffer.append(replace(self._host, t=now))
         for lane in self._lanes:
             self._buffer.append(replace(lane.gpu.identity, t=now))
-            self._buffer.extend(replace(instance, t=now) for instance in lane.instances)
+            if not lane.tells_activity:  # each second: one in between would cut the time that it speaks for
+                self._buffer.extend(replace(instance, t=now) for instance in lane.instances)
         self._buffer.extend(self._residency.repeat(now))
         self._repeat_due = now + REPEAT_NS
 

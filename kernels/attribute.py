@@ -767,6 +767,12 @@ def _give_instances(work: Scratch, groups: int, what: int, total: int) -> None:
 
 
 @part
+def _is_held(instances: I64, g: int) -> bool:
+    """Whether anybody holds an instance; where no slices are in none, nobody can hold those."""
+    return bool(instances[_SLICES, g] > 0 and instances[_END, g] > (instances[_END, g - 1] if g > 0 else 0))
+
+
+@part
 def _portion(
     holders: Holders, work: Scratch, n: int, count: int, slices: int, active_uj: int, idle_uj: int,
     length_ns: int,
@@ -786,7 +792,7 @@ def _portion(
     _group(holders, work, n, count)
     for g in range(groups):
         shares[g] = instances[_SLICES, g]
-        held += instances[_END, g] > (instances[_END, g - 1] if g > 0 else 0)
+        held += _is_held(instances, g)
     _to_ratios(shares, groups)
     _give_instances(work, groups, _LENGTH_NS, length_ns)
     _give_instances(work, groups, _IDLE_UJ, idle_uj)
@@ -796,8 +802,7 @@ def _portion(
         active_uj, flags = 0, NO_SM
     if drawn > 0.0 or held == 1:
         for g in range(groups):
-            is_held = instances[_END, g] > (instances[_END, g - 1] if g > 0 else 0)
-            own = 1.0 if is_held else 0.0
+            own = 1.0 if _is_held(instances, g) else 0.0
             shares[g] = activity[_WEIGHT, g] if drawn > 0.0 else own
         _to_ratios(shares, groups)
     _give_instances(work, groups, _ACTIVE_UJ, active_uj)
@@ -822,10 +827,10 @@ def _split_piece(
     begin = 0
     for g in range(count + 1):
         end, nobody = instances[_END, g], unheld
-        for k in range(givens):  # to whom the device is given; who has the instance comes after that
+        for k in range(givens):  # the device comes first; of an instance that is not told it is all
             number = holders.gpu_instance[work.members[work.given[k]]]
             is_own = g < count and number == holders.gpu_instance[work.members[instances[_MEMBER, g]]]
-            if number < 0 or is_own:
+            if number < 0 or is_own or (count == 0 and nobody == unheld):
                 nobody = work.given[k]
         if g < count:
             if nobody == unheld:

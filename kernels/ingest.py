@@ -713,14 +713,30 @@ def _take_instance(
     window_ns: int,
     marks: Marks,
 ) -> None:
-    """Note that a MIG instance was there, and how much of it was busy since it was told before."""
+    """Note that a MIG instance was there, and how much of it was busy since its record before, whatever that
+    told: it may have gone meanwhile, or the collector have begun anew."""
     d = holders.device[h]
     now_ns = hosts.now_ns[devices.host[d]]
     slices, activity = (told >> TOLD_SLICES) - 1, (told & ((1 << TOLD_EDGE) - 1)) - 1
     period_ns = 1 if told & (1 << TOLD_EDGE) else _INSTANCE_NS
-    percent = activity / 1e6 if activity >= 0 else -1.0
-    reason, since_ns = _take_process(holders, h, now_ns, t, period_ns, slices, percent)
-    if reason != ACCEPTED or devices.length[d] == 0:
+    reason, since_ns = _take_process(holders, h, now_ns, t, period_ns, slices, -1.0)
+    if reason == DUPLICATE:
+        since_ns = FOREVER
+    elif reason != ACCEPTED:
+        return
+    for k in range(holders.used_length[h] - 1, -1, -1):  # what was told after it is not of the time before it
+        if holders.used_ns[h, k] <= t:
+            break
+        if holders.used_from_ns[h, k] < t:
+            since_ns = min(since_ns, holders.used_from_ns[h, k])
+            holders.used_from_ns[h, k] = t
+    k = holders.seen_length[h]
+    while k > 0 and holders.seen_ns[h, k - 1] >= t:
+        k -= 1
+    if activity >= 0 and k > 0:
+        period_ns = min(t - holders.seen_ns[h, k - 1], _INSTANCE_NS)
+        since_ns = min(since_ns, _take_use(holders, h, t, period_ns, activity / 1e6))
+    if since_ns == FOREVER or devices.length[d] == 0:
         return
     to_ns = max(now_ns, t)
     if activity >= 0:

@@ -289,9 +289,8 @@ def _find_own(devices: Devices, holders: Holders, d: int, start_ns: int, work: _
 
 @part
 def _is_alone(devices: Devices, holders: Holders, d: int, block: int) -> bool:
-    """Whether SM time of one process at most was read in a block, before it in its minute, and in the minute
-    before that."""
-    n, from_ns, to_ns = 0, (block // MINUTE - 1) * MINUTE * BLOCK_NS, (block + 1) * BLOCK_NS
+    """Whether SM time of one process at most was read in a block and before it in its minute."""
+    n, from_ns, to_ns = 0, block // MINUTE * MINUTE * BLOCK_NS, (block + 1) * BLOCK_NS
     h = devices.first_holder[d]
     while h >= 0:
         k = _first_after(holders.used_ns, h, holders.used_length[h], from_ns, 0)

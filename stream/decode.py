@@ -253,13 +253,19 @@ class Decoder:
         for index, item in enumerate(obj["records"]):
             try:
                 record = parse(item)
-                if isinstance(record, Reservation) or self.identities.is_news(host, boot_id, record):
+                if self._is_news(host, boot_id, record):
                     self._settle(batch, -1)
                 events = self._events(host, boot_id, record)
                 batch.add_events(host_row, offset, events)
                 self.tables.note(host, boot_id, record, f"{epoch}:{seq}:{index}")
             except RecordError as error:
                 self.tables.dead(offset, f"record {index}: {error}", value[:_EXCERPT_BYTES])
+
+    def _is_news(self, host: str, boot_id: str, record: Record) -> bool:
+        """Whether a record may change what is known, so that all before it is to be taken in first."""
+        if isinstance(record, Instance):
+            return not self._instances.goes_on(self._device(host, boot_id, record.gpu), record)
+        return isinstance(record, Reservation) or self.identities.is_news(host, boot_id, record)
 
     def _events(self, host: str, boot_id: str, record: Record) -> list[tuple[int, int, int, int]]:
         """What a rare record means to the kernel."""
@@ -302,7 +308,7 @@ class Decoder:
                 row = self._device(host, boot_id, record.gpu)
                 self.series.devices.slices[row] = slices_of(record.name)
                 since_ns, devices = 0, [row]
-                priors = self._know_watts(self.series.holders_on(row))
+                priors = self._know_watts(self.series.holders_on(row)) + self._instances.size_up(row)
         elif not isinstance(record, Run | Unit | Quality):
             raise RecordError(f"a {record.kind} record does not travel in this way")
         touched = sorted(devices) if since_ns is not None else []

@@ -18,7 +18,7 @@ _MEASURED: Final = ("watts_per_percent", "spread_w")
 _MOST_W: Final = 100.0
 # What was seen before is not what will be: batches and lengths differ. The least standard deviation.
 _LEAST_RATIO: Final = 0.1
-_LEAST_W: Final = 0.1
+_LEAST_W: Final = 0.1  # who works draws something: by 0 W nothing could be split
 
 
 class FleetWatts:
@@ -38,7 +38,8 @@ class FleetWatts:
 def fleet_prior(watts: float, spread_w: float) -> tuple[float, float]:
     """Watts per percent and their standard deviation, of what a fleet has seen of a model and how far that
     was apart."""
-    return watts, min(max(math.hypot(spread_w, _LEAST_RATIO * watts), _LEAST_W), WATTS_PRIOR_SD)
+    sd_w = math.hypot(spread_w, _LEAST_RATIO * watts)
+    return max(watts, _LEAST_W), min(max(sd_w, _LEAST_W), WATTS_PRIOR_SD)
 
 
 def load_fleet_watts(path: str) -> FleetWatts:
@@ -48,7 +49,7 @@ def load_fleet_watts(path: str) -> FleetWatts:
         return FleetWatts()
     known: dict[tuple[str, str, str], tuple[float, float]] = {}
     try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             lacks = [name for name in (*_NAMED, *_MEASURED) if name not in (reader.fieldnames or ())]
             if lacks:

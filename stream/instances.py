@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 from wattribute.errors import RecordError
 from wattribute.kernels import ingest as k
@@ -13,6 +13,7 @@ from wattribute.stream.series import SLICES, HolderKey, Series
 
 _NO_PROCESS: Final = -1  # in place of a pid
 _LAPSES_NS: Final = 180_000_000_000  # it is told again every 60 s
+_FAR_NS: Final = 86_400_000_000_000
 _BEFORE_NS: Final = 1_000_000_000  # instances are read once a second: one that is new was there since
 # Of GPUs that MIG cuts into fewer (NVIDIA's MIG user guide, supported profiles), by a word of their name.
 _SLICES: Final = {"A30": 4, "6000": 4}
@@ -23,52 +24,84 @@ def slices_of(gpu_model: str) -> int:
     return next((_SLICES[word] for word in re.split(r"[ -]", gpu_model) if word in _SLICES), SLICES)
 
 
+class _Told(NamedTuple):
+    t: int
+    slices: int  # 0: it ended
+
+
+_NEVER: Final = _Told(0, 0)
+
+
 class Instances:
-    """When each instance was told last."""
+    """What was told last of each instance."""
 
     def __init__(self, series: Series) -> None:
         self._series = series
-        self._told_ns: dict[tuple[int, int], int] = {}
+        self._told: dict[tuple[int, int], _Told] = {}
+
+    def goes_on(self, device: int, record: Instance) -> bool:
+        """Whether a record says again of an instance what was said before, as nearly all do. Before any other
+        is noted, all that came before it must be taken in."""
+        before = self._told.get((device, record.gpu_instance), _NEVER)
+        return 0 < record.t - before.t <= _LAPSES_NS and before.slices > 0 and _size(record) == before.slices
 
     def note(self, device: int, record: Instance) -> list[tuple[int, int, int, int]]:
-        """What a record means to the kernel: events. One of 0 slices ends the instance. Raises RecordError
-        where nothing tells its size."""
-        slices = record.slices
-        if slices is None:
-            profile = re.match(r"(\d)g\.", record.profile)
-            if profile is None:
-                raise RecordError("an instance without slices, and without a profile like 3g.71gb")
-            slices = int(profile[1])
+        """What a record means to the kernel: events. One of 0 slices ends the instance. None, if it comes
+        after a later one that ended it. Raises RecordError where nothing tells which it is, or its size."""
+        if record.gpu_instance < 0:
+            raise RecordError(f"an instance {record.gpu_instance}: that is the GPU")
+        slices = _size(record)
         place = (device, record.gpu_instance)
-        told_ns = self._told_ns.get(place)
-        if told_ns is None and slices == 0:
+        before = self._told.get(place, _NEVER)
+        if not self.goes_on(device, record):
+            now_ns = int(self._series.hosts.now_ns[self._series.devices.host[device]])
+            if 0 < now_ns < record.t - _FAR_NS:  # believed, all that follow would come too late
+                raise RecordError("an instance more than a day ahead of its host's clock")
+        is_late, is_there = record.t <= before.t, before.slices > 0 and record.t - before.t <= _LAPSES_NS
+        if (is_late and before.slices == 0) or (slices == 0 and (is_late or not is_there)):
             return []
-        row = self._row(device, record.gpu_instance, slices)
+        if not is_late:
+            self._told[place] = _Told(record.t, slices)
+        row = self._series.holder_row(device, HolderKey(record.gpu_instance, _NO_PROCESS, 0))
         if slices == 0:
-            del self._told_ns[place]
             return [(k.MIG_INSTANCE, row, record.t, 1 << k.TOLD_EDGE)]
-        self._told_ns[place] = max(record.t, told_ns or 0)
-        activity = 0 if record.sm_percent is None else 1 + round(record.sm_percent * 1e6)
+        self._series.holders.account[row] = INSTANCE
         told = (1 + slices) << k.TOLD_SLICES
-        events = [(k.MIG_INSTANCE, row, record.t, told | activity)]
-        if told_ns is None or record.t - told_ns > _LAPSES_NS:
-            events.insert(0, (k.MIG_INSTANCE, row, record.t - _BEFORE_NS, told | 1 << k.TOLD_EDGE))
+        events = [] if is_late else self._size_up(device, row, slices)
+        if not is_late and not is_there:
+            events.append((k.MIG_INSTANCE, row, record.t - _BEFORE_NS, told | 1 << k.TOLD_EDGE))
+        activity = 0 if record.sm_percent is None else 1 + round(record.sm_percent * 1e6)
+        return [*events, (k.MIG_INSTANCE, row, record.t, told | activity)]
+
+    def size_up(self, device: int) -> list[tuple[int, int, int, int]]:
+        """Events of a device of which it was told only now into how many slices it is cut."""
+        events: list[tuple[int, int, int, int]] = []
+        for (of, number), told in self._told.items():
+            row = self._series.holder_rows.get((device, HolderKey(number, _NO_PROCESS, 0)))
+            if of == device and row is not None and told.slices:
+                events += self._size_up(device, row, told.slices)
         return events
 
     def begin_anew(self, host_row: int) -> None:
         """Forget what was told of a host whose clock was set back: what it tells from now on is newer."""
         hosts = self._series.devices.host
-        self._told_ns = {place: t for place, t in self._told_ns.items() if hosts[place[0]] != host_row}
+        self._told = {place: told for place, told in self._told.items() if hosts[place[0]] != host_row}
 
-    def _row(self, device: int, gpu_instance: int, slices: int) -> int:
-        series, key = self._series, HolderKey(gpu_instance, _NO_PROCESS, 0)
-        is_new = (device, key) not in series.holder_rows
-        row = series.holder_row(device, key)
-        if is_new:
-            series.holders.account[row] = INSTANCE
-            part = slices / int(series.devices.slices[device])
-            series.holders.watts[row], series.holders.watts_sd[row] = (
-                WATTS_PRIOR * part,
-                WATTS_PRIOR_SD * part,
-            )
-        return row
+    def _size_up(self, device: int, row: int, slices: int) -> list[tuple[int, int, int, int]]:
+        """Take an instance to draw what its part of the device may; an event, if that is news."""
+        holders, part = self._series.holders, slices / int(self._series.devices.slices[device])
+        prior = WATTS_PRIOR * part, WATTS_PRIOR_SD * part
+        if prior == (holders.watts[row], holders.watts_sd[row]):
+            return []
+        holders.watts[row], holders.watts_sd[row] = prior
+        return [(k.PRIOR, row, 0, 0)]
+
+
+def _size(record: Instance) -> int:
+    """How many slices it has; of a record without, as its profile says."""
+    if record.slices is not None:
+        return record.slices
+    profile = re.match(r"([1-9])g\.", record.profile)
+    if profile is None:
+        raise RecordError("an instance without slices, and without a profile like 3g.71gb")
+    return int(profile[1])

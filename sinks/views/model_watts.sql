@@ -26,6 +26,7 @@ FROM
         AND bucket_start >= parseDateTime64BestEffort({since:String}, 3, 'UTC')
         AND bucket_start < parseDateTime64BestEffort({until:String}, 3, 'UTC')
     GROUP BY gpu_model, model, model_version, host, gpu, bucket_start
-    HAVING busy_s > 0
+    -- without power, or where hardly any SM time was read, it says nothing of the model
+    HAVING busy_s > 0 AND joules > 0 AND joules / busy_s <= 10000
 )
 GROUP BY gpu_model, model, model_version

@@ -159,7 +159,7 @@ def learn(
 
 def _passed_over(used: Uses, block: int) -> int:
     """How many blocks ago the last was that counts: of a process that is alone every third does."""
-    start, stop = (block // MINUTE - 1) * MINUTE * BLOCK_NS, (block + 1) * BLOCK_NS
+    start, stop = block // MINUTE * MINUTE * BLOCK_NS, (block + 1) * BLOCK_NS
     there = [spans for spans in used.values() if any(a < stop for a, _, _ in _first(spans, start))]
     return block % ALONE if len(there) <= 1 else 0
 

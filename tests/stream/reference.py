@@ -283,8 +283,10 @@ def activities(history: History) -> dict[str, list[tuple[int, int, float]]]:
     """Percent of each MIG instance that was busy over (from, to]."""
     found: dict[str, list[Seen]] = {}
     for life in history.lives:
-        records = [Seen(t, 60 * SECOND_NS, percent, None) for t, percent in life.records]
-        found.setdefault(f"i{life.number}", []).extend(records)
+        times = [life.begin, *(t for t, _ in life.records)]
+        for before, (t, percent) in zip(times, life.records, strict=False):
+            seen = Seen(t, min(t - before, 60 * SECOND_NS), percent, None)
+            found.setdefault(f"i{life.number}", []).append(seen)
     return {name: uses(records) for name, records in found.items()}
 
 
@@ -309,7 +311,7 @@ def instances(
         else:
             own = [Fraction(sm[name]) * Fraction(watts[name]) for name in of if of[name] == number]
             drawn[number] = sum(own, Fraction(0)) * size / slices
-    total, held = sum(drawn.values()), set(of.values())
+    total, held = sum(drawn.values()), {number for number in of.values() if sizes[number]}
     if not total and len(held) > 1:
         result.shares["residual"].active_uj += whole.active
     parts = []

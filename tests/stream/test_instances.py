@@ -232,3 +232,90 @@ def test_an_instance_that_is_not_told_again_for_three_minutes_ended_when_it_was(
     rows = table(stream(engine(), messages(made), [50]))
     time_ms = {s: in_second(rows, s)["p0"][2] for s in (30, 119, 122, 270)}
     assert time_ms == {30: 429, 119: 429, 122: 1000 if lapsed else 429, 270: 1000 if lapsed else 429}
+
+
+def test_an_instance_below_0_is_the_gpu_and_no_instance() -> None:
+    own = engine()
+    rows = table(stream(own, messages(flushes(3, instance(-1, 3, 50.0))), [4]))
+    check_conserved(rows)
+    assert own.tables.dropped == 3
+    assert {row["account"] for row in rows.values()} == {"unheld"}
+
+
+def test_what_is_told_again_after_the_end_of_an_instance_changes_nothing() -> None:
+    made = flushes(30, process(100, 1))
+    for second in (*range(10), *range(20, 30)):
+        made[second].append(_moved(instance(1, 3, 50.0), second))
+    made[10].append(Instance(t=at(10.5), gpu=GPU, gpu_instance=1, slices=0))
+    plain = table(stream(engine(), messages(made), [4]))
+    made[12].append(_moved(instance(1, 3, 50.0), 9))
+    made[13].append(Instance(t=at(10.4), gpu=GPU, gpu_instance=1, slices=0))
+    again = table(stream(engine(), messages(made), [4]))
+    assert {k: (r["idle_energy_equal_uj"], r["weight_source"]) for k, r in again.items()} == {
+        k: (r["idle_energy_equal_uj"], r["weight_source"]) for k, r in plain.items()
+    }
+
+
+def test_an_instance_that_is_told_to_end_hours_later_ends_nothing() -> None:
+    made = flushes(4, process(100, 1))
+    late: list[list[Record]] = [
+        [Device(t=at(9000 + k), gpu=GPU, energy_mj=9000 * 277_700 + k * 277_700)] for k in range(8)
+    ]
+    made[0].append(instance(1, 3, 50.0))
+    late[3].append(Instance(t=at(9003), gpu=GPU, gpu_instance=1, slices=0))
+    late[5] += [
+        Instance(t=at(9005 + k / 2), gpu=GPU, gpu_instance=1, slices=3, sm_percent=50.0) for k in (0, 1)
+    ]
+    for sizes in ([1], [100]):
+        rows = table(stream(engine(), messages([*made, *late]), sizes))
+        check_conserved(rows)
+
+
+def test_what_an_instance_did_is_not_told_of_the_time_in_which_it_was_not_there() -> None:
+    """2 W per percent, off for half a minute: learned watts are the same afterwards."""
+    made: list[list[Record]] = [[Gpu(t=START_NS, gpu=GPU, name="NVIDIA H200")]]
+    energy = 0
+    for second in range(90):
+        there, busy = not 20 <= second < 50, 80.0 if second % 7 < 4 else 20.0
+        flush: list[Record] = []
+        for tick in range(10):
+            flush.append(Device(t=at(second + tick / 10), gpu=GPU, energy_mj=energy))
+            energy += int(7_770 + (2 * busy * 100 if there else 0))
+        told: dict[str, Any] = {"t": at(second + 0.999), "gpu": GPU, "gpu_instance": 1}
+        if there:
+            flush.append(Instance(**told, slices=3, sm_percent=None if second == 50 else busy))
+            flush.append(Process(**told, pid=100, start_ns=7, period_ns=SECOND_NS))
+        elif second == 20:
+            flush.append(Instance(**told, slices=0))
+        made.append(flush)
+    rows = table(stream(Engine("t"), messages(made), [5]))
+    held = [
+        row for row in rows.values() if row["account"] == "process" and row["window_start"] * 10**6 >= at(62)
+    ]
+    found_j = sum(row["active_energy_uj"] for row in held) / 1e6
+    true_j = sum(2 * (80.0 if second % 7 < 4 else 20.0) for second in range(62, 90))
+    assert found_j == pytest.approx(true_j, rel=0.1)
+
+
+def test_a_reservation_of_an_instance_that_is_not_told_is_of_the_gpu() -> None:
+    made = flushes(4)
+    made[0].append(Reservation(t=at(0.5), gpu=GPU, gpu_instance=1, pod="a"))
+    rows = table(stream(engine(), messages(made), [4])).values()
+    accounts = {(r["account"], r["gpu_instance"]) for r in rows if r["window_start"] * 1_000_000 == at(2)}
+    assert accounts == {("reserved", 1)}
+
+
+def test_who_names_no_instance_has_nothing_where_no_slices_are_left() -> None:
+    found = second_of(flushes(5, instance(1, 7), process(100, 1), process(101, -1)), 2)
+    assert found["p0"] == (200_000, 77_700, 1000, "exclusive")
+    assert "residual" not in found
+
+
+def test_an_instance_that_comes_back_larger_begins_with_what_its_size_may_draw() -> None:
+    own = engine()
+    made = flushes(6)
+    made[0].append(instance(1, 1))
+    made[2].append(Instance(t=at(2.5), gpu=GPU, gpu_instance=1, slices=0))
+    made[4].append(_moved(instance(1, 4), 4))
+    stream(own, messages(made), [1])
+    assert own.series.holders.watts[0] == pytest.approx(4.0 * 4 / 7)

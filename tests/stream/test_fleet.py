@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.stream import host as made_host
-from tests.stream import reference
-from tests.stream.host import GPU, SECOND_NS, START_NS, Made, messages, stream, table
-from tests.stream.test_engine import POLICIES, check_conserved, name_of
+from tests.stream.host import GPU, START_NS, Made, messages, stream, table
+from tests.stream.test_engine import check_as_reference
 from wattribute.errors import UsageError
 from wattribute.records import Workload
 from wattribute.stream.engine import Engine
@@ -56,18 +55,7 @@ cases = st.fixed_dictionaries(
 def test_rows_are_what_the_reference_says(case: dict[str, Any]) -> None:
     made = make(**case)
     rows = table(stream(engine(), messages(made.flushes), [7]))
-    check_conserved(rows)
-    found = made_host.windows(rows)
-    first = made.history.samples[0].t // SECOND_NS * SECOND_NS
-    for begin in range(first, made.history.samples[-1].t, SECOND_NS):
-        expected = reference.window(made.history, begin, begin + SECOND_NS)
-        actual = {name_of(row): row for row in found.get(begin, [])}
-        slack_uj = expected.pieces + 1 + (2_000 if expected.is_learned else 0)
-        for name, share in expected.shares.items():
-            got = actual.get(name, {})
-            assert abs(got.get("active_energy_uj", 0) - share.active_uj) <= slack_uj
-            for policy in POLICIES:
-                assert abs(got.get(f"idle_energy_{policy}_uj", 0) - share.idle_uj[policy]) <= slack_uj
+    check_as_reference(made, rows)
 
 
 @settings(max_examples=20, deadline=None)

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from tests.stream import host as made_host
 from tests.stream import reference
 from tests.stream.host import GPU, SECOND_NS, START_NS, Made, messages, stream, table
-from tests.stream.test_engine import check_conserved
+from tests.stream.test_engine import check_as_reference, check_conserved
 from wattribute.records import Device, Gpu, Instance, Process, Record, Reservation
 from wattribute.stream.engine import Engine
 from wattribute.stream.idle import IdleLevels
 
-POLICIES = reference.POLICIES
 SIZES = {1: 3, 2: 2, 5: 1}
 Row = Mapping[str, Any]
 
@@ -91,21 +90,7 @@ cases = st.fixed_dictionaries(
 def test_rows_are_what_the_reference_says(case: dict[str, Any]) -> None:
     made = make(**case)
     rows = table(stream(Engine("test"), messages(made.flushes), [7]))
-    check_conserved(rows)
-    found = made_host.windows(rows)
-    first = made.history.samples[0].t // SECOND_NS * SECOND_NS
-    for begin in range(first, made.history.samples[-1].t, SECOND_NS):
-        expected = reference.window(made.history, begin, begin + SECOND_NS)
-        actual = {name_of(row): row for row in found.get(begin, [])}
-        slack = 2 * expected.pieces + 2  # rounded to instances, and then within them
-        slack_uj = slack + (4_000 if expected.is_learned else 0)
-        for name, share in expected.shares.items():
-            got = actual.get(name, {})
-            assert abs(got.get("active_energy_uj", 0) - share.active_uj) <= slack_uj
-            assert abs(got.get("active_time_ns", 0) - share.active_ns) <= slack
-            for policy in POLICIES:
-                assert abs(got.get(f"idle_energy_{policy}_uj", 0) - share.idle_uj[policy]) <= slack_uj
-                assert abs(got.get(f"gpu_time_{policy}_ns", 0) - share.time_ns[policy]) <= 2 * slack
+    check_as_reference(made, rows, name_of, roundings=2)
 
 
 @settings(max_examples=20, deadline=None)

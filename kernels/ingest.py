@@ -17,6 +17,7 @@ from wattribute.kernels.series import (
     AVERAGE_SHIFT_NS,
     BATCH,
     BLOCK_NS,
+    BLOCKS_AHEAD,
     DATED_NS,
     DEVICES,
     DROPS,
@@ -131,8 +132,9 @@ def _mark_readings(
     to_ns = max(to_ns, now_ns)
     host = devices.host[d]
     is_over = hosts.ended_ns[host] == hosts.now_ns[host]  # then all windows were final
-    if block * BLOCK_NS < (now_ns if is_over else now_ns - LATENESS_NS):
-        from_ns = min(from_ns, max(block * BLOCK_NS, to_ns - HORIZON_NS))
+    since_ns = (block - BLOCKS_AHEAD) * BLOCK_NS
+    if since_ns < (now_ns if is_over else now_ns - LATENESS_NS):
+        from_ns = min(from_ns, max(since_ns, to_ns - HORIZON_NS))
         to_ns += LEARNED_NS
     _mark(marks, d, max(from_ns, devices.first_ns[d]) // window_ns, to_ns // window_ns, offset)
 

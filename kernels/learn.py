@@ -10,7 +10,7 @@ is so, the newer the more. As SM readings may be dated late or early against tho
 shifted such that they explain the power best.
 
     curve    the cumulative energy of the device over some seconds
-    sum      what the stretches of a block of 5 s say, added to the sums of its minute
+    sum      what the stretches of a block of 3 s say, added to the sums of its minute
     fit      watts, from the sums of a minute up to a block and of the minute before
 
 What is learned for a block is a function of the readings of its minute and of the one before, and of nothing
@@ -26,6 +26,7 @@ from wattribute.kernels.jit import kernel, part
 from wattribute.kernels.series import (
     AVERAGE_SHIFT_NS,
     BLOCK_NS,
+    BLOCKS_AHEAD,
     DATED_NS,
     DEVICES,
     ENERGY_AHEAD_NS,
@@ -67,9 +68,9 @@ _SHORTEST_NS, _LONGEST_NS = 50_000_000, 60_000_000_000  # of other stretches the
 _STEADY_NS = 1_000_000_000  # beyond that from change to change, or across a reset, none dates another
 _DATED_CHANGES = 30  # to each side: with 101 ms from change to change, 61 were read with every delay alike
 
-# Of a process that is alone every third block is looked at, for nothing but the idle level hangs on it: a
-# window of it took a stream 1.55 us longer when all were, and takes 0.4 longer so.
-_ALONE = 3
+# Of a process that is alone every fifth block is looked at, for nothing but the idle level hangs on it: with
+# blocks of 5 s a window of it took a stream 1.55 us longer when all were, and 0.4 with every third.
+_ALONE = 5
 
 # Chosen on simulated devices, by the error of what each process is charged (wattribute verify). To forget in
 # 20 s keeps up with watts that swing by a quarter within 5 min (9.6 % for the worst process, 13.8 with 40 s),
@@ -111,13 +112,13 @@ class _Scratch(NamedTuple):
 
 @part
 def _block_of(window: int, window_ns: int, settled_ns: int) -> int:
-    """The block that the split of a window rests on: the one in which it ends, where the window is final.
-    Before that, readings of that block are still to come, and the window would have to be written again with
-    each: so it is the last one that was final when the window ended."""
+    """The block that the split of a window rests on: the one after that in which it ends, where the window is
+    final. Before that, readings of that block are still to come, and the window would have to be written again
+    with each: so it is the last one of which none was to come when the window ended."""
     to_ns = (window + 1) * window_ns
     if to_ns > settled_ns:
         return (to_ns - LATENESS_NS) // BLOCK_NS - 1
-    return (to_ns - 1) // BLOCK_NS
+    return (to_ns - 1) // BLOCK_NS + BLOCKS_AHEAD
 
 
 @part
@@ -288,12 +289,12 @@ def _find_own(devices: Devices, holders: Holders, d: int, start_ns: int, work: _
 
 
 @part
-def _is_alone(devices: Devices, holders: Holders, d: int, block: int) -> bool:
+def _is_alone(devices: Devices, holders: Holders, d: int, block: int, work: _Scratch) -> bool:
     """Whether SM time of one process at most was read in a block and before it in its minute."""
     n, from_ns, to_ns = 0, block // MINUTE * MINUTE * BLOCK_NS, (block + 1) * BLOCK_NS
     h = devices.first_holder[d]
     while h >= 0:
-        k = _first_after(holders.used_ns, h, holders.used_length[h], from_ns, 0)
+        k = _first_after(holders.used_ns, h, holders.used_length[h], from_ns, work.near[h + 1])
         n += k < holders.used_length[h] and holders.used_from_ns[h, k] < to_ns
         h = holders.next_holder[h]
     return n <= 1
@@ -435,7 +436,7 @@ def _sum_block(
     """Add what the stretches that end in a block say to the sums of its minute. They weigh more than those of
     the block before: of the sums, less is left with each block."""
     start_ns, half = block * BLOCK_NS, block // MINUTE % 2
-    if block % _ALONE != 0 and _is_alone(devices, holders, d, block):
+    if block % _ALONE != 0 and _is_alone(devices, holders, d, block, work):
         return
     n = _find_own(devices, holders, d, start_ns, work)
     count = _find_edges(holders, n, start_ns + BLOCK_NS, work)
@@ -687,7 +688,7 @@ def _learn_block(
     work: _Scratch,
 ) -> int:
     """Fit a block unless that has been done; its row of ``learned.fits``."""
-    if block % _ALONE != 0 and _is_alone(devices, holders, d, block):
+    if block % _ALONE != 0 and _is_alone(devices, holders, d, block, work):
         block -= block % _ALONE
     slot = block % FITS
     row = d * FITS + slot
@@ -792,7 +793,7 @@ def learn(
         _write_prior(of.idle_mw[d], of.idle_sd_w[d], out, prior)
         rows += 1
         low = ((first + 1) * window_ns - LATENESS_NS) // BLOCK_NS - 1
-        high = ((first + windows) * window_ns - 1) // BLOCK_NS
+        high = ((first + windows) * window_ns - 1) // BLOCK_NS + BLOCKS_AHEAD
         from_ns = (low // MINUTE - 1) * MINUTE * BLOCK_NS
         if not _is_used(devices, holders, d, from_ns, (high + 1) * BLOCK_NS):
             of.row[of.begin[d] : of.begin[d + 1]] = prior

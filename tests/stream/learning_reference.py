@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 SECOND_NS = 1_000_000_000
-BLOCK_NS, MINUTE, ALONE = 5 * SECOND_NS, 12, 3
+BLOCK_NS, MINUTE, ALONE, BLOCKS_AHEAD = 3 * SECOND_NS, 20, 5, 1
 AHEAD_NS = 600_000_000  # energy must be known so far beyond an SM reading
 DATED_NS, DATED_CHANGES = 3 * SECOND_NS, 30
 FORGET_S, NOISE_W2 = 20.0, 10.0
@@ -148,7 +148,7 @@ def learn(
                 continue
             rows.append({name: mean(spans, begin, end) for name, spans in used.items()})
             powers.append([(energy or 0.0) / (end - begin) * 1e9 for energy in energies])
-            weights.append((end - begin) / 1e9 / NOISE_W2 * math.exp(-(block - k) * 5 / FORGET_S))
+            weights.append((end - begin) / 1e9 / NOISE_W2 * math.exp(-(block - k) * 3 / FORGET_S))
     names = [name for name in used if any(row[name] > 0 for row in rows)]
     if not rows:
         return Learned()
@@ -158,7 +158,7 @@ def learn(
 
 
 def _passed_over(used: Uses, block: int) -> int:
-    """How many blocks ago the last was that counts: of a process that is alone every third does."""
+    """How many blocks ago the last was that counts: of a process that is alone every fifth does."""
     start, stop = block // MINUTE * MINUTE * BLOCK_NS, (block + 1) * BLOCK_NS
     there = [spans for spans in used.values() if any(a < stop for a, _, _ in _first(spans, start))]
     return block % ALONE if len(there) <= 1 else 0

@@ -12,7 +12,16 @@ from fractions import Fraction
 from itertools import pairwise
 from statistics import median_low
 
-from tests.stream.learning_reference import BLOCK_NS, WATTS, WATTS_SD, Learned, by_counter, by_power, learn
+from tests.stream.learning_reference import (
+    BLOCK_NS,
+    BLOCKS_AHEAD,
+    WATTS,
+    WATTS_SD,
+    Learned,
+    by_counter,
+    by_power,
+    learn,
+)
 
 SECOND_NS = 1_000_000_000
 POWER_HOLDS_NS = 600 * SECOND_NS
@@ -213,7 +222,7 @@ def learned(history: History, block: int) -> Learned:
 
 def window(history: History, begin: int, end: int) -> Window:
     """What the rows of [begin, end) must be, once it is final."""
-    known = learned(history, (end - 1) // BLOCK_NS)
+    known = learned(history, (end - 1) // BLOCK_NS + BLOCKS_AHEAD)
     idle_mw = history.idle_mw if known.idle_w is None else int(known.idle_w * 1000)
     first, last = history.samples[0].t, history.samples[-1].t
     gaps = missing(history.samples) + history.gaps

@@ -112,8 +112,8 @@ class _Scratch(NamedTuple):
 
 @part
 def _block_of(window: int, window_ns: int, settled_ns: int) -> int:
-    """The block that the split of a window rests on: the one after that in which it ends, where the window is
-    final. Before that, readings of that block are still to come, and the window would have to be written again
+    """The block that the split of a window rests on: where the window is final, the one after that in which
+    it ends. Before, readings of that block are still to come, and the window would have to be written anew
     with each: so it is the last one of which none was to come when the window ended."""
     to_ns = (window + 1) * window_ns
     if to_ns > settled_ns:

@@ -28,9 +28,9 @@ AVERAGE_SHIFT_NS = 500_000_000
 """The 1 s average speaks of the second before it: its middle is 0.5 s ago."""
 HAS_COUNTER, HAS_INSTANT, HAS_AVERAGE = 1, 2, 4
 
-# What is learned of a device (kernels/learn.py) for a block rests on that, on those before it in its minute, and
-# on the minute before. A window that has just begun to be shared is told by what comes after it: with the block
-# after the one in which it ends the worst process is 2.9 % off, without 4.2 (wattribute verify, additive). Two
+# What is learned of a device (kernels/learn.py) for a block rests on that, on those before it in its minute,
+# and on the minute before. A window that has just begun to be shared is told by what follows it: by the block
+# after the one in which it ends the worst process is 2.9 % off, else 4.2 (wattribute verify, additive). Two
 # blocks, and the 3.6 s of readings after them that have a say, are over when a window is final.
 BLOCK_NS = 3_000_000_000
 MINUTE = 20

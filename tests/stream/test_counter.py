@@ -106,6 +106,75 @@ def test_a_window_with_a_reset_is_as_sure_as_what_bridges_it(has_power: bool) ->
             assert row["error_uj"] == 1000
 
 
+def disputed(rows: Rows) -> list[bool]:
+    """By window, whether the counter and the readings of power disagree."""
+    return [bool(row["flags"] & 128) for _, row in sorted(rows.items(), key=lambda item: item[0][3])]
+
+
+def counted(seconds: range, base_mj: int, counted_ratio: float, **fields: int | None) -> list[Device]:
+    """300 W, of which the counter counts a part."""
+    mj_per_tick = int(MJ_PER_S // 10 * counted_ratio)
+    return [
+        replace(reading(tick / 10, base_mj + (tick - 10 * seconds[0]) * mj_per_tick), **fields)
+        for tick in range(10 * seconds[0], 10 * seconds[-1] + 10)
+    ]
+
+
+@pytest.mark.parametrize("counted_ratio", [0.57, 0.0, 1.5])
+@pytest.mark.parametrize("fields", [{}, {"power_mw": None, "power_average_mw": 1000 * WATTS}])
+def test_a_counter_that_power_disputes_is_flagged_and_its_band_holds_the_difference(
+    counted_ratio: float, fields: dict[str, int | None]
+) -> None:
+    good, bad = (
+        counted(range(30), 10**6, 1.0, **fields),
+        counted(range(30, 60), 10**7, counted_ratio, **fields),
+    )
+
+    rows, _ = rows_of(good + bad)
+
+    first = -made_host.START_NS // SECOND_NS % 6  # of the spans of 6 s that the windows stand in
+    found = disputed(rows)
+    assert not any(found[: 24 + first])
+    assert all(found[36:54])
+    for _, row in sorted(rows.items(), key=lambda item: item[0][3])[36:54]:
+        true_uj = WATTS * 1_000_000
+        assert abs(row["device_energy_uj"] - true_uj) <= row["error_uj"] * 1.02 or counted_ratio == 0.0
+        assert row["error_uj"] <= row["device_energy_uj"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"power_mw": None}, {"power_mw": 1000 * WATTS * 5 // 4 - 5000}],
+    ids=["no power", "not quite a quarter off"],
+)
+def test_a_counter_is_not_disputed_by_what_says_too_little(fields: dict[str, int | None]) -> None:
+    assert not any(disputed(rows_of(counted(range(30), 10**6, 1.0, **fields))[0]))
+
+
+def test_power_that_is_read_seldom_disputes_nothing() -> None:
+    """Each 0.5 s, of a load that draws nothing at those moments."""
+    seldom = [reading(half / 2, 10**6 + half * MJ_PER_S // 2) for half in range(60)]
+    assert not any(disputed(rows_of([replace(one, power_mw=0) for one in seldom])[0]))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1 << 30), sizes=st.lists(st.integers(1, 40), min_size=1))
+def test_late_readings_dispute_as_those_that_came_in_time_would(seed: int, sizes: list[int]) -> None:
+    """However the messages are cut: windows that were final are judged anew by what came late."""
+    rng = random.Random(seed)
+    readings = counted(range(20), 10**6, 1.0) + counted(range(20, 60), 10**7, 0.57)
+    late = sorted(rng.sample(range(210, 400), 30))
+    moved = [one for i, one in enumerate(readings) if i not in late]
+    moved[500:500] = [readings[i] for i in late]
+    sent = made_host.messages([[one] for one in moved])
+
+    def streamed(cut: list[int]) -> Rows:
+        return made_host.table(made_host.stream(Engine("test", processes_known=False), sent, cut))
+
+    assert streamed(sizes) == streamed([len(sent)])
+    assert disputed(streamed([7]))[:50] == disputed(rows_of(readings)[0])[:50]
+
+
 @pytest.mark.parametrize("garbled_mj", [0, 17])
 def test_one_reading_that_is_too_low_costs_nothing_either(garbled_mj: int) -> None:
     readings = steady(20, base_mj=10**12)

@@ -30,6 +30,7 @@ from wattribute.kernels.series import (
     HORIZON_NS,
     HOSTS,
     I64,
+    INSTANCE_NS,
     LATENESS_NS,
     LEARNED_NS,
     MARKS,
@@ -82,7 +83,6 @@ _COUNTER_MAX_MJ = (1 << 62) // 1000
 _POWER_MAX_MW = 10_000_000
 _DATED_BEFORE_NS = ENERGY_AHEAD_NS + DATED_NS  # a reading of energy has a say in stretches so far before it
 _SECOND_NS = 1_000_000_000
-_INSTANCE_NS = 60 * _SECOND_NS  # so often a MIG instance is told again; it lapses after three times as long
 _FAR_NS = 86_400 * _SECOND_NS
 _ANEW_NS = 7 * _FAR_NS  # after such a pause a device is taken as another: a week is 600 000 windows
 _GAP_PERIODS = 5
@@ -720,7 +720,7 @@ def _take_instance(
     d = holders.device[h]
     now_ns = hosts.now_ns[devices.host[d]]
     slices, activity = (told >> TOLD_SLICES) - 1, (told & ((1 << TOLD_EDGE) - 1)) - 1
-    period_ns = 1 if told & (1 << TOLD_EDGE) else _INSTANCE_NS
+    period_ns = 1 if told & (1 << TOLD_EDGE) else INSTANCE_NS
     reason, since_ns = _take_process(holders, h, now_ns, t, period_ns, slices, -1.0)
     if reason == DUPLICATE:
         since_ns = FOREVER
@@ -736,7 +736,7 @@ def _take_instance(
     while k > 0 and holders.seen_ns[h, k - 1] >= t:
         k -= 1
     if activity >= 0 and k > 0:
-        period_ns = min(t - holders.seen_ns[h, k - 1], _INSTANCE_NS)
+        period_ns = min(t - holders.seen_ns[h, k - 1], INSTANCE_NS)
         since_ns = min(since_ns, _take_use(holders, h, t, period_ns, activity / 1e6))
     if since_ns == FOREVER or devices.length[d] == 0:
         return

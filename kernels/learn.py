@@ -80,7 +80,9 @@ _NOISE_W2 = 10.0  # variance over 1 s of what the sum leaves unexplained: so muc
 _FIXED_SD_W = 1e-3  # of an idle level that is known: it is not learned
 _IDLE_LOW, _IDLE_HIGH = 0.6, 1.6  # of the prior: what lies beyond is a bad fit
 _LEAST = 0.25  # of the prior: a process that works draws something
-_BETTER = 0.9  # of the variance, at most, must be left for a shift to be believed: chance seldom does that
+# A shift is believed where it leaves so much of the variance at most, and of few seconds less yet: of 64
+# devices with four processes chance gave one a shift in its first seconds, and so 100 ms of no SM time.
+_BETTER, _CHANCE_S = 0.9, 3.0
 
 # How much later than it was so an SM reading is dated: what is tried.
 _SHIFTS_NS = np.array([-100, -50, 0, 50, 100, 200, 300, 400, 500, 600, 800, 1000], np.int64) * 1_000_000
@@ -625,8 +627,10 @@ def _fit(
         for i in range(n):
             squares[s] -= first[i, s] ** 2
     best = _UNSHIFTED
+    spare_s = max(weight * _NOISE_W2 - (n - _OWN), 1.0)  # of what was seen, beyond a second for each process
+    better = min(_BETTER, spare_s / (spare_s + _CHANCE_S))
     for s in range(SHIFTS):
-        if weight > 0.0 and squares[s] < (_BETTER if best == _UNSHIFTED else 1.0) * squares[best]:
+        if weight > 0.0 and squares[s] < (better if best == _UNSHIFTED else 1.0) * squares[best]:
             best = s
     shift_ns, beside, share = _between(best, squares)
     for i in range(n):

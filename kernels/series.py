@@ -51,6 +51,8 @@ FITS = 8
 PROCESS, RESERVED, INSTANCE = range(3)
 """What a holder is: a process, whom a device is given to, or a MIG instance. In the order of the accounts:
 what nobody holds of an instance is unheld."""
+INSTANCE_NS = 60_000_000_000
+"""So often a MIG instance is told again; it lapses after three times as long, as any holder does."""
 WATTS_PRIOR, WATTS_PRIOR_SD = 4.0, 3.0
 """Watts per percent of SM time before anything is known: kernels draw from 1.5 to 6.2 on an H100."""
 

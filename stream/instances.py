@@ -7,12 +7,12 @@ from typing import Final, NamedTuple
 
 from wattribute.errors import RecordError
 from wattribute.kernels import ingest as k
-from wattribute.kernels.series import INSTANCE, WATTS_PRIOR, WATTS_PRIOR_SD
+from wattribute.kernels.series import INSTANCE, INSTANCE_NS, WATTS_PRIOR, WATTS_PRIOR_SD
 from wattribute.records import Instance
 from wattribute.stream.series import SLICES, HolderKey, Series
 
 _NO_PROCESS: Final = -1  # in place of a pid
-_LAPSES_NS: Final = 180_000_000_000  # it is told again every 60 s
+_LAPSES_NS: Final = 3 * INSTANCE_NS
 _FAR_NS: Final = 86_400_000_000_000
 _BEFORE_NS: Final = 1_000_000_000  # instances are read once a second: one that is new was there since
 # Of GPUs that MIG cuts into fewer (NVIDIA's MIG user guide, supported profiles), by a word of their name.

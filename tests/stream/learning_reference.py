@@ -205,8 +205,9 @@ def fit(
         x = np.linalg.lstsq(a, b, rcond=None)[0]
         found.append((float(((a @ x - b) ** 2).sum()), x))
     best = SHIFTS_MS.index(0)
+    spare_s = max(float((roots**2).sum()) * NOISE_W2 - len(names), 1.0)
     for shift, (left, _) in enumerate(found):
-        if left < found[best][0] * (0.9 if SHIFTS_MS[best] == 0 else 1):
+        if left < found[best][0] * (min(0.9, spare_s / (spare_s + 3)) if SHIFTS_MS[best] == 0 else 1):
             best = shift
     x, shift_ns = found[best][1], SHIFTS_MS[best] * 1_000_000
     if 0 < best < len(SHIFTS_MS) - 1 and shift_ns:

@@ -144,8 +144,12 @@ def test_a_counter_that_power_disputes_is_flagged_and_its_band_holds_the_differe
 
 @pytest.mark.parametrize(
     "fields",
-    [{"power_mw": None}, {"power_mw": 1000 * WATTS * 5 // 4 - 5000}],
-    ids=["no power", "not quite a quarter off"],
+    [
+        {"power_mw": None},
+        {"power_mw": 1240 * WATTS},
+        {"power_mw": 0, "power_average_mw": 1090 * WATTS},
+    ],
+    ids=["no power", "24 % at instants", "9 % in the mean"],
 )
 def test_a_counter_is_not_disputed_by_what_says_too_little(fields: dict[str, int | None]) -> None:
     assert not any(disputed(rows_of(counted(range(30), 10**6, 1.0, **fields))[0]))

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.survival.processes import ran
+from wattribute.verify.methods import replayed
 from wattribute.verify.recording import record
+from wattribute.verify.sameness import sameness
 from wattribute.verify.scenarios import TRIALS
 from wattribute.verify.score import OURS, outcome, summaries
 
@@ -49,6 +51,18 @@ def test_the_truth_is_the_energy_of_the_device() -> None:
     assert len(recording.device_uj) == len(recording.active_uj) == 61
     for active_uj, device_uj in zip(recording.active_uj, recording.device_uj, strict=True):
         assert 0 <= sum(active_uj.values()) <= device_uj
+
+
+@pytest.mark.parametrize("name", ["late", pytest.param("every 30 s", marks=pytest.mark.long)])
+def test_rows_are_a_function_of_the_readings(name: str) -> None:
+    recording = record(NAMED[name], 0, 120)
+    table = replayed(recording.records)
+    same = sameness(recording, table, None)
+    assert same[:3] == (0, 0, 0)
+    assert 0 < same.settled_s <= 10
+    # And a row that is another would be found.
+    key, row = min(table.items())
+    assert sameness(recording, table | {key: row | {"pid": 1}}, None)[:3] == (1, 0, 1)
 
 
 def test_a_scenario_that_misses_its_bar_is_said_to() -> None:

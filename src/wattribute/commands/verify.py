@@ -38,7 +38,7 @@ def verify(
     attribution is off: what a collector would record of them goes the way of every recording, and simpler
     methods split the same.
 
-    The exit status is 1 where a window is not conserved or a bar is missed.
+    The exit status is 1 where a window is not conserved, a bar is missed, or rows hang on how readings came.
     """
     compiled_engine()
     from wattribute.verify.scenarios import TRIALS
@@ -53,6 +53,7 @@ def verify(
     found = summaries(_outcomes([trial.name for trial in trials], seeds, duration_s), trials)
     if shape is Format.table:
         _write_table(found, seeds, duration_s)
+        _write_sameness(found)
     else:
         write_rows([row for summary in found for row in _rows(summary)], shape)
     if draw is not None:
@@ -122,6 +123,10 @@ def _rows(summary: Summary) -> list[dict[str, Any]]:
             "worst_ratio": score.worst_ratio,
             "covered_ratio": summary.covered_ratio if method == OURS else None,
             "is_conserved": summary.is_conserved if method == OURS else None,
+            **{
+                name: figure if method == OURS else None
+                for name, figure in summary.sameness._asdict().items()
+            },
             "missed": list(summary.missed) if method == OURS else [],
         }
         for method, score in summary.scores.items()
@@ -165,6 +170,35 @@ def _write_table(found: Sequence[Summary], seeds: int, duration_s: int) -> None:
                 "the other methods see the same readings: their error",
             ],
             spare=(last, 4),
+        )
+    )
+
+
+def _write_sameness(found: Sequence[Summary]) -> None:
+    headers = ["scenario", "half", "killed", "sorted", "settles"]
+    cells = [
+        [
+            summary.trial.name,
+            *map(
+                str, (summary.sameness.half_rows, summary.sameness.killed_rows, summary.sameness.sorted_rows)
+            ),
+            f"{summary.sameness.settled_s:.1f}",
+        ]
+        for summary in found
+    ]
+    write_grid(
+        Grid(
+            headers,
+            cells,
+            frozenset(range(1, len(headers))),
+            ["bold red" if summary.missed else "" for summary in found],
+            "How many rows hang on how the readings came: there must be none",
+            [
+                "half: from its first half alone; killed: where the stream was killed and began again;"
+                " sorted: from readings sorted by time",
+                "settles: s from the end of a window, or the last reading of it, to its last change"
+                " (at most 10)",
+            ],
         )
     )
 

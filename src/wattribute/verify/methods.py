@@ -8,20 +8,20 @@ textbook, forgetting by 0.5 % a second.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wattribute.collector.trace import Line
 from wattribute.records import Device, Process, Record
-from wattribute.sinks.contract import Coded, Column
 from wattribute.stream.engine import Engine
 from wattribute.stream.fleet import FleetWatts, fleet_prior
 from wattribute.stream.idle import IdleLevels
 from wattribute.stream.replay import replay
+from wattribute.verify.memory_sink import MemorySink, Row, Table
 from wattribute.verify.recording import ProcessKey
 
 _KEPT: Final = 0.995  # of what was learned, each second
@@ -47,66 +47,38 @@ class Attributed:
     is_conserved: bool
 
 
-class Rows:
-    """A sink that keeps the rows written last."""
-
-    def __init__(self) -> None:
-        self.rows: dict[tuple[str, int], dict[tuple[str, int, int], dict[str, Any]]] = {}
-
-    def write_attribution(self, columns: Mapping[str, Column]) -> None:
-        """Keep them by window and holder."""
-        plain = {name: _values(column) for name, column in columns.items() if not name.startswith("labels")}
-        for place in range(len(plain["window_start"])):
-            row = {name: column[place] for name, column in plain.items()}
-            window = self.rows.setdefault((row["gpu"], row["window_start"]), {})
-            window[row["account"], row["pid"], row["process_start_ns"]] = row
-            for bit, account in ((1, "unheld"), (2, "residual")):
-                if row["nothing_due"] & bit:
-                    for key in [key for key in window if key[0] == account]:
-                        del window[key]
-
-    def write_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Nothing is asked of other tables."""
-
-    def refresh_rollups(self) -> None:
-        """Nothing is summed."""
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-def _values(column: Column) -> list[Any]:
-    if isinstance(column, Coded):
-        return [column.values[code] for code in column.codes.tolist()]
-    return np.asarray(column).tolist()  # type: ignore[no-any-return]
-
-
-def _replayed(records: Sequence[Record], fleet: FleetWatts | None) -> Rows:
-    sink = Rows()
+def replayed(records: Iterable[Record], fleet: FleetWatts | None = None) -> Table:
+    """What ``replay`` leaves in a store."""
+    sink = MemorySink()
     lines = [Line(number, record) for number, record in enumerate(records, 1)]
     replay(lines, Engine("verify", fleet=fleet), sink)
-    return sink
+    return sink.table()
+
+
+def by_window(table: Table) -> dict[tuple[str, int], list[Row]]:
+    """The rows of each window of a GPU, by its start in Unix ms."""
+    windows: dict[tuple[str, int], list[Row]] = {}
+    for row in table.values():
+        windows.setdefault((row["gpu"], row["window_start"]), []).append(row)
+    return windows
 
 
 def watts_of(records: Sequence[Record]) -> FleetWatts:
     """What ``wattribute watts`` says of the models in a recording."""
     joules: dict[tuple[str, str, str], float] = {}
     busy_s: dict[tuple[str, str, str], float] = {}
-    for window in _replayed(records, None).rows.values():
-        for row in window.values():
-            if row["account"] == "process" and not row["deleted"]:
-                key = row["gpu_model"], row["model"], row["model_version"]
-                joules[key] = joules.get(key, 0.0) + row["active_energy_uj"] / 1e6
-                busy_s[key] = busy_s.get(key, 0.0) + row["active_time_ns"] / 1e9
+    for row in replayed(records).values():
+        if row["account"] == "process":
+            key = row["gpu_model"], row["model"], row["model_version"]
+            joules[key] = joules.get(key, 0.0) + row["active_energy_uj"] / 1e6
+            busy_s[key] = busy_s.get(key, 0.0) + row["active_time_ns"] / 1e9
     return FleetWatts({key: fleet_prior(joules[key] / s / 100, 0.0) for key, s in busy_s.items() if s})
 
 
-def by_the_stream(records: Sequence[Record], until_ns: int, fleet: FleetWatts | None = None) -> Attributed:
-    """What ``replay`` writes, of windows up to ``until_ns``; ``fleet``: what is known of models before."""
-    sink = _replayed(records, fleet)
+def by_the_stream(table: Table, until_ns: int) -> Attributed:
+    """What ``replay`` left in a store, of windows up to ``until_ns``."""
     found = Attributed({}, [], True)
-    for (_, start_ms), window in sink.rows.items():
-        rows = [row for row in window.values() if not row["deleted"]]
+    for (_, start_ms), rows in by_window(table).items():
         for policy in _POLICIES:
             energy_uj = sum(row["active_energy_uj"] + row[f"idle_energy_{policy}_uj"] for row in rows)
             time_ns = sum(row[f"gpu_time_{policy}_ns"] for row in rows)

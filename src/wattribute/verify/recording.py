@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from wattribute.collector.nvml import Nvml, load_pynvml
 from wattribute.collector.sampler import Sampler
@@ -21,14 +22,27 @@ ProcessKey = tuple[int, int]
 """PID, and start in Unix ns."""
 
 
+class Flush(NamedTuple):
+    """Records that a sampler emitted together, and the epoch of its clock then."""
+
+    clock_epoch: int
+    records: Sequence[Record]
+
+
 @dataclass(slots=True)
 class Recording:
-    """Records in the order in which they were emitted; and the truth at each whole second since the start: of
-    each process the energy above idle up to then, in µJ, and that of the device."""
+    """What was emitted, in order; and the truth at each whole second since the start: of each process the
+    energy above idle up to then, in µJ, and that of the device."""
 
-    records: list[Record]
+    trace: Trace
+    flushes: list[Flush] = field(default_factory=list)
     active_uj: list[dict[ProcessKey, int]] = field(default_factory=list)
     device_uj: list[int] = field(default_factory=list)
+
+    @property
+    def records(self) -> list[Record]:
+        """As in a trace file."""
+        return [self.trace, *(record for flush in self.flushes for record in flush.records)]
 
 
 def record(trial: Trial, seed: int, duration_s: int) -> Recording:
@@ -44,7 +58,7 @@ def record_alone(trial: Trial, seed: int, duration_s: int) -> list[Record]:
 def _record(scenario: Scenario, process_period_s: float, seed: int, duration_s: int) -> Recording:
     clock = VirtualTime(START_NS)
     host = SimulatedHost(scenario, clock, seed, load_pynvml())
-    recording = Recording([Trace(version=TRACE_VERSION, host=host.name, boot_id=host.processes.boot_id)])
+    recording = Recording(Trace(version=TRACE_VERSION, host=host.name, boot_id=host.processes.boot_id))
 
     def note(now_ns: int) -> list[Record]:
         """Called by the sampler each second."""
@@ -60,12 +74,16 @@ def _record(scenario: Scenario, process_period_s: float, seed: int, duration_s: 
             recording.device_uj.append(sum(gpu["total_uj"] for gpu in truth))
         return []
 
+    def emit(records: Sequence[Record]) -> None:
+        recording.flushes.append(Flush(sampler.epoch, records))
+
     nvml = Nvml(host.nvml)
+    sampler = Sampler(
+        nvml, host.processes, clock, host.host, emit,
+        fast_hz=FAST_HZ, slow_s=process_period_s, outcomes=note, start_worker=inline_worker,
+    )  # fmt: skip
     try:
-        Sampler(
-            nvml, host.processes, clock, host.host, recording.records.extend,
-            fast_hz=FAST_HZ, slow_s=process_period_s, outcomes=note, start_worker=inline_worker,
-        ).run(threading.Event(), duration_s)  # fmt: skip
+        sampler.run(threading.Event(), duration_s)
     finally:
         nvml.close()
     note(START_NS + duration_s * 1_000_000_000)

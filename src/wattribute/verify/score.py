@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
 
 from wattribute.kernels.series import LATENESS_NS
-from wattribute.verify.methods import SIMPLER, Attributed, by_the_stream, seen, watts_of
+from wattribute.verify.methods import SIMPLER, Attributed, by_the_stream, replayed, seen, watts_of
 from wattribute.verify.recording import START_NS, ProcessKey, Recording, record, record_alone
+from wattribute.verify.sameness import Sameness, sameness
 from wattribute.verify.scenarios import Trial
 
 OURS: Final = "wattribute"
@@ -37,6 +38,8 @@ class Outcome:
     scores: Mapping[str, Score]
     covered_ratio: float
     is_conserved: bool
+    sameness: Sameness | None = None
+    """Of the first seed: what breaks it does not hang on the load."""
 
 
 def outcome(trial: Trial, seed: int, duration_s: int) -> Outcome:
@@ -46,12 +49,15 @@ def outcome(trial: Trial, seed: int, duration_s: int) -> Outcome:
     until_ns = START_NS + final_s * 1_000_000_000
     # On another day: with other loads.
     fleet = watts_of(record_alone(trial, seed + _ANOTHER_DAY, duration_s)) if trial.fleet_knows else None
-    ours = by_the_stream(recording.records, until_ns, fleet)
+    records = recording.records
+    table = replayed(records, fleet)
+    ours = by_the_stream(table, until_ns)
     truth_uj = recording.active_uj[final_s]
-    simple = seen(recording.records, trial.gpu.name, until_ns)
+    simple = seen(records, trial.gpu.name, until_ns)
     scores = {OURS: _score(ours.active_uj, truth_uj)}
     scores |= {name: _score(method(simple), truth_uj) for name, method in SIMPLER.items()}
-    return Outcome(trial.name, seed, scores, _covered_ratio(ours, recording), ours.is_conserved)
+    same = sameness(recording, table, fleet) if seed == 0 else None
+    return Outcome(trial.name, seed, scores, _covered_ratio(ours, recording), ours.is_conserved, same)
 
 
 def _score(found_uj: Mapping[ProcessKey, float], truth_uj: Mapping[ProcessKey, int]) -> Score:
@@ -82,6 +88,7 @@ class Summary:
     scores: Mapping[str, Score]
     covered_ratio: float
     is_conserved: bool
+    sameness: Sameness
     missed: Sequence[str]
 
 
@@ -97,17 +104,31 @@ def summaries(outcomes: Sequence[Outcome], trials: Sequence[Trial]) -> list[Summ
             )
             for method in METHODS
         }
-        error_most = trial.bar.error_ratio
-        if trial.bar.of in found:
-            error_most = trial.bar.times * found[trial.bar.of].scores[OURS].error_ratio
-        missed = []
-        if error_most is not None and scores[OURS].error_ratio > error_most:
-            missed.append("error")
-        if trial.bar.worst_ratio is not None and scores[OURS].worst_ratio > trial.bar.worst_ratio:
-            missed.append("worst")
-        if scores[OURS].error_ratio > scores["counter ratio"].error_ratio + _SAME:
-            missed.append("ratio")
         conserved = all(outcome.is_conserved for outcome in own)
         covered = fmean(outcome.covered_ratio for outcome in own)
-        found[trial.name] = Summary(trial, scores, covered, conserved, missed)
+        same = next(outcome.sameness for outcome in own if outcome.sameness is not None)
+        missed = [*_missed(trial, scores, found), *_differs(same)]
+        found[trial.name] = Summary(trial, scores, covered, conserved, same, missed)
     return list(found.values())
+
+
+def _missed(trial: Trial, scores: Mapping[str, Score], before: Mapping[str, Summary]) -> Iterator[str]:
+    """The bars that attribution did not come up to."""
+    error_most = trial.bar.error_ratio
+    if trial.bar.of in before:
+        error_most = trial.bar.times * before[trial.bar.of].scores[OURS].error_ratio
+    if error_most is not None and scores[OURS].error_ratio > error_most:
+        yield "error"
+    if trial.bar.worst_ratio is not None and scores[OURS].worst_ratio > trial.bar.worst_ratio:
+        yield "worst"
+    if scores[OURS].error_ratio > scores["counter ratio"].error_ratio + _SAME:
+        yield "ratio"
+
+
+def _differs(same: Sameness) -> Iterator[str]:
+    """What rows hang on but must not."""
+    for name, rows in (("half", same.half_rows), ("killed", same.killed_rows), ("sorted", same.sorted_rows)):
+        if rows:
+            yield name
+    if same.settled_s > LATENESS_NS / 1e9:
+        yield "settled"

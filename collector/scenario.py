@@ -53,6 +53,8 @@ class HostPlan:
     # A narrow range makes pids come round again quickly; the default is what a large Linux host has.
     pid_range: tuple[int, int] = _number((2_000, 4_194_304), 1, 4_194_304)
     unit_period_s: float = _number(1.0, 0.01, 3_600)
+    # A fault: when the wall clock is set, and by how many seconds; (0, 0): never.
+    clock_set_s: tuple[int, int] = _number((0, 0), -3_600, 86_400)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,6 +90,7 @@ class Resident:
     wishes: Iterator[tuple[int, int]]
     noise_offset: int
     until_step: int  # where the present wish ends
+    end_ns: int | None = None  # None while it lives
     wish: int = 0  # SM permille
     share: int = 0  # SM permille it gets
     power_mw: int = 0  # at that share, without noise

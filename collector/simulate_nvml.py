@@ -30,6 +30,9 @@ class SimulatedDevices(Protocol):
     def start_ns(self) -> int:
         """Unix time of the simulation's first moment."""
 
+    def wall_ns(self, t_ns: int) -> int:
+        """What the wall clock, which the driver dates by, showed at a time of the simulation."""
+
     def catch_up(self) -> tuple[SimulatedGpu, ...]:
         """The devices as they are now."""
 
@@ -200,7 +203,7 @@ class SimulatedNvml:
         raise self._error("NVML_ERROR_FUNCTION_NOT_FOUND")
 
     def _unix_us(self, t_ms: int) -> int:
-        return self._devices.start_ns // 1_000 + t_ms * 1_000
+        return self._devices.wall_ns(self._devices.start_ns + t_ms * 1_000_000) // 1_000
 
     def _fill_all(self, handle: object, _count: int, values: Any) -> int:
         try:
@@ -260,7 +263,7 @@ class SimulatedNvml:
             sm_percent = round(sum(sample.sm_permille for sample in samples) / len(samples) / 10)
             memory_percent = round(sum(sample.memory_permille for sample in samples) / len(samples) / 10)
             if sm_percent:
-                newest_us = self._unix_us(max(sample.t_ms for sample in samples))
+                newest_us = max(self._unix_us(sample.t_ms) for sample in samples)
                 entries.append(
                     struct(pid=pid, timeStamp=newest_us, smUtil=sm_percent, memUtil=memory_percent)
                 )

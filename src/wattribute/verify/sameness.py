@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
@@ -42,8 +43,10 @@ def sameness(recording: Recording, whole: Table, fleet: FleetWatts | None) -> Sa
     middle = len(recording.flushes) // 2
     half = replayed([recording.trace, *_records(recording.flushes[:middle])], fleet)
     settled = {key for key in whole.keys() | half.keys() if told.is_settled(key[3] * 1_000_000, middle)}
-    in_order = sorted(_records(recording.flushes), key=lambda record: record.t)
-    by_time = replayed([recording.trace, *in_order], fleet)
+    by_time = whole  # of a clock that was set back there is no other order
+    if not any(after < before for before, after in pairwise(recording.walls())):
+        in_order = sorted(_records(recording.flushes), key=lambda record: record.t)
+        by_time = replayed([recording.trace, *in_order], fleet)
     with TemporaryDirectory() as folder:
         killed, messages = _killed(recording, Path(folder), fleet)
     undisturbed, settled_s = _live(messages, told, fleet)
@@ -63,7 +66,7 @@ class _Told:
         self._from_ns: list[int] = []  # since when each and those after it tell
         for flush in flushes:
             devices = (record.t for record in flush.records if isinstance(record, Device))
-            self.now_ns.append(max(devices, default=self.now_ns[-1] if self.now_ns else 0))
+            self.now_ns.append(max([*self.now_ns[-1:], *devices], default=0))
         from_ns = 1 << 62
         for flush in reversed(flushes):
             from_ns = min([from_ns, *map(_begin_ns, flush.records)])

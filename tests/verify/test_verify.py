@@ -26,6 +26,7 @@ NAMED = {trial.name: trial for trial in TRIALS}
     [
         "drift",
         "no counter",
+        "MIG",
         *(pytest.param(name, marks=pytest.mark.long) for name in ("contention", "correlated", "every 10 s")),
     ],
 )
@@ -80,6 +81,11 @@ def test_a_clock_that_is_set_brings_energy_to_no_wrong_process(name: str) -> Non
     assert found.is_conserved
     assert found.sameness[:3] == (0, 0, 0)
     assert not set(found.missed) & {"misplaced", "negative"}
+
+
+@pytest.mark.long
+def test_those_that_never_work_have_no_energy_above_idle() -> None:
+    assert outcome(NAMED["all idle"], 0, SECONDS).scores[OURS].error_ratio <= 0.05
 
 
 def test_energy_with_the_wrong_process_is_found() -> None:

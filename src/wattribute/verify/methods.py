@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wattribute.collector.trace import Line
-from wattribute.records import Device, Process, Record
+from wattribute.records import Device, Instance, Process, Record
 from wattribute.stream.engine import Engine
 from wattribute.stream.fleet import FleetWatts, fleet_prior
 from wattribute.stream.idle import IdleLevels
 from wattribute.stream.replay import replay
+from wattribute.stream.series import SLICES
 from wattribute.verify.memory_sink import MemorySink, Row, Table
 from wattribute.verify.recording import ProcessKey
 
@@ -90,7 +91,7 @@ def by_the_stream(table: Table, until_ns: int) -> Attributed:
             if row["account"] == "process" and start_ms * 1_000_000 < until_ns:
                 key = row["pid"], row["process_start_ns"]
                 found.active_uj[key] = found.active_uj.get(key, 0) + row["active_energy_uj"]
-                if row["weight_source"] == "utilization":
+                if row["weight_source"] in {"utilization", "gpm"}:
                     found.shared.append(
                         Shared(start_ms * 1_000_000, key, row["active_energy_uj"], row["error_uj"])
                     )
@@ -133,10 +134,10 @@ def seen(records: Sequence[Record], gpu_model: str, until_ns: int) -> Seen:
     t_ns = np.array([record.t for record in devices])
     counters_j = _energy_j(devices)
     average_w = np.array([(record.power_average_mw or 0) / 1e3 for record in devices])
-    by_time: dict[int, dict[ProcessKey, Process]] = {}
-    for process in processes:
-        if process.sm_percent is not None and process.t <= until_ns:
-            by_time.setdefault(process.t, {})[process.pid, process.start_ns] = process
+    by_time: dict[int, dict[ProcessKey, float]] = {}
+    for t, key, sm_percent in _used(records):
+        if t <= until_ns:
+            by_time.setdefault(t, {})[key] = sm_percent
     held_from_ns = before_ns = min(record.t for record in processes)
     periods = []
     for to_ns in sorted(by_time):
@@ -144,12 +145,27 @@ def seen(records: Sequence[Record], gpu_model: str, until_ns: int) -> Seen:
             continue
         energy_j = float(np.interp(to_ns, t_ns, counters_j) - np.interp(before_ns, t_ns, counters_j))
         last = max(0, int(np.searchsorted(t_ns, to_ns, "right")) - 1)
-        used = {key: process.sm_percent or 0.0 for key, process in by_time[to_ns].items()}
-        periods.append(Period(before_ns, to_ns, used, energy_j, float(average_w[last])))
+        periods.append(Period(before_ns, to_ns, by_time[to_ns], energy_j, float(average_w[last])))
         before_ns = to_ns
     unheld = average_w[t_ns < held_from_ns]
     idle_w = IdleLevels().resident(gpu_model)[0] / 1e3
     return Seen(periods, held_by, idle_w, float(unheld.min()) if len(unheld) else 0.0)
+
+
+def _used(records: Sequence[Record]) -> Iterator[tuple[int, ProcessKey, float]]:
+    """When it was told of which process how much SM time it had, in percent of the device: with MIG, how
+    much its instance had, in equal parts."""
+    within: dict[int, set[ProcessKey]] = {}
+    for record in records:
+        if isinstance(record, Process):
+            key = record.pid, record.start_ns
+            within.setdefault(record.gpu_instance, set()).add(key)
+            if record.sm_percent is not None:
+                yield record.t, key, record.sm_percent
+        elif isinstance(record, Instance) and record.sm_percent is not None and record.slices is not None:
+            there = within.get(record.gpu_instance, set())
+            for key in there:
+                yield record.t, key, record.sm_percent * record.slices / SLICES / len(there)
 
 
 def _energy_j(devices: Sequence[Device]) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,9 +51,9 @@ def sameness(recording: Recording, whole: Table, fleet: FleetWatts | None) -> Sa
         killed, messages = _killed(recording, Path(folder), fleet)
     undisturbed, settled_s = _live(messages, told, fleet)
     return Sameness(
-        sum(half.get(key) != whole.get(key) for key in settled),
-        _differing(killed, undisturbed),
-        _differing(_unversioned(by_time), _unversioned(whole)),
+        _differing(half, whole, settled),
+        sum(killed.get(key) != undisturbed.get(key) for key in killed.keys() | undisturbed.keys()),
+        _differing(by_time, whole),
         settled_s,
     )
 
@@ -152,9 +152,7 @@ def _figures(row: Row | None) -> Row | None:
     return row | {"version": 0, "flags": row["flags"] & ~PROVISIONAL}
 
 
-def _differing(table: Table, due: Table) -> int:
-    return sum(table.get(key) != due.get(key) for key in table.keys() | due.keys())
-
-
-def _unversioned(table: Table) -> Table:
-    return {key: row | {"version": 0} for key, row in table.items()}
+def _differing(table: Table, due: Table, keys: Iterable[tuple[Any, ...]] | None = None) -> int:
+    """How many rows say something else, of all or of some."""
+    of = table.keys() | due.keys() if keys is None else keys
+    return sum(_figures(table.get(key)) != _figures(due.get(key)) for key in of)

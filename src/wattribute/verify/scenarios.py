@@ -99,6 +99,15 @@ def _one_ends(at_s: float) -> list[TenantPlan]:
     return [replace(first, stop_s=at_s), *others]
 
 
+def _in_instances(*places: int) -> list[TenantPlan]:
+    """Each in the MIG instance that is named, with half of a slice or more."""
+    sm_percent = (20.0, 20.0, 10.0, 10.0)
+    return [
+        replace(plan, instance=place, sm_percent=sm)
+        for plan, place, sm in zip(_tenants(), places, sm_percent, strict=True)
+    ]
+
+
 def _sixty_four() -> list[TenantPlan]:
     return [
         replace(plan, name=f"{plan.name}-{copy}", sm_percent=2.5, memory_gib=1.0, busy_s=1.0 + copy / 4)
@@ -135,6 +144,26 @@ TRIALS: Final[Sequence[Trial]] = (
         "known", "the fleet has seen each model alone", _GPU, _tenants(), Bar(0.01, 0.03), fleet_knows=True
     ),
     Trial("known, always on", "and those that never pause", _GPU, _always_on(), fleet_knows=True),
+    Trial(
+        "MIG",
+        "four instances, one slice in none",
+        replace(_GPU, instances=(2, 2, 1, 1)),
+        _in_instances(0, 1, 2, 3),
+        Bar(0.05, 0.10),
+    ),
+    Trial(
+        "MIG, shared",
+        "two of them in one instance: nothing tells them apart",
+        replace(_GPU, instances=(4, 1, 1)),
+        _in_instances(0, 0, 1, 2),
+    ),
+    Trial("all idle", "nobody works: of all that the GPU used", _GPU, _tenants(pattern="idle"), Bar(0.05)),
+    Trial(
+        "unseen",
+        "a fourth that the driver never lists",
+        _GPU,
+        [*_tenants()[:3], replace(_tenants()[3], process_list="none")],
+    ),
     Trial("64 processes", "small ones", _GPU, _sixty_four()),
     Trial(
         "lag",

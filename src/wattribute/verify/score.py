@@ -57,19 +57,28 @@ def outcome(trial: Trial, seed: int, duration_s: int) -> Outcome:
     ours = by_the_stream(table, until_ns)
     truth_uj = recording.active_uj[final_s]
     simple = seen(records, trial.gpu.name, until_ns)
-    scores = {OURS: _score(ours.active_uj, truth_uj)}
-    scores |= {name: _score(method(simple), truth_uj) for name, method in SIMPLER.items()}
+    device_uj = recording.device_uj[final_s]
+    scores = {OURS: _score(ours.active_uj, truth_uj, device_uj)}
+    scores |= {name: _score(method(simple), truth_uj, device_uj) for name, method in SIMPLER.items()}
     wrong = faults(table, recording, trial.process_period_s)
     same = sameness(recording, table, fleet) if seed == 0 else None
     return Outcome(trial.name, seed, scores, _covered_ratio(ours, recording), ours.is_conserved, wrong, same)
 
 
-def _score(found_uj: Mapping[ProcessKey, float], truth_uj: Mapping[ProcessKey, int]) -> Score:
-    whole_uj = sum(truth_uj.values())
+def _score(found_uj: Mapping[ProcessKey, float], truth_uj: Mapping[ProcessKey, int], device_uj: int) -> Score:
+    """Where nobody works at all, what they are charged with is a part of all that the device used."""
+    whole_uj = sum(truth_uj.values()) or device_uj
     off_uj = {key: abs(found_uj.get(key, 0) - true_uj) for key, true_uj in truth_uj.items()}
     return Score(
         sum(off_uj.values()) / whole_uj,
-        max(off_uj[key] / true_uj for key, true_uj in truth_uj.items() if true_uj >= _COUNTS_FROM * whole_uj),
+        max(
+            (
+                off_uj[key] / true_uj
+                for key, true_uj in truth_uj.items()
+                if true_uj >= _COUNTS_FROM * whole_uj
+            ),
+            default=0.0,
+        ),
     )
 
 

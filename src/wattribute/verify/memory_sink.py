@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Event
 from typing import Any, Final
@@ -120,4 +121,5 @@ def lived(
         return False
     finally:
         sink.steps_left = FOREVER
+        gc.unfreeze()  # the loop settles in for good: what it leaves, 20 MB a life, would never be let go of
     return True

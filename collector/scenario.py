@@ -27,6 +27,7 @@ BUNDLED: Final = Path(__file__).with_name("scenarios")
 
 _ROOT_KEYS: Final = ("host", "gpu", "tenant", "quality")
 _DAY_S: Final = 86_400.0
+_MIG_SLICES: Final = 7
 
 
 def _number(default: Any, least: float, most: float) -> Any:
@@ -53,6 +54,8 @@ class HostPlan:
     # A narrow range makes pids come round again quickly; the default is what a large Linux host has.
     pid_range: tuple[int, int] = _number((2_000, 4_194_304), 1, 4_194_304)
     unit_period_s: float = _number(1.0, 0.01, 3_600)
+    # A fault: when the wall clock is set, and by how many seconds; (0, 0): never.
+    clock_set_s: tuple[int, int] = _number((0, 0), -3_600, 86_400)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +79,7 @@ class GpuPlan:
     # How long after the end of its period a utilisation sample can be read, drawn anew for each sample.
     utilization_lag_ms: tuple[int, int] = _number((100, 1_000), 0, 60_000)
     utilization_shift_ms: int = _number(0, -5_000, 5_000)  # how much later than it happened it is dated
+    instances: tuple[int, ...] = _number((), 1, 7)  # MIG: the compute slices of each; none: it is off
     # Faults that were seen, off by default.
     counter_reset_s: float | None = _number(None, 1, _DAY_S)  # it begins at 0 again: the driver was reloaded
     counter_idle_ratio: float = _number(1.0, 0, 1)  # what it counts of the energy while nobody works
@@ -109,7 +113,8 @@ class TenantPlan:
     alike_ratio: float = _number(0.0, 0, 1)
     step_s: float = _number(0.5, 0.02, 3_600)  # train: one step, its last fifth at a quarter of sm_percent
     checkpoint_s: float = _number(5.0, 0.02, _DAY_S)
-    process_list: str = _choice("compute", "compute", "graphics", "mps")
+    instance: int | None = _number(None, 0, 6)  # with MIG: on which of the GPU's instances
+    process_list: str = _choice("compute", "compute", "graphics", "mps", "none")  # none: never listed
     units: Mapping[str, float] = field(default_factory=dict)  # outcomes for each second of whole SM time
     namespace: str = ""
     job: str = ""
@@ -261,6 +266,9 @@ def _check(scenario: Scenario) -> None:
         raise UsageError(f"host: pid_range holds fewer than {needed} pids, as many as run at a time")
     if sum(tenant.command for tenant in scenario.tenants) > 1:
         raise UsageError("only one tenant is the command")
+    for number, gpu in enumerate(scenario.gpus):
+        if sum(gpu.instances) > _MIG_SLICES:
+            raise UsageError(f"gpu {number}: instances of {sum(gpu.instances)} slices: it has {_MIG_SLICES}")
     for number, tenant in enumerate(scenario.tenants, 1):
         _check_tenant(scenario, tenant, f"tenant {number} ({tenant.name})")
     for number, quality in enumerate(scenario.qualities, 1):
@@ -276,6 +284,9 @@ def _check_tenant(scenario: Scenario, tenant: TenantPlan, where: str) -> None:
         if gpu >= len(scenario.gpus):
             raise UsageError(f"{where}: gpus: there is no device {gpu}; the last is {len(scenario.gpus) - 1}")
         _check_memory(scenario, tenant, gpu, where)
+        instances = scenario.gpus[gpu].instances
+        if (tenant.instance is None) != (not instances) or (tenant.instance or 0) >= max(1, len(instances)):
+            raise UsageError(f"{where}: instance: device {gpu} has {len(instances)}, counted from 0")
     if end is not None and tenant.start_s >= end:
         raise UsageError(f"{where}: start_s {tenant.start_s:g} is not before repeat_s {end:g}")
     if tenant.stop_s is not None and end is not None and tenant.stop_s > end:

@@ -49,6 +49,18 @@ class VirtualTime:
         return 0
 
 
+class _SetClock:
+    """A clock whose wall clock is set once."""
+
+    def __init__(self, clock: Clock, at_ns: int, by_ns: int) -> None:
+        self._clock, self._at_ns, self._by_ns = clock, at_ns, by_ns
+        self.now_ns, self.sleep_until_ns = clock.now_ns, clock.sleep_until_ns
+
+    def wall_step_ns(self) -> int:
+        """As that of the clock, and what it was set by."""
+        return self._clock.wall_step_ns() + (self._by_ns if self.now_ns() >= self._at_ns else 0)
+
+
 class SimulatedProcesses:
     """In place of /proc: which processes are alive, since when, and whose they are."""
 
@@ -84,12 +96,14 @@ class SimulatedProcesses:
     def exits(self, now_ns: int) -> list[Exit]:
         """The ends up to ``now_ns`` of processes that ``start_ns`` was asked for, each told once, in order of
         time. As with a pidfd, nobody learns of the end of a process that was never looked at."""
-        with self._host.at(now_ns) as tenants:
+        with self._host.at(self._host.unset_ns(now_ns)) as tenants:
             seen = [
-                gone for gone in _taken(tenants.exits, now_ns) if (gone.pid, gone.start_ns) in self._watched
+                gone
+                for gone in _taken(tenants.exits, self._host.unset_ns(now_ns))
+                if (gone.pid, gone.start_ns) in self._watched
             ]
             self._watched.difference_update((gone.pid, gone.start_ns) for gone in seen)
-            return seen
+            return [replace(gone, t=self._host.wall_ns(gone.t)) for gone in seen]
 
 
 class SimulatedHost:
@@ -104,7 +118,11 @@ class SimulatedHost:
         self.name = plan.name
         self.has_command = any(tenant.command for tenant in scenario.tenants)
         """Whether the scenario has a place for a real process."""
-        self.clock = clock
+        self._clock_set_at_ns = clock.now_ns() + plan.clock_set_s[0] * 1_000_000_000
+        self._clock_set_by_ns = plan.clock_set_s[1] * 1_000_000_000
+        self.clock = (
+            _SetClock(clock, self._clock_set_at_ns, self._clock_set_by_ns) if any(plan.clock_set_s) else clock
+        )
         self.start_ns = clock.now_ns() // STEP_NS * STEP_NS  # as /proc tells start times: to 10 ms
         self.host = Host(
             t=self.start_ns,
@@ -140,6 +158,15 @@ class SimulatedHost:
             self._tenants.advance((t_ns - self.start_ns) // STEP_NS)
             yield self._tenants
 
+    def wall_ns(self, t_ns: int) -> int:
+        """What the wall clock showed at a time of the simulation."""
+        return t_ns + (self._clock_set_by_ns if t_ns >= self._clock_set_at_ns else 0)
+
+    def unset_ns(self, wall_ns: int) -> int:
+        """The time of the simulation that is meant by a time of the sampler's clock. Where that was set, the
+        same may be meant twice, and what is asked for is the present."""
+        return wall_ns if self._clock_set_by_ns == 0 else self.clock.now_ns()
+
     def start_command(self, pid: int) -> None:
         """A process of this machine takes the place of the scenario's command, from now on."""
         with self.at(None) as tenants:
@@ -152,8 +179,9 @@ class SimulatedHost:
 
     def outcomes(self, now_ns: int) -> list[Record]:
         """Unit, Run and Quality records up to ``now_ns`` that were not given before, in order of time."""
+        now_ns = self.unset_ns(now_ns)
         with self.at(now_ns) as tenants:
-            return list(_taken(tenants.outcomes, now_ns))
+            return [replace(record, t=self.wall_ns(record.t)) for record in _taken(tenants.outcomes, now_ns)]
 
     def truth(self, now_ns: int) -> dict[str, Any]:
         """The true energy since the start, in whole µJ: for each device idle_uj + Σ active_uj == total_uj,
@@ -194,6 +222,7 @@ class SimulatedHost:
                     "tenant": resident.plan.name,
                     "pid": resident.pid,
                     "start_ns": resident.start_ns,
+                    "end_ns": resident.end_ns,
                     "active_uj": resident.active_uj,
                     "active_ns": resident.active_ns,
                 }

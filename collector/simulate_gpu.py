@@ -25,6 +25,8 @@ from wattribute.collector.scenario import GpuPlan, TenantPlan
 STEP_MS: Final = 10
 STEPS_PER_S: Final = 1_000 // STEP_MS
 WHOLE_SM: Final = 1_000  # SM activity is counted in permille of the time of the whole device
+MIG_SLICES: Final = 7
+"""Into which MIG cuts a device."""
 
 _INSTANT_MS: Final = 25  # POWER_INSTANT on A100 and H100: a 25 ms window each 100 ms (arXiv 2312.02741)
 _AVERAGE_MS: Final = 1_000  # POWER_AVERAGE: 1 s (nvml.h, field 185)
@@ -90,6 +92,7 @@ class Resident:
     wishes: Iterator[tuple[int, int]]
     noise_offset: int
     until_step: int  # where the present wish ends
+    end_ns: int | None = None  # None while it lives
     wish: int = 0  # SM permille
     share: int = 0  # SM permille it gets
     power_mw: int = 0  # at that share, without noise
@@ -157,6 +160,7 @@ class SimulatedGpu:
     energy_start_uj: int = 0
     readings: Readings = field(init=False)
     samples: deque[UtilizationSample] = field(init=False)
+    instance_permille_steps: list[int] = field(init=False)  # SM time of each MIG instance
     _gone: list[Resident] = field(default_factory=list)  # since the last utilisation sample
     _totals: deque[_Totals] = field(init=False)
     _noise: list[int] = field(init=False)
@@ -182,6 +186,7 @@ class SimulatedGpu:
             ),
             maxlen=kept,
         )
+        self.instance_permille_steps = [0] * len(self.plan.instances)
         self.samples = deque(maxlen=_ROWS_KEPT * 16)
         self._temperature_c = _AMBIENT_C + _WARMING_C_PER_W * self.plan.idle_w
         self._publish(0)
@@ -244,11 +249,14 @@ class SimulatedGpu:
                 self._sample()
 
     def _share(self) -> None:
-        """Several tenants that wish for more than the whole device get it in turns."""
-        wished = sum(resident.wish for resident in self.residents)
-        for resident in self.residents:
-            resident.share = resident.wish if wished <= WHOLE_SM else resident.wish * WHOLE_SM // wished
-            resident.power_mw = round(resident.plan.watts_per_sm_percent * resident.share * 100)
+        """Several tenants that wish for more than the whole device, or their MIG instance, take turns."""
+        for place in {resident.plan.instance for resident in self.residents}:
+            there = [resident for resident in self.residents if resident.plan.instance == place]
+            whole = WHOLE_SM if place is None else WHOLE_SM * self.plan.instances[place] // MIG_SLICES
+            wished = sum(resident.wish for resident in there)
+            for resident in there:
+                resident.share = resident.wish if wished <= whole else resident.wish * whole // wished
+                resident.power_mw = round(resident.plan.watts_per_sm_percent * resident.share * 100)
 
     def _run(self, end_step: int) -> None:
         """The steps up to ``end_step``, over which nobody comes, goes or changes."""
@@ -260,6 +268,9 @@ class SimulatedGpu:
         memory = sum(resident.share * resident.plan.memory_per_sm_ratio for resident in busy)
         energy_uj, sm_total, memory_total = self._totals[-1]
         drifts = any(resident.plan.drift_ratio for resident in busy)
+        for resident in busy:
+            if (place := resident.plan.instance) is not None:
+                self.instance_permille_steps[place] += resident.share * (end_step - self.step)
         for step in range(self.step, end_step):
             level_mw = cold_mw + round(plan.leakage_w_per_c * (self._temperature_c - _AMBIENT_C) * 1_000)
             powers = [
@@ -336,6 +347,8 @@ class SimulatedGpu:
         for resident in (*self.residents, *self._gone):
             permille = (resident.sm_permille_steps - resident.sampled_permille_steps) // self._period_steps
             resident.sampled_permille_steps = resident.sm_permille_steps
+            if resident.plan.process_list == "none":
+                continue
             sm, memory = by_pid.get(resident.pid, (0, 0))
             by_pid[resident.pid] = sm + permille, memory + round(permille * resident.plan.memory_per_sm_ratio)
         self.samples.extend(

@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, Final, Protocol
 
 from wattribute.collector.simulate_gpu import STEP_MS, SimulatedGpu, UtilizationSample
+from wattribute.collector.simulate_mig import MigCalls, MigDevice, instance_number
 
 DRIVER_VERSION: Final = "590.48.01"
 _NO_INSTANCE: Final = 0xFFFF_FFFF  # gpuInstanceId of a process where MIG is off
@@ -30,11 +31,14 @@ class SimulatedDevices(Protocol):
     def start_ns(self) -> int:
         """Unix time of the simulation's first moment."""
 
+    def wall_ns(self, t_ns: int) -> int:
+        """What the wall clock, which the driver dates by, showed at a time of the simulation."""
+
     def catch_up(self) -> tuple[SimulatedGpu, ...]:
         """The devices as they are now."""
 
 
-class SimulatedNvml:
+class SimulatedNvml(MigCalls):
     """Stands where ``import pynvml`` would. A handle is the simulated device itself, opaque to callers."""
 
     def __init__(self, pynvml: ModuleType, devices: SimulatedDevices) -> None:
@@ -87,12 +91,12 @@ class SimulatedNvml:
         raise self._error("NVML_ERROR_NOT_FOUND")
 
     def nvmlDeviceGetUUID(self, handle: object) -> str:  # noqa: N802
-        """GPU-…"""
-        return self._gpu(handle).uuid
+        """GPU-… or MIG-…"""
+        return handle.uuid if isinstance(handle, MigDevice) else self._gpu(handle).uuid
 
     def nvmlDeviceGetName(self, handle: object) -> str:  # noqa: N802
-        """The product name."""
-        return self._gpu(handle).plan.name
+        """The product name, with the profile of a MIG instance."""
+        return handle.name if isinstance(handle, MigDevice) else self._gpu(handle).plan.name
 
     def nvmlDeviceGetMemoryInfo(self, handle: object, version: int | None = None) -> Any:  # noqa: N802
         """total, free, used in bytes; with a version, the struct that also tells what the driver reserved."""
@@ -135,8 +139,8 @@ class SimulatedNvml:
         return values
 
     def nvmlDeviceGetUtilizationRates(self, handle: object) -> Any:  # noqa: N802
-        """gpu and memory in percent of time."""
-        readings = self._gpu(handle).readings
+        """gpu and memory in percent of time; not with MIG."""
+        readings = self._without_mig(handle).readings
         return self._pynvml.c_nvmlUtilization_t(gpu=readings.sm_percent, memory=readings.memory_percent)
 
     def nvmlDeviceGetTemperature(self, handle: object, sensor: int) -> int:  # noqa: N802
@@ -174,11 +178,6 @@ class SimulatedNvml:
         """The same, in the newer struct."""
         return self._utilization(handle, timeStamp, self._pynvml.c_nvmlProcessUtilizationInfo_v1_t)
 
-    def nvmlDeviceGetMigMode(self, device: object) -> list[int]:  # noqa: N802
-        """[current, pending]: off."""
-        self._gpu(device)
-        return [self._pynvml.NVML_DEVICE_MIG_DISABLE, self._pynvml.NVML_DEVICE_MIG_DISABLE]
-
     def _gpus(self) -> tuple[SimulatedGpu, ...]:
         if not self._initialised:
             raise self._error("NVML_ERROR_UNINITIALIZED")
@@ -192,6 +191,12 @@ class SimulatedNvml:
             raise self._error("NVML_ERROR_GPU_IS_LOST")
         return handle
 
+    def _without_mig(self, handle: object) -> SimulatedGpu:
+        gpu = self._gpu(handle)
+        if gpu.plan.instances:
+            raise self._error("NVML_ERROR_NOT_SUPPORTED")
+        return gpu
+
     def _error(self, name: str) -> Exception:
         error: Exception = self._pynvml.NVMLError(getattr(self._pynvml, name))
         return error
@@ -200,7 +205,7 @@ class SimulatedNvml:
         raise self._error("NVML_ERROR_FUNCTION_NOT_FOUND")
 
     def _unix_us(self, t_ms: int) -> int:
-        return self._devices.start_ns // 1_000 + t_ms * 1_000
+        return self._devices.wall_ns(self._devices.start_ns + t_ms * 1_000_000) // 1_000
 
     def _fill_all(self, handle: object, _count: int, values: Any) -> int:
         try:
@@ -233,23 +238,24 @@ class SimulatedNvml:
             value.nvmlReturn = nvml.NVML_ERROR_NOT_SUPPORTED
 
     def _processes(self, handle: object, process_list: str) -> list[Any]:
-        return [
-            self._pynvml.nvmlStructToFriendlyObject(
-                self._pynvml.c_nvmlProcessInfo_v3_t(
-                    pid=resident.pid,
-                    usedGpuMemory=resident.memory_bytes,
-                    gpuInstanceId=_NO_INSTANCE,
-                    computeInstanceId=_NO_INSTANCE,
-                )
+        found = []
+        for resident in self._gpu(handle).residents:
+            if resident.plan.process_list != process_list:
+                continue
+            place = resident.plan.instance
+            entry = self._pynvml.c_nvmlProcessInfo_v3_t(
+                pid=resident.pid,
+                usedGpuMemory=resident.memory_bytes,
+                gpuInstanceId=_NO_INSTANCE if place is None else instance_number(place),
+                computeInstanceId=_NO_INSTANCE if place is None else 0,
             )
-            for resident in self._gpu(handle).residents
-            if resident.plan.process_list == process_list
-        ]
+            found.append(self._pynvml.nvmlStructToFriendlyObject(entry))
+        return found
 
     def _utilization(self, handle: object, last_seen_us: int, struct: Callable[..., Any]) -> list[Any]:
         """Means over the samples since ``last_seen_us``; 0: over the whole buffer (nvml.h 8487), in which
         processes stay that have ended."""
-        gpu = self._gpu(handle)
+        gpu = self._without_mig(handle)
         now_ms = gpu.step * STEP_MS
         by_pid: dict[int, list[UtilizationSample]] = {}
         for sample in tuple(gpu.samples):
@@ -260,7 +266,7 @@ class SimulatedNvml:
             sm_percent = round(sum(sample.sm_permille for sample in samples) / len(samples) / 10)
             memory_percent = round(sum(sample.memory_permille for sample in samples) / len(samples) / 10)
             if sm_percent:
-                newest_us = self._unix_us(max(sample.t_ms for sample in samples))
+                newest_us = max(self._unix_us(sample.t_ms) for sample in samples)
                 entries.append(
                     struct(pid=pid, timeStamp=newest_us, smUtil=sm_percent, memUtil=memory_percent)
                 )

@@ -203,6 +203,7 @@ class Tenants:
         """Take a process off its devices."""
         for resident, index in zip(life.residents, life.plan.gpus, strict=True):
             self._gpus[index].remove(resident)
+            resident.end_ns = self._now_ns
             resident.wishes = iter(())  # kept for the truth only: its random numbers are 2.5 kB
         del self.alive[life.pid]
         self.exits.append(Exit(t=self._now_ns, pid=life.pid, start_ns=life.start_ns))

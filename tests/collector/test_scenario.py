@@ -67,6 +67,11 @@ from wattribute.errors import UsageError
             + "[[tenant]]\nname='a'\ngpus=[0]\nmemory_gib=1\ncommand=true\n" * 2,
             "only one tenant is the command",
         ),
+        ("[host]\nname='h'\n[[gpu]]\ninstances=[4,4]", "gpu 0: instances of 8 slices: it has 7"),
+        (
+            "[host]\nname='h'\n[[gpu]]\ninstances=[3]\n[[tenant]]\nname='a'\ngpus=[0]",
+            "tenant 1 (a): instance: device 0 has 1, counted from 0",
+        ),
         ("[host\n", "not a TOML file"),
     ],
 )

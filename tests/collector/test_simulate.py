@@ -312,3 +312,22 @@ def test_threads_may_ask_side_by_side() -> None:
         thread.join()
     assert failures == []
     assert host.truth(host.clock.now_ns()) == alone.truth(to(alone, 20))
+
+
+@pytest.mark.parametrize("by_s", [5, -5])
+def test_a_wall_clock_that_is_set_dates_what_comes_after(by_s: int) -> None:
+    """The driver and the ends of processes are dated by it; the simulation and start times are not."""
+    host = host_of({**one_gpu({**STEADY, "stop_s": 12.0}), "host": {"name": "h", "clock_set_s": [10, by_s]}})
+    to(host, 9)
+    assert host.clock.wall_step_ns() == 0
+    (process,) = host.truth(host.clock.now_ns())["gpus"][0]["processes"]
+    assert host.processes.start_ns(process["pid"]) == START_NS
+    gpu = host.nvml.nvmlDeviceGetHandleByIndex(0)
+    (before,) = host.nvml.nvmlDeviceGetFieldValues(gpu, [186])
+    to(host, 13)
+    assert host.clock.wall_step_ns() == by_s * 10**9
+    (after,) = host.nvml.nvmlDeviceGetFieldValues(gpu, [186])
+    assert after.timestamp - before.timestamp == pytest.approx((4 + by_s) * 1e6, abs=2e5)
+    (end,) = host.processes.exits(START_NS + (13 + by_s) * 10**9)
+    assert end.t == START_NS + (12 + by_s) * 10**9
+    assert host.truth(host.clock.now_ns())["gpus"][0]["processes"][0]["end_ns"] == START_NS + 12 * 10**9

@@ -14,7 +14,7 @@ from wattribute.collector.scenario import load_scenario
 from wattribute.collector.simulate import SimulatedHost, VirtualTime
 from wattribute.collector.simulate_nvml import SimulatedNvml
 
-FACE = [name for name in vars(SimulatedNvml) if name.startswith("nvml")]
+FACE = [name for name in dir(SimulatedNvml) if name.startswith("nvml")]
 
 
 def test_face_is_pynvmls() -> None:
@@ -143,3 +143,58 @@ def test_utilization_since_long_ago_is_the_mean() -> None:
     assert 30 <= last.smUtil <= 50
     assert last.smUtil * 0.85 <= mean.smUtil <= last.smUtil  # the first period began before the process
     assert mean.memUtil == pytest.approx(mean.smUtil / 2, abs=1)
+
+
+def test_instances_tell_what_their_tenants_do() -> None:
+    """2 of 7 slices busy by 20 % of the whole GPU are 70 % busy; there is no utilisation of processes."""
+    steady = {**STEADY, "sm_percent": 20}
+    tenants = ({**steady, "instance": 0}, {**steady, "instance": 1, "pattern": "idle"})
+    host = host_of(one_gpu(*tenants, {**steady, "instance": 2}, instances=[2, 3, 1]))
+    to(host, 1)
+    nvml = host.nvml
+    gpu = nvml.nvmlDeviceGetHandleByIndex(0)
+    assert nvml.nvmlDeviceGetMigMode(gpu) == [1, 1]
+    instances = [nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, place) for place in range(3)]
+    with pytest.raises(pynvml.NVMLError_NotFound):
+        nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, 3)
+    numbers = [nvml.nvmlDeviceGetGpuInstanceId(instance) for instance in instances]
+    assert [nvml.nvmlDeviceGetAttributes(instance).gpuInstanceSliceCount for instance in instances] == [
+        2,
+        3,
+        1,
+    ]
+    assert nvml.nvmlDeviceGetName(instances[1]) == "NVIDIA H200 MIG 3g.60gb"
+    assert len({nvml.nvmlDeviceGetUUID(handle) for handle in (gpu, *instances)}) == 4
+    listed = nvml.nvmlDeviceGetComputeRunningProcesses(gpu)
+    assert [process.gpuInstanceId for process in listed] == numbers
+    for call in (
+        nvml.nvmlDeviceGetUtilizationRates,
+        lambda gpu: nvml.nvmlDeviceGetProcessUtilization(gpu, 0),
+    ):
+        with pytest.raises(pynvml.NVMLError_NotSupported):
+            call(gpu)
+    pairs = [[nvml.nvmlGpmSampleAlloc(), nvml.nvmlGpmSampleAlloc()] for _ in instances]
+    for place, second in ((0, 1.0), (1, 3.0)):
+        to(host, second)
+        for number, pair in zip(numbers, pairs, strict=True):
+            nvml.nvmlGpmMigSampleGet(gpu, number, pair[place])
+    found = [between(nvml, *pair) for pair in pairs]
+    assert found == pytest.approx([70, 0, 100], abs=15)
+    assert found[2] <= 100
+
+
+def between(nvml: SimulatedNvml, before: Any, after: Any) -> float:
+    request = pynvml.c_nvmlGpmMetricsGet_t(version=1, numMetrics=1, sample1=before, sample2=after)
+    request.metrics[0].metricId = pynvml.NVML_GPM_METRIC_SM_UTIL
+    nvml.nvmlGpmMetricsGet(request)
+    assert request.metrics[0].nvmlReturn == 0
+    return float(request.metrics[0].value)
+
+
+def test_a_process_that_is_not_listed_draws_power_all_the_same() -> None:
+    host = host_of(one_gpu({**STEADY, "process_list": "none"}))
+    to(host, 5)
+    gpu = host.nvml.nvmlDeviceGetHandleByIndex(0)
+    assert host.nvml.nvmlDeviceGetComputeRunningProcesses(gpu) == []
+    assert utilization(host, 0, 0) == []
+    assert host.nvml.nvmlDeviceGetPowerUsage(gpu) > 200_000

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from tests.stream.reference import History, Sample, Seen
 from wattribute.records import Device, Exit, Gap, Gpu, Process, Record, Workload
-from wattribute.sinks.contract import Coded, CodedLabels, Column
+from wattribute.sinks.contract import Column
 from wattribute.stream.engine import Engine
+from wattribute.verify.memory_sink import KEY, rows_of
 from wattribute.wire import Encoder
 
 SECOND_NS = 1_000_000_000
 START_NS = 1_780_000_000 * SECOND_NS
 GPU = "GPU-test"
-KEY = ("host", "gpu", "gpu_instance", "window_start", "account", "boot_id", "pid", "process_start_ns", "part")
 Message = tuple[int, bytes]
 
 
@@ -127,25 +125,6 @@ def table(written: Iterable[Mapping[str, Column]]) -> dict[tuple[Any, ...], dict
             if key not in rows or rows[key]["version"] <= row["version"]:
                 rows[key] = row
     return {key: row for key, row in rows.items() if not row["deleted"]}
-
-
-def rows_of(columns: Mapping[str, Column]) -> Iterator[dict[str, Any]]:
-    """The rows that a sink makes of columns: those of accounts to which nothing is due are deleted."""
-    names = [name for name in columns if name != "nothing_due"]
-    gone = _plain(columns["nothing_due"])
-    for *values, bits in zip(*(_plain(columns[name]) for name in names), gone, strict=True):
-        row = dict(zip(names, values, strict=True))
-        yield row
-        nobody = {"gpu_instance": -1, "pid": 0, "process_start_ns": 0, "part": "", "deleted": 1}
-        for bit, account in ((1, "unheld"), (2, "residual")):
-            if bits & bit:
-                yield row | nobody | {"account": account}
-
-
-def _plain(column: Column) -> list[Any]:
-    if isinstance(column, Coded | CodedLabels):
-        return [column.values[code] for code in column.codes.tolist()]
-    return list(np.asarray(column).tolist())
 
 
 def windows(rows: Mapping[tuple[Any, ...], Mapping[str, Any]]) -> dict[int, list[Mapping[str, Any]]]:

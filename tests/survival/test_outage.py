@@ -15,7 +15,7 @@ import pytest
 
 from tests.clickhouse_shim import ClickHouseShim, Fault
 from tests.survival.processes import TABLES, ran, started
-from tests.survival.test_restarts import HostileHost, Memory, Sent, sent_to
+from tests.survival.test_restarts import HostileHost, Sent, sent_to
 from wattribute.bus import DEAD, SAMPLES, STATE, UNITS
 from wattribute.collector.local_consumer import LocalConsumer
 from wattribute.collector.local_log import LocalLog
@@ -26,6 +26,7 @@ from wattribute.stream import loop as stream_loop
 from wattribute.stream import outage
 from wattribute.stream.engine import Engine
 from wattribute.stream.loop import StreamLoop
+from wattribute.verify.memory_sink import MemorySink
 
 RATIO = 0.15  # of the statements that fail
 AWAY_S = 0.1
@@ -195,7 +196,7 @@ def test_a_queue_that_is_full_gets_every_message_of_the_stream_once(
         with closing(log):
             sent_to(log, messages)
             consumer = LocalConsumer(log, (SAMPLES, UNITS), lambda partition: loop.on_assign(partition))  # noqa: PLW0108
-            loop = StreamLoop(consumer, log, Memory(), Engine)
+            loop = StreamLoop(consumer, log, MemorySink(), Engine)
             loop.run(threading.Event(), until_idle=True)
             return {topic: sorted(consumer.read_all(topic)) for topic in (DEAD, STATE)}
 

@@ -7,77 +7,22 @@ collectors begin anew, counters fall, devices fall silent, processes come and go
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.stream.host import KEY, START_NS, rows_of
-from wattribute.bus import SAMPLES, UNITS, Partition, Position
-from wattribute.collector.local_consumer import LocalConsumer
+from tests.stream.host import START_NS
 from wattribute.collector.local_log import LocalLog
 from wattribute.records import Device, Exit, Gap, Gpu, Host, Process, Record, Unit, Workload
-from wattribute.sinks.contract import Column
 from wattribute.stream import loop as stream_loop
-from wattribute.stream.engine import Engine
-from wattribute.stream.loop import StreamLoop
+from wattribute.verify.memory_sink import MemorySink, lived
 from wattribute.wire import Encoder
 
 S = 1_000_000_000
 GPUS = ("gpu-0", "gpu-1", "gpu-2")
 Sent = tuple[str, str, bytes]
-
-
-class EndedError(Exception):
-    """In place of a SIGKILL."""
-
-
-class Memory:
-    """A sink that keeps the row of the greatest version, and ends its process at some step."""
-
-    def __init__(self) -> None:
-        self.rows: dict[tuple[Any, ...], Mapping[str, Any]] = {}
-        self.small: set[tuple[str, str]] = set()
-        self.steps_left = 1 << 30
-
-    def step(self) -> None:
-        self.steps_left -= 1
-        if self.steps_left < 0:
-            raise EndedError
-
-    def write_attribution(self, columns: Mapping[str, Column]) -> None:
-        self.step()
-        for row in rows_of(columns):
-            key = tuple(row[name] for name in KEY)
-            if key not in self.rows or self.rows[key]["version"] <= row["version"]:
-                self.rows[key] = row
-        self.step()
-
-    def write_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        self.step()
-        self.small |= {(table, repr(sorted(row.items()))) for row in rows}
-
-    def refresh_rollups(self) -> None:
-        self.step()
-
-    def close(self) -> None:
-        pass
-
-    def table(self) -> dict[tuple[Any, ...], Mapping[str, Any]]:
-        return {key: row for key, row in self.rows.items() if not row["deleted"]}
-
-
-class MortalConsumer(LocalConsumer):
-    """A consumer whose process may end before or after a commit."""
-
-    sink: Memory
-
-    def commit(self, positions: dict[Partition, Position]) -> None:
-        self.sink.step()
-        super().commit(positions)
-        self.sink.step()
 
 
 class HostileHost:
@@ -166,19 +111,6 @@ class HostileHost:
                 yield Exit(t=now + self.rng.randrange(S), pid=pid, start_ns=start_ns)
 
 
-def lived(log: LocalLog, sink: Memory, steps: int) -> bool:
-    """One life of the loop, of so many steps; whether it came to the end of the bus."""
-    sink.steps_left = steps
-    consumer = MortalConsumer(log, (SAMPLES, UNITS), lambda partition: loop.on_assign(partition))  # noqa: PLW0108 - no loop yet
-    consumer.sink = sink
-    loop = StreamLoop(consumer, log, sink, Engine)
-    try:
-        loop.run(threading.Event(), until_idle=True)
-    except EndedError:
-        return False
-    return True
-
-
 def sent_to(log: LocalLog, messages: Iterable[Sent]) -> None:
     for topic, key, value in messages:
         log.send(topic, key, value, 1)
@@ -205,11 +137,11 @@ def test_a_loop_that_is_ended_at_any_step_leaves_the_rows_of_one_that_is_not(
     rng = random.Random(f"{seed} {absent_ratio}")
     messages = HostileHost(rng, absent_ratio).messages(seconds=70)
     monkeypatch.setattr(stream_loop, "_POLL_S", 0.0)
-    whole, log = Memory(), LocalLog(tmp_path / "whole")
+    whole, log = MemorySink(), LocalLog(tmp_path / "whole")
     sent_to(log, messages)
-    assert lived(log, whole, 1 << 30)
+    assert lived(log, whole)
     log.close()
-    sink, log = Memory(), LocalLog(tmp_path / "ended")
+    sink, log = MemorySink(), LocalLog(tmp_path / "ended")
     ended = 0
     while messages:
         count = rng.choice([1, 5, 30])
@@ -224,7 +156,7 @@ def test_a_loop_that_is_ended_at_any_step_leaves_the_rows_of_one_that_is_not(
         ):
             monkeypatch.setattr(stream_loop, name, rng.choice(values))
         ended += not lived(log, sink, rng.choice([0, 1, 2, 3, 5, 9]))
-    assert lived(log, sink, 1 << 30)
+    assert lived(log, sink)
     log.close()
     assert ended
     assert len(whole.table()) > 100

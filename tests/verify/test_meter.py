@@ -14,7 +14,8 @@ from tests.collector.test_nvidia_smi_log import sc24_log
 from wattribute.collector.nvidia_smi_log import read_nvidia_smi_log
 from wattribute.stream.engine import Engine
 from wattribute.stream.replay import replay
-from wattribute.verify.methods import Rows
+from wattribute.verify.memory_sink import MemorySink
+from wattribute.verify.methods import by_window
 
 WINDOW_MS = 100
 PAGE = Path(__file__).parents[2] / "docs" / "accuracy.md"
@@ -34,11 +35,9 @@ def meter_j(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def off(name: str, gain: float, offset_w: float) -> dict[int, tuple[float, float]]:
     """For windows of 1, 2 and 5 s that begin each 100 ms, rms and worst error of what is attributed, in %."""
     path = sc24_log(name)
-    sink = Rows()
+    sink = MemorySink()
     replay(list(read_nvidia_smi_log(path, host="h1")), Engine("meter", WINDOW_MS * 1_000_000), sink)
-    energy_uj = {
-        start: next(iter(rows.values()))["device_energy_uj"] for (_, start), rows in sink.rows.items()
-    }
+    energy_uj = {start: rows[0]["device_energy_uj"] for (_, start), rows in by_window(sink.table()).items()}
     ms, joules = meter_j(path.with_name("meter.csv"))
     starts = [start for start in sorted(energy_uj) if ms[0] <= start and start + WINDOW_MS <= ms[-1]]
     read_j = np.array([energy_uj[start] for start in starts]) / 1e6

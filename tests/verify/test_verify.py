@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.survival.processes import ran
-from wattribute.verify.recording import record
+from wattribute.verify.faults import faults
+from wattribute.verify.methods import replayed
+from wattribute.verify.recording import START_NS, record
+from wattribute.verify.sameness import sameness
 from wattribute.verify.scenarios import TRIALS
 from wattribute.verify.score import OURS, outcome, summaries
 
@@ -23,6 +26,7 @@ NAMED = {trial.name: trial for trial in TRIALS}
     [
         "drift",
         "no counter",
+        "MIG",
         *(pytest.param(name, marks=pytest.mark.long) for name in ("contention", "correlated", "every 10 s")),
     ],
 )
@@ -49,6 +53,50 @@ def test_the_truth_is_the_energy_of_the_device() -> None:
     assert len(recording.device_uj) == len(recording.active_uj) == 61
     for active_uj, device_uj in zip(recording.active_uj, recording.device_uj, strict=True):
         assert 0 <= sum(active_uj.values()) <= device_uj
+
+
+@pytest.mark.parametrize("name", ["late", pytest.param("every 30 s", marks=pytest.mark.long)])
+def test_rows_are_a_function_of_the_readings(name: str) -> None:
+    recording = record(NAMED[name], 0, 120)
+    table = replayed(recording.records)
+    same = sameness(recording, table, None)
+    assert same[:3] == (0, 0, 0)
+    assert 0 < same.settled_s <= 10
+    # And a row that is another would be found.
+    key, row = min(table.items())
+    assert sameness(recording, table | {key: row | {"pid": 1}}, None)[:3] == (1, 0, 1)
+
+
+@pytest.mark.parametrize("name", ["PID reuse", pytest.param("garbage", marks=pytest.mark.long)])
+def test_a_fault_costs_no_more_than_an_interval(name: str) -> None:
+    trial = NAMED[name]
+    (found,) = summaries([outcome(trial, 0, SECONDS)], [trial])
+    assert trial.bar.uncharged_s is not None
+    assert not set(found.missed) & {"misplaced", "negative", "lost", "uncharged"}
+
+
+@pytest.mark.parametrize("name", ["clock forth", pytest.param("clock far back", marks=pytest.mark.long)])
+def test_a_clock_that_is_set_brings_energy_to_no_wrong_process(name: str) -> None:
+    (found,) = summaries([outcome(NAMED[name], 0, SECONDS)], [NAMED[name]])
+    assert found.is_conserved
+    assert found.sameness[:3] == (0, 0, 0)
+    assert not set(found.missed) & {"misplaced", "negative"}
+
+
+@pytest.mark.long
+def test_those_that_never_work_have_no_energy_above_idle() -> None:
+    assert outcome(NAMED["all idle"], 0, SECONDS).scores[OURS].error_ratio <= 0.05
+
+
+def test_energy_with_the_wrong_process_is_found() -> None:
+    recording = record(NAMED["PID reuse"], 0, 200)
+    table = replayed(recording.records)
+    (ended,) = {key for key, (_, end_ns) in recording.lives.items() if end_ns == START_NS + 120 * 10**9}
+    key, row = max((key, row) for key, row in table.items() if row["account"] == "process")
+    moved = row | {"pid": ended[0], "process_start_ns": ended[1]}
+    found = faults(table | {key: moved}, recording, 1.0)
+    assert faults(table, recording, 1.0).misplaced_uj == 0
+    assert found.misplaced_uj == row["active_energy_uj"] + row["idle_energy_equal_uj"]
 
 
 def test_a_scenario_that_misses_its_bar_is_said_to() -> None:

@@ -169,7 +169,7 @@ def _simulated(scenario: str, seed: int, virtual_start_ns: int | None) -> Source
         name=made.name,
         nvml=Nvml(made.nvml),
         processes=made.processes,
-        clock=clock,
+        clock=made.clock,
         host=made.host,
         simulated=made,
         inline=virtual_start_ns is not None,

@@ -38,7 +38,8 @@ def verify(
     attribution is off: what a collector would record of them goes the way of every recording, and simpler
     methods split the same.
 
-    The exit status is 1 where a window is not conserved or a bar is missed.
+    The exit status is 1 where a window is not conserved, a bar is missed, rows hang on how readings came, or
+    energy is lost, negative or with the wrong process.
     """
     compiled_engine()
     from wattribute.verify.scenarios import TRIALS
@@ -53,6 +54,7 @@ def verify(
     found = summaries(_outcomes([trial.name for trial in trials], seeds, duration_s), trials)
     if shape is Format.table:
         _write_table(found, seeds, duration_s)
+        _write_besides(found)
     else:
         write_rows([row for summary in found for row in _rows(summary)], shape)
     if draw is not None:
@@ -122,6 +124,10 @@ def _rows(summary: Summary) -> list[dict[str, Any]]:
             "worst_ratio": score.worst_ratio,
             "covered_ratio": summary.covered_ratio if method == OURS else None,
             "is_conserved": summary.is_conserved if method == OURS else None,
+            **{
+                name: figure if method == OURS else None
+                for name, figure in (summary.sameness._asdict() | summary.faults._asdict()).items()
+            },
             "missed": list(summary.missed) if method == OURS else [],
         }
         for method, score in summary.scores.items()
@@ -165,6 +171,53 @@ def _write_table(found: Sequence[Summary], seeds: int, duration_s: int) -> None:
                 "the other methods see the same readings: their error",
             ],
             spare=(last, 4),
+        )
+    )
+
+
+def _write_besides(found: Sequence[Summary]) -> None:
+    headers = [
+        "scenario",
+        "half",
+        "killed",
+        "sorted",
+        "settles",
+        "misplaced",
+        "least",
+        "lost",
+        "uncharged",
+        "bar",
+    ]
+    cells = []
+    for summary in found:
+        same, wrong, most_s = summary.sameness, summary.faults, summary.trial.bar.uncharged_s
+        cells.append(
+            [
+                summary.trial.name,
+                *map(str, (same.half_rows, same.killed_rows, same.sorted_rows)),
+                f"{same.settled_s:.1f}",
+                *(f"{uj / 1e6:.0f}" for uj in (wrong.misplaced_uj, wrong.least_uj)),
+                *(f"{s:.1f}" for s in (wrong.lost_s, wrong.uncharged_s)),
+                "" if most_s is None else f"{most_s:g}",
+            ]
+        )
+    write_grid(
+        Grid(
+            headers,
+            cells,
+            frozenset(range(1, len(headers))),
+            ["bold red" if summary.missed else "" for summary in found],
+            "What must hold besides",
+            [
+                "half, killed, sorted: rows that are others from the first half of the readings alone, where"
+                " the stream was killed and began again, from readings sorted by time: none",
+                "settles: s from the end of a window, or the last reading of it, to its last change: at most"
+                " 10",
+                "misplaced: J that came to processes more than a sample before or after they lived: none;"
+                " least: J of the row with least: not below 0",
+                "lost: what the GPU used and no row has, as s in which it uses so much: of a fault at most 1;"
+                " uncharged: what nobody is charged with though somebody was there: at most bar",
+            ],
         )
     )
 

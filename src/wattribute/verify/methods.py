@@ -8,20 +8,21 @@ textbook, forgetting by 0.5 % a second.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wattribute.collector.trace import Line
-from wattribute.records import Device, Process, Record
-from wattribute.sinks.contract import Coded, Column
+from wattribute.records import Device, Instance, Process, Record
 from wattribute.stream.engine import Engine
 from wattribute.stream.fleet import FleetWatts, fleet_prior
 from wattribute.stream.idle import IdleLevels
 from wattribute.stream.replay import replay
+from wattribute.stream.series import SLICES
+from wattribute.verify.memory_sink import MemorySink, Row, Table
 from wattribute.verify.recording import ProcessKey
 
 _KEPT: Final = 0.995  # of what was learned, each second
@@ -47,66 +48,38 @@ class Attributed:
     is_conserved: bool
 
 
-class Rows:
-    """A sink that keeps the rows written last."""
-
-    def __init__(self) -> None:
-        self.rows: dict[tuple[str, int], dict[tuple[str, int, int], dict[str, Any]]] = {}
-
-    def write_attribution(self, columns: Mapping[str, Column]) -> None:
-        """Keep them by window and holder."""
-        plain = {name: _values(column) for name, column in columns.items() if not name.startswith("labels")}
-        for place in range(len(plain["window_start"])):
-            row = {name: column[place] for name, column in plain.items()}
-            window = self.rows.setdefault((row["gpu"], row["window_start"]), {})
-            window[row["account"], row["pid"], row["process_start_ns"]] = row
-            for bit, account in ((1, "unheld"), (2, "residual")):
-                if row["nothing_due"] & bit:
-                    for key in [key for key in window if key[0] == account]:
-                        del window[key]
-
-    def write_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Nothing is asked of other tables."""
-
-    def refresh_rollups(self) -> None:
-        """Nothing is summed."""
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
-def _values(column: Column) -> list[Any]:
-    if isinstance(column, Coded):
-        return [column.values[code] for code in column.codes.tolist()]
-    return np.asarray(column).tolist()  # type: ignore[no-any-return]
-
-
-def _replayed(records: Sequence[Record], fleet: FleetWatts | None) -> Rows:
-    sink = Rows()
+def replayed(records: Iterable[Record], fleet: FleetWatts | None = None) -> Table:
+    """What ``replay`` leaves in a store."""
+    sink = MemorySink()
     lines = [Line(number, record) for number, record in enumerate(records, 1)]
     replay(lines, Engine("verify", fleet=fleet), sink)
-    return sink
+    return sink.table()
+
+
+def by_window(table: Table) -> dict[tuple[str, int], list[Row]]:
+    """The rows of each window of a GPU, by its start in Unix ms."""
+    windows: dict[tuple[str, int], list[Row]] = {}
+    for row in table.values():
+        windows.setdefault((row["gpu"], row["window_start"]), []).append(row)
+    return windows
 
 
 def watts_of(records: Sequence[Record]) -> FleetWatts:
     """What ``wattribute watts`` says of the models in a recording."""
     joules: dict[tuple[str, str, str], float] = {}
     busy_s: dict[tuple[str, str, str], float] = {}
-    for window in _replayed(records, None).rows.values():
-        for row in window.values():
-            if row["account"] == "process" and not row["deleted"]:
-                key = row["gpu_model"], row["model"], row["model_version"]
-                joules[key] = joules.get(key, 0.0) + row["active_energy_uj"] / 1e6
-                busy_s[key] = busy_s.get(key, 0.0) + row["active_time_ns"] / 1e9
+    for row in replayed(records).values():
+        if row["account"] == "process":
+            key = row["gpu_model"], row["model"], row["model_version"]
+            joules[key] = joules.get(key, 0.0) + row["active_energy_uj"] / 1e6
+            busy_s[key] = busy_s.get(key, 0.0) + row["active_time_ns"] / 1e9
     return FleetWatts({key: fleet_prior(joules[key] / s / 100, 0.0) for key, s in busy_s.items() if s})
 
 
-def by_the_stream(records: Sequence[Record], until_ns: int, fleet: FleetWatts | None = None) -> Attributed:
-    """What ``replay`` writes, of windows up to ``until_ns``; ``fleet``: what is known of models before."""
-    sink = _replayed(records, fleet)
+def by_the_stream(table: Table, until_ns: int) -> Attributed:
+    """What ``replay`` left in a store, of windows up to ``until_ns``."""
     found = Attributed({}, [], True)
-    for (_, start_ms), window in sink.rows.items():
-        rows = [row for row in window.values() if not row["deleted"]]
+    for (_, start_ms), rows in by_window(table).items():
         for policy in _POLICIES:
             energy_uj = sum(row["active_energy_uj"] + row[f"idle_energy_{policy}_uj"] for row in rows)
             time_ns = sum(row[f"gpu_time_{policy}_ns"] for row in rows)
@@ -118,7 +91,7 @@ def by_the_stream(records: Sequence[Record], until_ns: int, fleet: FleetWatts | 
             if row["account"] == "process" and start_ms * 1_000_000 < until_ns:
                 key = row["pid"], row["process_start_ns"]
                 found.active_uj[key] = found.active_uj.get(key, 0) + row["active_energy_uj"]
-                if row["weight_source"] == "utilization":
+                if row["weight_source"] in {"utilization", "gpm"}:
                     found.shared.append(
                         Shared(start_ms * 1_000_000, key, row["active_energy_uj"], row["error_uj"])
                     )
@@ -161,10 +134,10 @@ def seen(records: Sequence[Record], gpu_model: str, until_ns: int) -> Seen:
     t_ns = np.array([record.t for record in devices])
     counters_j = _energy_j(devices)
     average_w = np.array([(record.power_average_mw or 0) / 1e3 for record in devices])
-    by_time: dict[int, dict[ProcessKey, Process]] = {}
-    for process in processes:
-        if process.sm_percent is not None and process.t <= until_ns:
-            by_time.setdefault(process.t, {})[process.pid, process.start_ns] = process
+    by_time: dict[int, dict[ProcessKey, float]] = {}
+    for t, key, sm_percent in _used(records):
+        if t <= until_ns:
+            by_time.setdefault(t, {})[key] = sm_percent
     held_from_ns = before_ns = min(record.t for record in processes)
     periods = []
     for to_ns in sorted(by_time):
@@ -172,12 +145,27 @@ def seen(records: Sequence[Record], gpu_model: str, until_ns: int) -> Seen:
             continue
         energy_j = float(np.interp(to_ns, t_ns, counters_j) - np.interp(before_ns, t_ns, counters_j))
         last = max(0, int(np.searchsorted(t_ns, to_ns, "right")) - 1)
-        used = {key: process.sm_percent or 0.0 for key, process in by_time[to_ns].items()}
-        periods.append(Period(before_ns, to_ns, used, energy_j, float(average_w[last])))
+        periods.append(Period(before_ns, to_ns, by_time[to_ns], energy_j, float(average_w[last])))
         before_ns = to_ns
     unheld = average_w[t_ns < held_from_ns]
     idle_w = IdleLevels().resident(gpu_model)[0] / 1e3
     return Seen(periods, held_by, idle_w, float(unheld.min()) if len(unheld) else 0.0)
+
+
+def _used(records: Sequence[Record]) -> Iterator[tuple[int, ProcessKey, float]]:
+    """When it was told of which process how much SM time it had, in percent of the device: with MIG, how
+    much its instance had, in equal parts."""
+    within: dict[int, set[ProcessKey]] = {}
+    for record in records:
+        if isinstance(record, Process):
+            key = record.pid, record.start_ns
+            within.setdefault(record.gpu_instance, set()).add(key)
+            if record.sm_percent is not None:
+                yield record.t, key, record.sm_percent
+        elif isinstance(record, Instance) and record.sm_percent is not None and record.slices is not None:
+            there = within.get(record.gpu_instance, set())
+            for key in there:
+                yield record.t, key, record.sm_percent * record.slices / SLICES / len(there)
 
 
 def _energy_j(devices: Sequence[Device]) -> NDArray[np.float64]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from wattribute.collector.nvml import Nvml, load_pynvml
 from wattribute.collector.sampler import Sampler
@@ -16,19 +17,57 @@ from wattribute.verify.scenarios import Trial
 
 START_NS: Final = 1_767_225_600_000_000_000  # 2026-01-01, a whole second
 FAST_HZ: Final = 10.0
+_S: Final = 1_000_000_000
 
 ProcessKey = tuple[int, int]
 """PID, and start in Unix ns."""
 
 
+class Flush(NamedTuple):
+    """Records that a sampler emitted together, and the epoch of its clock then."""
+
+    clock_epoch: int
+    records: Sequence[Record]
+
+
 @dataclass(slots=True)
 class Recording:
-    """Records in the order in which they were emitted; and the truth at each whole second since the start: of
-    each process the energy above idle up to then, in µJ, and that of the device."""
+    """What was emitted, in order; and the truth at each whole second since the start: of each process the
+    energy above idle up to then, in µJ, and that of the device. ``lives``: from when to when each process
+    lived; ``wall_ns`` is what the wall clock showed at a time of the simulation."""
 
-    records: list[Record]
+    trace: Trace
+    wall_ns: Callable[[int], int]
+    flushes: list[Flush] = field(default_factory=list)
     active_uj: list[dict[ProcessKey, int]] = field(default_factory=list)
     device_uj: list[int] = field(default_factory=list)
+    lives: dict[ProcessKey, tuple[int, int | None]] = field(default_factory=dict)
+
+    @property
+    def records(self) -> list[Record]:
+        """As in a trace file."""
+        return [self.trace, *(record for flush in self.flushes for record in flush.records)]
+
+    def alive(self, second: int) -> set[ProcessKey]:
+        """Who lived in a second since the start, or in a part of it."""
+        from_ns = START_NS + second * _S
+        return {
+            key
+            for key, (began_ns, ended_ns) in self.lives.items()
+            if began_ns < from_ns + _S and (ended_ns is None or from_ns < ended_ns)
+        }
+
+    def walls(self) -> list[int]:
+        """What the wall clock showed at each of those seconds."""
+        return [self.wall_ns(START_NS + second * _S) for second in range(len(self.device_uj))]
+
+    def seconds(self) -> dict[int, list[int]]:
+        """Of each window of a second, by its start, the seconds since the start that it is of: two where the
+        clock was set back."""
+        found: dict[int, list[int]] = {}
+        for second, wall in enumerate(self.walls()):
+            found.setdefault(wall, []).append(second)
+        return found
 
 
 def record(trial: Trial, seed: int, duration_s: int) -> Recording:
@@ -44,12 +83,14 @@ def record_alone(trial: Trial, seed: int, duration_s: int) -> list[Record]:
 def _record(scenario: Scenario, process_period_s: float, seed: int, duration_s: int) -> Recording:
     clock = VirtualTime(START_NS)
     host = SimulatedHost(scenario, clock, seed, load_pynvml())
-    recording = Recording([Trace(version=TRACE_VERSION, host=host.name, boot_id=host.processes.boot_id)])
+    recording = Recording(
+        Trace(version=TRACE_VERSION, host=host.name, boot_id=host.processes.boot_id), host.wall_ns
+    )
 
-    def note(now_ns: int) -> list[Record]:
+    def note(_: int) -> list[Record]:
         """Called by the sampler each second."""
-        while len(recording.device_uj) <= (now_ns - START_NS) // 1_000_000_000:
-            truth = host.truth(START_NS + len(recording.device_uj) * 1_000_000_000)["gpus"]
+        while len(recording.device_uj) <= (clock.now_ns() - START_NS) // _S:
+            truth = host.truth(START_NS + len(recording.device_uj) * _S)["gpus"]
             recording.active_uj.append(
                 {
                     (process["pid"], process["start_ns"]): process["active_uj"]
@@ -60,13 +101,21 @@ def _record(scenario: Scenario, process_period_s: float, seed: int, duration_s: 
             recording.device_uj.append(sum(gpu["total_uj"] for gpu in truth))
         return []
 
+    def emit(records: Sequence[Record]) -> None:
+        recording.flushes.append(Flush(sampler.epoch, records))
+
     nvml = Nvml(host.nvml)
+    sampler = Sampler(
+        nvml, host.processes, host.clock, host.host, emit,
+        fast_hz=FAST_HZ, slow_s=process_period_s, outcomes=note, start_worker=inline_worker,
+    )  # fmt: skip
     try:
-        Sampler(
-            nvml, host.processes, clock, host.host, recording.records.extend,
-            fast_hz=FAST_HZ, slow_s=process_period_s, outcomes=note, start_worker=inline_worker,
-        ).run(threading.Event(), duration_s)  # fmt: skip
+        sampler.run(threading.Event(), duration_s)
     finally:
         nvml.close()
-    note(START_NS + duration_s * 1_000_000_000)
+    clock.sleep_until_ns(START_NS + duration_s * _S)
+    note(clock.now_ns())
+    for gpu in host.truth(clock.now_ns())["gpus"]:
+        for process in gpu["processes"]:
+            recording.lives[process["pid"], process["start_ns"]] = process["start_ns"], process["end_ns"]
     return recording

@@ -14,6 +14,7 @@ IDLE_S: Final = 20.0
 # Watts for each percent of SM time differ fourfold between kernels (memory-bound ones draw least).
 _WATTS: Final = (6.2, 3.1, 1.5, 4.4)
 _SM_PERCENT: Final = (30.0, 30.0, 25.0, 20.0)
+_HOST: Final = HostPlan(name="verify")
 _GPU: Final = GpuPlan(name="NVIDIA H200", leakage_w_per_c=0.3)
 
 
@@ -31,12 +32,14 @@ def _tenants(**more: object) -> list[TenantPlan]:
 @dataclass(frozen=True, slots=True)
 class Bar:
     """How good attribution must be: Σ |error| / Σ energy at most ``error_ratio`` in the mean of all seeds (or
-    ``times`` that of the scenario ``of``), and no process further off than ``worst_ratio`` with any."""
+    ``times`` that of the scenario ``of``), and no process further off than ``worst_ratio`` with any. Of a
+    fault: no more energy lost than is used in a second, and no more uncharged than in ``uncharged_s``."""
 
     error_ratio: float | None = None
     worst_ratio: float | None = None
     times: float = 0.0
     of: str = ""
+    uncharged_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Trial:
     bar: Bar = Bar()
     process_period_s: float = 1.0
     """How often the collector looks at processes."""
+    host: HostPlan = _HOST
     fleet_knows: bool = False
     """Whether each model has been seen alone on another GPU before."""
 
@@ -63,9 +67,7 @@ class Trial:
     @property
     def scenario(self) -> Scenario:
         """What the simulated host does."""
-        return Scenario(
-            host=HostPlan(name="verify"), gpus=(self.gpu,), tenants=(*self.tenants,), qualities=()
-        )
+        return Scenario(host=self.host, gpus=(self.gpu,), tenants=(*self.tenants,), qualities=())
 
 
 _CONTENDED: Final = replace(_GPU, contention_ratio=0.4)
@@ -73,6 +75,37 @@ _CONTENDED: Final = replace(_GPU, contention_ratio=0.4)
 
 def _always_on() -> list[TenantPlan]:
     return [replace(plan, pattern="train", step_s=1.0) for plan in _tenants()[:2]]
+
+
+def _followed() -> list[TenantPlan]:
+    """Each ends, one a minute from 120 s on, and at once another begins, with the watts of the one before."""
+    first = _tenants()
+    ends_s = [120.0 + 60 * place for place in range(len(first))]
+    later = [
+        replace(
+            plan,
+            name=f"{plan.name}-after",
+            start_s=end_s,
+            watts_per_sm_percent=watts,
+            model=f"{plan.model}-after",
+        )
+        for plan, end_s, watts in zip(first, ends_s, (*_WATTS[1:], _WATTS[0]), strict=True)
+    ]
+    return [*(replace(plan, stop_s=end_s) for plan, end_s in zip(first, ends_s, strict=True)), *later]
+
+
+def _one_ends(at_s: float) -> list[TenantPlan]:
+    first, *others = _tenants()
+    return [replace(first, stop_s=at_s), *others]
+
+
+def _in_instances(*places: int) -> list[TenantPlan]:
+    """Each in the MIG instance that is named, with half of a slice or more."""
+    sm_percent = (20.0, 20.0, 10.0, 10.0)
+    return [
+        replace(plan, instance=place, sm_percent=sm)
+        for plan, place, sm in zip(_tenants(), places, sm_percent, strict=True)
+    ]
 
 
 def _sixty_four() -> list[TenantPlan]:
@@ -83,7 +116,10 @@ def _sixty_four() -> list[TenantPlan]:
     ]
 
 
+_UNCHARGED_S: Final = 2.0  # what comes between two looks at processes: as they come, and at the fault
+_GONE_S: Final = 15.4  # of a GPU that is lost for 10 s: it is tried again after 1, 3, 7 and 15 s
 _AS_ADDITIVE: Final = Bar(times=1.3, of="additive")
+_FAULT: Final = replace(_AS_ADDITIVE, uncharged_s=_UNCHARGED_S)
 
 TRIALS: Final[Sequence[Trial]] = (
     Trial("additive", "each draws what it draws alone", _GPU, _tenants(), Bar(0.01, 0.03)),
@@ -108,6 +144,26 @@ TRIALS: Final[Sequence[Trial]] = (
         "known", "the fleet has seen each model alone", _GPU, _tenants(), Bar(0.01, 0.03), fleet_knows=True
     ),
     Trial("known, always on", "and those that never pause", _GPU, _always_on(), fleet_knows=True),
+    Trial(
+        "MIG",
+        "four instances, one slice in none",
+        replace(_GPU, instances=(2, 2, 1, 1)),
+        _in_instances(0, 1, 2, 3),
+        Bar(0.05, 0.10),
+    ),
+    Trial(
+        "MIG, shared",
+        "two of them in one instance: nothing tells them apart",
+        replace(_GPU, instances=(4, 1, 1)),
+        _in_instances(0, 0, 1, 2),
+    ),
+    Trial("all idle", "nobody works: of all that the GPU used", _GPU, _tenants(pattern="idle"), Bar(0.05)),
+    Trial(
+        "unseen",
+        "a fourth that the driver never lists",
+        _GPU,
+        [*_tenants()[:3], replace(_tenants()[3], process_list="none")],
+    ),
     Trial("64 processes", "small ones", _GPU, _sixty_four()),
     Trial(
         "lag",
@@ -133,23 +189,46 @@ TRIALS: Final[Sequence[Trial]] = (
         "the energy counter begins at 0 again",
         replace(_GPU, counter_reset_s=300.0),
         _tenants(),
-        _AS_ADDITIVE,
+        _FAULT,
     ),
     Trial(
         "counter fault",
         "it counts 57 % of the energy while nobody works",
         replace(_GPU, counter_idle_ratio=0.57),
         _tenants(),
-        Bar(0.02),
+        Bar(0.02, uncharged_s=_UNCHARGED_S),
     ),
     Trial(
         "garbage",
         "three in ten answers claim 2147483632 % of SM time",
         replace(_GPU, garbage_ratio=0.3),
         _tenants(),
-        _AS_ADDITIVE,
+        _FAULT,
     ),
     Trial(
-        "GPU lost", "for 10 s no call is answered", replace(_GPU, lost_s=(300, 310)), _tenants(), Bar(0.03)
+        "PID reuse",
+        "another process comes at once by the PID of one that ends",
+        _GPU,
+        _followed(),
+        _FAULT,
+        host=replace(_HOST, pid_range=(2_000, 2_003)),
+    ),
+    *(
+        Trial(
+            name,
+            f"the wall clock is set {'forth' if by_s > 0 else 'back'} by {abs(by_s)} s",
+            _GPU,
+            _one_ends(202.0),
+            Bar(0.03, uncharged_s=_UNCHARGED_S),
+            host=replace(_HOST, clock_set_s=(200, by_s)),
+        )
+        for name, by_s in (("clock forth", 5), ("clock back", -5), ("clock far back", -30))
+    ),
+    Trial(
+        "GPU lost",
+        "for 10 s no call is answered",
+        replace(_GPU, lost_s=(300, 310)),
+        _tenants(),
+        Bar(0.03, uncharged_s=_GONE_S + _UNCHARGED_S),
     ),
 )

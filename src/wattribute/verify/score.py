@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Final
 
 from wattribute.kernels.series import LATENESS_NS
-from wattribute.verify.methods import SIMPLER, Attributed, by_the_stream, seen, watts_of
+from wattribute.verify.faults import Faults, faults, worst
+from wattribute.verify.methods import SIMPLER, Attributed, by_the_stream, replayed, seen, watts_of
 from wattribute.verify.recording import START_NS, ProcessKey, Recording, record, record_alone
-from wattribute.verify.scenarios import Trial
+from wattribute.verify.sameness import Sameness, sameness
+from wattribute.verify.scenarios import Bar, Trial
 
 OURS: Final = "wattribute"
 METHODS: Final = (OURS, *SIMPLER)
 _ANOTHER_DAY: Final = 1_000_000  # what to add to a seed for that
+_LOST_MOST_S: Final = 1.0  # one interval between two looks at processes
 _SAME: Final = 1e-4  # no worse than the plain ratio, but for rounding
 _COUNTS_FROM: Final = 0.01  # of the energy of all: of a process with less the worst error says nothing
 
@@ -37,40 +40,57 @@ class Outcome:
     scores: Mapping[str, Score]
     covered_ratio: float
     is_conserved: bool
+    faults: Faults
+    sameness: Sameness | None = None
+    """Of the first seed: what breaks it does not hang on the load."""
 
 
 def outcome(trial: Trial, seed: int, duration_s: int) -> Outcome:
     """Simulate, record, attribute and compare what is final: of the last 10 s, samples are still to come."""
     recording = record(trial, seed, duration_s)
     final_s = duration_s - LATENESS_NS // 1_000_000_000
-    until_ns = START_NS + final_s * 1_000_000_000
+    until_ns = recording.wall_ns(START_NS + final_s * 1_000_000_000)
     # On another day: with other loads.
     fleet = watts_of(record_alone(trial, seed + _ANOTHER_DAY, duration_s)) if trial.fleet_knows else None
-    ours = by_the_stream(recording.records, until_ns, fleet)
+    records = recording.records
+    table = replayed(records, fleet)
+    ours = by_the_stream(table, until_ns)
     truth_uj = recording.active_uj[final_s]
-    simple = seen(recording.records, trial.gpu.name, until_ns)
-    scores = {OURS: _score(ours.active_uj, truth_uj)}
-    scores |= {name: _score(method(simple), truth_uj) for name, method in SIMPLER.items()}
-    return Outcome(trial.name, seed, scores, _covered_ratio(ours, recording), ours.is_conserved)
+    simple = seen(records, trial.gpu.name, until_ns)
+    device_uj = recording.device_uj[final_s]
+    scores = {OURS: _score(ours.active_uj, truth_uj, device_uj)}
+    scores |= {name: _score(method(simple), truth_uj, device_uj) for name, method in SIMPLER.items()}
+    wrong = faults(table, recording, trial.process_period_s)
+    same = sameness(recording, table, fleet) if seed == 0 else None
+    return Outcome(trial.name, seed, scores, _covered_ratio(ours, recording), ours.is_conserved, wrong, same)
 
 
-def _score(found_uj: Mapping[ProcessKey, float], truth_uj: Mapping[ProcessKey, int]) -> Score:
-    whole_uj = sum(truth_uj.values())
+def _score(found_uj: Mapping[ProcessKey, float], truth_uj: Mapping[ProcessKey, int], device_uj: int) -> Score:
+    """Where nobody works at all, what they are charged with is a part of all that the device used."""
+    whole_uj = sum(truth_uj.values()) or device_uj
     off_uj = {key: abs(found_uj.get(key, 0) - true_uj) for key, true_uj in truth_uj.items()}
     return Score(
         sum(off_uj.values()) / whole_uj,
-        max(off_uj[key] / true_uj for key, true_uj in truth_uj.items() if true_uj >= _COUNTS_FROM * whole_uj),
+        max(
+            (
+                off_uj[key] / true_uj
+                for key, true_uj in truth_uj.items()
+                if true_uj >= _COUNTS_FROM * whole_uj
+            ),
+            default=0.0,
+        ),
     )
 
 
 def _covered_ratio(ours: Attributed, recording: Recording) -> float:
-    covered = 0
-    for row in ours.shared:
-        second = (row.window_start_ns - START_NS) // 1_000_000_000
+    covered, seconds = 0, recording.seconds()
+    shared = [row for row in ours.shared if len(seconds.get(row.window_start_ns, ())) == 1]
+    for row in shared:
+        second = seconds[row.window_start_ns][0]
         before, after = recording.active_uj[second], recording.active_uj[second + 1]
         true_uj = after.get(row.key, 0) - before.get(row.key, 0)
         covered += abs(row.active_uj - true_uj) <= row.error_uj
-    return covered / max(len(ours.shared), 1)
+    return covered / max(len(shared), 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +102,8 @@ class Summary:
     scores: Mapping[str, Score]
     covered_ratio: float
     is_conserved: bool
+    faults: Faults
+    sameness: Sameness
     missed: Sequence[str]
 
 
@@ -97,17 +119,45 @@ def summaries(outcomes: Sequence[Outcome], trials: Sequence[Trial]) -> list[Summ
             )
             for method in METHODS
         }
-        error_most = trial.bar.error_ratio
-        if trial.bar.of in found:
-            error_most = trial.bar.times * found[trial.bar.of].scores[OURS].error_ratio
-        missed = []
-        if error_most is not None and scores[OURS].error_ratio > error_most:
-            missed.append("error")
-        if trial.bar.worst_ratio is not None and scores[OURS].worst_ratio > trial.bar.worst_ratio:
-            missed.append("worst")
-        if scores[OURS].error_ratio > scores["counter ratio"].error_ratio + _SAME:
-            missed.append("ratio")
         conserved = all(outcome.is_conserved for outcome in own)
         covered = fmean(outcome.covered_ratio for outcome in own)
-        found[trial.name] = Summary(trial, scores, covered, conserved, missed)
+        same = next(outcome.sameness for outcome in own if outcome.sameness is not None)
+        wrong = worst([outcome.faults for outcome in own])
+        missed = [*_missed(trial, scores, found), *_wrong(trial.bar, wrong), *_differs(same)]
+        found[trial.name] = Summary(trial, scores, covered, conserved, wrong, same, missed)
     return list(found.values())
+
+
+def _missed(trial: Trial, scores: Mapping[str, Score], before: Mapping[str, Summary]) -> Iterator[str]:
+    """The bars that attribution did not come up to."""
+    error_most = trial.bar.error_ratio
+    if trial.bar.of in before:
+        error_most = trial.bar.times * before[trial.bar.of].scores[OURS].error_ratio
+    if error_most is not None and scores[OURS].error_ratio > error_most:
+        yield "error"
+    if trial.bar.worst_ratio is not None and scores[OURS].worst_ratio > trial.bar.worst_ratio:
+        yield "worst"
+    if scores[OURS].error_ratio > scores["counter ratio"].error_ratio + _SAME:
+        yield "ratio"
+
+
+def _wrong(bar: Bar, found: Faults) -> Iterator[str]:
+    """What must not become of energy."""
+    if found.misplaced_uj > 0:
+        yield "misplaced"
+    if found.least_uj < 0:
+        yield "negative"
+    if bar.uncharged_s is not None:
+        if found.lost_s > _LOST_MOST_S:
+            yield "lost"
+        if found.uncharged_s > bar.uncharged_s:
+            yield "uncharged"
+
+
+def _differs(same: Sameness) -> Iterator[str]:
+    """What rows hang on but must not."""
+    for name, rows in (("half", same.half_rows), ("killed", same.killed_rows), ("sorted", same.sorted_rows)):
+        if rows:
+            yield name
+    if same.settled_s > LATENESS_NS / 1e9:
+        yield "settled"

@@ -1,0 +1,61 @@
+"""What becomes of energy where readings are wrong, missing or of somebody else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from wattribute.verify.memory_sink import Row, Table
+from wattribute.verify.methods import by_window
+from wattribute.verify.recording import Recording
+
+_WINDOW_NS: Final = 1_000_000_000
+_IDLE: Final = ("idle_energy_equal_uj", "idle_energy_memory_uj", "idle_energy_active_uj")
+
+
+class Faults(NamedTuple):
+    """``misplaced_uj``: attributed to processes in windows that are a sample or more from any in which they
+    lived. ``least_uj``: the least energy of any row. ``lost_s``: what the device used and no row has (or rows
+    have and it did not use), and ``uncharged_s``: what is residual, or unheld though a process was there all
+    along, both as the time in which it uses so much in the mean."""
+
+    misplaced_uj: int
+    least_uj: int
+    lost_s: float
+    uncharged_s: float
+
+
+def faults(table: Table, recording: Recording, sample_s: float) -> Faults:
+    """``sample_s``: how often the collector looks at processes."""
+    seconds, sample_ns = recording.seconds(), round(sample_s) * _WINDOW_NS
+    lost_uj, misplaced_uj, uncharged_uj = recording.device_uj[-1], 0, 0
+    for (_, start_ms), rows in by_window(table).items():
+        lost_uj -= rows[0]["device_energy_uj"]
+        starts_ns = (start_ms * 1_000_000 + shift_ns for shift_ns in (-sample_ns, 0, sample_ns))
+        alive = [recording.alive(second) for start_ns in starts_ns for second in seconds.get(start_ns, ())]
+        processes = [row for row in rows if row["account"] == "process"]
+        misplaced_uj += sum(
+            _most_uj(row)
+            for row in processes
+            if not any((row["pid"], row["process_start_ns"]) in there for there in alive)
+        )
+        held = alive and all(alive) and not processes
+        uncharged_uj += sum(
+            _most_uj(row)
+            for row in rows
+            if row["account"] == "residual" or (held and row["account"] == "unheld")
+        )
+    least_uj = min(row[name] for row in table.values() for name in ("active_energy_uj", *_IDLE))
+    mean_uj = recording.device_uj[-1] / (len(recording.device_uj) - 1)
+    return Faults(misplaced_uj, least_uj, abs(lost_uj) / mean_uj, uncharged_uj / mean_uj)
+
+
+def worst(found: Sequence[Faults]) -> Faults:
+    """Of several loads the worst of each."""
+    misplaced_uj, least_uj, lost_s, uncharged_s = zip(*found, strict=True)
+    return Faults(max(misplaced_uj), min(least_uj), max(lost_s), max(uncharged_s))
+
+
+def _most_uj(row: Row) -> int:
+    """A row's energy under the policy that charges it with most."""
+    return int(row["active_energy_uj"] + max(row[name] for name in _IDLE))

@@ -1,0 +1,158 @@
+"""That rows are a function of the readings, however these come, whatever becomes of the stream."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, NamedTuple
+
+from wattribute.bus import SAMPLES
+from wattribute.collector.local_log import LocalLog
+from wattribute.collector.publish import Publisher
+from wattribute.kernels.attribute import PROVISIONAL
+from wattribute.kernels.series import BLOCK_NS, LATENESS_NS, SHIFT_MAX_NS
+from wattribute.records import Device, Gap, Process, Record
+from wattribute.stream.engine import Engine
+from wattribute.stream.fleet import FleetWatts
+from wattribute.stream.write import write_results
+from wattribute.verify.memory_sink import FOREVER, MemorySink, Row, Table, lived
+from wattribute.verify.methods import replayed
+from wattribute.verify.recording import Flush, Recording
+
+_WINDOW_NS: Final = 1_000_000_000
+_AFTER_THE_ROWS: Final = 1  # step of a stream's work: they are in the store, and nothing is committed
+
+
+class Sameness(NamedTuple):
+    """How many rows are others where the first half of the readings is all there is, where the stream is
+    killed and begins again, where readings come sorted by time. And how long after its end, or the last
+    reading that tells of it, a window changed still."""
+
+    half_rows: int
+    killed_rows: int
+    sorted_rows: int
+    settled_s: float
+
+
+def sameness(recording: Recording, whole: Table, fleet: FleetWatts | None) -> Sameness:
+    """``whole`` is what ``replay`` leaves of the recording."""
+    told = _Told(recording.flushes)
+    middle = len(recording.flushes) // 2
+    half = replayed([recording.trace, *_records(recording.flushes[:middle])], fleet)
+    settled = {key for key in whole.keys() | half.keys() if told.is_settled(key[3] * 1_000_000, middle)}
+    by_time = whole  # of a clock that was set back there is no other order
+    if not any(after < before for before, after in pairwise(recording.walls())):
+        in_order = sorted(_records(recording.flushes), key=lambda record: record.t)
+        by_time = replayed([recording.trace, *in_order], fleet)
+    with TemporaryDirectory() as folder:
+        killed, messages = _killed(recording, Path(folder), fleet)
+    undisturbed, settled_s = _live(messages, told, fleet)
+    return Sameness(
+        _differing(half, whole, settled),
+        sum(killed.get(key) != undisturbed.get(key) for key in killed.keys() | undisturbed.keys()),
+        _differing(by_time, whole),
+        settled_s,
+    )
+
+
+class _Told:
+    """Which flush is the last that tells of a time."""
+
+    def __init__(self, flushes: Sequence[Flush]) -> None:
+        self.now_ns: list[int] = []  # the host's clock after each flush
+        self._from_ns: list[int] = []  # since when each and those after it tell
+        for flush in flushes:
+            devices = (record.t for record in flush.records if isinstance(record, Device))
+            self.now_ns.append(max([*self.now_ns[-1:], *devices], default=0))
+        from_ns = 1 << 62
+        for flush in reversed(flushes):
+            from_ns = min([from_ns, *map(_begin_ns, flush.records)])
+            self._from_ns.insert(0, from_ns)
+
+    def last(self, window_ns: int) -> int:
+        """The last flush that tells of a window, by its start: or of the rest of the block in which it ends,
+        on which what is learned for it rests, be it dated late."""
+        block_end_ns = ((window_ns + _WINDOW_NS) // BLOCK_NS + 1) * BLOCK_NS
+        return bisect_left(self._from_ns, block_end_ns + SHIFT_MAX_NS) - 1
+
+    def is_settled(self, window_ns: int, flushes: int) -> bool:
+        """Whether a window is final after so many flushes, and none later tells of it. Not by the last of
+        them: ``replay`` makes messages by the second, and that one may end within one."""
+        is_final = window_ns + _WINDOW_NS + LATENESS_NS <= self.now_ns[flushes - 2]
+        return is_final and self.last(window_ns) < flushes
+
+
+def _begin_ns(record: Record) -> int:
+    """Since when a record tells something."""
+    if isinstance(record, Process):
+        return record.t - (record.period_ns or 0)
+    return min(record.from_ns, record.t) if isinstance(record, Gap) else record.t
+
+
+def _records(flushes: Sequence[Flush]) -> list[Record]:
+    return [record for flush in flushes for record in flush.records]
+
+
+def _killed(
+    recording: Recording, folder: Path, fleet: FleetWatts | None
+) -> tuple[Table, list[tuple[int, bytes]]]:
+    """What a stream leaves that came to the end of a third of the messages and committed, was killed in the
+    second third, and began again; and the messages."""
+    log, sink, third = LocalLog(folder), MemorySink(), len(recording.flushes) // 3
+    publisher = Publisher(log, log, recording.trace.host, recording.trace.boot_id)
+    parts = slice(third), slice(third, -third), slice(-third, None)
+    for part, steps in zip(parts, (FOREVER, _AFTER_THE_ROWS, FOREVER), strict=True):
+        for flush in recording.flushes[part]:
+            publisher(flush.records, flush.clock_epoch)
+        # A log of its own, which a stream that was killed does not close.
+        lived(LocalLog(folder), sink, steps, lambda origin: Engine(origin, fleet=fleet))
+    messages = log.read(SAMPLES, 0, FOREVER)
+    log.close()
+    return sink.table(), [(message.offset, message.value) for message in messages]
+
+
+class _Watched(MemorySink):
+    """One that notes in which windows anything changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changed_ns: set[int] = set()
+
+    def keep(self, key: tuple[Any, ...], row: Row) -> None:
+        """Keep a row in place of an earlier one."""
+        if _figures(self.rows.get(key)) != _figures(row):
+            self.changed_ns.add(row["window_start"] * 1_000_000)
+        super().keep(key, row)
+
+
+def _live(
+    messages: Sequence[tuple[int, bytes]], told: _Told, fleet: FleetWatts | None
+) -> tuple[Table, float]:
+    """What a stream leaves that takes each message as it comes; and how long after its end, and after the
+    last that tells of it, a window changed still."""
+    sink, engine, settled_ns = _Watched(), Engine("verify", fleet=fleet), 0
+    for offset, message in messages:
+        before_ns = int(engine.series.hosts.now_ns[0])
+        engine.take([offset], [message])
+        write_results(engine, sink)
+        for window_ns in sink.changed_ns:
+            told_ns = told.now_ns[told.last(window_ns)]
+            settled_ns = max(settled_ns, before_ns - max(window_ns + _WINDOW_NS, told_ns))
+        sink.changed_ns.clear()
+    return sink.table(), settled_ns / 1e9
+
+
+def _figures(row: Row | None) -> Row | None:
+    """What a row says, but for what tells when it was written."""
+    if row is None or row["deleted"]:
+        return None
+    return row | {"version": 0, "flags": row["flags"] & ~PROVISIONAL}
+
+
+def _differing(table: Table, due: Table, keys: Iterable[tuple[Any, ...]] | None = None) -> int:
+    """How many rows say something else, of all or of some."""
+    of = table.keys() | due.keys() if keys is None else keys
+    return sum(_figures(table.get(key)) != _figures(due.get(key)) for key in of)

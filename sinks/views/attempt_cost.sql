@@ -42,9 +42,8 @@ WITH
         FROM progress
     ),
     -- The minute of an edge, where a day or an hour has windows on both sides of it. It may have none itself.
-    edge_minutes AS
     (
-        SELECT DISTINCT host, gpu, toStartOfMinute(edge) AS bucket_start
+        SELECT groupUniqArray((host, gpu, toStartOfMinute(edge)))
         FROM
         (
             SELECT host, gpu, run, attempt, bucket_start, first_at, last_at FROM attribution_day FINAL
@@ -54,38 +53,38 @@ WITH
         INNER JOIN edges USING (run, attempt)
         WHERE run != '' AND bucket_start >= toStartOfDay(since_at) AND bucket_start < until_at
             AND first_at < edge AND edge < last_at
-    ),
-    -- The minutes that an edge cuts; a window may reach into the next one.
-    cut_minutes AS
+    ) AS edge_minutes,
+    -- And the minutes that an edge cuts; a window may reach into the next one.
     (
-        SELECT host, gpu, bucket_start
+        SELECT arrayConcat(edge_minutes, groupUniqArray((host, gpu, bucket_start)))
         FROM
         (
             SELECT host, gpu, run, attempt, bucket_start, first_at, last_at
             FROM attribution_minute FINAL
             PREWHERE (host, gpu, toStartOfHour(bucket_start)) IN (
-                SELECT host, gpu, toStartOfHour(arrayJoin([bucket_start, bucket_start - 60])) FROM edge_minutes)
+                SELECT e.1, e.2, toStartOfHour(arrayJoin([e.3, e.3 - 60])) FROM (SELECT arrayJoin(edge_minutes) AS e))
         ) AS sums
         INNER JOIN edges USING (run, attempt)
         WHERE first_at < edge AND edge < last_at
-    ),
+    ) AS cut_minutes,
     (
         SELECT groupUniqArray((host, gpu, bucket_start))
         FROM
         (
             SELECT host, gpu, bucket_start FROM dirty_bucket FINAL
             UNION ALL
-            SELECT host, gpu, bucket_start
-            FROM edge_minutes
+            SELECT e.1 AS host, e.2 AS gpu, e.3 AS bucket_start
+            FROM (SELECT arrayJoin(edge_minutes) AS e)
             WHERE (host, gpu, bucket_start) NOT IN (
                 SELECT host, gpu, bucket_start FROM attribution_minute FINAL
-                PREWHERE (host, gpu, bucket_start) IN edge_minutes)
+                PREWHERE (host, gpu, bucket_start) IN (SELECT e.1, e.2, e.3 FROM (SELECT arrayJoin(edge_minutes) AS e)))
             UNION ALL
             -- where the windows are still kept
             SELECT host, gpu, toStartOfMinute(window_start)
             FROM attribution
-            PREWHERE (host, gpu, toStartOfMinute(window_start)) IN edge_minutes
-                OR (host, gpu, toStartOfMinute(window_start)) IN cut_minutes
+            PREWHERE toStartOfMinute(window_start) IN (SELECT arrayJoin(cut_minutes).3)
+                AND (host, gpu, toStartOfMinute(window_start)) IN (
+                    SELECT c.1, c.2, c.3 FROM (SELECT arrayJoin(cut_minutes) AS c))
         )
         WHERE bucket_start >= first_minute AND bucket_start < last_minute
     ) AS behind,

@@ -59,7 +59,7 @@ def model_rows(
     """
     # Of 720,000 versions the view takes 58 s, and 19 s where it is told whose models matter.
     where = f" WHERE model IN (SELECT model FROM ({_DEAREST}))"  # noqa: S608 - a text of ours
-    is_cut = count_versions(store, since, until) > limit
+    is_cut = _versions_ever(store) > limit and count_versions(store, since, until) > limit
     return store.query(
         f"SELECT * FROM (SELECT {_SELECTED}{_FROM}{where if is_cut else ''}"  # noqa: S608 - names from COLUMNS; values are parameters
         " ORDER BY cost_usd + training_cost_usd DESC NULLS FIRST, model, model_version LIMIT {limit:UInt32})"
@@ -72,6 +72,13 @@ def count_versions(store: Readable, since: Time, until: Time) -> int:
     """How many model versions, the nameless among them, held a GPU in [since, until)."""
     counted: int = store.query(_COUNTED, span_params("equal", since, until)).rows[0][0]
     return counted
+
+
+def _versions_ever(store: Readable) -> int:
+    """How many model versions ever held a GPU: told of the sums of days in 0.05 s, those of a span in 0.9."""
+    sql = "SELECT uniqExact(model, model_version) FROM measured WHERE account = 'process'"
+    ((count,),) = store.query(sql).rows
+    return int(count)
 
 
 def version_rows(

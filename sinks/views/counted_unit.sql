@@ -8,7 +8,8 @@ WITH
     parseDateTime64BestEffort({until:String}, 3, 'UTC') AS until_at,
     -- in ns a time must stay below 2262
     toUnixTimestamp64Milli(greatest(since_at, toDateTime64(0, 3, 'UTC'))) * 1000000 AS since_ns,
-    least(toUnixTimestamp64Milli(until_at), 9000000000000) * 1000000 AS until_ns
+    least(toUnixTimestamp64Milli(until_at), 9000000000000) * 1000000 AS until_ns,
+{{contested}}
 SELECT
     host,
     pod,
@@ -47,11 +48,7 @@ FROM
         SELECT *, toUnixTimestamp64Nano(t) AS end_ns, end_ns - toInt64(period_ns) AS begin_ns
         FROM unit FINAL
         WHERE unit IN (SELECT arrayJoin(splitByChar(',', {unit:String})))
-            AND (unit, model, authority) IN (
-                SELECT unit, model, max(authority)
-                FROM unit
-                WHERE unit IN (SELECT arrayJoin(splitByChar(',', {unit:String})))
-                GROUP BY unit, model)
+            AND (unit, model, authority) NOT IN (SELECT unit, model, authority FROM sources WHERE authority < greatest)
             AND begin_ns < until_ns AND end_ns >= since_ns AND (end_ns > since_ns OR period_ns = 0)
     )
     UNION ALL

@@ -8,24 +8,7 @@
 -- whole, head and tail are what a count comes to in the span, in the first and in the last of its minutes.
 CREATE OR REPLACE VIEW lesser_unit AS
 WITH
-    sources AS
-    (
-        -- without FINAL: of a source whose every count was told again by another it finds one too many, which then is
-        -- there in no minute
-        SELECT
-            unit,
-            model,
-            authority,
-            min(authority) OVER (PARTITION BY unit, model) AS least,
-            max(authority) OVER (PARTITION BY unit, model) AS greatest
-        FROM
-        (
-            SELECT unit, model, authority
-            FROM unit
-            WHERE unit IN (SELECT arrayJoin(splitByChar(',', {unit:String})))
-            GROUP BY unit, model, authority
-        )
-    ),
+{{contested}},
     placed AS
     (
         SELECT multiIf(pod != '', pod, concat(host, ' ', toString(pid))) AS place

@@ -11,14 +11,15 @@ WITH
     parseDateTime64BestEffort({until:String}, 3, 'UTC') AS until_at,
     toUnixTimestamp64Milli(greatest(since_at, toDateTime64(0, 3, 'UTC'))) * 1000000 AS since_ns,
     least(toUnixTimestamp64Milli(until_at), 9000000000000) * 1000000 AS until_ns,
-    -- of engines that tell the unit: that one was observed says nothing of what others count
-    places AS
+    -- of engines that tell the unit: that one was observed says nothing of what others count. Found once: what
+    -- asks for them six times read 3 M rows, 0.4 s of processor time
     (
-        SELECT host, pod, model, model_version
+        SELECT groupUniqArray((host, pod, model, model_version))
         FROM unit
-        WHERE unit = 'observed_ns' AND (model, authority) IN (SELECT model, authority FROM unit WHERE unit = {unit:String})
-        GROUP BY ALL
-    ),
+        WHERE unit = 'observed_ns' AND (model, authority) IN (
+            SELECT model, authority FROM unit WHERE unit = {unit:String} GROUP BY model, authority)
+    ) AS told_places,
+    places AS (SELECT p.1, p.2, p.3 AS model, p.4 FROM (SELECT arrayJoin(told_places) AS p)),
     dirty AS (SELECT host, gpu, bucket_start FROM dirty_bucket FINAL),
     looked AS
     (

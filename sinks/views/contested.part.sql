@@ -1,0 +1,23 @@
+    -- The units and models that several sources told. Without FINAL: of a source whose every count was told again by
+    -- another it finds one too many, which then is there in no minute.
+    (
+        SELECT groupArray((unit, model, authorities))
+        FROM
+        (
+            SELECT unit, model, groupUniqArray(authority) AS authorities
+            FROM unit
+            WHERE unit IN (SELECT arrayJoin(splitByChar(',', {unit:String})))
+            GROUP BY unit, model
+            HAVING length(authorities) > 1
+        )
+    ) AS contested,
+    sources AS
+    (
+        SELECT
+            c.1 AS unit,
+            c.2 AS model,
+            arrayJoin(c.3) AS authority,
+            arrayMin(c.3) AS least,
+            arrayMax(c.3) AS greatest
+        FROM (SELECT arrayJoin(contested) AS c)
+    )

@@ -28,7 +28,13 @@ from wattribute.collector.nvml_calls import (
 )
 from wattribute.collector.nvml_gpm import InstanceActivity
 from wattribute.collector.nvml_power import PowerReader
-from wattribute.collector.nvml_processes import ProcessSamples, Resident, Sample, running
+from wattribute.collector.nvml_processes import (
+    ProcessSamples,
+    Resident,
+    Sample,
+    after_the_clock_was_set,
+    running,
+)
 from wattribute.errors import WattributeError
 from wattribute.records import Device, Gpu, Instance
 
@@ -209,7 +215,7 @@ class GpuReader:
         residents = running(self.calls, self.identity.memory_bytes)
         t = now_ns()
         if fresh:
-            self._samples = ProcessSamples()
+            self._samples = after_the_clock_was_set(self._samples, t)
         samples: list[Sample] = []
         if residents is not None:
             samples = self._samples.read(self.calls, t, {resident.pid for resident in residents})

@@ -18,6 +18,7 @@ _INSTANCE_MAX: Final = 64
 _PID_MAX: Final = 1 << 22  # Linux PID_MAX_LIMIT
 _UNIX_SLACK_NS: Final = 300_000_000_000
 _AHEAD_MAX_NS: Final = 1_000_000_000
+_BUFFER_NS: Final = 100_000_000_000  # the driver keeps about 100 samples, of 1/6 s to 1 s each
 # nvml.h: a utilisation sample covers between 1/6 s and 1 s, by product
 _SAMPLE_MAX_NS: Final = 1_000_000_000
 _LATE_MAX_NS: Final = 10_000_000_000  # seen: entries that were 8 s old (NVIDIA/go-nvml issue 51)
@@ -83,6 +84,14 @@ def _plausible(entry: Any, memory_bytes: int | None) -> bool:
     return 0 < int(entry.pid) <= _PID_MAX and (instance == _NVML_NO_INSTANCE or instance < _INSTANCE_MAX)
 
 
+def after_the_clock_was_set(before: ProcessSamples, t: int) -> ProcessSamples:
+    """Samples anew at ``t``, where the wall clock was set since the last reading.
+
+    If it was set back, the buffer holds samples of times that are to come again: nothing is read until those
+    have, or have left the buffer. To ask for what is newer than them gave no SM time for as long."""
+    return ProcessSamples(quiet_until_ns=min(before.read_ns, t + _BUFFER_NS))
+
+
 class ProcessSamples:
     """Per-process utilisation of one device, each stretch of time once.
 
@@ -91,7 +100,10 @@ class ProcessSamples:
     readers pass, give an average over the whole buffer or lose samples.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, quiet_until_ns: int = 0) -> None:
+        self.read_ns = 0
+        """When it was read last."""
+        self._quiet_until_ns = quiet_until_ns
         # Both are asked: on RTX PRO Blackwell the first answers 0 % under load (HAMi-core PR 218), and the
         # second came with driver 550 only.
         self._calls = ["nvmlDeviceGetProcessUtilization", "nvmlDeviceGetProcessesUtilizationInfo"]
@@ -105,6 +117,9 @@ class ProcessSamples:
     def read(self, call: DeviceCalls, t: int, pids: set[int]) -> list[Sample]:
         """The samples that came since the last call, read at ``t`` while ``pids`` are running. The first call
         gives none: it only learns where the driver's buffer ends."""
+        self.read_ns = t
+        if t < self._quiet_until_ns:
+            return []
         known = set().union(*self._past)
         newest = self._newest(call, pids | known)
         if newest is None:

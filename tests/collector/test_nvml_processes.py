@@ -307,7 +307,7 @@ def test_samples_go_on_after_the_wall_clock_was_set_back(fake: FakeNvml, back_s:
     gpu = Nvml().gpus[0]
     slow(gpu)
 
-    heard = []
+    heard: list[Sample] = []
     for second in range(1, quiet_s + 6):
         at_us = US + (second - back_s) * 1_000_000
         if second == 100:  # by then it is gone

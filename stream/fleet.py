@@ -16,8 +16,10 @@ _DEFAULT: Final = (WATTS_PRIOR, WATTS_PRIOR_SD)
 _NAMED: Final = ("gpu_model", "model", "model_version")
 _MEASURED: Final = ("watts_per_percent", "spread_w")
 _MOST_W: Final = 100.0
-# What was seen before is not what will be: batches and lengths differ. The least standard deviation.
-_LEAST_RATIO: Final = 0.1
+# What was seen before is not what will be: batches and lengths differ, and what is idle where one is alone
+# is known to 7 %. The least standard deviation: with 10 % the worst process was 3.6 % off, with 20 % it is
+# 1.8, and of those that never pause the band covers all, not 88 % (wattribute verify, known).
+_LEAST_RATIO: Final = 0.2
 _LEAST_W: Final = 0.1  # who works draws something: by 0 W nothing could be split
 
 

@@ -73,7 +73,8 @@ def test_a_file_is_what_the_command_writes(tmp_path: Path) -> None:
         "NVIDIA H200,dense,v1,5.0,1.2,30,4\nNVIDIA H200,idle,,0,0,1,1\nNVIDIA H200,wild,,5,40,1,1\n"
     )
     fleet = load_fleet_watts(str(file))
-    assert fleet.of("NVIDIA H200", "dense", "v1") == (5.0, 1.3)  # 10 % of 5 W, and 1.2 W
+    # 20 % of 5 W, and 1.2 W
+    assert fleet.of("NVIDIA H200", "dense", "v1") == (5.0, pytest.approx(1.5621, abs=1e-4))
     assert fleet.of("NVIDIA H200", "idle", "") == (0.1, 0.1)
     assert fleet.of("NVIDIA H200", "wild", "") == (5.0, 3.0)
     assert fleet.of("NVIDIA H100", "dense", "v1") == fleet.of("NVIDIA H200", "", "") == (4.0, 3.0)

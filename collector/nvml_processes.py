@@ -87,9 +87,14 @@ def _plausible(entry: Any, memory_bytes: int | None) -> bool:
 def after_the_clock_was_set(before: ProcessSamples, t: int) -> ProcessSamples:
     """Samples anew at ``t``, where the wall clock was set since the last reading.
 
-    If it was set back, the buffer holds samples of times that are to come again: nothing is read until those
-    have, or have left the buffer. To ask for what is newer than them gave no SM time for as long."""
-    return ProcessSamples(quiet_until_ns=min(before.read_ns, t + _BUFFER_NS))
+    If it was set back, the buffer holds samples of times that are to come again: nothing is read until they
+    have. Or, where they will have left the buffer by then, those that lie ahead are passed over as long. To
+    ask for what is newer than them gave no SM time any more."""
+    comes_again = t < before.read_ns <= t + _BUFFER_NS
+    return ProcessSamples(
+        quiet_until_ns=before.read_ns if comes_again else 0,
+        ahead_until_ns=t + _BUFFER_NS if before.read_ns > t else 0,
+    )
 
 
 class ProcessSamples:
@@ -100,10 +105,10 @@ class ProcessSamples:
     readers pass, give an average over the whole buffer or lose samples.
     """
 
-    def __init__(self, quiet_until_ns: int = 0) -> None:
+    def __init__(self, quiet_until_ns: int = 0, ahead_until_ns: int = 0) -> None:
         self.read_ns = 0
         """When it was read last."""
-        self._quiet_until_ns = quiet_until_ns
+        self._quiet_until_ns, self._ahead_until_ns = quiet_until_ns, ahead_until_ns
         # Both are asked: on RTX PRO Blackwell the first answers 0 % under load (HAMi-core PR 218), and the
         # second came with driver 550 only.
         self._calls = ["nvmlDeviceGetProcessUtilization", "nvmlDeviceGetProcessesUtilizationInfo"]
@@ -121,7 +126,7 @@ class ProcessSamples:
         if t < self._quiet_until_ns:
             return []
         known = set().union(*self._past)
-        newest = self._newest(call, pids | known)
+        newest = self._newest(call, pids | known, t)
         if newest is None:
             return []
         found: list[Sample] = []
@@ -160,14 +165,14 @@ class ProcessSamples:
         else:
             self._heard_ns = t
 
-    def _newest(self, call: DeviceCalls, pids: set[int]) -> dict[int, Any] | None:
+    def _newest(self, call: DeviceCalls, pids: set[int], t: int) -> dict[int, Any] | None:
         """The newest credible entry of each process; None where the device has no such call (MIG, vGPU)."""
         best: dict[int, Any] | None = None
         for name in tuple(self._calls):
             entries = call(name, self._from_us, empty=[])
             if entries is None:
                 continue
-            newest = self._credible(call, name, entries, pids)
+            newest = self._credible(call, name, entries, pids, t)
             best = best or newest
             if any(entry.smUtil for entry in newest.values()):
                 self._calls.sort(key=lambda other: other != name)  # ask first the one that answers
@@ -175,12 +180,14 @@ class ProcessSamples:
         return best
 
     def _credible(
-        self, call: DeviceCalls, name: str, entries: Iterable[Any], pids: set[int]
+        self, call: DeviceCalls, name: str, entries: Iterable[Any], pids: set[int], t: int
     ) -> dict[int, Any]:
         """nvtop's filter. The buffer holds zombies, shares of 2147483632 % (NVML's blank value), and a
         process several times."""
         newest: dict[int, Any] = {}
         for entry in entries:
+            if t < self._ahead_until_ns and entry.timeStamp * 1000 > t + _AHEAD_MAX_NS:
+                continue
             if entry.pid not in pids or entry.smUtil > 100 or entry.timeStamp <= self._from_us:
                 call.implausible(name)
             elif entry.pid not in newest or entry.timeStamp > newest[entry.pid].timeStamp:

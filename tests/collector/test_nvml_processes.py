@@ -224,9 +224,6 @@ def test_a_clock_that_was_set_back_begins_anew(fake: FakeNvml) -> None:
     earlier = T - 3600 * S
     fake.sample(0, 100, earlier // 1000, 40)
     gpu.read_slow(lambda: earlier, fresh=True)
-    earlier += 100 * S  # until then the driver may hold samples of before
-    fake.sample(0, 100, earlier // 1000, 40)
-    gpu.read_slow(lambda: earlier)
     fake.sample(0, 100, (earlier + S) // 1000, 60)
     assert gpu.read_slow(lambda: earlier + S).samples == (Sample(100, earlier + S, S, 60.0, 0.0),)
 
@@ -299,9 +296,9 @@ def test_samples_that_come_late_are_waited_for_in_silence(fake: FakeNvml) -> Non
     assert slow(gpu, T + 13 * S).samples == (Sample(100, T + 5_500_000_000, 5 * S, 80.0, 0.0),)
 
 
-@pytest.mark.parametrize(("back_s", "quiet_s"), [(5, 5), (3600, 101)])
+@pytest.mark.parametrize(("back_s", "quiet_s"), [(5, 5), (3600, 1)])
 def test_samples_go_on_after_the_wall_clock_was_set_back(fake: FakeNvml, back_s: int, quiet_s: int) -> None:
-    """Once the times that the driver's buffer told of have come again, or have left it."""
+    """Once the times that the driver's buffer told of have come again; at once where they lie far ahead."""
     fake.process(0, 100, GIB)
     fake.sample(0, 100, US - 300_000, 90)
     gpu = Nvml().gpus[0]
@@ -310,12 +307,9 @@ def test_samples_go_on_after_the_wall_clock_was_set_back(fake: FakeNvml, back_s:
     heard: list[Sample] = []
     for second in range(1, quiet_s + 6):
         at_us = US + (second - back_s) * 1_000_000
-        if second == 100:  # by then it is gone
-            fake.clear(0)
-            fake.process(0, 100, GIB)
-        fake.sample(0, 100, at_us - 200_000, second % 100)
+        fake.sample(0, 100, at_us - 200_000, second)
         reading = gpu.read_slow(lambda: at_us * 1000, fresh=second == 1)  # noqa: B023 - read at once
         heard += reading.samples
 
-    assert [sample.sm_percent for sample in heard] == [float((quiet_s + more) % 100) for more in range(1, 6)]
+    assert [sample.sm_percent for sample in heard] == [float(quiet_s + more) for more in range(1, 6)]
     assert all(0 < sample.period_ns <= 2 * S for sample in heard)

@@ -74,7 +74,7 @@ def test_a_file_is_what_the_command_writes(tmp_path: Path) -> None:
     )
     fleet = load_fleet_watts(str(file))
     # 20 % of 5 W, and 1.2 W
-    assert fleet.of("NVIDIA H200", "dense", "v1") == (5.0, pytest.approx(1.5621, abs=1e-4))
+    assert fleet.of("NVIDIA H200", "dense", "v1") == pytest.approx((5.0, 1.5621), abs=1e-4)
     assert fleet.of("NVIDIA H200", "idle", "") == (0.1, 0.1)
     assert fleet.of("NVIDIA H200", "wild", "") == (5.0, 3.0)
     assert fleet.of("NVIDIA H100", "dense", "v1") == fleet.of("NVIDIA H200", "", "") == (4.0, 3.0)

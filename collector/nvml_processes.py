@@ -90,11 +90,11 @@ def after_the_clock_was_set(before: ProcessSamples, t: int) -> ProcessSamples:
     If it was set back, the buffer holds samples of times that are to come again: nothing is read until they
     have. Or, where they will have left the buffer by then, those that lie ahead are passed over as long. To
     ask for what is newer than them gave no SM time any more."""
-    comes_again = t < before.read_ns <= t + _BUFFER_NS
-    return ProcessSamples(
-        quiet_until_ns=before.read_ns if comes_again else 0,
-        ahead_until_ns=t + _BUFFER_NS if before.read_ns > t else 0,
-    )
+    if before.read_ns <= t:
+        return ProcessSamples()
+    if before.read_ns <= t + _BUFFER_NS:
+        return ProcessSamples(quiet_until_ns=before.read_ns)
+    return ProcessSamples(ahead_until_ns=t + _BUFFER_NS)
 
 
 class ProcessSamples:
@@ -182,8 +182,8 @@ class ProcessSamples:
     def _credible(
         self, call: DeviceCalls, name: str, entries: Iterable[Any], pids: set[int], t: int
     ) -> dict[int, Any]:
-        """nvtop's filter. The buffer holds zombies, shares of 2147483632 % (NVML's blank value), and a
-        process several times."""
+        """nvtop's filter. The buffer holds zombies, shares of 2147483632 % (NVML's blank value), a process
+        several times, and for a while what was dated before the wall clock was set far back."""
         newest: dict[int, Any] = {}
         for entry in entries:
             if t < self._ahead_until_ns and entry.timeStamp * 1000 > t + _AHEAD_MAX_NS:

@@ -27,7 +27,8 @@ BUNDLED: Final = Path(__file__).with_name("scenarios")
 
 _ROOT_KEYS: Final = ("host", "gpu", "tenant", "quality")
 _DAY_S: Final = 86_400.0
-_MIG_SLICES: Final = 7
+MIG_SLICES: Final = 7
+"""Into which MIG cuts a simulated device."""
 
 
 def _number(default: Any, least: float, most: float) -> Any:
@@ -267,8 +268,8 @@ def _check(scenario: Scenario) -> None:
     if sum(tenant.command for tenant in scenario.tenants) > 1:
         raise UsageError("only one tenant is the command")
     for number, gpu in enumerate(scenario.gpus):
-        if sum(gpu.instances) > _MIG_SLICES:
-            raise UsageError(f"gpu {number}: instances of {sum(gpu.instances)} slices: it has {_MIG_SLICES}")
+        if sum(gpu.instances) > MIG_SLICES:
+            raise UsageError(f"gpu {number}: instances of {sum(gpu.instances)} slices: it has {MIG_SLICES}")
     for number, tenant in enumerate(scenario.tenants, 1):
         _check_tenant(scenario, tenant, f"tenant {number} ({tenant.name})")
     for number, quality in enumerate(scenario.qualities, 1):

@@ -96,11 +96,10 @@ class SimulatedProcesses:
     def exits(self, now_ns: int) -> list[Exit]:
         """The ends up to ``now_ns`` of processes that ``start_ns`` was asked for, each told once, in order of
         time. As with a pidfd, nobody learns of the end of a process that was never looked at."""
-        with self._host.at(self._host.unset_ns(now_ns)) as tenants:
+        now_ns = self._host.unset_ns(now_ns)
+        with self._host.at(now_ns) as tenants:
             seen = [
-                gone
-                for gone in _taken(tenants.exits, self._host.unset_ns(now_ns))
-                if (gone.pid, gone.start_ns) in self._watched
+                gone for gone in _taken(tenants.exits, now_ns) if (gone.pid, gone.start_ns) in self._watched
             ]
             self._watched.difference_update((gone.pid, gone.start_ns) for gone in seen)
             return [replace(gone, t=self._host.wall_ns(gone.t)) for gone in seen]

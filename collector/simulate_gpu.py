@@ -20,13 +20,11 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final, NamedTuple
 
-from wattribute.collector.scenario import GpuPlan, TenantPlan
+from wattribute.collector.scenario import MIG_SLICES, GpuPlan, TenantPlan
 
 STEP_MS: Final = 10
 STEPS_PER_S: Final = 1_000 // STEP_MS
 WHOLE_SM: Final = 1_000  # SM activity is counted in permille of the time of the whole device
-MIG_SLICES: Final = 7
-"""Into which MIG cuts a device."""
 
 _INSTANT_MS: Final = 25  # POWER_INSTANT on A100 and H100: a 25 ms window each 100 ms (arXiv 2312.02741)
 _AVERAGE_MS: Final = 1_000  # POWER_AVERAGE: 1 s (nvml.h, field 185)

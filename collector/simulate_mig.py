@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
 
-from wattribute.collector.simulate_gpu import MIG_SLICES, STEP_MS, WHOLE_SM, SimulatedGpu
+from wattribute.collector.scenario import MIG_SLICES
+from wattribute.collector.simulate_gpu import STEP_MS, WHOLE_SM, SimulatedGpu
 
 _GPM_LEAST_MS: Final = 100  # between two samples (nvml.h, nvmlGpmMetricsGet)
 

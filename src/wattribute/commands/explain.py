@@ -37,7 +37,7 @@ FLAGS: Final[Mapping[int, str]] = {
     16: "scaled: the holders' SM time was more than the window, and was scaled down",
     32: "no SM time: several held the GPU and nobody's work is known; their active energy is residual",
     64: "partial: the window was observed in part, as the first and last of a collector are",
-    128: "disputed: the energy counter and the power readings of these 6 s are 10 % apart or more",
+    128: "disputed: the energy counter and the power readings are further apart than sensors are",
 }
 _ACCOUNTS: Final = {
     "process": "a process held the GPU",

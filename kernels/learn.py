@@ -68,8 +68,9 @@ _SHORTEST_NS, _LONGEST_NS = 50_000_000, 60_000_000_000  # of other stretches the
 _STEADY_NS = 1_000_000_000  # beyond that from change to change, or across a reset, none dates another
 _DATED_CHANGES = 30  # to each side: with 101 ms from change to change, 61 were read with every delay alike
 
-# Of a process that is alone every fifth block is looked at, for nothing but the idle level hangs on it: with
-# blocks of 5 s a window of it took a stream 1.55 us longer when all were, and 0.4 with every third.
+# Of a process that is alone every fifth block is looked at, for nothing but the idle level hangs on it, until
+# another comes: with blocks of 5 s a window of it took a stream 1.55 us longer when all were, and 0.4 with
+# every third.
 _ALONE = 5
 
 # Chosen on simulated devices, by the error of what each process is charged (wattribute verify). To forget in
@@ -438,8 +439,6 @@ def _sum_block(
     """Add what the stretches that end in a block say to the sums of its minute. They weigh more than those of
     the block before: of the sums, less is left with each block."""
     start_ns, half = block * BLOCK_NS, block // MINUTE % 2
-    if block % _ALONE != 0 and _is_alone(devices, holders, d, block, work):
-        return
     n = _find_own(devices, holders, d, start_ns, work)
     count = _find_edges(holders, n, start_ns + BLOCK_NS, work)
     if count == 0:
@@ -498,7 +497,17 @@ def _sum_minute(
         for s in range(SHIFTS):
             learned.squares[d, half, s] = 0.0
         learned.late_s2[d, half] = 0.0
-    for block in range(learned.block[d, half] + 1, to_block + 1):
+    done = learned.block[d, half]
+    alone = done < minute * MINUTE or _is_alone(devices, holders, d, done, work)
+    for block in range(done + 1, to_block + 1):
+        was_alone = alone
+        alone = alone and _is_alone(devices, holders, d, block, work)
+        if alone and block % _ALONE != 0:
+            continue
+        if was_alone and not alone:  # what the first draws has to be known to tell what the others do
+            for before in range(minute * MINUTE, block):
+                if before % _ALONE != 0:
+                    _sum_block(devices, holders, d, before, learned, work)
         _sum_block(devices, holders, d, block, learned, work)
     learned.block[d, half] = to_block
 

@@ -56,7 +56,7 @@ class Evidence:
         unpriced = any(row[3] for row in self._priced)
         usd = sum(row[4] for row in self._priced)
         span = f"{first:%Y-%m-%dT%H:%M:%SZ} to {last:%Y-%m-%dT%H:%M:%SZ}"
-        counted = f"{windows:,} windows of {gpus:,} GPUs and {processes:,} processes, {span}"
+        counted = f"windows: {windows:,}, GPUs: {gpus:,}, processes: {processes:,}; {span}"
         band = f"plus or minus {_percent(error_j, joules)} of the energy, {_percent(error_hours, hours)} of"
         band += " the time: half-widths, added up as if all windows were off the same way"
         return [

@@ -179,7 +179,7 @@ def test_explain_says_what_a_figure_rests_on(golden: str) -> None:
     about = {row["about"]: row for row in rows}
     assert about["figure"]["value"] == "0.01 USD"
     assert about["figure"]["energy_j"] == 3500.0
-    assert "10 windows of 1 GPUs and 1 processes" in about["figure"]["meaning"]
+    assert "windows: 10, GPUs: 1, processes: 1;" in about["figure"]["meaning"]
     assert about["energy source"]["value"] == "counter"
     assert about["weight source"]["value"] == "exclusive"
     assert about["price"]["value"] == "3.6 USD/h"

@@ -125,12 +125,13 @@ def learn(
     """What is learned up to the end of a block. ``covered``: from the first to the last sample; ``broken``:
     gaps, and falls of the counter; ``idle_w``, ``priors``: of the idle level, and of those that differ,
     with their standard deviation."""
-    block -= _passed_over(used, block)
+    if _alone(used, block):
+        block -= block % ALONE
     rows: list[dict[str, float]] = []
     powers, weights = [], []
     for k in range((block // MINUTE - 1) * MINUTE, block + 1):
         own = stretches(used, k)
-        if not own or _passed_over(used, k):
+        if not own or (k % ALONE and _alone(used, min(block, (k // MINUTE + 1) * MINUTE - 1))):
             continue
         first = max(own[0][0], k * BLOCK_NS - 60 * SECOND_NS)
         joules = draw(first - SECOND_NS, (k + 1) * BLOCK_NS + AHEAD_NS)
@@ -157,11 +158,11 @@ def learn(
     return fit(names, loads, np.array(powers), np.sqrt(np.array(weights)), prior[:, 0], prior[:, 1])
 
 
-def _passed_over(used: Uses, block: int) -> int:
-    """How many blocks ago the last was that counts: of a process that is alone every fifth does."""
+def _alone(used: Uses, block: int) -> bool:
+    """Whether one process at most was seen from the begin of a block's minute to its end: then every fifth
+    block counts."""
     start, stop = block // MINUTE * MINUTE * BLOCK_NS, (block + 1) * BLOCK_NS
-    there = [spans for spans in used.values() if any(a < stop for a, _, _ in _first(spans, start))]
-    return block % ALONE if len(there) <= 1 else 0
+    return sum(any(a < stop for a, _, _ in _first(spans, start)) for spans in used.values()) <= 1
 
 
 def stretches(used: Uses, block: int) -> list[tuple[int, int]]:

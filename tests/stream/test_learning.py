@@ -1,0 +1,47 @@
+"""What one process was seen to draw alone tells what it draws beside another, from the first second on."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.stream import host as made_host
+from wattribute.records import Device, Gpu, Process, Record
+from wattribute.stream.engine import Engine
+
+SECOND_NS = made_host.SECOND_NS
+MINUTE_NS = made_host.START_NS // (60 * SECOND_NS) * 60 * SECOND_NS
+IDLE_W, FIRST_W, SECOND_W = 77, 240, 60  # above idle: 60 % at 4 W, 30 % at 2 W
+ALONE_S, TOGETHER_S = 9, 6
+
+
+@pytest.mark.parametrize(
+    "begin_s", [3, 18, 33, 48]
+)  # past the minute: none of the blocks that count of one alone
+def test_who_comes_is_told_from_who_was_alone(begin_s: int) -> None:
+    flushes: list[list[Record]] = [[Gpu(t=MINUTE_NS, gpu="g", name="NVIDIA H200")]]
+    energy_mj = 0
+    for tick in range(10 * (ALONE_S + TOGETHER_S) + 1):
+        t = MINUTE_NS + begin_s * SECOND_NS + tick * SECOND_NS // 10
+        together = tick >= 10 * ALONE_S
+        power_w = IDLE_W + FIRST_W + SECOND_W * together
+        flush: list[Record] = [Device(t=t, gpu="g", energy_mj=energy_mj, power_mw=1000 * power_w)]
+        energy_mj += 100 * (IDLE_W + FIRST_W + SECOND_W * (tick + 1 > 10 * ALONE_S))
+        if tick % 10 == 0 and tick:
+            who = [(1, 60.0), (2, 30.0)] if tick > 10 * ALONE_S else [(1, 60.0)]
+            flush += [
+                Process(t=t, gpu="g", pid=pid, start_ns=7, period_ns=SECOND_NS, sm_percent=percent)
+                for pid, percent in who
+            ]
+        flushes.append(flush)
+
+    rows = made_host.windows(
+        made_host.table(made_host.stream(Engine("test"), made_host.messages(flushes), [1]))
+    )
+
+    shared = [
+        of for _, of in sorted(rows.items()) if len([row for row in of if row["account"] == "process"]) == 2
+    ]
+    assert len(shared) >= TOGETHER_S - 1
+    for of in shared[:TOGETHER_S]:
+        drawn = {row["pid"]: row["active_energy_uj"] / 1e6 for row in of}
+        assert drawn == pytest.approx({1: FIRST_W, 2: SECOND_W}, rel=0.03)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from wattribute import cli
+from wattribute import __version__, cli
 from wattribute.commands.cost import cost_grid
 from wattribute.commands.output import Format, write_rows
 from wattribute.commands.replay import open_inputs
@@ -65,6 +65,20 @@ def test_every_command_says_what_it_does_in_a_line(capsys: pytest.CaptureFixture
     assert f"Usage: wattribute {name}" in out
     if " " not in name:
         assert "For example" in out
+
+
+def test_the_version_is_said_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(capsys, "--version") == (0, f"wattribute {__version__}\n", "")
+    assert ended(capsys, "--version", "--debug") == (0, f"wattribute {__version__}\n", "")
+
+
+def test_a_command_loads_no_other() -> None:
+    code = (
+        "import sys; from wattribute.cli import run; run(['cost', '--help']);"
+        " print(sorted(name for name in sys.modules if name.endswith(('commands.cost', 'commands.up'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['wattribute.commands.cost']"
 
 
 def test_help_is_quick_and_loads_neither_engine_nor_store() -> None:

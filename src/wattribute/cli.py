@@ -12,35 +12,13 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Final
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 
 from wattribute import __version__
-from wattribute.commands.check_config import check_config
-from wattribute.commands.collect import collect
-from wattribute.commands.compare import compare
-from wattribute.commands.cost import cost
-from wattribute.commands.doctor import doctor
-from wattribute.commands.emit import emit
-from wattribute.commands.explain import explain
-from wattribute.commands.host import host
-from wattribute.commands.lineage import lineage
-from wattribute.commands.migrate import migrate
-from wattribute.commands.models import models
-from wattribute.commands.price import price
-from wattribute.commands.query import query
-from wattribute.commands.reconcile import reconcile
-from wattribute.commands.record import record
-from wattribute.commands.replay import replay
-from wattribute.commands.run import run as run_command
-from wattribute.commands.runs import runs
-from wattribute.commands.stream import stream
-from wattribute.commands.top import top
-from wattribute.commands.up import up
-from wattribute.commands.verify import verify
-from wattribute.commands.watts import watts
 from wattribute.errors import UsageError, WattributeError
 
 # typer brings a click of its own since 0.20, and used the installed one before: this finds either.
@@ -56,117 +34,166 @@ _EXTRAS: Final = {
     "opentelemetry": "otlp",
 }
 
-app = typer.Typer(
-    name="wattribute",
-    help="What each training run, model version and inference costs on GPUs: in joules, GPU time and money.",
-    epilog="Begin with: [bold]wattribute up --simulate[/bold], then [bold]wattribute cost[/bold]",
-    rich_markup_mode="rich",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+_RUN, _ASK, _KEEP = "Run", "Ask", "Keep"
 
 
-def _add(panel: str, function: Callable[..., None], *examples: str, **context: bool) -> None:
-    """Make a function a subcommand. Its docstring is the help, without the source's line breaks."""
-    paragraphs = inspect.cleandoc(function.__doc__ or "").split("\n\n")
-    shown = ("[bold]For example[/bold]", *examples)
+class _Command(NamedTuple):
+    """A subcommand: a function, or an app with subcommands of its own, in a module of its name."""
+
+    panel: str
+    examples: Sequence[str] = ()
+    has_arguments_of_another: bool = False  # what follows the command is the command's
+
+
+_COMMANDS: Final[Mapping[str, _Command]] = {
+    "up": _Command(
+        _RUN,
+        (
+            "wattribute up",
+            "wattribute up --simulate --duration 1m",
+            "wattribute up --replay recorded.ndjson.zst",
+        ),
+    ),
+    "run": _Command(
+        _RUN,
+        (
+            "wattribute run --model llama --model-version v3 --run sft-7 -- python train.py --lr 1e-4",
+            r"wattribute run --run sft-7 --progress 'step (\d+)/(\d+)' --checkpoint 'saved (\d+)' "
+            "-- python train.py",
+            "wattribute run --simulate -- sleep 5",
+        ),
+        has_arguments_of_another=True,
+    ),
+    "collect": _Command(
+        _RUN, ("wattribute collect --bus kafka://broker:9092", "wattribute collect --fast-hz 100")
+    ),
+    "stream": _Command(
+        _RUN, ("wattribute stream --bus kafka://broker:9092 --store clickhouse://w@ch:8123/wattribute",)
+    ),
+    "record": _Command(
+        _RUN,
+        (
+            "wattribute record node-1.ndjson.zst --duration 10m",
+            "wattribute record churn.ndjson --simulate --scenario churn --virtual-time --duration 10m",
+        ),
+    ),
+    "replay": _Command(
+        _RUN,
+        (
+            "wattribute replay node-1.ndjson.zst",
+            "wattribute replay nvidia-smi.csv --workload model=llama,run=r1 --timezone Europe/Berlin",
+            "cat part1.zst part2.zst | wattribute replay -",
+        ),
+    ),
+    "emit": _Command(_RUN),
+    "top": _Command(_ASK, ("wattribute top", "wattribute top --format json")),
+    "cost": _Command(
+        _ASK,
+        (
+            "wattribute cost --since 24h",
+            "wattribute cost --by team,run --since 2026-06-01 --until 2026-07-01 --policy memory",
+            "wattribute cost --by day,team --since 'last month' --tz Europe/Berlin",
+            "wattribute cost --by model,model_version --unit output_tokens --format json",
+        ),
+    ),
+    "reconcile": _Command(
+        _ASK,
+        (
+            "wattribute reconcile --since 'last month' --until 'this month'",
+            "wattribute reconcile --by provider --invoice 8412.50 --since 2026-06 --until 2026-07",
+        ),
+    ),
+    "models": _Command(
+        _ASK, ("wattribute models --since 24h", "wattribute models --policy active --format csv")
+    ),
+    "compare": _Command(
+        _ASK,
+        (
+            "wattribute compare chat@v1 chat@v2",
+            "wattribute compare chat@v1 chat@v2 --since 7d --format json",
+        ),
+    ),
+    "watts": _Command(_ASK, ("wattribute watts --since 7d", "wattribute watts --format csv > watts.csv")),
+    "runs": _Command(_ASK, ("wattribute runs --since 7d", "wattribute runs --policy memory --format json")),
+    "query": _Command(
+        _ASK,
+        (
+            "wattribute query 'SELECT model, sum(active_energy_uj) FROM attribution FINAL GROUP BY model'",
+            "wattribute query 'SELECT * FROM conservation'  (no row: the parts are the whole)",
+            "wattribute query --format csv < question.sql",
+        ),
+    ),
+    "explain": _Command(
+        _ASK,
+        (
+            "wattribute explain --model llama --since 24h",
+            "wattribute explain --run r1 --policy memory",
+            "wattribute explain --gpu GPU-59097160-… --window 2026-06-01T08:00:05Z",
+        ),
+    ),
+    "price": _Command(_KEEP),
+    "lineage": _Command(_KEEP),
+    "host": _Command(_KEEP),
+    "doctor": _Command(_KEEP, ("wattribute doctor", "wattribute doctor --format json")),
+    "verify": _Command(
+        _KEEP, ("wattribute verify", "wattribute verify additive drift --seeds 3 --format json")
+    ),
+    "check-config": _Command(_KEEP, ("wattribute check-config --config wattribute.toml",)),
+    "migrate": _Command(_KEEP, ("wattribute migrate --plan --store clickhouse://w@ch:8123/wattribute",)),
+}
+
+
+def _app(asked: str) -> typer.Typer:
+    """The command with all its subcommands; where one is asked for, with that alone, for to import all takes
+    half a second."""
+    app = typer.Typer(
+        name="wattribute",
+        help="What each training run, model version and inference costs on GPUs: in joules, GPU time and"
+        " money.",
+        epilog="Begin with: [bold]wattribute up --simulate[/bold], then [bold]wattribute cost[/bold]",
+        rich_markup_mode="rich",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        callback=_everywhere,
+    )
+    for name in [asked] if asked in _COMMANDS else _COMMANDS:
+        _add(app, name, _COMMANDS[name])
+    return app
+
+
+def _add(app: typer.Typer, name: str, command: _Command) -> None:
+    """Add a subcommand. The function's docstring is its help, without the source's line breaks."""
+    attribute = name.replace("-", "_")
+    found = getattr(import_module(f"wattribute.commands.{attribute}"), attribute)
+    if isinstance(found, typer.Typer):
+        app.add_typer(found, name=name, rich_help_panel=command.panel)
+        return
+    paragraphs = inspect.cleandoc(found.__doc__ or "").split("\n\n")
+    shown = ("[bold]For example[/bold]", *command.examples)
     app.command(
+        name,
         help="\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs),
         epilog="\n\n".join(shown),  # typer makes a paragraph of what an empty line parts
-        rich_help_panel=panel,
-        context_settings=context or None,
-    )(function)
+        rich_help_panel=command.panel,
+        context_settings={"allow_interspersed_args": not command.has_arguments_of_another},
+    )(found)
 
 
-_RUN, _ASK, _KEEP = "Run", "Ask", "Keep"
-_add(
-    _RUN,
-    up,
-    "wattribute up",
-    "wattribute up --simulate --duration 1m",
-    "wattribute up --replay recorded.ndjson.zst",
-)
-_add(
-    _RUN,
-    run_command,
-    "wattribute run --model llama --model-version v3 --run sft-7 -- python train.py --lr 1e-4",
-    r"wattribute run --run sft-7 --progress 'step (\d+)/(\d+)' --checkpoint 'saved (\d+)' -- python train.py",
-    "wattribute run --simulate -- sleep 5",
-    allow_interspersed_args=False,  # what follows the command is the command's
-)
-_add(_RUN, collect, "wattribute collect --bus kafka://broker:9092", "wattribute collect --fast-hz 100")
-_add(_RUN, stream, "wattribute stream --bus kafka://broker:9092 --store clickhouse://w@ch:8123/wattribute")
-_add(
-    _RUN,
-    record,
-    "wattribute record node-1.ndjson.zst --duration 10m",
-    "wattribute record churn.ndjson --simulate --scenario churn --virtual-time --duration 10m",
-)
-_add(
-    _RUN,
-    replay,
-    "wattribute replay node-1.ndjson.zst",
-    "wattribute replay nvidia-smi.csv --workload model=llama,run=r1 --timezone Europe/Berlin",
-    "cat part1.zst part2.zst | wattribute replay -",
-)
-app.add_typer(emit, name="emit", rich_help_panel=_RUN)
-_add(_ASK, top, "wattribute top", "wattribute top --format json")
-_add(
-    _ASK,
-    cost,
-    "wattribute cost --since 24h",
-    "wattribute cost --by team,run --since 2026-06-01 --until 2026-07-01 --policy memory",
-    "wattribute cost --by day,team --since 'last month' --tz Europe/Berlin",
-    "wattribute cost --by model,model_version --unit output_tokens --format json",
-)
-_add(
-    _ASK,
-    reconcile,
-    "wattribute reconcile --since 'last month' --until 'this month'",
-    "wattribute reconcile --by provider --invoice 8412.50 --since 2026-06 --until 2026-07",
-)
-_add(_ASK, models, "wattribute models --since 24h", "wattribute models --policy active --format csv")
-_add(
-    _ASK,
-    compare,
-    "wattribute compare chat@v1 chat@v2",
-    "wattribute compare chat@v1 chat@v2 --since 7d --format json",
-)
-_add(_ASK, watts, "wattribute watts --since 7d", "wattribute watts --format csv > watts.csv")
-_add(_ASK, runs, "wattribute runs --since 7d", "wattribute runs --policy memory --format json")
-_add(
-    _ASK,
-    query,
-    "wattribute query 'SELECT model, sum(active_energy_uj) FROM attribution FINAL GROUP BY model'",
-    "wattribute query 'SELECT * FROM conservation'  (no row: the parts are the whole)",
-    "wattribute query --format csv < question.sql",
-)
-_add(
-    _ASK,
-    explain,
-    "wattribute explain --model llama --since 24h",
-    "wattribute explain --run r1 --policy memory",
-    "wattribute explain --gpu GPU-59097160-… --window 2026-06-01T08:00:05Z",
-)
-app.add_typer(price, name="price", rich_help_panel=_KEEP)
-app.add_typer(lineage, name="lineage", rich_help_panel=_KEEP)
-app.add_typer(host, name="host", rich_help_panel=_KEEP)
-_add(_KEEP, doctor, "wattribute doctor", "wattribute doctor --format json")
-_add(_KEEP, verify, "wattribute verify", "wattribute verify additive drift --seeds 3 --format json")
-_add(_KEEP, check_config, "wattribute check-config --config wattribute.toml")
-_add(_KEEP, migrate, "wattribute migrate --plan --store clickhouse://w@ch:8123/wattribute")
-
-
-@app.callback()
-def _everywhere(
-    version: Annotated[bool, typer.Option("--version", help="Say which version this is.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show where in the program an error arose.")] = False,
-) -> None:
-    del debug  # ``run`` has taken it, wherever it stood
-    if version:
+def _say_version(asked: bool) -> None:
+    if asked:
         typer.echo(f"wattribute {__version__}")
         raise typer.Exit
+
+
+def _everywhere(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Say which version this is.", callback=_say_version, is_eager=True),
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where in the program an error arose.")] = False,
+) -> None:
+    del version, debug  # ``run`` has taken the second, wherever it stood
 
 
 def main() -> None:
@@ -182,7 +209,7 @@ def run(arguments: Sequence[str]) -> int:
     _set_up_output(debug)
     try:
         kept = [*(part for part in arguments[:ours] if part != "--debug"), *arguments[ours:]]
-        status = app(kept, prog_name="wattribute", standalone_mode=False)
+        status = _app(next(iter(kept), ""))(kept, prog_name="wattribute", standalone_mode=False)
         sys.stdout.flush()
         if status == _INTERRUPTED:  # typer makes that of Ctrl-C
             raise KeyboardInterrupt

@@ -2,9 +2,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-# On all cores, but four at most: each process may start a broker, and fills its own stores. A file's tests
-# stay together, for they share those; tests/conftest.py says which files begin.
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Three at a time, for tests wait for a third of their time and these machines have two cores. A file's tests
+# stay together, for they share stores and brokers; tests/conftest.py says which files begin.
+PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help install kernels demo test test-long test-plain lint bench clean
 help:  ## what there is to make

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeAlias
@@ -88,11 +89,11 @@ class Rollups:
             self._noted = {}
         if not self._due:
             return
-        starts = self._retained(store, sorted(start for _, _, start in {note[:3] for note in self._due}))
+        buckets = self._retained(store, Counter(start for _, _, start in {note[:3] for note in self._due}))
         for source, time_column, target, floor, seconds in _LEVELS:
             sql = _recompute(source, time_column, target, floor)
-            for first, last in _spans([start // seconds * seconds for start in starts]):
-                store.command(sql, {"since": first, "until": last + seconds})
+            for first, last in _spans(buckets, seconds):
+                store.command(sql, {"since": first, "until": last})
         self._write(store, list(self._due), deleted=1)
         self._due = set()
 
@@ -113,13 +114,14 @@ class Rollups:
         columns = dict(zip(names, zip(*notes, strict=True), strict=True))
         store.insert_values("dirty_bucket", columns | {"deleted": (deleted,) * len(notes)})
 
-    def _retained(self, store: Store, starts: list[int]) -> list[int]:
+    def _retained(self, store: Store, buckets: Counter[int]) -> Counter[int]:
+        """Of the number of buckets by minute those whose rows are kept."""
         days = retention_days(store)
         if not days:
-            return starts
+            return buckets
         oldest = time.time() - days * 86_400
-        kept = [start for start in starts if start >= oldest]
-        self.buckets_past_retention += len(starts) - len(kept)
+        kept = Counter({start: count for start, count in buckets.items() if start >= oldest})
+        self.buckets_past_retention += buckets.total() - kept.total()
         return kept
 
 
@@ -144,16 +146,20 @@ def retention_days(store: Store) -> int:
     return int(rows[0][0])
 
 
-def _spans(starts: list[int]) -> Iterator[tuple[int, int]]:
-    """First and last start of runs of at most _CHUNK buckets; buckets of one start stay together."""
-    chunk: list[int] = []
-    for start in starts:
-        if len(chunk) >= _CHUNK and start != chunk[-1]:
-            yield chunk[0], chunk[-1]
-            chunk = []
-        chunk.append(start)
-    if chunk:
-        yield chunk[0], chunk[-1]
+def _spans(buckets: Counter[int], seconds: int) -> Iterator[tuple[int, int]]:
+    """Begin and end of spans of about _CHUNK of the buckets, which are counted by minute; each is whole in
+    multiples of so many seconds."""
+    first = last = count = 0
+    for start, here in sorted(buckets.items()):
+        if count >= _CHUNK and start >= last:
+            yield first, last
+            count = 0
+        if count == 0:
+            first = start // seconds * seconds
+        last = start // seconds * seconds + seconds
+        count += here
+    if count:
+        yield first, last
 
 
 def _recompute(source: str, time_column: str, target: str, floor: str) -> str:

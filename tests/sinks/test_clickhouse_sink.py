@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from wattribute.errors import StoreError
+from wattribute.sinks import rollup
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Coded, Column, Sink
 from wattribute.sinks.rollup import retention_days, set_retention
@@ -157,7 +158,15 @@ def test_an_older_version_does_not_win(sink: ClickHouseSink, as_columns: AsColum
     assert sink.store.query("SELECT model FROM attribution FINAL").rows == [("new",)]
 
 
-def test_deleted_rows_vanish_everywhere(sink: ClickHouseSink, as_columns: AsColumns, start_ms: int) -> None:
+@pytest.mark.parametrize("buckets_at_once", [5_000, 100])
+def test_deleted_rows_vanish_everywhere(
+    sink: ClickHouseSink,
+    as_columns: AsColumns,
+    start_ms: int,
+    monkeypatch: pytest.MonkeyPatch,
+    buckets_at_once: int,
+) -> None:
+    monkeypatch.setattr(rollup, "_CHUNK", buckets_at_once)
     rows = busy_rows(start_ms)
     sink.write_attribution(as_columns(rows))
     sink.refresh_rollups()

@@ -6,6 +6,7 @@ the instance up to then, in permille of it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ctypes import POINTER, c_longlong, cast
 from dataclasses import dataclass
 from types import ModuleType
@@ -46,16 +47,16 @@ class MigDevice:
         return f"{self.gpu.plan.name} MIG {self.slices}g.{memory_gib:.0f}gb"
 
 
-class MigCalls:
-    """The calls of pynvml for MIG and GPM, of the same names."""
+class SimulatedMig:
+    """The calls of pynvml for MIG and GPM, of the same names. ``gpu``: the device of a handle, or the error
+    that NVML has for it; ``error``: an NVMLError by the name of its code."""
 
-    _pynvml: ModuleType
-
-    def _gpu(self, handle: object) -> SimulatedGpu:
-        raise NotImplementedError
-
-    def _error(self, name: str) -> Exception:
-        raise NotImplementedError
+    def __init__(
+        self, pynvml: ModuleType, gpu: Callable[[object], SimulatedGpu], error: Callable[[str], Exception]
+    ) -> None:
+        self._pynvml = pynvml
+        self._gpu = gpu
+        self._error = error
 
     def nvmlDeviceGetMigMode(self, device: object) -> list[int]:  # noqa: N802 - the names are pynvml's
         """[current, pending]."""

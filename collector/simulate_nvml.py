@@ -12,7 +12,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, Final, Protocol
 
 from wattribute.collector.simulate_gpu import STEP_MS, SimulatedGpu, UtilizationSample
-from wattribute.collector.simulate_mig import MigCalls, MigDevice, instance_number
+from wattribute.collector.simulate_mig import MigDevice, SimulatedMig, instance_number
 
 DRIVER_VERSION: Final = "590.48.01"
 _NO_INSTANCE: Final = 0xFFFF_FFFF  # gpuInstanceId of a process where MIG is off
@@ -38,17 +38,20 @@ class SimulatedDevices(Protocol):
         """The devices as they are now."""
 
 
-class SimulatedNvml(MigCalls):
+class SimulatedNvml:
     """Stands where ``import pynvml`` would. A handle is the simulated device itself, opaque to callers."""
 
     def __init__(self, pynvml: ModuleType, devices: SimulatedDevices) -> None:
         self._pynvml = pynvml
         self._devices = devices
+        self._mig = SimulatedMig(pynvml, self._gpu, self._error)
         self._initialised = 0
         # The library beneath, by its one function that the collector calls past the binding.
         self.nvmlLib = SimpleNamespace(nvmlDeviceGetFieldValues=self._fill_all)
 
     def __getattr__(self, name: str) -> Any:
+        if hasattr(SimulatedMig, name):
+            return getattr(self._mig, name)
         value = getattr(self._pynvml, name)
         if name.startswith("nvml") and callable(value) and name not in _PURE:
             return self._absent

@@ -94,6 +94,22 @@ def _followed() -> list[TenantPlan]:
     return [*(replace(plan, stop_s=end_s) for plan, end_s in zip(first, ends_s, strict=True)), *later]
 
 
+def _visited() -> list[TenantPlan]:
+    """One stays, and every 45 s another comes for 25 s."""
+    stays, *others = _tenants()
+    visits = [
+        replace(
+            others[place % len(others)],
+            name=f"visit-{place}",
+            model=f"visit-{place}",
+            start_s=40.0 + 45 * place,
+            stop_s=65.0 + 45 * place,
+        )
+        for place in range(12)
+    ]
+    return [stays, *visits]
+
+
 def _one_ends(at_s: float) -> list[TenantPlan]:
     first, *others = _tenants()
     return [replace(first, stop_s=at_s), *others]
@@ -140,6 +156,7 @@ TRIALS: Final[Sequence[Trial]] = (
         Bar(0.06),
     ),
     Trial("identical", "all draw the same", _GPU, _tenants(watts_per_sm_percent=4.0)),
+    Trial("visitors", "one stays, and every 45 s another comes for 25 s", _GPU, _visited(), Bar(0.05)),
     Trial("always on", "two that never pause: one GPU cannot tell them apart", _GPU, _always_on()),
     Trial(
         "known", "the fleet has seen each model alone", _GPU, _tenants(), Bar(0.01, 0.03), fleet_knows=True

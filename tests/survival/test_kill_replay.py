@@ -6,12 +6,15 @@ import random
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.survival.conftest import Recorded
 from tests.survival.processes import assert_sound, is_killed, ran, rows_of, started
 
 KILLS = 20
 
 
+@pytest.mark.timeout(900)  # ten times what a replay takes, on a machine that others may use
 def test_a_replay_killed_at_20_moments_leaves_what_an_undisturbed_one_leaves(
     churn: Recorded, undisturbed: str, tmp_path: Path
 ) -> None:

@@ -154,6 +154,7 @@ def test_what_the_pages_show_is_what_comes_out(answers: list[tuple[str, str, str
         assert SECONDS.sub("", said) == SECONDS.sub("", due), command
 
 
+@pytest.mark.long
 def test_the_example_has_no_dead_letter_and_every_kind_of_record(store: str) -> None:
     assert asked(store, "SELECT * FROM dead") == [[]]
     kinds = {orjson.loads(line)["kind"] for line in blocks(TRACE, "json")[0].splitlines()}
@@ -216,6 +217,7 @@ def test_every_number_has_the_limits_that_are_described() -> None:
                 parse(an_object(kind) | {name: wrong})
 
 
+@pytest.mark.long
 def test_every_table_and_column_is_described(store: str) -> None:
     columns: dict[str, list[str]] = {}
     of_tables, *of_views = asked(
@@ -242,6 +244,7 @@ def test_every_table_and_column_is_described(store: str) -> None:
     ]
 
 
+@pytest.mark.long
 def test_every_value_of_an_enum_is_described(store: str) -> None:
     sql = "SELECT name, type FROM system.columns WHERE table = 'attribution' AND startsWith(type, 'Enum')"
     types = {row["name"]: re.findall(r"'(\w+)' =", row["type"]) for row in asked(store, sql)[0]}
@@ -261,6 +264,7 @@ def test_every_flag_is_described() -> None:
     assert [getattr(kernels, name) for _, name, _ in rows] == list(FLAGS)
 
 
+@pytest.mark.long
 def test_the_queries_for_grafana_answer(store: str) -> None:
     queries = blocks(STORE, "sql")
     assert queries

@@ -67,6 +67,7 @@ sink.close()
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kill_before", "total"),
     [(1, 0), (2, 44850), (3, 44850), (5, 44850)],

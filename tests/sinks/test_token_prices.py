@@ -65,7 +65,7 @@ def varied(input_ms: float, output_ms: float, minutes: int = 30, noise: float = 
     return made
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.05])
+@pytest.mark.parametrize("noise", [0.0, pytest.param(0.05, marks=pytest.mark.long)])
 def test_what_a_token_takes_is_found_in_the_minutes(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, noise: float
 ) -> None:

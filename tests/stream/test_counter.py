@@ -73,6 +73,7 @@ def test_a_counter_that_was_set_higher_begins_anew() -> None:
     )
 
 
+@pytest.mark.long
 def test_what_a_counter_that_began_anew_missed_is_known_for_ten_minutes_at_most() -> None:
     """Of a driver that was loaded again two days later nobody knows what the GPU drew meanwhile."""
     away_s = 2 * 86_400

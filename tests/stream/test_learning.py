@@ -14,9 +14,8 @@ IDLE_W, FIRST_W, SECOND_W = 77, 240, 60  # above idle: 60 % at 4 W, 30 % at 2 W
 ALONE_S, TOGETHER_S = 9, 6
 
 
-@pytest.mark.parametrize(
-    "begin_s", [3, 18, 33, 48]
-)  # past the minute: none of the blocks that count of one alone
+# Past the minute: where the first is alone there, no fifth block of 3 s lies.
+@pytest.mark.parametrize("begin_s", [3, 18, 33, 48])
 def test_who_comes_is_told_from_who_was_alone(begin_s: int) -> None:
     flushes: list[list[Record]] = [[Gpu(t=MINUTE_NS, gpu="g", name="NVIDIA H200")]]
     energy_mj = 0

@@ -148,10 +148,16 @@ class Sampler:
             if not lane.out:
                 before = self._read(lane, before)
         if now >= self._flush_due:
+            step_ns = self._clock.wall_step_ns() - self._stepped_ns
+            was_set = abs(step_ns) > _STEP_NS
             self._take_answers()  # so that none is left over from before a step of the clock
+            if was_set:
+                for lane in self._lanes:
+                    self._read_last(lane)
             self._flush(now)
             self._flush_due += ((now - self._flush_due) // self._flush_ns + 1) * self._flush_ns
-            self._follow_wall_clock()
+            if was_set:
+                self._follow_wall_clock(step_ns)
             now = self._now()
         for lane in self._lanes:  # last: the slow lane is not to wake while this thread is at work
             if now >= lane.due_ns:
@@ -229,8 +235,8 @@ class Sampler:
         lane.worker.submit(answer)
 
     def _read_last(self, lane: _Lane) -> None:
-        """What the processes used since the last slow reading: else nobody's SM time is known of the last
-        second or two (a sixth of a run of 10 s)."""
+        """What the processes used since the last slow reading, before the end or a step of the clock: else
+        nobody's SM time is known of the last second or two (a sixth of a run of 10 s)."""
         if lane.out or lane.busy:
             return
         try:
@@ -297,11 +303,8 @@ class Sampler:
         if records:
             self._emit(records)
 
-    def _follow_wall_clock(self) -> None:
+    def _follow_wall_clock(self, step_ns: int) -> None:
         """A wall clock that was set begins a new epoch: all that is planned or remembered moves along."""
-        step_ns = self._clock.wall_step_ns() - self._stepped_ns
-        if abs(step_ns) <= _STEP_NS:
-            return
         old = self._now()
         self._stepped_ns += step_ns
         now = old + step_ns

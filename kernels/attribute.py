@@ -64,6 +64,7 @@ BY_EXCLUSIVE, BY_ACCOUNTING, BY_UTILIZATION, BY_GPM, BY_MEMORY, BY_EQUAL, BY_NON
 
 # flags
 PROVISIONAL, GAP, RESET, NO_ENERGY, SCALED, NO_SM, PARTIAL, DISPUTED = 1, 2, 4, 8, 16, 32, 64, 128
+REPEATED = 256
 
 # Accumulators of a holder within a window; unheld and residual are the last two.
 _ACTIVE, _IDLE, _USED, _TIME = 0, 1, 4, 5  # idle and time: three policies each
@@ -390,7 +391,8 @@ def _pace(t_ns: I64, d: int, n: int) -> float:
 def _measure_counter(devices: Devices, d: int, start: int, n_cuts: int, work: Scratch) -> None:
     """Cumulative energy at each cut from the counter, interpolated between its own changes: a reading that
     has not changed means that the counter was not updated, not that nothing was used (NVML refreshes it
-    every 20 to 100 ms by model). Where it fell it began anew: the break is bridged with power.
+    every 20 to 100 ms by model). Where it fell it began anew: the break is bridged with power. What it gained
+    while time came twice is left out, for ``_repeated_uj``.
 
     Only the samples beside a cut are looked at: that resets are listed when samples are taken in makes
     what lies between them known (at 100 Hz 4 times as fast as going through them all)."""
@@ -414,7 +416,8 @@ def _measure_counter(devices: Devices, d: int, start: int, n_cuts: int, work: Sc
                 after = _find(t_ns, d, n, start, devices.reset_to_ns[d, reset], pace)
                 before = _knot_at(energy_mj, d, _before(energy_mj, d, after))
                 fallen_uj += energy_mj[d, before] * 1000 - energy_mj[d, after] * 1000
-                fallen_uj += _bridge_uj(t_ns, devices.power_mw, d, before, after)
+                if devices.reset_repeated_ns[d, reset] == 0:
+                    fallen_uj += _bridge_uj(t_ns, devices.power_mw, d, before, after)
             reset += 1
         following = i + 1
         while following < n and (energy_mj[d, following] < 0 or energy_mj[d, following] == energy_mj[d, k]):
@@ -422,12 +425,32 @@ def _measure_counter(devices: Devices, d: int, start: int, n_cuts: int, work: Sc
         total_uj = energy_mj[d, k] * 1000 + fallen_uj
         if following < n and cut_ns > t_ns[d, k]:
             gain = (energy_mj[d, following] - energy_mj[d, k]) * 1000
-            if gain < 0 or (
-                reset < devices.reset_length[d] and devices.reset_to_ns[d, reset] <= t_ns[d, following]
-            ):
+            broken = reset < devices.reset_length[d] and devices.reset_to_ns[d, reset] <= t_ns[d, following]
+            if broken and devices.reset_repeated_ns[d, reset] > 0:
+                gain = 0
+            elif broken or gain < 0:
                 gain = _bridge_uj(t_ns, devices.power_mw, d, k, following)
             total_uj += _product_over(gain, cut_ns - t_ns[d, k], t_ns[d, following] - t_ns[d, k])
         work.energy_uj[c] = total_uj
+
+
+@part
+def _repeated_uj(devices: Devices, d: int, from_ns: int, to_ns: int) -> int:
+    """What the device used while the time [from, to) came again, for its clock was set back; -1 where it did
+    not. Spread evenly over all that came again: to whom it is due is not known."""
+    t_ns, energy_mj, n = devices.t_ns, devices.energy_mj, devices.length[d]
+    total_uj = -1
+    for r in range(devices.reset_length[d]):
+        begin_ns, end_ns = devices.reset_repeated_ns[d, r], devices.reset_from_ns[d, r]
+        if begin_ns == 0 or begin_ns >= to_ns or end_ns <= from_ns or devices.reset_to_ns[d, r] <= t_ns[d, 0]:
+            continue
+        after = _find(t_ns, d, n, 0, devices.reset_to_ns[d, r], _pace(t_ns, d, n))
+        gain_uj = (energy_mj[d, after] - energy_mj[d, _before(energy_mj, d, after)]) * 1000
+        length_ns = end_ns - begin_ns
+        until_uj = _product_over(gain_uj, min(to_ns, end_ns) - begin_ns, length_ns)
+        total_uj = max(total_uj, 0) + until_uj
+        total_uj -= _product_over(gain_uj, max(from_ns, begin_ns) - begin_ns, length_ns)
+    return total_uj
 
 
 @part
@@ -1009,6 +1032,12 @@ def _split_window(
             holders, watts, row, work, n, givens, count, devices.slices[d],
             unheld, energy_uj - idle_uj, idle_uj, length_ns, edges,
         )  # fmt: skip
+    first_cut_ns = work.cuts_ns[work.first_cut[k]]
+    repeated_uj = _repeated_uj(devices, d, first_cut_ns, first_cut_ns + window_ns)
+    if covered_ns > 0 and repeated_uj >= 0:
+        sums[residual, _ACTIVE] += repeated_uj
+        total_uj += repeated_uj
+        flags |= REPEATED
     return covered_ns, total_uj, flags, gap
 
 
@@ -1129,7 +1158,7 @@ def _resets(devices: Devices, d: int, from_ns: int, to_ns: int) -> tuple[int, in
         begin_ns, end_ns = devices.reset_from_ns[d, r], devices.reset_to_ns[d, r]
         if end_ns <= to_ns:
             segment += 1
-        if begin_ns < to_ns and end_ns > from_ns:
+        if begin_ns < to_ns and end_ns > from_ns and devices.reset_repeated_ns[d, r] == 0:
             flags |= RESET
             if not _is_bridged(devices, d, begin_ns, end_ns):
                 flags |= NO_ENERGY

@@ -60,13 +60,13 @@ LAYOUT_COLUMNS = 16
 NARROW_SHIFT = 32  # a column's place is (narrow columns before) << 32 | (wide columns before)
 
 # Events: (kind, index, from_ns, to_ns); of PRIOR the process of which more is known before anything is
-# learned; of GIVEN when, and for how long it speaks; of MIG_INSTANCE when, and 1 + its slices (0 = not told)
-# << TOLD_SLICES, 1 << TOLD_EDGE where it begins or ends, 1 + its activity in millionths of a percent (0 = not
-# told).
-EXIT, GAP, TOUCH, EPOCH, END, GIVEN, MIG_INSTANCE, PRIOR = range(8)
+# learned; of REPEAT to when the clock was set back; of GIVEN when, and for how long it speaks; of
+# MIG_INSTANCE when, and 1 + its slices (0 = not told) << TOLD_SLICES, 1 << TOLD_EDGE where it begins or ends,
+# 1 + its activity in millionths of a percent (0 = not told).
+EXIT, GAP, TOUCH, EPOCH, END, GIVEN, MIG_INSTANCE, PRIOR, REPEAT = range(9)
 TOLD_SLICES, TOLD_EDGE = 33, 32
 
-ACCEPTED, DUPLICATE, TOO_LATE, BACKWARDS, ABSURD, UNKNOWN, FAR_AHEAD, LEAP = range(8)
+ACCEPTED, DUPLICATE, TOO_LATE, BACKWARDS, ABSURD, UNKNOWN, FAR_AHEAD, LEAP, REPEATED = range(9)
 REASONS = (
     "accepted",
     "duplicate",
@@ -76,6 +76,7 @@ REASONS = (
     "names a gpu or process that its header lacks",
     "time more than a day ahead of its host's clock, and no second reading near it",
     "counter claims more than 10 kW can use, and no second reading near it",
+    "of a time that came twice, for the clock was set back",
 )
 
 _TIME_MAX_NS = 4_102_444_800_000_000_000
@@ -189,7 +190,7 @@ def _remove_gap(devices: Devices, d: int, from_ns: int, to_ns: int) -> None:
 
 
 @part
-def _add_reset(devices: Devices, d: int, from_ns: int, to_ns: int) -> None:
+def _add_reset(devices: Devices, d: int, from_ns: int, to_ns: int, repeated_ns: int) -> None:
     """List a counter reset, once: after a restart those before are read again."""
     n = devices.reset_length[d]
     for i in range(n):
@@ -197,6 +198,7 @@ def _add_reset(devices: Devices, d: int, from_ns: int, to_ns: int) -> None:
             return
     devices.reset_from_ns[d, n] = from_ns
     devices.reset_to_ns[d, n] = to_ns
+    devices.reset_repeated_ns[d, n] = repeated_ns
     devices.reset_length[d] = n + 1
 
 
@@ -320,6 +322,57 @@ def _insert_sample(
         _add_gap(devices, d, t, after)
     _move_reset(devices, d, n + 1, at)
     return ACCEPTED, at
+
+
+@part
+def _come_again(
+    hosts: Hosts,
+    devices: Devices,
+    holders: Holders,
+    d: int,
+    from_ns: int,
+    window_ns: int,
+    offset: int,
+    marks: Marks,
+) -> None:
+    """Note that a clock was set back to ``from_ns``: the time up to the newest sample comes again.
+
+    What was attributed of it stands, and what is used while it comes again is residual there. So the gap that
+    a collector tells of does not hold what was read before it, and who was seen after its end ended later."""
+    n = devices.length[d]
+    newest = devices.t_ns[d, n - 1] if n > 0 else 0
+    if newest < from_ns:
+        return
+    is_pending = devices.repeated_from_ns[d] > 0 and devices.repeated_to_ns[d] == newest
+    since_ns = min(from_ns, devices.repeated_from_ns[d]) if is_pending else from_ns
+    devices.repeated_from_ns[d] = max(since_ns, devices.first_ns[d])
+    devices.repeated_to_ns[d] = newest
+    changed_ns = newest
+    for g in range(devices.gap_length[d] - 1, -1, -1):
+        gap_from_ns, gap_to_ns = devices.gap_from_ns[d, g], devices.gap_to_ns[d, g]
+        if gap_from_ns < newest <= gap_to_ns:
+            changed_ns = min(changed_ns, gap_from_ns)
+            _remove_gap(devices, d, gap_from_ns, gap_to_ns)
+            if gap_to_ns > newest:
+                _add_gap(devices, d, newest, gap_to_ns)
+    h = devices.first_holder[d]
+    while h >= 0:
+        last = holders.seen_length[h] - 1
+        if last >= 0 and from_ns - _SECOND_NS <= holders.exit_ns[h] < holders.seen_ns[h, last]:
+            changed_ns = min(changed_ns, holders.exit_ns[h])
+            holders.exit_ns[h] = newest
+        h = holders.next_holder[h]
+    if changed_ns < newest:
+        learned_ns, now_ns = changed_ns - _DATED_BEFORE_NS, hosts.now_ns[devices.host[d]]
+        _mark_readings(marks, hosts, devices, d, changed_ns, newest, learned_ns, now_ns, window_ns, offset)
+
+
+@part
+def _since_repeated(devices: Devices, d: int, knot_ns: int, t: int) -> int:
+    """To when the clock was set back, where a reading at ``t`` of a counter that last changed at ``knot_ns``
+    is the first after the time that came twice; else 0."""
+    to_ns = devices.repeated_to_ns[d]
+    return int(devices.repeated_from_ns[d]) if knot_ns <= to_ns < t <= to_ns + LATENESS_NS else 0
 
 
 @part
@@ -486,6 +539,9 @@ def _take_samples(
         if _is_absurd(t, energy, power, average):
             _drop(drops, message, i, t, ABSURD)
             continue
+        if 0 < t <= devices.repeated_to_ns[d]:
+            _drop(drops, message, i, t, REPEATED)
+            continue
         if n == 1 and t > 0 and _stands_alone(hosts, devices, d, t):
             _drop(drops, message, i, newest, FAR_AHEAD)
             hosts.now_ns[host] = now_ns = min(now_ns, t)
@@ -522,7 +578,9 @@ def _take_samples(
         if n > 0 and t - newest > _ANEW_NS:
             n = devices.gap_length[d] = devices.reset_length[d] = 0
             counter = -1
-        leapt = counter >= 0 and energy - counter > _most_mj(t - knot)
+        repeated_ns = _since_repeated(devices, d, knot, t) if counter >= 0 else 0
+        twice_ns = devices.repeated_to_ns[d] - repeated_ns if repeated_ns > 0 else 0
+        leapt = counter >= 0 and energy - counter > _most_mj(t - knot + twice_ns)
         if leapt and _is_leap(devices, d, t, energy):
             _drop(drops, message, i, t, LEAP)
             continue
@@ -542,7 +600,11 @@ def _take_samples(
         newest = t
         if energy >= 0 and energy != counter:
             if energy < counter or leapt:
-                _add_reset(devices, d, knot, t)
+                _add_reset(devices, d, knot, t, 0)
+            elif repeated_ns > 0:
+                _add_reset(devices, d, devices.repeated_to_ns[d], t, repeated_ns)
+                from_ns = min(from_ns, repeated_ns)
+            devices.repeated_from_ns[d] = 0
             if counter >= 0:
                 from_ns = min(from_ns, knot)
             counter = energy
@@ -595,11 +657,21 @@ def _take_use(holders: Holders, h: int, t: int, period_ns: int, percent: float) 
 
 @part
 def _take_process(
-    holders: Holders, h: int, now_ns: int, t: int, period_ns: int, memory_bytes: int, percent: float
+    holders: Holders,
+    h: int,
+    now_ns: int,
+    repeated_ns: int,
+    t: int,
+    period_ns: int,
+    memory_bytes: int,
+    percent: float,
 ) -> tuple[int, int]:
-    """Note that a process was resident, and what it used; (reason, since when that changes anything)."""
+    """Note that a process was resident, and what it used; (reason, since when that changes anything). Time up
+    to ``repeated_ns`` came twice: the record is of the second one."""
     if t <= 0 or t > _TIME_MAX_NS or period_ns > 86_400 * _SECOND_NS or not percent <= 100.0:
         return ABSURD, 0
+    if t <= repeated_ns:
+        return REPEATED, 0
     if t < now_ns - HORIZON_NS:
         return TOO_LATE, 0
     if 0 < now_ns < t - _FAR_NS:
@@ -613,7 +685,7 @@ def _take_process(
         period_ns = t - holders.seen_ns[h, at - 1] if at > 0 else 0
     from_ns = FOREVER
     if percent >= 0.0:
-        from_ns = _take_use(holders, h, t, period_ns, percent)
+        from_ns = _take_use(holders, h, t, min(period_ns, t - repeated_ns), percent)
     if at > 0 and holders.seen_ns[h, at - 1] == t:
         at -= 1
         if holders.seen_memory_bytes[h, at] < 0 <= memory_bytes:
@@ -721,7 +793,7 @@ def _take_instance(
     now_ns = hosts.now_ns[devices.host[d]]
     slices, activity = (told >> TOLD_SLICES) - 1, (told & ((1 << TOLD_EDGE) - 1)) - 1
     period_ns = 1 if told & (1 << TOLD_EDGE) else INSTANCE_NS
-    reason, since_ns = _take_process(holders, h, now_ns, t, period_ns, slices, -1.0)
+    reason, since_ns = _take_process(holders, h, now_ns, 0, t, period_ns, slices, -1.0)
     if reason == DUPLICATE:
         since_ns = FOREVER
     elif reason != ACCEPTED:
@@ -736,7 +808,7 @@ def _take_instance(
     while k > 0 and holders.seen_ns[h, k - 1] >= t:
         k -= 1
     if activity >= 0 and k > 0:
-        period_ns = min(t - holders.seen_ns[h, k - 1], INSTANCE_NS)
+        period_ns = min(t - max(holders.seen_ns[h, k - 1], devices.repeated_to_ns[d]), INSTANCE_NS)
         since_ns = min(since_ns, _take_use(holders, h, t, period_ns, activity / 1e6))
     if since_ns == FOREVER or devices.length[d] == 0:
         return
@@ -769,10 +841,18 @@ def _take_event(
             devices.broken[d] = devices.length[d] > 0
             d = devices.next_device[d]
         return
+    if kind == REPEAT:
+        d = hosts.first_device[host]
+        while d >= 0:
+            _come_again(hosts, devices, holders, d, from_ns, window_ns, offset, marks)
+            d = devices.next_device[d]
+        return
+    if kind in (GIVEN, MIG_INSTANCE):  # what time that came twice told holds from its end
+        from_ns = max(from_ns, devices.repeated_to_ns[holders.device[index]] + 1)
     if kind == GIVEN:
         d = holders.device[index]
         holders.account[index] = RESERVED
-        reason, since_ns = _take_process(holders, index, now_ns, from_ns, to_ns, -1, -1.0)
+        reason, since_ns = _take_process(holders, index, now_ns, 0, from_ns, to_ns, -1, -1.0)
         if reason == ACCEPTED and devices.length[d] > 0:
             first = max(since_ns, devices.first_ns[d]) // window_ns
             _mark(marks, d, first, max(now_ns, from_ns) // window_ns, offset)
@@ -797,6 +877,7 @@ def _take_event(
         floor_ns = min(floor_ns, devices.t_ns[d, devices.length[d] - 1] - HORIZON_NS)
     from_ns = max(from_ns, floor_ns)
     if kind == EXIT:
+        from_ns = max(from_ns, devices.repeated_to_ns[d])  # it was there up to where the clock stood
         exit_ns = holders.exit_ns[index]  # a second exit may name a later time
         holders.exit_ns[index] = from_ns
         from_ns = min(from_ns, exit_ns)
@@ -960,7 +1041,8 @@ def _take_process_rows(
         period_ns = batch.words[period_at + i] if period_at >= 0 else -1
         memory_bytes = batch.words[memory_at + i] if memory_at >= 0 else -1
         percent = batch.floats[sm_at + i] if sm_at >= 0 else -1.0
-        reason, from_ns = _take_process(holders, h, now_ns, t, period_ns, memory_bytes, percent)
+        repeated_ns = devices.repeated_to_ns[holders.device[h]]
+        reason, from_ns = _take_process(holders, h, now_ns, repeated_ns, t, period_ns, memory_bytes, percent)
         if reason != ACCEPTED:
             drops.of_processes[0] += 1
             _drop(drops, m, above + i, t, reason)

@@ -79,6 +79,8 @@ class Devices(NamedTuple):
     leap_ns: I64  # when it last claimed more than a device can use
     leap_mj: I64  # and what; -1 = never: a second reading near it makes it true
     broken: U8  # 1: the time up to the next sample is a gap (a collector started anew)
+    repeated_from_ns: I64  # to when its clock was set back; 0 = never, or the energy of since then is placed
+    repeated_to_ns: I64  # and when it stood: what is read up to here is of a time that came twice
     sources: U8  # bits: HAS_COUNTER, HAS_INSTANT, HAS_AVERAGE
     slices: I32  # into which MIG cuts its multiprocessors
     length: I64
@@ -93,6 +95,7 @@ class Devices(NamedTuple):
     reset_length: I64
     reset_from_ns: I64  # (devices, resets): last knot before, first sample after
     reset_to_ns: I64
+    reset_repeated_ns: I64  # 0; or the clock was set back, and since when what lies before it came twice
 
 
 class Holders(NamedTuple):
@@ -238,9 +241,9 @@ _f64, _f32_2, _u8 = _array(types.float64, 1), _array(types.float32, 2), _array(t
 HOSTS = types.NamedTuple((_i64, _i64, _i32, _i64, _i32), Hosts)
 DEVICES = types.NamedTuple(
     (
-        *(_i32, _i32, _i32, _i64, _i64, _i64, _i64, _i64, _u8, _u8, _i32, _i64),
+        *(_i32, _i32, _i32, _i64, _i64, _i64, _i64, _i64, _u8, _i64, _i64, _u8, _i32, _i64),
         *(_i64_2, _i64_2, _i32_2, _i32_2),
-        *(_i64, _i64_2, _i64_2, _i64, _i64, _i64_2, _i64_2),
+        *(_i64, _i64_2, _i64_2, _i64, _i64, _i64_2, _i64_2, _i64_2),
     ),
     Devices,
 )

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from wattribute.errors import RecordError
 from wattribute.kernels import headers as h
 from wattribute.kernels import ingest as k
-from wattribute.kernels.series import LATENESS_NS, PROCESS, Batch
+from wattribute.kernels.series import PROCESS, Batch
 from wattribute.records import (
     End,
     Exit,
@@ -49,6 +49,8 @@ _LAYOUTS_MOST: Final = 10_000
 _EXITS_MOST: Final = 100_000  # an exit may come before the process's first record on a device
 _MESSAGE_MOST_BYTES: Final = 16 << 20
 _EXCERPT_BYTES: Final = 200
+_SET_BACK_NS: Final = 1_000_000_000  # by less the first reading of a new epoch may be earlier
+_REPEATED_MOST_NS: Final = 100_000_000_000
 _GAP_AHEAD_NS: Final = 86_400_000_000_000  # of a clock that was set back it ends later than it is told
 _FIRST_T: Final = Struct("<q")  # the first column is that of the times
 
@@ -230,11 +232,14 @@ class Decoder:
             batch.add_events(host_row, offset, [(k.EPOCH, 0, 0, 0)])
 
     def _follow_clock(self, batch: Pending, host_row: int, t: int) -> None:
-        """At the first reading of an epoch: if the wall clock was set back by more than readings come late,
-        what follows would be late, or too late, until it comes there again."""
+        """At the first reading of an epoch: if the wall clock was set back, the time up to where it stood
+        comes again. Of a long time all is forgotten, and what comes takes its place: else nothing would be
+        seen of the host until then. For as long as that the driver tells no SM time either."""
         self._settle(batch, -1)
-        now_ns = int(self.series.hosts.now_ns[host_row])
-        if 0 < t < now_ns - LATENESS_NS:
+        back_ns = int(self.series.hosts.now_ns[host_row]) - t
+        if t > 0 and _SET_BACK_NS < back_ns <= _REPEATED_MOST_NS:
+            batch.add_events(host_row, self.tables.offset, [(k.REPEAT, 0, t, 0)])
+        elif t > 0 and back_ns > _REPEATED_MOST_NS:
             self._settle(batch, host_row)
             self._reservations.begin_anew(host_row)
             self._instances.begin_anew(host_row)

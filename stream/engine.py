@@ -37,10 +37,11 @@ from wattribute.stream.rows import Rows
 from wattribute.stream.series import SLACK_NS, DeviceKey, Series, new_marks
 from wattribute.stream.tables import Tables
 
-ALGORITHM: Final = 3
+ALGORITHM: Final = 4
 """Goes up when the same messages come to give other rows."""
 _MARKS: Final = 1 << 18
 _ROWS: Final = 1 << 15
+_NO_FAULT: Final = (k.DUPLICATE, k.REPEATED)
 _DROPS_LISTED: Final = 4096
 _NO_MARKS: Final[tuple[I32, I64, I64, I64]] = (
     np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -379,13 +380,13 @@ class Engine:
             count = len(times)
             unlisted[reason] -= count
             offset = int(messages[message, k.OFFSET])
-            if reason == k.TOO_LATE:
-                host = hosts[int(messages[message, k.HOST])]
-                self.tables.late(offset, host, int(times.min()), int(times.max()), count)
-            if reason != k.DUPLICATE:
+            if reason in (k.TOO_LATE, k.REPEATED):
+                host, what = hosts[int(messages[message, k.HOST])], f"{count} readings {k.REASONS[reason]}"
+                self.tables.uncounted(offset, host, int(times.min()), int(times.max()), what)
+            if reason not in _NO_FAULT:
                 self.tables.dead(offset, f"{count} readings: {k.REASONS[reason]}", b"", count)
         for reason, count in enumerate(unlisted.tolist()):
-            if count and reason != k.DUPLICATE:
+            if count and reason not in _NO_FAULT:
                 offset = int(messages[-1, k.OFFSET])
                 self.tables.dead(offset, f"{count} more readings: {k.REASONS[reason]}", b"", count)
         self.duplicate_count += int(drops.total[k.DUPLICATE])

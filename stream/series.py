@@ -151,8 +151,9 @@ class Series:
         )
         _shift(devices.gap_length, d, cut_ns, devices.gap_to_ns, devices.gap_from_ns)
         devices.segment[d] += _shift(
-            devices.reset_length, d, cut_ns, devices.reset_to_ns, devices.reset_from_ns
-        )
+            devices.reset_length, d, cut_ns,
+            devices.reset_to_ns, devices.reset_from_ns, devices.reset_repeated_ns,
+        )  # fmt: skip
         for _, h in self._members[d]:
             period_ns = int(holders.seen_period_ns[h, : holders.seen_length[h]].max(initial=0))
             before_ns = cut_ns - 4 * period_ns  # what came before may still carry a hold on
@@ -199,6 +200,7 @@ class Series:
             length[rows] = 0
         devices.counter_mj[rows] = devices.leap_mj[rows] = -1
         devices.broken[rows] = devices.sources[rows] = 0
+        devices.repeated_from_ns[rows] = devices.repeated_to_ns[rows] = 0
         members = [row for device in rows for _, row in self._members[device]]
         holders.seen_length[members] = holders.used_length[members] = holders.silent[members] = 0
         return rows
@@ -252,7 +254,7 @@ def _shift(length: Any, row: int, cut_ns: int, time_ns: Any, *others: Any) -> in
 _SERIES: Final = {
     "length": ("t_ns", "energy_mj", "power_mw", "average_mw"),
     "gap_length": ("gap_from_ns", "gap_to_ns"),
-    "reset_length": ("reset_from_ns", "reset_to_ns"),
+    "reset_length": ("reset_from_ns", "reset_to_ns", "reset_repeated_ns"),
     "seen_length": ("seen_ns", "seen_period_ns", "seen_memory_bytes"),
     "used_length": ("used_ns", "used_from_ns", "used_percent"),
 }

@@ -57,9 +57,9 @@ class Tables:
         row = {"origin": self.origin, "position": offset, "t": t, "reason": reason, "excerpt": text}
         self._rows["dead"].append(row)
 
-    def late(self, offset: int, host: str, from_ns: int, to_ns: int, count: int) -> None:
-        """A gap: a span of which readings came too late to count."""
-        reason = f"{count} readings came more than 1 h late, at {self.origin} {offset}"
+    def uncounted(self, offset: int, host: str, from_ns: int, to_ns: int, what: str) -> None:
+        """A gap: a span of which readings do not count."""
+        reason = f"{what}, at {self.origin} {offset}"
         self._gap(host, Gap(t=to_ns, from_ns=from_ns, to_ns=to_ns, reason=reason), offset)
 
     def note(self, host: str, boot_id: str, record: Record, position: str) -> None:

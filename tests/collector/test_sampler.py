@@ -246,7 +246,9 @@ def test_a_clock_that_is_set_begins_a_new_epoch(step_s: int) -> None:
     assert gap.reason == f"the wall clock was set by {step_s:+d}.000 s"
     assert [host.t for host in bench.emitted.of(Host)] == [START, after]
     assert [w.t for w in bench.emitted.of(Workload)] == [START, after]
-    assert [p.period_ns for p in bench.held()] == [S] * 4 + [900 * MS]  # the last at the end
+    # read once more before the step, at once after it, and at the end
+    assert [p.period_ns for p in bench.held()] == [S, S, S, 1, S, 900 * MS]
+    assert [p.t for p in bench.held()][2:4] == [before, after]
     assert list(epochs.values()) == [START, START, after, after]
     assert health.clock_steps == 1
 

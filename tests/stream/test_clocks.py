@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.stream import host as made_host
-from wattribute.records import Device, Gap, Host, Process, Record
+from wattribute.records import Device, Exit, Gap, Host, Process, Record
 from wattribute.stream.engine import Engine
 from wattribute.wire import Encoder
 
@@ -119,6 +119,78 @@ def test_where_a_clock_that_was_set_back_comes_again_no_window_counts_twice() ->
     rows = made_host.table(made_host.stream(engine, sent(("a", "b1", 1, ahead), ("a", "b1", 2, after)), [9]))
     assert joules(rows, 7101, 7299) == [300.0] * 198
     assert {row["pid"] for row in rows.values()} == {11}
+
+
+def twice(back_s: int, *more: Record) -> list[made_host.Message]:
+    """After two minutes a clock is set back, as its collector tells; ``more`` comes in the second after."""
+    back_ns, at_ns = back_s * SECOND_NS, START_NS + 120 * SECOND_NS
+    gap = Gap(t=at_ns - back_ns, from_ns=at_ns - back_ns, to_ns=at_ns)
+    first = [second(number) for number in range(120)]
+    again = [second(number, ahead_ns=-back_ns) for number in range(120, 180 + back_s)]
+    return sent(("a", "b1", 1, first), ("a", "b1", 2, [[gap], [*again[0], *more], *again[1:]]))
+
+
+def of_account(rows: Any, account: str) -> Any:
+    return {key: row for key, row in rows.items() if row["account"] == account}
+
+
+@pytest.mark.parametrize("size", [1, 7, 400])
+@pytest.mark.parametrize("back_s", [2, 5, 30, 99])
+def test_of_time_that_comes_twice_the_first_stands_and_what_the_second_used_is_residual(
+    size: int, back_s: int
+) -> None:
+    engine = Engine("test")
+    rows = made_host.table(made_host.stream(engine, twice(back_s), [size]))
+    assert joules(of_account(rows, "process"), 0, 179) == [300.0] * 119 + [270.0] + [300.0] * 59
+    left = joules(of_account(rows, "residual"), 0, 179)
+    assert left[: 120 - back_s] + left[120:] == [0.0] * (179 - back_s)
+    # and of what lies between the last reading before and the first after
+    assert sum(round(1e6 * joule) for joule in left) == 300_000_000 * back_s + 30_000_000
+    assert all(abs(joule - 300.0 - 60 / (back_s - 0.1)) < 1e-5 for joule in left[120 - back_s : 119])
+    flags = {row["window_start"] // 1000 - START_NS // SECOND_NS: row["flags"] for row in rows.values()}
+    assert [second_ for second_ in range(179) if flags[second_] & 256] == list(range(120 - back_s, 120))
+    tables = engine.tables.take()
+    assert "dead" not in tables
+    came_twice = [row for row in tables["gap"] if "came twice" in row["reason"]]
+    assert sum(int(row["reason"].split()[0]) for row in came_twice) == 11 * back_s
+
+
+@pytest.mark.parametrize("at", [118, 121, 130, 149, 151, 153])
+def test_time_that_comes_twice_is_the_same_after_a_restart(at: int) -> None:
+    messages = twice(30)
+    whole = made_host.table(made_host.stream(Engine("test"), messages, [1]))
+    written = made_host.stream(Engine("test"), messages[:at], [5], end=False)
+    restarted = Engine("test")
+    restarted.take([offset for offset, _ in messages[:at]], [value for _, value in messages[:at]], quiet=True)
+    written += made_host.stream(restarted, messages[at:], [3])
+    assert made_host.table(written) == whole
+
+
+def test_who_ends_while_time_comes_again_was_there_the_first_time() -> None:
+    exit_ns = START_NS + 92 * SECOND_NS
+    messages = twice(30, Exit(t=exit_ns, pid=9, start_ns=7))
+    rows = of_account(made_host.table(made_host.stream(Engine("test"), messages, [1])), "process")
+    assert joules(rows, 0, 179) == [300.0] * 119 + [270.0] + [0.0] * 59
+
+
+def test_a_record_of_the_second_time_says_nothing_of_the_first() -> None:
+    """A record that reaches back over where the clock stood: who it speaks of did not work alone before."""
+    reaching = Process(
+        t=START_NS + 120 * SECOND_NS + 1, gpu="g", pid=9, start_ns=7, period_ns=SECOND_NS, sm_percent=50.0
+    )
+
+    def shared(number: int, back_s: int = 0) -> list[Record]:
+        other = Process(
+            t=START_NS + (number - back_s) * SECOND_NS, gpu="g", pid=10, start_ns=7, period_ns=SECOND_NS
+        )
+        return [*second(number, ahead_ns=-back_s * SECOND_NS), other]
+
+    after = [shared(number, 30) for number in range(120, 180)]
+    after[31].append(reaching)
+    parts = ("a", "b1", 1, [shared(number) for number in range(120)]), ("a", "b1", 2, after)
+    rows = made_host.table(made_host.stream(Engine("test"), sent(*parts), [9])).values()
+    of_last = [row for row in rows if row["window_start"] * 10**6 == START_NS + 119 * SECOND_NS]
+    assert {row["pid"]: row["active_energy_uj"] for row in of_last if row["pid"]} == {9: 0, 10: 0}
 
 
 @pytest.mark.parametrize(

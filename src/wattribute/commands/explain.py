@@ -38,6 +38,7 @@ FLAGS: Final[Mapping[int, str]] = {
     32: "no SM time: several held the GPU and nobody's work is known; their active energy is residual",
     64: "partial: the window was observed in part, as the first and last of a collector are",
     128: "disputed: the energy counter and the power readings are further apart than sensors are",
+    256: "repeated: the clock was set back, and what was used when the time came again is residual",
 }
 _ACCOUNTS: Final = {
     "process": "a process held the GPU",

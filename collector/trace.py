@@ -169,7 +169,9 @@ class TraceWriter:
         try:
             self._file = self._path.open("wb" if overwrite else "xb")
         except FileExistsError as problem:
-            raise WattributeError(f"{path} exists already: remove it, or choose another name") from problem
+            raise WattributeError(
+                f"{path} exists already: choose another name, or --overwrite it"
+            ) from problem
         except OSError as problem:
             raise self._failed(problem) from problem
         self._stream: Any = self._file

@@ -51,7 +51,9 @@ def hold(folder: Path, create: bool) -> int:
             time.sleep(0.02)
         (folder / SOCKET).unlink(missing_ok=True)  # ours is the only process here: its owner was killed
         os.ftruncate(lock, 0)
-        os.pwrite(lock, f"process {os.getpid()} ({Path(sys.argv[0]).name} {sys.argv[1:2]})".encode(), 0)
+        os.pwrite(
+            lock, f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:2]])})".encode(), 0
+        )
     except OSError as error:
         raise StoreError(f"cannot use the folder {folder} as a store: {error.strerror}") from error
     return lock

@@ -26,6 +26,7 @@ from wattribute.sinks.store import Readable, Store
 BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 END: Final = datetime(2106, 2, 7, 6, 28, tzinfo=UTC)  # the last whole minute of ClickHouse's DateTime
 YEAR_HOURS: Final = 365 * 24
+PRICE_MOST: Final = 1e9  # what sums of it come to is still a number
 OWNED: Final = "owned"
 _BOOK_RECORDED: Final = datetime(2026, 11, 1, tzinfo=UTC)
 
@@ -57,8 +58,8 @@ class Price:
         if not self.gpu_model:
             raise UsageError("a price needs the GPU's name as NVML gives it, for instance 'NVIDIA H200'")
         for name, amount in (("instance price", self.instance_price or 0.0), ("price", self.price)):
-            if not (math.isfinite(amount) and amount >= 0):
-                raise UsageError(f"the {name} of {self.gpu_model} is {amount}: it must be 0 or more")
+            if not 0 <= amount <= PRICE_MOST:  # of NaN neither holds
+                raise UsageError(f"the {name} of {self.gpu_model} is {amount:g}: it must be from 0 to 1e9")
         check_currency(self.currency)
         for name, at in (("valid from", self.valid_from), ("valid to", self.valid_to)):
             if at.second or at.microsecond:
@@ -136,7 +137,9 @@ def read_prices(path: Path) -> list[Price]:
     try:
         text = path.read_text(encoding="utf-8-sig")  # Excel begins a file with a mark
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the prices in {path}: {error}") from error
+        raise UsageError(
+            f"cannot read the prices in {path}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     return _parse(text, str(path))
 
 
@@ -182,9 +185,8 @@ def _parse(text: str, name: str) -> list[Price]:
     for column in reader.fieldnames or ():
         if column not in known:
             near = difflib.get_close_matches(str(column), known, 1)
-            raise UsageError(
-                f"{name}: unknown column {column!r}; {f'did you mean {near[0]}?' if near else known}"
-            )
+            meant = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(known)}"
+            raise UsageError(f"{name}: unknown column {column!r}; {meant}")
     prices: dict[str, tuple[int, Price]] = {}
     for row in reader:
         try:

@@ -17,6 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import clickhouse_connect
 import pyarrow as pa
@@ -263,6 +264,7 @@ def open_store(url: str, create: bool = True) -> Store:
 
 def _open_chdb(url: str, folder: Path, create: bool) -> Store:
     database = parse_qs(urlsplit(url).query).get("database", [DATABASE])[0]
+    _check_zone(os.environ.get("TZ", "").removeprefix(":"))
     lock = hold(folder, create)
 
     def connect(settings: Mapping[str, Any]) -> Any:
@@ -275,6 +277,17 @@ def _open_chdb(url: str, folder: Path, create: bool) -> Store:
         raise
     store.keep(lock)
     return store
+
+
+def _check_zone(name: str) -> None:
+    """The engine does not load where TZ is of POSIX's form (UTC+2), and says that it is not installed."""
+    try:
+        if name and not name.startswith("/"):
+            ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise StoreError(
+            f"the store's engine knows no time zone TZ={name}: set TZ=Europe/Berlin or the like, or unset it"
+        ) from error
 
 
 def _in_database(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from wattribute.errors import UsageError
 from wattribute.sinks.currencies import check_currency
-from wattribute.sinks.prices import BEGINNING, END, number, parse_time, truth, whole
+from wattribute.sinks.prices import BEGINNING, END, PRICE_MOST, number, parse_time, truth, whole
 from wattribute.sinks.store import Readable, Store
 
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -44,11 +43,11 @@ class Tariff:
     deleted: bool = False
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.price_per_kwh) and self.price_per_kwh >= 0):
-            raise UsageError(f"the price of a kWh is {self.price_per_kwh}: it must be 0 or more")
+        if not 0 <= self.price_per_kwh <= PRICE_MOST:
+            raise UsageError(f"the price of a kWh is {self.price_per_kwh:g}: it must be from 0 to 1e9")
         for name, ratio in (("node power ratio", self.node_power_ratio), ("PUE", self.pue_ratio)):
-            if not (math.isfinite(ratio) and ratio >= 1):
-                raise UsageError(f"the {name} is {ratio}: it must be 1 or more, as 1.25")
+            if not 1 <= ratio <= 100:
+                raise UsageError(f"the {name} is {ratio:g}: it must be from 1 to 100, as 1.25")
         check_currency(self.currency)
         if not (0 <= self.from_hour <= 23 and 1 <= self.to_hour <= 24) or self.from_hour == self.to_hour:
             raise UsageError(

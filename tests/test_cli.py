@@ -135,7 +135,14 @@ def test_collecting_needs_no_array_library(tmp_path: Path) -> None:
         ("cost --store clickhouse://127.0.0.1:1/x", 1, "cannot open the store clickhouse://127.0.0.1:1/x"),
         ("explain --policy fair", 2, "unknown policy 'fair'"),
         ("explain --window 2026-06-01 --since 1h", 2, "--window goes without"),
-        ("price add --gpu x --per-gpu-hour -1", 2, "it must be 0 or more"),
+        ("price add --gpu x --per-gpu-hour -1", 2, "it must be from 0 to 1e9"),
+        ("price add --gpu x --per-gpu-hour 1e308", 2, "it must be from 0 to 1e9"),
+        ("price tariff add --per-kwh 1e308", 2, "it must be from 0 to 1e9"),
+        ("price import .", 2, "cannot read the prices in .: Is a directory"),
+        ("host add node --gpus 0 --from 2026-06-01", 2, "--gpus 0: it must be 1 or more"),
+        ("reconcile --invoice 300 --format json", 2, "--invoice is compared in the table alone"),
+        ("run --output /nowhere/o.json -- true", 2, "--output /nowhere/o.json cannot be written"),
+        ("replay /tmp/\x9b31m", 2, "there is no file /tmp/�31m"),
         ("price import none.csv", 2, "cannot read the prices in none.csv"),
         ("check-config --config none.toml", 2, "none.toml cannot be read"),
         ("check-config --store chdb://x", 2, "store 'chdb://x' is neither"),
@@ -216,6 +223,20 @@ def test_fresh_empties_nothing_that_is_not_ours(capsys: pytest.CaptureFixture[st
     assert "thesis.tex in it is not of wattribute" in err
     assert (store / "thesis.tex").read_text() == "mine"
     assert (store / "data").is_dir()
+    (store / "thesis.tex").unlink()
+    status, _, err = ended(capsys, "up", "--simulate", "--fresh", "--store", f"chdb://{store}")
+    assert status == 2
+    assert "it is a store of another program" in err
+    assert (store / "data").is_dir()
+
+
+def test_a_time_zone_that_the_engine_does_not_know_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TZ", "UTC+2")
+    status, _, err = ended(capsys, "migrate", "--store", f"chdb://{tmp_path}/store")
+    assert status == 1
+    assert "knows no time zone TZ=UTC+2" in err
 
 
 def test_check_config_shows_values_and_their_origin(
@@ -281,8 +302,11 @@ def test_a_text_that_is_no_time_is_refused(text: str) -> None:
 
 def test_durations_and_spans() -> None:
     assert [parse_duration_s(text) for text in ("30", "1.5s", "10m", "250ms")] == [30, 1.5, 600, 0.25]
-    for text in ("0", "-1", "inf", "1e9", "300y", ""):
+    for text in ("-1", "inf", "1e9", "300y", ""):
         with pytest.raises(UsageError, match="is not a duration"):
+            parse_duration_s(text)
+    for text in ("0", "99999d"):
+        with pytest.raises(UsageError, match="a duration is more than 0, and 36,600 days at most"):
             parse_duration_s(text)
     assert parse_span(None, None) == (None, None)
 

@@ -120,6 +120,15 @@ def test_a_configuration_file_that_is_not_there_is_an_error(tmp_path: Path) -> N
         load_settings({}, None, HOME | {"WATTRIBUTE_CONFIG": str(tmp_path / "none.toml")})
 
 
+def test_a_configuration_file_that_is_a_folder_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wattribute.toml").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"wattribute\.toml cannot be read: Is a directory"):
+        load_settings({}, None, HOME)
+
+
 def test_variables_that_are_not_settings_are_left_alone() -> None:
     environ = HOME | {
         "WATTRIBUTE_MODEL": "llama",

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import typer
 
 from wattribute import __version__
-from wattribute.errors import UsageError, WattributeError
+from wattribute.errors import UsageError, WattributeError, printable
 
 # typer brings a click of its own since 0.20, and used the installed one before: this finds either.
 _ClickException: Final[Any] = typer.BadParameter.__mro__[2]
@@ -225,7 +225,7 @@ def run(arguments: Sequence[str]) -> int:
             traceback.print_exc()
         what, status = _ending(error)
         if what:
-            sys.stderr.write(f"wattribute: {' '.join(what.split())}\n")
+            sys.stderr.write(f"wattribute: {printable(' '.join(what.split()))}\n")
         return status
 
 

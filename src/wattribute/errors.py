@@ -39,3 +39,8 @@ class StoreAwayError(StoreError):
 
 class RecordError(ValueError):
     """A record that cannot be used; the text says which field and why."""
+
+
+def printable(text: str) -> str:
+    """A text that may come from outside, as the labels of a workload do: it must not steer the terminal."""
+    return "".join(char if char.isprintable() else "�" for char in text)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Final
+from unicodedata import category
 
 from wattribute.errors import RecordError
 
@@ -351,7 +352,7 @@ def _checked(name: str, value: Any) -> Any:
 def _text(name: str, value: str) -> str:
     if len(value) > _TEXT_MAX:
         raise RecordError(f"{name} is {len(value)} characters long; {_TEXT_MAX} at most")
-    if not value.isprintable() and any(ord(c) < 32 for c in value):
+    if not value.isprintable() and any(category(c) in ("Cc", "Zl", "Zp") for c in value):
         raise RecordError(f"{name} holds control characters")
     return value
 

@@ -221,7 +221,7 @@ def _from_file(
 ) -> Iterator[tuple[str, str, object]]:
     named = config or (Path(environ[CONFIG]) if environ.get(CONFIG) else None)
     path = named or Path(FILE)
-    if named is None and not path.is_file():
+    if named is None and not path.exists():
         return
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))

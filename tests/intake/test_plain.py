@@ -48,6 +48,7 @@ def test_a_line_is_a_record(running: Running) -> None:
         ("/v1/units", '{"unit":"images","quantity":1}', "model or run"),
         ("/v1/units", '{"unit":"i","quantity":1,"modle":"m"}', "unknown field 'modle'; did you mean model?"),
         ("/v1/units", '{"unit":"i","quantity":1,"model":"a\\u001b[2J"}', "model holds control characters"),
+        ("/v1/units", '{"unit":"i","quantity":1,"model":"a\\u009b2J"}', "model holds control characters"),
         ("/v1/units", '{"unit":"i","quantity":1,"model":"m","t":-5}', "t -5 is outside"),
         ("/v1/units", '{"unit":"i","quantity":1,"model":"m"}\n{"unit":"i"}', "line 2: say whose it is"),
         (

@@ -46,6 +46,8 @@ def empty_folders(settings: Settings) -> None:
         entries = list(folder.iterdir())
         if strange := sorted(entry.name for entry in entries if not is_ours(entry.name)):
             raise UsageError(f"--fresh does not empty {folder}: {strange[0]} in it is not of wattribute")
+        if folder == store and entries and not (folder / _LOCK).exists():
+            raise UsageError(f"--fresh does not empty {folder}: it is a store of another program")
         found += entries
     if store.exists() and (store / _LOCK).exists() and (owner := owner_of(store)):
         raise WattributeError(f"the store {store} is in use by {owner}: stop it first")

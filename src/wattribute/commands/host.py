@@ -35,9 +35,9 @@ def add(
         typer.Option("--until", metavar="TIME", help="Until before this minute.", show_default="goes on"),
     ] = None,
     gpus: Annotated[
-        int,
+        int | None,
         typer.Option("--gpus", metavar="COUNT", help="How many GPUs.", show_default="as many as were seen"),
-    ] = 0,
+    ] = None,
     gpu: Annotated[
         str,
         typer.Option("--gpu", metavar="NAME", help="Their model as NVML names it.", show_default="as seen"),
@@ -66,12 +66,14 @@ def add(
     billed_from, billed_to = parse_time(begin, zone=zone), parse_time(end, zone=zone)
     if billed_from is None:
         raise UsageError("--from is missing")
+    if gpus == 0:
+        raise UsageError("--gpus 0: it must be 1 or more; without it, as many as were seen")
     declared = BilledHost(
         host=name,
         billed_from=billed_from,
         billed_to=billed_to or END,
         gpu_model=gpu,
-        gpus=gpus,
+        gpus=gpus or 0,
         provider=provider,
         region=region,
         pricing=pricing,

@@ -19,6 +19,8 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from wattribute.errors import printable
+
 _PLAIN_WIDTH: Final = 10_000  # piped: lines as long as they are
 _GUTTER: Final = 3  # between two columns on a terminal
 
@@ -85,7 +87,7 @@ def write_grid(grid: Grid, to: TextIO | None = None) -> None:
         without = _too_much(grid, console.width) if console.is_terminal else ()
         console.print(rendered(grid, console.is_terminal, without))
         for line in grid.notes:
-            console.print(Text(line))
+            console.print(Text(printable(line)))
         if named := [grid.headers[place] for place in without if grid.headers[place]]:
             console.print(Text(f"left out, the terminal is too narrow: {', '.join(named)}"))
     text = captured.get()
@@ -103,7 +105,7 @@ def rendered(grid: Grid, colour: bool, without: Sequence[int] = ()) -> Table:
         )
     for number, row in enumerate(grid.rows):
         style = grid.styles[number] if colour and number < len(grid.styles) else None
-        table.add_row(*(Text(_printable(row[place])) for place in places), style=style)
+        table.add_row(*(Text(printable(row[place])) for place in places), style=style)
     return table
 
 
@@ -133,7 +135,7 @@ def decimals_for(values: Sequence[float | None], digits: int = 4) -> int:
 
 def note(text: str) -> None:
     """A line about what is going on, on standard error."""
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write("\n".join(map(printable, text.split("\n"))) + "\n")
     sys.stderr.flush()
 
 
@@ -168,8 +170,3 @@ def _jsonable(value: Any) -> Any:
     elif not isinstance(value, str | bool | int | float | None):
         plain = str(value)
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
-
-
-def _printable(text: str) -> str:
-    """What comes from a workload's labels must not steer the terminal."""
-    return "".join(char if char.isprintable() else "�" for char in text)

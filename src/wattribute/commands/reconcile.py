@@ -62,6 +62,10 @@ def reconcile(
     begin, end = parse_span(since, until, parse_zone(tz))
     if invoice is not None and not (math.isfinite(invoice) and invoice >= 0):
         raise UsageError(f"--invoice is {invoice}: it must be an amount of 0 or more")
+    if invoice is not None and shape is not Format.table:
+        raise UsageError(
+            "--invoice is compared in the table alone: leave out --format, or compare billed_usd"
+        )
     from wattribute.sinks.billing import reconcile_rows, replaced_gpus
     from wattribute.sinks.query_server import open_store_for_reading
 
@@ -84,7 +88,7 @@ def reconcile(
 
 def _grid(rows: Rows, by: str, notes: list[str]) -> Grid:
     whole = math.fsum(values(rows, "billed_usd"))
-    decimals = decimals_for([whole])
+    decimals = max(2, decimals_for([whole]))  # beside an invoice, cents count
     money = [column([row[name] for row in rows], decimals) for name in _MONEY.values()]
     hours = column(
         [row["billed_gpu_hours"] for row in rows],

@@ -46,7 +46,14 @@ from wattribute.commands.run_options import (
     TeamOption,
     VersionOption,
 )
-from wattribute.commands.run_report import add_price, notes_of, report_rows, write_file, write_report
+from wattribute.commands.run_report import (
+    add_price,
+    check_file,
+    notes_of,
+    report_rows,
+    write_file,
+    write_report,
+)
 from wattribute.commands.source import Source, load_host_settings, open_command_host
 from wattribute.errors import RecordError, UsageError, WattributeError
 from wattribute.records import Record, parse
@@ -128,6 +135,8 @@ def run(
     collected = is_collected(settings)
     if collected and simulate:
         raise UsageError(f"a collector sends to {settings.bus} already: name another --store to --simulate")
+    if output is not None:
+        check_file(output)
     named = name or _name()
     plan = Plan(
         words=command,

@@ -201,9 +201,9 @@ def test_what_was_known_at_a_time_stays_known(sink: ClickHouseSink, as_columns: 
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [
-        ({"price_per_kwh": -0.1}, "0 or more"),
-        ({"price_per_kwh": float("nan")}, "0 or more"),
-        ({"pue_ratio": 0.9}, "the PUE is 0.9: it must be 1 or more"),
+        ({"price_per_kwh": -0.1}, "from 0 to 1e9"),
+        ({"price_per_kwh": float("nan")}, "from 0 to 1e9"),
+        ({"pue_ratio": 0.9}, "the PUE is 0.9: it must be from 1 to 100"),
         ({"node_power_ratio": float("inf")}, "the node power ratio"),
         ({"currency": "EURO"}, "did you mean EUR"),
         ({"from_hour": 22, "to_hour": 22}, "not 22 to 22"),

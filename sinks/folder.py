@@ -30,6 +30,11 @@ def folder_of(url: str) -> Path | None:
     return Path(path)
 
 
+def is_another_s(folder: Path) -> bool:
+    """Whether a folder that is there holds something, and no store of ours."""
+    return not (folder / _LOCK).exists() and any(folder.iterdir())
+
+
 def hold(folder: Path, create: bool) -> int:
     """Take the folder for this process; the lock ends when the number is closed or the process ends, however.
     What holds it for a question is waited for: a stream need not start again because someone asked.
@@ -40,7 +45,7 @@ def hold(folder: Path, create: bool) -> int:
         raise StoreError(f"there is no store in {folder}; 'wattribute up' or 'wattribute replay' makes one")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not (folder / _LOCK).exists() and any(folder.iterdir()):
+        if is_another_s(folder):
             raise StoreError(f"{folder} holds other files and is no store; name an empty or a new folder")
         folder.chmod(0o700)
         began = time.monotonic()

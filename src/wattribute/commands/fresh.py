@@ -27,14 +27,13 @@ _STORE: Final = frozenset(
         *("dictionaries_lib", "user_scripts", "preprocessed_configs"),
     )
 )
-_LOCK: Final = "owner.lock"
 _BUS: Final = "bus.sqlite"
 
 
 def empty_folders(settings: Settings) -> None:
     """Empty the folders of the store and the bus. Raises UsageError where there is anything else in them, or
     they are no folders; WattributeError where the store is in use."""
-    from wattribute.sinks.folder import folder_of, owner_of
+    from wattribute.sinks.folder import folder_of, is_another_s, owner_of
 
     store, bus = folder_of(settings.store), local_folder(settings.bus)
     if store is None or bus is None:
@@ -46,10 +45,10 @@ def empty_folders(settings: Settings) -> None:
         entries = list(folder.iterdir())
         if strange := sorted(entry.name for entry in entries if not is_ours(entry.name)):
             raise UsageError(f"--fresh does not empty {folder}: {strange[0]} in it is not of wattribute")
-        if folder == store and entries and not (folder / _LOCK).exists():
+        if folder == store and is_another_s(folder):
             raise UsageError(f"--fresh does not empty {folder}: it is a store of another program")
         found += entries
-    if store.exists() and (store / _LOCK).exists() and (owner := owner_of(store)):
+    if owner := owner_of(store):
         raise WattributeError(f"the store {store} is in use by {owner}: stop it first")
     for entry in found:
         _remove(entry)

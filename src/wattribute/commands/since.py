@@ -91,9 +91,9 @@ def parse_duration_s(text: str) -> float:
     """Seconds: a number, or one with ms, s, m, h, d or w. Raises UsageError."""
     word = text.strip().lower()
     match = _LENGTH.fullmatch(word) or re.fullmatch(r"(\d+(?:\.\d+)?)()", word)
-    seconds = float(match.group(1)) * _UNIT_S[match.group(2) or "s"] if match else 0.0
     if not match:
         raise UsageError(f"{text!r} is not a duration: write 30, 90s, 10m, 2h, 7d or 4w")
+    seconds = float(match.group(1)) * _UNIT_S[match.group(2) or "s"]
     if not 0 < seconds <= _MAX_S:
         raise UsageError(f"{text!r}: a duration is more than 0, and {_MAX_S / 86_400:,.0f} days at most")
     return seconds

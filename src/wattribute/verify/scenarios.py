@@ -237,7 +237,7 @@ TRIALS: Final[Sequence[Trial]] = (
             f"the wall clock is set {'forth' if by_s > 0 else 'back'} by {abs(by_s)} s",
             _GPU,
             _one_ends(202.0),
-            # What is used while time comes again is residual: of so little the error still says something.
+            # What is used while time comes again is residual: of 30 s that is 5 % of a run, and no fault.
             Bar(0.03 if by_s > -30 else None, uncharged_s=_UNCHARGED_S + max(0, -by_s)),
             host=replace(_HOST, clock_set_s=(200, by_s)),
         )

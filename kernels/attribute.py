@@ -332,6 +332,25 @@ def _trapezoid_uj(from_mw: int, to_mw: int, length_ns: int) -> int:
 
 
 @part
+def _rise_uj(from_mw: int, to_mw: int, part_ns: int, length_ns: int) -> int:
+    """Energy of the first part of power that rises evenly, or stays; it never falls with that part, rounding
+    included."""
+    if part_ns == length_ns:
+        return _trapezoid_uj(from_mw, to_mw, length_ns)
+    above_uj = _product_over(_trapezoid_uj(0, to_mw - from_mw, part_ns), part_ns, length_ns)
+    return _trapezoid_uj(from_mw, from_mw, part_ns) + above_uj
+
+
+@part
+def _ramp_uj(from_mw: int, to_mw: int, part_ns: int, length_ns: int) -> int:
+    """Energy of the first part of power that goes evenly from one reading to the next."""
+    if to_mw >= from_mw:
+        return _rise_uj(from_mw, to_mw, part_ns, length_ns)
+    whole_uj = _trapezoid_uj(from_mw, to_mw, length_ns)
+    return whole_uj - _rise_uj(to_mw, from_mw, length_ns - part_ns, length_ns)
+
+
+@part
 def _bridge_uj(t_ns: I64, power_mw: I32, d: int, begin: int, end: int) -> int:
     """Integrated power between two samples, by trapezoids; 0 where no power was read, or not for 10 min."""
     total = 0
@@ -505,7 +524,9 @@ def _measure_power(
         is_known = is_known and t - knot_ns <= _POWER_HOLDS_NS
         gain = _trapezoid_uj(from_mw, to_mw, t - knot_ns) if is_known else 0
         while c < n_cuts and cuts_ns[c] <= t:
-            work.energy_uj[c] = total + _product_over(gain, cuts_ns[c] - knot_ns, max(t - knot_ns, 1))
+            part_ns = cuts_ns[c] - knot_ns
+            ramp_uj = _ramp_uj(from_mw, to_mw, part_ns, max(t - knot_ns, 1)) if is_known else 0
+            work.energy_uj[c] = total + ramp_uj
             work.unknown_ns[c] = unknown_ns if is_known else unknown_ns + cuts_ns[c] - knot_ns
             c += 1
         total += gain
@@ -531,9 +552,11 @@ def _integrate_after(devices: Devices, d: int, power_mw: I32, last: int, n_cuts:
             continue
         length_ns = t_ns[d, i] - t_ns[d, k]
         is_known = power_mw[d, i] >= 0 and length_ns <= _POWER_HOLDS_NS
-        gain = _trapezoid_uj(max(power_mw[d, k], 0), power_mw[d, i], length_ns) if is_known else 0
+        from_mw, to_mw = max(power_mw[d, k], 0), power_mw[d, i]
+        gain = _trapezoid_uj(from_mw, to_mw, length_ns) if is_known else 0
         while c < n_cuts and cuts_ns[c] <= t_ns[d, i]:
-            work.energy_uj[c] += total + _product_over(gain, cuts_ns[c] - t_ns[d, k], length_ns)
+            part_ns = cuts_ns[c] - t_ns[d, k]
+            work.energy_uj[c] += total + (_ramp_uj(from_mw, to_mw, part_ns, length_ns) if is_known else 0)
             work.unknown_ns[c] = unknown_ns if is_known else unknown_ns + cuts_ns[c] - t_ns[d, k]
             c += 1
         total += gain
@@ -561,9 +584,11 @@ def _integrate_before(
             continue
         length_ns = t_ns[d, k] - t_ns[d, i]
         is_known = power_mw[d, i] >= 0 and length_ns <= _POWER_HOLDS_NS
-        gain = _trapezoid_uj(power_mw[d, i], max(power_mw[d, k], 0), length_ns) if is_known else 0
+        from_mw, to_mw = max(power_mw[d, k], 0), power_mw[d, i]
+        gain = _trapezoid_uj(from_mw, to_mw, length_ns) if is_known else 0
         while c >= 0 and cuts_ns[c] >= t_ns[d, i]:
-            work.energy_uj[c] -= total + _product_over(gain, t_ns[d, k] - cuts_ns[c], length_ns)
+            part_ns = t_ns[d, k] - cuts_ns[c]
+            work.energy_uj[c] -= total + (_ramp_uj(from_mw, to_mw, part_ns, length_ns) if is_known else 0)
             work.unknown_ns[c] = -unknown_ns if is_known else cuts_ns[c] - t_ns[d, k] - unknown_ns
             c -= 1
         total += gain

@@ -81,9 +81,14 @@ _NOISE_W2 = 10.0  # variance over 1 s of what the sum leaves unexplained: so muc
 _FIXED_SD_W = 1e-3  # of an idle level that is known: it is not learned
 _IDLE_LOW, _IDLE_HIGH = 0.6, 1.6  # of the prior: what lies beyond is a bad fit
 _LEAST = 0.25  # of the prior: a process that works draws something
+# Of processes that nothing is known of: by how many times the prior all of them together may be off. With
+# priors of their own, of constant 650 W the busier of two took too much: 60 and 20 % had 4.4 to 1.
+_LEVEL = 30.0
 # A shift is believed where it leaves so much of the variance at most, and of few seconds less yet: of 64
 # devices with four processes chance gave one a shift in its first seconds, and so 100 ms of no SM time.
 _BETTER, _CHANCE_S = 0.9, 3.0
+# And where it explains so much more, in squares over the noise: of constant power any shift explains little.
+_PROOF = 10.0
 
 # How much later than it was so an SM reading is dated: what is tried.
 _SHIFTS_NS = np.array([-100, -50, 0, 50, 100, 200, 300, 400, 500, 600, 800, 1000], np.int64) * 1_000_000
@@ -611,24 +616,49 @@ def _between(best: int, squares: F64) -> tuple[int, int, float]:
 
 
 @part
+def _add_prior(holders: Holders, n: int, idle_w: float, idle_sd_w: float, work: _Scratch) -> float:
+    """Add to the sums of those in the first n places what is likely before anything is seen; Σ prior² /
+    variance of that.
+
+    Watts are the prior ± its deviation. Of two or more processes that nothing is known of they are prior ×
+    (1 + level) ± that, where the level, 0 ± ``_LEVEL``, is the same for all: the inverse of the covariance
+    that this makes is a diagonal less a product of one vector with itself (Sherman and Morrison, 1950)."""
+    second, first, pull = work.second, work.first, work.x
+    unknown, squared, spent = 0, 0.0, 0.0
+    for i in range(n):
+        prior, sd = WATTS_PRIOR, WATTS_PRIOR_SD
+        if i == _IDLE:
+            prior, sd = idle_w, idle_sd_w
+        elif i >= _OWN:
+            prior, sd = holders.watts[work.who[i]], holders.watts_sd[work.who[i]]
+        pull[i] = 0.0
+        if i != _IDLE and second[i, i] > 0.0 and sd >= WATTS_PRIOR_SD / WATTS_PRIOR * prior:
+            pull[i] = prior / sd**2
+            unknown, squared = unknown + 1, squared + (prior / sd) ** 2
+        second[i, i] += 1.0 / sd**2
+        spent += (prior / sd) ** 2
+        for s in range(SHIFTS):
+            first[i, s] += prior / sd**2
+    if unknown < 2:
+        return spent
+    common = _LEVEL**2 / (1.0 + _LEVEL**2 * squared)
+    for i in range(_OTHERS, n):
+        for j in range(_OTHERS, i + 1):
+            second[i, j] -= common * pull[i] * pull[j]
+        for s in range(SHIFTS):
+            first[i, s] -= common * squared * pull[i]
+    return spent - common * squared**2
+
+
+@part
 def _fit(
     holders: Holders, n: int, idle_mw: int, idle_sd_w: float, work: _Scratch, out: Watts, row: int
 ) -> None:
     """Watts of those in the first n places, idle level, shift, and how sure they are, into row ``row``."""
     second, first, squares, x = work.second, work.first, work.squares, work.x
     weight = second[_IDLE, _IDLE]  # of all stretches, in seconds over the noise
-    spent = 0.0  # of the prior: Σ prior² / variance
     idle_w = idle_mw / 1e3
-    for i in range(n):
-        prior, sd = WATTS_PRIOR, WATTS_PRIOR_SD
-        if i == _IDLE:
-            prior, sd = idle_w, max(idle_sd_w, _FIXED_SD_W)
-        elif i >= _OWN:
-            prior, sd = holders.watts[work.who[i]], holders.watts_sd[work.who[i]]
-        second[i, i] += 1.0 / sd**2
-        spent += (prior / sd) ** 2
-        for s in range(SHIFTS):
-            first[i, s] += prior / sd**2
+    spent = _add_prior(holders, n, idle_w, max(idle_sd_w, _FIXED_SD_W), work)
     _decompose(second, n)
     _solve_forward(second, n, first)
     for s in range(SHIFTS):  # what is left unexplained: Σ power² - |L⁻¹ b|²
@@ -638,9 +668,10 @@ def _fit(
     best = _UNSHIFTED
     spare_s = max(weight * _NOISE_W2 - (n - _OWN), 1.0)  # of what was seen, beyond a second for each process
     better = min(_BETTER, spare_s / (spare_s + _CHANCE_S))
+    limit = min(better * squares[_UNSHIFTED], squares[_UNSHIFTED] - _PROOF)
     for s in range(SHIFTS):
-        if weight > 0.0 and squares[s] < (better if best == _UNSHIFTED else 1.0) * squares[best]:
-            best = s
+        if weight > 0.0 and squares[s] < limit:
+            best, limit = s, squares[s]
     shift_ns, beside, share = _between(best, squares)
     for i in range(n):
         first[i, best] += share * (first[i, beside] - first[i, best])

@@ -137,9 +137,12 @@ class KafkaBroker:
         self._end(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Neither answer nor hang up, until ``thaw``."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGSTOP)
+        """Neither answer nor hang up, until ``thaw``. Returns when every thread has stopped: one that runs on
+        for a moment answered a commit."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        while not all(_is_stopped(thread) for thread in Path(f"/proc/{self._process.pid}/task").iterdir()):
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         """Go on."""
@@ -151,6 +154,14 @@ class KafkaBroker:
             self._process.send_signal(how)
             self._process.wait(timeout=60)
             self._process = None
+
+
+def _is_stopped(thread: Path) -> bool:
+    """By its state, which follows the name in proc(5)'s stat; one that has ended is stopped too."""
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0] in {"T", "Z", "X"}
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ AHEAD_NS = 600_000_000  # energy must be known so far beyond an SM reading
 DATED_NS, DATED_CHANGES = 3 * SECOND_NS, 30
 FORGET_S, NOISE_W2 = 20.0, 10.0
 WATTS, WATTS_SD, IDLE_SD_W = 4.0, 3.0, 40.0
+LEVEL, PROOF = 30.0, 10.0
 SHIFTS_MS = (-100, -50, 0, 50, 100, 200, 300, 400, 500, 600, 800, 1000)
 
 Readings = Sequence[tuple[int, int | None]]
@@ -198,7 +199,14 @@ def fit(
 ) -> Learned:
     """Ridge regression for each shift, and the shift that leaves least unexplained: where a parabola through
     three of them is least, with what a line between two of them says of the power there."""
-    spread = np.diag(1 / sd)
+    unknown = np.array(
+        [deviation >= WATTS_SD / WATTS * mean for mean, deviation in zip(prior, sd, strict=True)]
+    )
+    unknown[-1] = False  # the idle level
+    covariance = np.diag(sd**2)
+    if unknown.sum() > 1:
+        covariance += LEVEL**2 * np.outer(unknown * prior, unknown * prior)
+    spread = np.linalg.inv(np.linalg.cholesky(covariance))
     a = np.vstack([loads * roots[:, None], spread])
     found = []
     for shift in range(len(SHIFTS_MS)):
@@ -207,9 +215,11 @@ def fit(
         found.append((float(((a @ x - b) ** 2).sum()), x))
     best = SHIFTS_MS.index(0)
     spare_s = max(float((roots**2).sum()) * NOISE_W2 - len(names), 1.0)
+    unshifted = found[best][0]
+    limit = min(min(0.9, spare_s / (spare_s + 3)) * unshifted, unshifted - PROOF)
     for shift, (left, _) in enumerate(found):
-        if left < found[best][0] * (min(0.9, spare_s / (spare_s + 3)) if SHIFTS_MS[best] == 0 else 1):
-            best = shift
+        if left < limit:
+            best, limit = shift, left
     x, shift_ns = found[best][1], SHIFTS_MS[best] * 1_000_000
     if 0 < best < len(SHIFTS_MS) - 1 and shift_ns:
         three = [found[k][0] for k in (best - 1, best, best + 1)]

@@ -131,7 +131,7 @@ def power_energy_after(history: History, last: Sample, t: int) -> int:
             continue
         gain = trapezoid(before, after)
         if t < after.t:
-            return total + gain * max(t - before.t, 0) // (after.t - before.t)
+            return total + ramp(before, after, t)
         total += gain
         before = after
     return total
@@ -143,16 +143,28 @@ def power_energy_at(history: History, t: int) -> int:
     total = 0
     for before, after in pairwise(known):
         in_gap = any(start < after.t and end > before.t for start, end in gaps)
-        gain = 0 if in_gap else trapezoid(before, after)
         if t < after.t:
-            return total + gain * max(t - before.t, 0) // (after.t - before.t)
-        total += gain
+            return total + (0 if in_gap else ramp(before, after, t))
+        total += 0 if in_gap else trapezoid(before, after)
     return total
 
 
 def trapezoid(a: Sample, b: Sample) -> int:
     assert a.power_mw is not None and b.power_mw is not None
     return (a.power_mw + b.power_mw) * (b.t - a.t) // 2_000_000
+
+
+def ramp(a: Sample, b: Sample, t: int) -> int:
+    """Of the trapezoid, what is before t."""
+    assert a.power_mw is not None and b.power_mw is not None
+    low, above = min(a.power_mw, b.power_mw), abs(b.power_mw - a.power_mw)
+    part, length = max(t - a.t, 0), b.t - a.t
+    if b.power_mw < a.power_mw:
+        part = length - part
+    of_part = low * part // 1_000_000 + above * part // 2_000_000 * part // length
+    if part == length:
+        of_part = trapezoid(a, b)
+    return trapezoid(a, b) - of_part if b.power_mw < a.power_mw else of_part
 
 
 def holds(history: History, name: str) -> list[tuple[int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -40,6 +41,26 @@ def rows_of(readings: list[Device]) -> tuple[Rows, Engine]:
 def device_uj(rows: Rows) -> list[int]:
     """By window: nobody holds the device, so it has one row."""
     return [row["device_energy_uj"] for _, row in sorted(rows.items(), key=lambda item: item[0][3])]
+
+
+@pytest.mark.parametrize("counted", [slice(0), slice(0, 1), slice(-1, None)])
+def test_power_is_a_straight_line_from_one_reading_to_the_next(counted: slice) -> None:
+    """And so it is before a counter's first reading and after its last."""
+    powers_w = [100, 300, 0, 500, 200]
+    readings = [
+        replace(reading(place + 0.5, None), power_mw=1000 * power_w) for place, power_w in enumerate(powers_w)
+    ]
+    readings[counted] = [replace(one, energy_mj=7) for one in readings[counted]]
+
+    rows, _ = rows_of(readings)
+
+    middles_w = [(before + after) / 2 for before, after in pairwise(powers_w)]
+    edges_w = [powers_w[0], *middles_w, powers_w[-1]]  # where windows begin and end
+    joules = [
+        (edges_w[place] + power_w) / 4 * (place > 0) + (power_w + edges_w[place + 1]) / 4 * (place < 4)
+        for place, power_w in enumerate(powers_w)
+    ]
+    assert device_uj(rows) == [round(1e6 * of) for of in joules]
 
 
 @pytest.mark.parametrize("garbled_mj", [4 * 10**15, 5_000_000 + 40 * 10**6, (1 << 62) // 1000])

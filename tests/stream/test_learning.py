@@ -1,4 +1,5 @@
-"""What one process was seen to draw alone tells what it draws beside another, from the first second on."""
+"""What one process was seen to draw alone tells what it draws beside another, from the first second on; of
+processes that nothing tells apart SM time does."""
 
 from __future__ import annotations
 
@@ -44,3 +45,27 @@ def test_who_comes_is_told_from_who_was_alone(begin_s: int) -> None:
     for of in shared[:TOGETHER_S]:
         drawn = {row["pid"]: row["active_energy_uj"] / 1e6 for row in of}
         assert drawn == pytest.approx({1: FIRST_W, 2: SECOND_W}, rel=0.03)
+
+
+@pytest.mark.parametrize("power_w", [200, 650])
+@pytest.mark.parametrize("used", [(60.0, 20.0), (50.0, 25.0, 5.0)])
+def test_load_that_never_changes_is_split_by_sm_time(power_w: int, used: tuple[float, ...]) -> None:
+    flushes: list[list[Record]] = [[Gpu(t=MINUTE_NS, gpu="g", name="NVIDIA H200")]]
+    for tick in range(401):
+        t = MINUTE_NS + tick * SECOND_NS // 10
+        flush: list[Record] = [Device(t=t, gpu="g", energy_mj=100 * power_w * tick, power_mw=1000 * power_w)]
+        if tick % 10 == 0 and tick:
+            flush += [
+                Process(t=t, gpu="g", pid=pid, start_ns=7, period_ns=SECOND_NS, sm_percent=percent)
+                for pid, percent in enumerate(used, 1)
+            ]
+        flushes.append(flush)
+
+    rows = made_host.windows(
+        made_host.table(made_host.stream(Engine("test"), made_host.messages(flushes), [1]))
+    )
+
+    for _, of in sorted(rows.items())[2:-2]:
+        drawn = {row["pid"]: row["active_energy_uj"] / row["active_time_ns"] for row in of}
+        assert len(drawn) == len(used)
+        assert list(drawn.values()) == pytest.approx([drawn[1]] * len(used), rel=0.005)

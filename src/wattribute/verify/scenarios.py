@@ -77,6 +77,15 @@ def _always_on() -> list[TenantPlan]:
     return [replace(plan, pattern="train", step_s=1.0) for plan in _tenants()[:2]]
 
 
+def _constant() -> list[TenantPlan]:
+    """Three of very different sizes. A step is too short to be seen in a reading, which says 40, 10 and 5 %
+    of SM time: whole ones, as drivers round."""
+    return [
+        replace(plan, pattern="train", step_s=0.02, watts_per_sm_percent=6.0, sm_percent=sm)
+        for plan, sm in zip(_tenants()[:3], (64.0, 16.0, 8.0), strict=True)
+    ]
+
+
 def _followed() -> list[TenantPlan]:
     """Each ends, one a minute from 120 s on, and at once another begins, with the watts of the one before."""
     first = _tenants()
@@ -158,6 +167,13 @@ TRIALS: Final[Sequence[Trial]] = (
     Trial("identical", "all draw the same", _GPU, _tenants(watts_per_sm_percent=4.0)),
     Trial("visitors", "one stays, and every 45 s another comes for 25 s", _GPU, _visited(), Bar(0.05)),
     Trial("always on", "two that never pause: one GPU cannot tell them apart", _GPU, _always_on()),
+    Trial(
+        "constant",
+        "three whose load never changes, and that draw the same",
+        replace(_GPU, leakage_w_per_c=0.0, context_w=0.0),  # else the idle level is what is off
+        _constant(),
+        Bar(0.01, 0.03),
+    ),
     Trial(
         "known", "the fleet has seen each model alone", _GPU, _tenants(), Bar(0.01, 0.03), fleet_knows=True
     ),

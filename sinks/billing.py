@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
-from wattribute.errors import UsageError
+from wattribute.errors import UsageError, check_texts
 from wattribute.sinks.prices import BEGINNING, END
 from wattribute.sinks.span import Time, span_params, span_times
 from wattribute.sinks.store import Readable, Store
@@ -36,6 +36,7 @@ class BilledHost:
     pricing: str | None = None
 
     def __post_init__(self) -> None:
+        check_texts(self)
         if not self.host:
             raise UsageError("a host needs its name, as 'wattribute cost --by host' shows it")
         if not 0 <= self.gpus <= MOST_GPUS:

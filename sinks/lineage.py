@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from wattribute.errors import UsageError
+from wattribute.errors import UsageError, check_texts
 from wattribute.sinks.store import Readable, Store
 from wattribute.sinks.view_texts import part
 
@@ -30,6 +30,7 @@ class Lineage:
     share_ratio: float = 1.0
 
     def __post_init__(self) -> None:
+        check_texts(self)
         if not self.model or not self.run:
             raise UsageError("lineage names a model and a run: --model and --run")
         if not (math.isfinite(self.share_ratio) and 0 <= self.share_ratio <= 1):

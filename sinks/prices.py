@@ -18,7 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-from wattribute.errors import UsageError
+from wattribute.errors import UsageError, check_texts
 from wattribute.sinks.currencies import check_currency
 from wattribute.sinks.price_remarks import remarks_on
 from wattribute.sinks.store import Readable, Store
@@ -55,6 +55,7 @@ class Price:
     deleted: bool = False
 
     def __post_init__(self) -> None:
+        check_texts(self)
         if not self.gpu_model:
             raise UsageError("a price needs the GPU's name as NVML gives it, for instance 'NVIDIA H200'")
         for name, amount in (("instance price", self.instance_price or 0.0), ("price", self.price)):

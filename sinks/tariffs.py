@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from wattribute.errors import UsageError
+from wattribute.errors import UsageError, check_texts
 from wattribute.sinks.currencies import check_currency
 from wattribute.sinks.prices import BEGINNING, END, PRICE_MOST, number, parse_time, truth, whole
 from wattribute.sinks.store import Readable, Store
@@ -43,6 +43,7 @@ class Tariff:
     deleted: bool = False
 
     def __post_init__(self) -> None:
+        check_texts(self)
         if not 0 <= self.price_per_kwh <= PRICE_MOST:
             raise UsageError(f"the price of a kWh is {self.price_per_kwh:g}: it must be from 0 to 1e9")
         for name, ratio in (("node power ratio", self.node_power_ratio), ("PUE", self.pue_ratio)):

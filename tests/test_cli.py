@@ -144,6 +144,18 @@ def test_collecting_needs_no_array_library(tmp_path: Path) -> None:
         ("run --output /nowhere/o.json -- true", 2, "--output /nowhere/o.json cannot be written"),
         ("replay /tmp/\x9b31m", 2, "there is no file /tmp/�31m"),
         ("price import none.csv", 2, "cannot read the prices in none.csv"),
+        ("price add --gpu H\x9b200 --per-gpu-hour 1", 2, "gpu_model 'H�200' holds characters that cannot be"),
+        (
+            "lineage add --model m --run r\x7f --until 2099-01",
+            2,
+            "run 'r�' holds characters that cannot be seen",
+        ),
+        ("host add h\x1b --from 2026-01", 2, "host 'h�' holds characters that cannot be seen"),
+        (
+            "record o.ndjson --simulate --truth /nowhere/t.json",
+            2,
+            "--truth /nowhere/t.json cannot be written",
+        ),
         ("check-config --config none.toml", 2, "none.toml cannot be read"),
         ("check-config --store chdb://x", 2, "store 'chdb://x' is neither"),
         ("migrate --plan", 1, "there is no store"),
@@ -248,6 +260,15 @@ def test_check_config_shows_values_and_their_origin(
     assert status == 0
     assert (rows["host"]["value"], rows["host"]["from"]) == ("node-7", "option --host")
     assert "hunter2" not in out
+
+
+def test_check_config_reads_the_file_of_watts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATTRIBUTE_WATTS_FILE", "none.csv")
+    status, out, err = ended(capsys, "check-config")
+    assert (status, out) == (2, "")
+    assert "watts_file none.csv cannot be read" in err
 
 
 def test_recording_in_virtual_time_takes_seconds_and_is_the_same_twice(

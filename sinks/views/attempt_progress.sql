@@ -5,7 +5,7 @@
 --     that step was reached, by an even pace to what was told next at best (lost_from), and after what was told before it
 --     at worst (lost_from_earliest). Where it is not known, or nobody has resumed it yet, after its last progress at best
 --     and all of it at worst.
---   until working_from, for an attempt after the first: the retry, up to its first new step. Where that is told with
+--   until working_from, for an attempt after the first that had a GPU: the retry, up to its first new step. Where that is told with
 --     others, or by who resumed from it alone, by an even pace at best, and when it was told at worst
 --     (working_from_latest).
 -- NULL where that does not apply, and for the latter two also where there is no new step yet.
@@ -136,7 +136,9 @@ FROM
                                     arrayMin(arrayPushBack(arrayMap(n -> n.1, arrayFilter(n -> n.2 = told_position, told)), known_ns))) AS progress_ns,
                                 if(counted_steps > 0, counted_rows, countEqual(arrayMap(n -> n.2 > resumed_from AND n.1 <= known_ns, told), 1))
                                     AS progress_count,
-                                attempt > min(attempt) OVER (PARTITION BY run) AS is_retry,
+                                -- after one that had a GPU: what never came to one had nothing to do again
+                                attempt > if(countIf(has_used) OVER of_run = 0, min(attempt) OVER of_run, minIf(attempt, has_used) OVER of_run)
+                                    AS is_retry,
                                 if(is_retry, ifNull(toFloat64(resumed_position), -1), resumed_from) AS origin,
                                 greatest(
                                     arrayMax(arrayPushBack(arrayMap(n -> n.2, told), toFloat64(0))),
@@ -165,6 +167,7 @@ FROM
                                     argMinIf(step, t, event = 'start') AS resumed_position,
                                     toFloat64(ifNull(resumed_position, 0)) AS resumed_from,
                                     argMax(steps, t) AS target_position,
+                                    any(measured_until) != 0 AS has_used,
                                     max(t) AS told_until,
                                     if(any(known_until) = 0, never_ns, toUnixTimestamp64Nano(any(known_until))) AS known_ns,
                                     toUnixTimestamp64Nano(started) AS started_ns,
@@ -217,6 +220,7 @@ FROM
                                 )
                                 GROUP BY run, attempt
                             ) AS counted USING (run, attempt)
+                            WINDOW of_run AS (PARTITION BY run)
                         )
                         WINDOW all_attempts AS (PARTITION BY run ORDER BY attempt ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
                     )

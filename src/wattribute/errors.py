@@ -11,6 +11,9 @@
 Anything else that reaches the user is a bug.
 """
 
+from dataclasses import fields
+from typing import Any
+
 
 class WattributeError(Exception):
     """What went wrong, where, and what to do about it, in one line."""
@@ -39,6 +42,15 @@ class StoreAwayError(StoreError):
 
 class RecordError(ValueError):
     """A record that cannot be used; the text says which field and why."""
+
+
+def check_texts(told: Any) -> None:
+    """Raises UsageError where a text of a dataclass holds control characters: it would stand for no name that
+    a record may have."""
+    for item in fields(told):
+        value = getattr(told, item.name)
+        if isinstance(value, str) and not value.isprintable():
+            raise UsageError(f"{item.name} {printable(value)!r} holds characters that cannot be seen")
 
 
 def printable(text: str) -> str:

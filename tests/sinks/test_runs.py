@@ -84,6 +84,25 @@ def test_a_run_that_failed_and_goes_on(priced: ClickHouseSink, as_columns: AsCol
     assert abs(row["projected_end"] - end) < timedelta(milliseconds=2)
 
 
+def test_who_comes_after_one_that_never_had_a_gpu_does_nothing_again(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """Of its image that could not be pulled, say. Steps are told at the end alone."""
+    priced.write_attribution(as_columns(used(start_ms, 20, 30, attempt=1)))
+    events = [
+        event(start_ms, 0, "start", 0, None),
+        event(start_ms, 10, "fail", 0, None),
+        event(start_ms, 20, "start", 1, None),
+        event(start_ms, 30, "finish", 1, 40),
+    ]
+    priced.write_rows("run_event", events)
+
+    (row,) = run_rows(priced.store, None, None, "equal")
+
+    assert row["wasted_usd"] == row["wasted_most_usd"] == 0
+    assert row["cost_usd_per_step"] == pytest.approx(10 * USD_PER_S / 40)
+
+
 def test_where_nobody_says_what_was_resumed_from_the_waste_is_a_span(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:

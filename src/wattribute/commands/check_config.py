@@ -17,8 +17,14 @@ def check_config(
     """Check options, environment (WATTRIBUTE_…) and configuration file; show what is in force and from where.
 
     Options win over the environment, that over wattribute.toml, that over defaults. Secrets are not shown.
+    A file of watts that is named is read too.
     """
-    rows = load_settings({"store": store, "bus": bus, "host": host}, config).shown()
+    settings = load_settings({"store": store, "bus": bus, "host": host}, config)
+    if settings.watts_file:
+        from wattribute.stream.fleet import load_fleet_watts
+
+        load_fleet_watts(settings.watts_file)
+    rows = settings.shown()
     if shape is not Format.table:
         write_rows(rows, shape)
         return

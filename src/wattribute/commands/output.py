@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Final, TextIO
 
 from rich import box
@@ -19,7 +21,7 @@ from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from wattribute.errors import printable
+from wattribute.errors import UsageError, printable
 
 _PLAIN_WIDTH: Final = 10_000  # piped: lines as long as they are
 _GUTTER: Final = 3  # between two columns on a terminal
@@ -137,6 +139,12 @@ def note(text: str) -> None:
     """A line about what is going on, on standard error."""
     sys.stderr.write("\n".join(map(printable, text.split("\n"))) + "\n")
     sys.stderr.flush()
+
+
+def check_file(option: str, path: Path) -> None:
+    """Raises UsageError where a file could not be written: better before days of work than after them."""
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"{option} {path} cannot be written: name a file in a folder that is there")
 
 
 def _cell(value: Any) -> str:

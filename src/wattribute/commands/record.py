@@ -21,7 +21,7 @@ from wattribute.commands.options import (
     SeedOption,
     SimulateOption,
 )
-from wattribute.commands.output import note
+from wattribute.commands.output import check_file, note
 from wattribute.commands.since import parse_duration_s, parse_time
 from wattribute.commands.source import open_source
 from wattribute.errors import UsageError
@@ -70,6 +70,8 @@ def record(
     duration_s = parse_duration_s(duration) if duration else None
     if truth is not None and not simulate:
         raise UsageError("--truth needs --simulate: of a real host nobody knows it")
+    if truth is not None:
+        check_file("--truth", truth)
     virtual_start_ns = None
     if virtual_time:
         if duration_s is None:

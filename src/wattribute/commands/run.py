@@ -26,7 +26,7 @@ from wattribute.commands.options import (
     SimulateOption,
     StoreOption,
 )
-from wattribute.commands.output import Format, note
+from wattribute.commands.output import Format, check_file, note
 from wattribute.commands.passing import NOT_FOUND, Command, NotStartedError, end_as
 from wattribute.commands.progress import Lines, Patterns, Progress, follow, pattern
 from wattribute.commands.run_options import (
@@ -48,7 +48,6 @@ from wattribute.commands.run_options import (
 )
 from wattribute.commands.run_report import (
     add_price,
-    check_file,
     notes_of,
     report_rows,
     write_file,
@@ -136,7 +135,7 @@ def run(
     if collected and simulate:
         raise UsageError(f"a collector sends to {settings.bus} already: name another --store to --simulate")
     if output is not None:
-        check_file(output)
+        check_file("--output", output)
     named = name or _name()
     plan = Plan(
         words=command,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -151,12 +150,6 @@ def write_file(rows: Rows, shape: Format, path: Path) -> None:
             write_rows(rows, shape, COLUMNS, file)
     except OSError as error:
         raise WattributeError(f"cannot write what it cost to {path}: {error.strerror}") from error
-
-
-def check_file(path: Path) -> None:
-    """Raises UsageError where ``write_file`` could not write: better before a run of days than after it."""
-    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UsageError(f"--output {path} cannot be written: name a file in a folder that is there")
 
 
 def add_price(store: Readable, run: str, per_gpu_hour: float, add: Any) -> None:

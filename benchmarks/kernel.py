@@ -52,6 +52,7 @@ def attribution(made: Readings, learns: bool) -> Attribution:
         energy_mj=made.energy_mj,
         power_mw=made.power_mw,
         average_mw=np.full((made.devices, n), -1, np.int32),
+        quiet=np.zeros((made.devices, n), np.uint8),
         length=np.full(rows, n),
         first_ns=np.concatenate([made.t_ns[:, 0], np.zeros(rows - made.devices, np.int64)]),
         sources=np.full(rows, HAS_COUNTER, np.uint8),

@@ -29,6 +29,7 @@ from wattribute.kernels.series import (
     HOSTS,
     I32,
     I64,
+    IDLE_HIGH,
     INSTANCE,
     LATENESS_NS,
     MARKS,
@@ -552,7 +553,8 @@ def _integrate_after(devices: Devices, d: int, power_mw: I32, last: int, n_cuts:
             continue
         length_ns = t_ns[d, i] - t_ns[d, k]
         is_known = power_mw[d, i] >= 0 and length_ns <= _POWER_HOLDS_NS
-        from_mw, to_mw = max(power_mw[d, k], 0), power_mw[d, i]
+        to_mw = power_mw[d, i]
+        from_mw = power_mw[d, k] if power_mw[d, k] >= 0 else to_mw
         gain = _trapezoid_uj(from_mw, to_mw, length_ns) if is_known else 0
         while c < n_cuts and cuts_ns[c] <= t_ns[d, i]:
             part_ns = cuts_ns[c] - t_ns[d, k]
@@ -584,7 +586,8 @@ def _integrate_before(
             continue
         length_ns = t_ns[d, k] - t_ns[d, i]
         is_known = power_mw[d, i] >= 0 and length_ns <= _POWER_HOLDS_NS
-        from_mw, to_mw = max(power_mw[d, k], 0), power_mw[d, i]
+        to_mw = power_mw[d, i]
+        from_mw = power_mw[d, k] if power_mw[d, k] >= 0 else to_mw
         gain = _trapezoid_uj(from_mw, to_mw, length_ns) if is_known else 0
         while c >= 0 and cuts_ns[c] >= t_ns[d, i]:
             part_ns = t_ns[d, k] - cuts_ns[c]
@@ -1006,12 +1009,27 @@ def _give(sums: I64, row: int, active_uj: int, idle_uj: int, used_ns: int, lengt
 
 
 @part
+def _is_quiet(devices: Devices, d: int, n: int, from_ns: int, to_ns: int, work: Scratch) -> bool:
+    """Whether the n processes on a device did nothing over a piece: none has SM time, and each reading of the
+    device up to the first after it says that nothing ran."""
+    for k in range(n):
+        if work.sm_percent[k] > 0.0:
+            return False
+    t_ns, length = devices.t_ns, devices.length[d]
+    i = _find(t_ns, d, length, 0, from_ns, _pace(t_ns, d, length)) + 1
+    while i < length and t_ns[d, i] < to_ns and devices.quiet[d, i]:
+        i += 1
+    return bool(i < length and devices.quiet[d, i])
+
+
+@part
 def _split_window(
     devices: Devices,
     holders: Holders,
     watts: Watts,
     d: int,
     row: int,
+    quiet_mw: int,
     now_ns: int,
     k: int,
     gap: int,
@@ -1020,7 +1038,8 @@ def _split_window(
     work: Scratch,
 ) -> tuple[int, int, int, int]:
     """Split the pieces of the k-th window into ``work.sums``, which is cleared first, by row ``row`` of
-    ``watts``; (covered ns, energy µJ, flags, the gap to go on with)."""
+    ``watts``; (covered ns, energy µJ, flags, the gap to go on with). ``quiet_mw``: what the idle level may
+    be at most where nothing runs: then it is what the device draws."""
     sums = work.sums
     idle_mw, shift_ns = watts.idle_mw[row], watts.shift_ns[row]
     window_ns = work.cuts_ns[work.first_cut[k + 1] - 1] - work.cuts_ns[work.first_cut[k]]
@@ -1052,6 +1071,8 @@ def _split_window(
             _give(sums, residual, energy_uj, 0, 0, length_ns)
             continue
         n, givens, count = _find_present(holders, work, now_ns, shift_ns, window_ns, from_ns, to_ns)
+        if n > 0 and count == 0 and _is_quiet(devices, d, n, from_ns, to_ns, work):
+            idle_uj = min(energy_uj, max(quiet_mw, idle_mw) * length_ns // 1_000_000)
         edges = (c == work.first_cut[k]) + (c + 2 == work.first_cut[k + 1])
         flags |= _split_piece(
             holders, watts, row, work, n, givens, count, devices.slices[d],
@@ -1232,6 +1253,7 @@ def _attribute_windows(
     _rewind(holders, work, low_ns)
     n = work.members.shape[0]
     gap, known = 0, -1
+    quiet_mw = int(IDLE_HIGH * of.idle_mw[d]) if of.idle_sd_w[d] > 0.0 else of.idle_mw[d]
     held_from_ns, held_ns, found = -1, max(window_ns, _HELD_AGAINST_NS), 0.0
     for k in range(windows.shape[0]):
         from_ns = windows[k] * window_ns
@@ -1241,7 +1263,18 @@ def _attribute_windows(
             _know_watts(holders, watts, learned, work)
             known = learned
         covered_ns, energy_uj, flags, gap = _split_window(
-            devices, holders, watts, d, learned, now_ns, k, gap, processes_known, lacks_energy, work
+            devices,
+            holders,
+            watts,
+            d,
+            learned,
+            quiet_mw,
+            now_ns,
+            k,
+            gap,
+            processes_known,
+            lacks_energy,
+            work,
         )
         if covered_ns == 0:
             continue

@@ -54,9 +54,9 @@ EVENT_FIRST, EVENT_END = 3, 4
 # ``holder_ids``, how many there are, and for each column of a message how many 8-byte and 4-byte columns
 # stand before it (-1 = absent), then the totals.
 L_GPUS, L_GPU_COUNT, L_PROCESSES, L_PROCESS_COUNT = range(4)
-L_T, L_ENERGY, L_GPU, L_POWER, L_AVERAGE, L_WIDE, L_NARROW = range(4, 11)
-L_P_T, L_P_PERIOD, L_P_MEMORY, L_P_PROCESS, L_P_SM = range(11, 16)
-LAYOUT_COLUMNS = 16
+L_T, L_ENERGY, L_GPU, L_POWER, L_AVERAGE, L_SM, L_WIDE, L_NARROW = range(4, 12)
+L_P_T, L_P_PERIOD, L_P_MEMORY, L_P_PROCESS, L_P_SM = range(12, 17)
+LAYOUT_COLUMNS = 17
 NARROW_SHIFT = 32  # a column's place is (narrow columns before) << 32 | (wide columns before)
 
 # Events: (kind, index, from_ns, to_ns); of PRIOR the process of which more is known before anything is
@@ -287,7 +287,7 @@ def _counter_fits(devices: Devices, d: int, n: int, at: int, t: int, value: int)
 
 @part
 def _insert_sample(
-    devices: Devices, d: int, n: int, now_ns: int, t: int, energy: int, power: int, average: int
+    devices: Devices, d: int, n: int, now_ns: int, t: int, energy: int, power: int, average: int, quiet: bool
 ) -> tuple[int, int]:
     """Put a sample that is not the newest in its place; (reason, where it was put)."""
     if n == 0 or t <= 0:
@@ -306,10 +306,12 @@ def _insert_sample(
         devices.energy_mj[d, k] = devices.energy_mj[d, k - 1]
         devices.power_mw[d, k] = devices.power_mw[d, k - 1]
         devices.average_mw[d, k] = devices.average_mw[d, k - 1]
+        devices.quiet[d, k] = devices.quiet[d, k - 1]
     devices.t_ns[d, at] = t
     devices.energy_mj[d, at] = energy
     devices.power_mw[d, at] = power
     devices.average_mw[d, at] = average
+    devices.quiet[d, at] = quiet
     after = devices.t_ns[d, at + 1]
     if at > 0:
         before = devices.t_ns[d, at - 1]
@@ -467,13 +469,13 @@ def _power_since(devices: Devices, d: int, n: int) -> int:
 
 @part
 def _take_regular(
-    devices: Devices, d: int, batch: Batch, columns: tuple[int, int, int, int], rows: tuple[int, int]
+    devices: Devices, d: int, batch: Batch, columns: tuple[int, int, int, int, int], rows: tuple[int, int]
 ) -> int:
     """Take rows of one device as long as each is what nearly all are: within a second after the one before,
     and with a counter that went up. The first row not taken; the caller notes how long the series is then.
 
     ``_take_samples`` does the same with them, and asks more of each: 4.8 us a message of 80 became 3.8."""
-    t_at, energy_at, power_at, average_at = columns
+    t_at, energy_at, power_at, average_at, sm_at = columns
     words, halves = batch.words, batch.halves
     n = devices.length[d]
     newest, counter = devices.t_ns[d, n - 1], devices.counter_mj[d]
@@ -481,6 +483,7 @@ def _take_regular(
         t, energy = words[t_at + i], words[energy_at + i]
         power = halves[power_at + i] if power_at >= 0 else -1
         average = halves[average_at + i] if average_at >= 0 else -1
+        quiet = sm_at >= 0 and batch.floats[sm_at + i] == 0.0
         span_ns, gain = t - newest, energy - counter
         if not (0 < span_ns <= _SECOND_NS and gain > 0 and 100 * gain <= span_ns + _SECOND_NS):
             return i
@@ -490,6 +493,7 @@ def _take_regular(
         devices.energy_mj[d, n] = energy
         devices.power_mw[d, n] = power
         devices.average_mw[d, n] = average
+        devices.quiet[d, n] = quiet
         newest, counter = t, energy
         n += 1
     return rows[1]
@@ -501,14 +505,14 @@ def _take_samples(
     devices: Devices,
     d: int,
     batch: Batch,
-    columns: tuple[int, int, int, int],
+    columns: tuple[int, int, int, int, int],
     rows: tuple[int, int],
     place: tuple[int, int, int],
     marks: Marks,
     drops: Drops,
 ) -> int:
     """Take rows of one device, which stand together in a message; its newest time. The hot loop."""
-    t_at, energy_at, power_at, average_at = columns
+    t_at, energy_at, power_at, average_at, sm_at = columns
     message, offset, window_ns = place
     host = devices.host[d]
     now_ns = hosts.now_ns[host]
@@ -536,6 +540,7 @@ def _take_samples(
         energy = words[energy_at + i] if energy_at >= 0 else -1
         power = halves[power_at + i] if power_at >= 0 else -1
         average = halves[average_at + i] if average_at >= 0 else -1
+        quiet = sm_at >= 0 and batch.floats[sm_at + i] == 0.0
         if _is_absurd(t, energy, power, average):
             _drop(drops, message, i, t, ABSURD)
             continue
@@ -548,7 +553,7 @@ def _take_samples(
             n = newest = 0
             counter = -1
         if t <= newest:
-            reason, at = _insert_sample(devices, d, n, max(now_ns, newest), t, energy, power, average)
+            reason, at = _insert_sample(devices, d, n, max(now_ns, newest), t, energy, power, average, quiet)
             if reason != ACCEPTED:
                 _drop(drops, message, i, t, reason)
                 continue
@@ -596,6 +601,7 @@ def _take_samples(
         devices.energy_mj[d, n] = energy
         devices.power_mw[d, n] = power
         devices.average_mw[d, n] = average
+        devices.quiet[d, n] = quiet
         n += 1
         newest = t
         if energy >= 0 and energy != counter:
@@ -982,6 +988,7 @@ def _take_device_rows(
         _column(batch.layouts[layout, L_ENERGY], word, rows),
         _narrow_column(batch.layouts[layout, L_POWER], word, rows),
         _narrow_column(batch.layouts[layout, L_AVERAGE], word, rows),
+        _narrow_column(batch.layouts[layout, L_SM], word, rows),
     )
     gpu_at = _narrow_column(batch.layouts[layout, L_GPU], word, rows)
     newest_ns = 0

@@ -39,6 +39,8 @@ from wattribute.kernels.series import (
     HOSTS,
     I32,
     I64,
+    IDLE_HIGH,
+    IDLE_LOW,
     LATENESS_NS,
     LEARNED,
     MARKS,
@@ -79,7 +81,6 @@ _ALONE = 5
 _FORGET_S = 20.0
 _NOISE_W2 = 10.0  # variance over 1 s of what the sum leaves unexplained: so much the prior is worth
 _FIXED_SD_W = 1e-3  # of an idle level that is known: it is not learned
-_IDLE_LOW, _IDLE_HIGH = 0.6, 1.6  # of the prior: what lies beyond is a bad fit
 _LEAST = 0.25  # of the prior: a process that works draws something
 # Of processes that nothing is known of: by how many times the prior all of them together may be off. With
 # priors of their own, of constant 650 W the busier of two took too much: 60 and 20 % had 4.4 to 1.
@@ -684,7 +685,7 @@ def _fit(
     out.late_s[row] = math.sqrt(work.late_s2[0] / max(weight, 1e-9) + (min(shift_ns, 0) / 1e9) ** 2)
     out.idle_mw[row] = idle_mw
     if idle_sd_w > 0.0:
-        out.idle_mw[row] = int(min(max(x[_IDLE], _IDLE_LOW * idle_w), _IDLE_HIGH * idle_w) * 1000.0)
+        out.idle_mw[row] = int(min(max(x[_IDLE], IDLE_LOW * idle_w), IDLE_HIGH * idle_w) * 1000.0)
     for i in range(_OTHERS, n):
         prior = holders.watts[work.who[i]] if i >= _OWN else WATTS_PRIOR
         out.holder[row, i - 1] = work.who[i]

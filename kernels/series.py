@@ -53,6 +53,8 @@ PROCESS, RESERVED, INSTANCE = range(3)
 what nobody holds of an instance is unheld."""
 INSTANCE_NS = 60_000_000_000
 """So often a MIG instance is told again; it lapses after three times as long, as any holder does."""
+IDLE_LOW, IDLE_HIGH = 0.6, 1.6
+"""An idle level is between so many times its prior: what lies beyond is a bad fit."""
 WATTS_PRIOR, WATTS_PRIOR_SD = 4.0, 3.0
 """Watts per percent of SM time before anything is known: kernels draw from 1.5 to 6.2 on an H100."""
 
@@ -84,10 +86,11 @@ class Devices(NamedTuple):
     sources: U8  # bits: HAS_COUNTER, HAS_INSTANT, HAS_AVERAGE
     slices: I32  # into which MIG cuts its multiprocessors
     length: I64
-    t_ns: I64  # (devices, samples), as are the three below
+    t_ns: I64  # (devices, samples), as are the four below
     energy_mj: I64
     power_mw: I32
     average_mw: I32
+    quiet: U8  # 1: nothing ran, as the device says itself
     gap_length: I64
     gap_from_ns: I64  # (devices, gaps)
     gap_to_ns: I64
@@ -194,7 +197,7 @@ class Batch(NamedTuple):
     floats: F32
     messages: I64  # (m, 7)
     events: I64  # (e, 4): kind, index, from ns, to ns
-    layouts: I64  # (l, 16)
+    layouts: I64  # (l, 17)
     device_ids: I32  # rows in Devices of the gpus of all layouts
     holder_ids: I32  # rows in Holders of their processes
 
@@ -236,13 +239,14 @@ def _array(dtype: Any, ndim: int, readonly: bool = False) -> Any:
 
 _i64, _i64_2 = _array(types.int64, 1), _array(types.int64, 2)
 _i32, _i32_2 = _array(types.int32, 1), _array(types.int32, 2)
-_f64, _f32_2, _u8 = _array(types.float64, 1), _array(types.float32, 2), _array(types.uint8, 1)
+_f64, _f32_2 = _array(types.float64, 1), _array(types.float32, 2)
+_u8, _u8_2 = _array(types.uint8, 1), _array(types.uint8, 2)
 
 HOSTS = types.NamedTuple((_i64, _i64, _i32, _i64, _i32), Hosts)
 DEVICES = types.NamedTuple(
     (
         *(_i32, _i32, _i32, _i64, _i64, _i64, _i64, _i64, _u8, _i64, _i64, _u8, _i32, _i64),
-        *(_i64_2, _i64_2, _i32_2, _i32_2),
+        *(_i64_2, _i64_2, _i32_2, _i32_2, _u8_2),
         *(_i64, _i64_2, _i64_2, _i64, _i64, _i64_2, _i64_2, _i64_2),
     ),
     Devices,

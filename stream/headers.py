@@ -12,7 +12,7 @@ from wattribute.kernels import headers as h
 from wattribute.kernels import ingest as k
 from wattribute.wire import DEVICE_COLUMNS, PROCESS_COLUMNS
 
-_DEVICE_WANTED: Final = ("t", "energy_mj", "gpu", "power_mw", "power_average_mw")
+_DEVICE_WANTED: Final = ("t", "energy_mj", "gpu", "power_mw", "power_average_mw", "sm_percent")
 _PROCESS_WANTED: Final = ("t", "period_ns", "memory_used_bytes", "process", "sm_percent")
 
 _BEGUN: Final = -1  # in place of an epoch

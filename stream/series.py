@@ -147,8 +147,9 @@ class Series:
         now_ns = int(devices.t_ns[d, n - 1])
         cut_ns = min(now_ns - HORIZON_NS - SLACK_NS, int(devices.t_ns[d, n - _KEPT_SAMPLES]))
         _shift(
-            devices.length, d, cut_ns, devices.t_ns, devices.energy_mj, devices.power_mw, devices.average_mw
-        )
+            devices.length, d, cut_ns,
+            devices.t_ns, devices.energy_mj, devices.power_mw, devices.average_mw, devices.quiet,
+        )  # fmt: skip
         _shift(devices.gap_length, d, cut_ns, devices.gap_to_ns, devices.gap_from_ns)
         devices.segment[d] += _shift(
             devices.reset_length, d, cut_ns,
@@ -252,7 +253,7 @@ def _shift(length: Any, row: int, cut_ns: int, time_ns: Any, *others: Any) -> in
 
 # The matrices, by the name of the array that says how much of each row is valid.
 _SERIES: Final = {
-    "length": ("t_ns", "energy_mj", "power_mw", "average_mw"),
+    "length": ("t_ns", "energy_mj", "power_mw", "average_mw", "quiet"),
     "gap_length": ("gap_from_ns", "gap_to_ns"),
     "reset_length": ("reset_from_ns", "reset_to_ns", "reset_repeated_ns"),
     "seen_length": ("seen_ns", "seen_period_ns", "seen_memory_bytes"),
@@ -268,7 +269,7 @@ _DTYPES: Final[dict[str, type[np.generic]]] = {
         np.int32,
     ),
     **dict.fromkeys(("power_mw", "average_mw"), np.int32),
-    **dict.fromkeys(("broken", "sources", "silent", "account"), np.uint8),
+    **dict.fromkeys(("broken", "sources", "silent", "account", "quiet"), np.uint8),
     **dict.fromkeys(("watts", "watts_sd"), np.float64),
     "used_percent": np.float32,
 }

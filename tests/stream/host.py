@@ -50,7 +50,9 @@ def make(
         lives.append((f"p{number}", 100 + number, begin, begin + rng.uniform(1, seconds), rng.random() < 0.7))
     energy = rng.randrange(10**9)
     hole = rng.uniform(3, seconds) if holes else seconds * 2.0
+    busy: float | None = 0.0  # as the device says itself: it stays so for seconds
     for second in range(seconds):
+        busy = rng.choice([busy, busy, None, 0.0, 40.0])
         flush: list[Record] = [Gpu(t=START_NS, gpu=GPU, name="NVIDIA H200")] if second == 0 else []
         for tick in range(10):
             t_s = second + tick / 10 + rng.uniform(0, 0.02)
@@ -62,8 +64,9 @@ def make(
             # At both ends it is read: what power says there is another test's.
             inner = 0.5 < t_s < seconds - 0.5
             reading = energy if counter and not (absent and inner and rng.random() < 0.3) else None
-            made.history.samples.append(Sample(t, reading, power))
-            flush.append(Device(t=t, gpu=GPU, energy_mj=reading, power_mw=power))
+            says = 1.0 if rng.random() < 0.02 else busy
+            made.history.samples.append(Sample(t, reading, power, says))
+            flush.append(Device(t=t, gpu=GPU, energy_mj=reading, power_mw=power, sm_percent=says))
         for name, pid, begin, end, exits in lives:
             t_s = second + 0.95
             if begin <= t_s <= min(end, seconds):

@@ -33,6 +33,7 @@ class Sample:
     t: int
     energy_mj: int | None
     power_mw: int | None
+    sm_percent: float | None = None
 
 
 @dataclass
@@ -125,10 +126,12 @@ def energy_at(history: History, t: int) -> int:
 def power_energy_after(history: History, last: Sample, t: int) -> int:
     """Power integrated from the counter's last reading on, for as long as there is none."""
     total = 0
-    before = Sample(last.t, None, last.power_mw or 0)
+    before = last
     for after in history.samples:
         if after.t <= last.t or after.power_mw is None:
             continue
+        if before.power_mw is None:
+            before = Sample(last.t, None, after.power_mw)
         gain = trapezoid(before, after)
         if t < after.t:
             return total + ramp(before, after, t)
@@ -270,10 +273,13 @@ def window(history: History, begin: int, end: int) -> Window:
             continue
         present = [name for name, spans in held.items() if any(s <= a and e >= b for s, e in spans)]
         sm = {name: next((p for s, e, p in used[name] if s <= a and e >= b), 0.0) for name in present}
-        idle = min(energy, idle_mw * (b - a) // 1_000_000)
+        live = [life for life in history.lives if life.begin <= a and life.end >= b]
+        level_mw = idle_mw
+        if present and not live and not any(sm.values()) and is_quiet(history, a, b):
+            level_mw = max(idle_mw, int(1.6 * history.idle_mw))
+        idle = min(energy, level_mw * (b - a) // 1_000_000)
         memory = {name: memory_at(history.processes[name], b) for name in present}
         watts = {name: known.watts.get(name, history.priors.get(name, (WATTS,))[0]) for name in present}
-        live = [life for life in history.lives if life.begin <= a and life.end >= b]
         whole = Part("unheld", Fraction(energy - idle), Fraction(idle), Fraction(b - a), present)
         parts = [whole]
         if live:
@@ -287,6 +293,13 @@ def window(history: History, begin: int, end: int) -> Window:
         for part in parts:
             split(result, part, sm, watts, memory)
     return result
+
+
+def is_quiet(history: History, begin: int, end: int) -> bool:
+    """Whether the device says itself that nothing ran, up to its first reading at the end or after it."""
+    samples = [sample for sample in history.samples if sample.t > begin]
+    until = next(place for place, sample in enumerate(samples) if sample.t >= end)
+    return all(sample.sm_percent == 0 for sample in samples[: until + 1])
 
 
 @dataclass

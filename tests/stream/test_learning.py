@@ -11,6 +11,7 @@ from wattribute.stream.engine import Engine
 
 SECOND_NS = made_host.SECOND_NS
 MINUTE_NS = made_host.START_NS // (60 * SECOND_NS) * 60 * SECOND_NS
+IDLE_LEVEL_W = 77.7  # of an H200
 IDLE_W, FIRST_W, SECOND_W = 77, 240, 60  # above idle: 60 % at 4 W, 30 % at 2 W
 ALONE_S, TOGETHER_S = 9, 6
 
@@ -45,6 +46,38 @@ def test_who_comes_is_told_from_who_was_alone(begin_s: int) -> None:
     for of in shared[:TOGETHER_S]:
         drawn = {row["pid"]: row["active_energy_uj"] / 1e6 for row in of}
         assert drawn == pytest.approx({1: FIRST_W, 2: SECOND_W}, rel=0.03)
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+@pytest.mark.parametrize(
+    ("power_w", "says", "idle_w"), [(115, 0.0, 115), (300, 0.0, 1.6 * IDLE_LEVEL_W), (115, 1.0, IDLE_LEVEL_W)]
+)
+def test_where_nothing_runs_what_is_drawn_is_idle(
+    processes: int, power_w: int, says: float, idle_w: float
+) -> None:
+    """Up to 1.6 of what the model is known to draw: what is more is nobody's but of one who is alone."""
+    flushes: list[list[Record]] = [[Gpu(t=MINUTE_NS, gpu="g", name="NVIDIA H200")]]
+    for tick in range(101):
+        t = MINUTE_NS + tick * SECOND_NS // 10
+        flush: list[Record] = [
+            Device(t=t, gpu="g", energy_mj=100 * power_w * tick, power_mw=1000 * power_w, sm_percent=says)
+        ]
+        if tick % 10 == 0 and tick:
+            flush += [
+                Process(t=t, gpu="g", pid=pid, start_ns=7, period_ns=SECOND_NS) for pid in range(processes)
+            ]
+        flushes.append(flush)
+
+    rows = made_host.windows(
+        made_host.table(made_host.stream(Engine("test"), made_host.messages(flushes), [1]))
+    )
+
+    for _, of in sorted(rows.items())[:10]:
+        own = [row for row in of if row["account"] == "process"]
+        assert len(own) == processes
+        assert sum(row["idle_energy_equal_uj"] for row in own) == pytest.approx(1e6 * idle_w, abs=1)
+        residual = sum(row["active_energy_uj"] for row in of if row["account"] == "residual")
+        assert residual == pytest.approx(1e6 * (power_w - idle_w) * (processes > 1), abs=1)
 
 
 @pytest.mark.parametrize("power_w", [200, 650])

@@ -191,7 +191,13 @@ TRIALS: Final[Sequence[Trial]] = (
         replace(_GPU, instances=(4, 1, 1)),
         _in_instances(0, 0, 1, 2),
     ),
-    Trial("all idle", "nobody works: of all that the GPU used", _GPU, _tenants(pattern="idle"), Bar(0.05)),
+    Trial(
+        "all idle",
+        "nobody works: of all that the GPU used",
+        _GPU,
+        _tenants(pattern="idle"),
+        Bar(0.05, uncharged_s=_UNCHARGED_S),
+    ),
     Trial(
         "unseen",
         "a fourth that the driver never lists",

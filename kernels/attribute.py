@@ -777,7 +777,7 @@ def _split_shared(
             sums[present[begin + k], _TIME + policy] += parts[k]
     if sm_sum <= 0.0:
         sums[sums.shape[0] - 1, _ACTIVE] += active_uj
-        return flags | NO_SM
+        return flags | NO_SM if active_uj > 0 else flags
     drawn = spread = 0.0  # Σ watts, and the variance of that
     for k in range(n):
         shares[k] = sm_percent[begin + k] * work.watts[present[begin + k]]

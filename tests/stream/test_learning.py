@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from tests.stream import host as made_host
+from wattribute.kernels.attribute import NO_SM
 from wattribute.records import Device, Gpu, Process, Record
 from wattribute.stream.engine import Engine
 
@@ -78,6 +79,7 @@ def test_where_nothing_runs_what_is_drawn_is_idle(
         assert sum(row["idle_energy_equal_uj"] for row in own) == pytest.approx(1e6 * idle_w, abs=1)
         residual = sum(row["active_energy_uj"] for row in of if row["account"] == "residual")
         assert residual == pytest.approx(1e6 * (power_w - idle_w) * (processes > 1), abs=1)
+        assert {bool(row["flags"] & NO_SM) for row in of} == {residual > 1}
 
 
 @pytest.mark.parametrize("power_w", [200, 650])

@@ -82,9 +82,6 @@ _FORGET_S = 20.0
 _NOISE_W2 = 10.0  # variance over 1 s of what the sum leaves unexplained: so much the prior is worth
 _FIXED_SD_W = 1e-3  # of an idle level that is known: it is not learned
 _LEAST = 0.25  # of the prior: a process that works draws something
-# Of processes that nothing is known of: by how many times the prior all of them together may be off. With
-# priors of their own, of constant 650 W the busier of two took too much: 60 and 20 % had 4.4 to 1.
-_LEVEL = 30.0
 # A shift is believed where it leaves so much of the variance at most, and of few seconds less yet: of 64
 # devices with four processes chance gave one a shift in its first seconds, and so 100 ms of no SM time.
 _BETTER, _CHANCE_S = 0.9, 3.0
@@ -113,6 +110,7 @@ class _Scratch(NamedTuple):
     begin_j: F64  # (SHIFTS): the curve where a stretch begins, for each shift
     end_j: F64
     x: F64  # (PLACES): SM percent over a stretch
+    pull: F64  # (PLACES): prior over its variance
     who: I64  # (PLACES): whose watts are fitted
     second: F64  # (PLACES, PLACES): sums of two minutes, as are the next two
     first: F64  # (PLACES, SHIFTS)
@@ -621,34 +619,38 @@ def _add_prior(holders: Holders, n: int, idle_w: float, idle_sd_w: float, work: 
     """Add to the sums of those in the first n places what is likely before anything is seen; Σ prior² /
     variance of that.
 
-    Watts are the prior ± its deviation. Of two or more processes that nothing is known of they are prior ×
-    (1 + level) ± that, where the level, 0 ± ``_LEVEL``, is the same for all: the inverse of the covariance
-    that this makes is a diagonal less a product of one vector with itself (Sherman and Morrison, 1950)."""
-    second, first, pull = work.second, work.first, work.x
-    unknown, squared, spent = 0, 0.0, 0.0
+    The idle level, and watts that something is known of, are their prior ± its deviation. Of processes that
+    nothing is known of the mean, by SM time, is the prior ± its deviation, and each of them the mean ± that:
+    what the readings do not tell apart is split by SM time. With priors of their own, of constant 650 W the
+    busier of two took too much: 60 and 20 % had 4.4 to 1. All is in units of the prior, of which instances
+    have parts."""
+    second, first, mean, pull = work.second, work.first, work.x, work.pull
+    total = squared = spent = 0.0
     for i in range(n):
         prior, sd = WATTS_PRIOR, WATTS_PRIOR_SD
         if i == _IDLE:
             prior, sd = idle_w, idle_sd_w
         elif i >= _OWN:
             prior, sd = holders.watts[work.who[i]], holders.watts_sd[work.who[i]]
-        pull[i] = 0.0
-        if i != _IDLE and second[i, i] > 0.0 and sd >= WATTS_PRIOR_SD / WATTS_PRIOR * prior:
-            pull[i] = prior / sd**2
-            unknown, squared = unknown + 1, squared + (prior / sd) ** 2
+        mean[i] = pull[i] = 0.0
+        if i != _IDLE and second[i, _IDLE] > 0.0 and sd >= WATTS_PRIOR_SD / WATTS_PRIOR * prior:
+            mean[i], pull[i] = second[i, _IDLE], prior / sd**2
+            total, squared = total + prior * mean[i], squared + (prior / sd) ** 2
+        else:
+            spent += (prior / sd) ** 2
+            for s in range(SHIFTS):
+                first[i, s] += prior / sd**2
         second[i, i] += 1.0 / sd**2
-        spent += (prior / sd) ** 2
-        for s in range(SHIFTS):
-            first[i, s] += prior / sd**2
-    if unknown < 2:
+    if total == 0.0:
         return spent
-    common = _LEVEL**2 / (1.0 + _LEVEL**2 * squared)
-    for i in range(_OTHERS, n):
-        for j in range(_OTHERS, i + 1):
-            second[i, j] -= common * pull[i] * pull[j]
+    certain = (WATTS_PRIOR / WATTS_PRIOR_SD) ** 2
+    for i in range(n):
+        mean[i] /= total
+        for j in range(i + 1):
+            second[i, j] += (squared + certain) * mean[i] * mean[j] - mean[i] * pull[j] - pull[i] * mean[j]
         for s in range(SHIFTS):
-            first[i, s] -= common * squared * pull[i]
-    return spent - common * squared**2
+            first[i, s] += certain * mean[i]
+    return spent + certain
 
 
 @part
@@ -823,6 +825,7 @@ def learn(
         np.empty(1),
         np.empty(SHIFTS),
         np.empty(SHIFTS),
+        np.empty(PLACES),
         np.empty(PLACES),
         np.empty(PLACES, np.int64),
         np.empty((PLACES, PLACES)),

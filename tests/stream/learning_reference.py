@@ -15,7 +15,7 @@ AHEAD_NS = 600_000_000  # energy must be known so far beyond an SM reading
 DATED_NS, DATED_CHANGES = 3 * SECOND_NS, 30
 FORGET_S, NOISE_W2 = 20.0, 10.0
 WATTS, WATTS_SD, IDLE_SD_W = 4.0, 3.0, 40.0
-LEVEL, PROOF = 30.0, 10.0
+PROOF = 10.0
 SHIFTS_MS = (-100, -50, 0, 50, 100, 200, 300, 400, 500, 600, 800, 1000)
 
 Readings = Sequence[tuple[int, int | None]]
@@ -199,18 +199,22 @@ def fit(
 ) -> Learned:
     """Ridge regression for each shift, and the shift that leaves least unexplained: where a parabola through
     three of them is least, with what a line between two of them says of the power there."""
-    unknown = np.array(
-        [deviation >= WATTS_SD / WATTS * mean for mean, deviation in zip(prior, sd, strict=True)]
-    )
-    unknown[-1] = False  # the idle level
-    covariance = np.diag(sd**2)
-    if unknown.sum() > 1:
-        covariance += LEVEL**2 * np.outer(unknown * prior, unknown * prior)
-    spread = np.linalg.inv(np.linalg.cholesky(covariance))
+    spread = np.diag(1 / sd)
+    target = prior / sd
+    unknown = [k for k in range(len(names)) if sd[k] >= WATTS_SD / WATTS * prior[k]]
+    if unknown:
+        load = np.zeros(len(prior))
+        load[unknown] = (loads * roots[:, None] ** 2).sum(axis=0)[unknown]
+        mean = load / (load @ prior)
+        for k in unknown:
+            spread[k] -= prior[k] / sd[k] * mean
+            target[k] = 0.0
+        spread = np.vstack([spread, mean * WATTS / WATTS_SD])
+        target = np.append(target, WATTS / WATTS_SD)
     a = np.vstack([loads * roots[:, None], spread])
     found = []
     for shift in range(len(SHIFTS_MS)):
-        b = np.concatenate([powers[:, shift] * roots, spread @ prior])
+        b = np.concatenate([powers[:, shift] * roots, target])
         x = np.linalg.lstsq(a, b, rcond=None)[0]
         found.append((float(((a @ x - b) ** 2).sum()), x))
     best = SHIFTS_MS.index(0)

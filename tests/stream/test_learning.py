@@ -104,3 +104,28 @@ def test_load_that_never_changes_is_split_by_sm_time(power_w: int, used: tuple[f
         drawn = {row["pid"]: row["active_energy_uj"] / row["active_time_ns"] for row in of}
         assert len(drawn) == len(used)
         assert list(drawn.values()) == pytest.approx([drawn[1]] * len(used), rel=0.005)
+
+
+@pytest.mark.parametrize("used", [(2.0,), (1.0, 1.0), (0.5, 0.5, 0.5, 0.5)])
+def test_small_load_does_not_pay_for_an_idle_level_that_is_off(used: tuple[float, ...]) -> None:
+    """A level of 110 W where the model is known for 77.7: two were charged five times too much."""
+    power_w = 110 + 4.0 * sum(used)
+    flushes: list[list[Record]] = [[Gpu(t=MINUTE_NS, gpu="g", name="NVIDIA H200")]]
+    for tick in range(401):
+        t = MINUTE_NS + tick * SECOND_NS // 10
+        energy_mj = round(100 * power_w * tick)
+        flush: list[Record] = [Device(t=t, gpu="g", energy_mj=energy_mj, power_mw=round(1000 * power_w))]
+        if tick % 10 == 0 and tick:
+            flush += [
+                Process(t=t, gpu="g", pid=pid, start_ns=7, period_ns=SECOND_NS, sm_percent=percent)
+                for pid, percent in enumerate(used, 1)
+            ]
+        flushes.append(flush)
+
+    rows = made_host.windows(
+        made_host.table(made_host.stream(Engine("test"), made_host.messages(flushes), [1]))
+    )
+
+    for _, of in sorted(rows.items())[5:-2]:
+        active_w = sum(row["active_energy_uj"] for row in of if row["account"] == "process") / 1e6
+        assert active_w == pytest.approx(4.0 * sum(used), rel=0.25)

@@ -3,6 +3,9 @@ processes that nothing tells apart SM time does."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import pytest
 
 from tests.stream import host as made_host
@@ -15,6 +18,34 @@ MINUTE_NS = made_host.START_NS // (60 * SECOND_NS) * 60 * SECOND_NS
 IDLE_LEVEL_W = 77.7  # of an H200
 IDLE_W, FIRST_W, SECOND_W = 77, 240, 60  # above idle: 60 % at 4 W, 30 % at 2 W
 ALONE_S, TOGETHER_S = 9, 6
+
+
+def windows_of(flushes: Sequence[Sequence[Record]]) -> dict[int, list[Mapping[str, Any]]]:
+    """The rows of each window, by its start."""
+    return made_host.windows(
+        made_host.table(made_host.stream(Engine("test"), made_host.messages(flushes), [1]))
+    )
+
+
+def constant(
+    seconds: int, power_w: float, used: Sequence[float | None], says: float | None = None
+) -> list[list[Mapping[str, Any]]]:
+    """The rows of each window, in order, of a device that draws the same all along, on which each process is
+    ``used`` (SM percent, if it is told); ``says``: the device's own SM percent."""
+    flushes: list[list[Record]] = [[Gpu(t=MINUTE_NS, gpu="g", name="NVIDIA H200")]]
+    for tick in range(10 * seconds + 1):
+        t = MINUTE_NS + tick * SECOND_NS // 10
+        energy_mj, power_mw = round(100 * power_w * tick), round(1000 * power_w)
+        flush: list[Record] = [Device(t=t, gpu="g", energy_mj=energy_mj, power_mw=power_mw, sm_percent=says)]
+        if tick % 10 == 0 and tick:
+            flush += [
+                Process(t=t, gpu="g", pid=pid, start_ns=7, period_ns=SECOND_NS, sm_percent=percent)
+                for pid, percent in enumerate(used, 1)
+            ]
+        flushes.append(flush)
+    windows = [of for _, of in sorted(windows_of(flushes).items())]
+    assert len(windows) >= seconds
+    return windows
 
 
 # Past the minute: where the first is alone there, no fifth block of 3 s lies.
@@ -36,9 +67,7 @@ def test_who_comes_is_told_from_who_was_alone(begin_s: int) -> None:
             ]
         flushes.append(flush)
 
-    rows = made_host.windows(
-        made_host.table(made_host.stream(Engine("test"), made_host.messages(flushes), [1]))
-    )
+    rows = windows_of(flushes)
 
     shared = [
         of for _, of in sorted(rows.items()) if len([row for row in of if row["account"] == "process"]) == 2
@@ -57,23 +86,7 @@ def test_where_nothing_runs_what_is_drawn_is_idle(
     processes: int, power_w: int, says: float, idle_w: float
 ) -> None:
     """Up to 1.6 of what the model is known to draw: what is more is nobody's but of one who is alone."""
-    flushes: list[list[Record]] = [[Gpu(t=MINUTE_NS, gpu="g", name="NVIDIA H200")]]
-    for tick in range(101):
-        t = MINUTE_NS + tick * SECOND_NS // 10
-        flush: list[Record] = [
-            Device(t=t, gpu="g", energy_mj=100 * power_w * tick, power_mw=1000 * power_w, sm_percent=says)
-        ]
-        if tick % 10 == 0 and tick:
-            flush += [
-                Process(t=t, gpu="g", pid=pid, start_ns=7, period_ns=SECOND_NS) for pid in range(processes)
-            ]
-        flushes.append(flush)
-
-    rows = made_host.windows(
-        made_host.table(made_host.stream(Engine("test"), made_host.messages(flushes), [1]))
-    )
-
-    for _, of in sorted(rows.items())[:10]:
+    for of in constant(10, power_w, [None] * processes, says)[:10]:
         own = [row for row in of if row["account"] == "process"]
         assert len(own) == processes
         assert sum(row["idle_energy_equal_uj"] for row in own) == pytest.approx(1e6 * idle_w, abs=1)
@@ -85,22 +98,7 @@ def test_where_nothing_runs_what_is_drawn_is_idle(
 @pytest.mark.parametrize("power_w", [200, 650])
 @pytest.mark.parametrize("used", [(60.0, 20.0), (50.0, 25.0, 5.0)])
 def test_load_that_never_changes_is_split_by_sm_time(power_w: int, used: tuple[float, ...]) -> None:
-    flushes: list[list[Record]] = [[Gpu(t=MINUTE_NS, gpu="g", name="NVIDIA H200")]]
-    for tick in range(401):
-        t = MINUTE_NS + tick * SECOND_NS // 10
-        flush: list[Record] = [Device(t=t, gpu="g", energy_mj=100 * power_w * tick, power_mw=1000 * power_w)]
-        if tick % 10 == 0 and tick:
-            flush += [
-                Process(t=t, gpu="g", pid=pid, start_ns=7, period_ns=SECOND_NS, sm_percent=percent)
-                for pid, percent in enumerate(used, 1)
-            ]
-        flushes.append(flush)
-
-    rows = made_host.windows(
-        made_host.table(made_host.stream(Engine("test"), made_host.messages(flushes), [1]))
-    )
-
-    for _, of in sorted(rows.items())[2:-2]:
+    for of in constant(40, power_w, used)[2:-2]:
         drawn = {row["pid"]: row["active_energy_uj"] / row["active_time_ns"] for row in of}
         assert len(drawn) == len(used)
         assert list(drawn.values()) == pytest.approx([drawn[1]] * len(used), rel=0.005)
@@ -110,22 +108,6 @@ def test_load_that_never_changes_is_split_by_sm_time(power_w: int, used: tuple[f
 def test_small_load_does_not_pay_for_an_idle_level_that_is_off(used: tuple[float, ...]) -> None:
     """A level of 110 W where the model is known for 77.7: two were charged five times too much."""
     power_w = 110 + 4.0 * sum(used)
-    flushes: list[list[Record]] = [[Gpu(t=MINUTE_NS, gpu="g", name="NVIDIA H200")]]
-    for tick in range(401):
-        t = MINUTE_NS + tick * SECOND_NS // 10
-        energy_mj = round(100 * power_w * tick)
-        flush: list[Record] = [Device(t=t, gpu="g", energy_mj=energy_mj, power_mw=round(1000 * power_w))]
-        if tick % 10 == 0 and tick:
-            flush += [
-                Process(t=t, gpu="g", pid=pid, start_ns=7, period_ns=SECOND_NS, sm_percent=percent)
-                for pid, percent in enumerate(used, 1)
-            ]
-        flushes.append(flush)
-
-    rows = made_host.windows(
-        made_host.table(made_host.stream(Engine("test"), made_host.messages(flushes), [1]))
-    )
-
-    for _, of in sorted(rows.items())[5:-2]:
+    for of in constant(40, power_w, used)[5:-2]:
         active_w = sum(row["active_energy_uj"] for row in of if row["account"] == "process") / 1e6
         assert active_w == pytest.approx(4.0 * sum(used), rel=0.25)

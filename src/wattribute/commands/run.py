@@ -46,13 +46,7 @@ from wattribute.commands.run_options import (
     TeamOption,
     VersionOption,
 )
-from wattribute.commands.run_report import (
-    add_price,
-    notes_of,
-    report_rows,
-    write_file,
-    write_report,
-)
+from wattribute.commands.run_report import add_price, notes_of, report_rows, write_file, write_report
 from wattribute.commands.source import Source, load_host_settings, open_command_host
 from wattribute.errors import RecordError, UsageError, WattributeError
 from wattribute.records import Record, parse

@@ -489,8 +489,8 @@ def _measure_power(
     """Cumulative energy at each cut from power readings, by trapezoids, and the time of which it is not
     known; a gap holds no energy.
 
-    ``shift_ns``: how long before its time a reading speaks (0.5 s for the 1 s average); after the last
-    reading its value holds."""
+    ``shift_ns``: how long before its time a reading speaks (0.5 s for the 1 s average): for so long the value
+    of the last one holds. Of samples after it, which lack power, nothing is known."""
     t_ns, n, cuts_ns = devices.t_ns, devices.length[d], work.cuts_ns
     k = 0
     if cuts_ns[0] + shift_ns > t_ns[d, 0]:
@@ -522,6 +522,7 @@ def _measure_power(
         else:
             t = t_ns[d, n - 1]
             from_mw = to_mw = power_mw[d, k]
+            is_known = is_known and k == n - 1
         is_known = is_known and t - knot_ns <= _POWER_HOLDS_NS
         gain = _trapezoid_uj(from_mw, to_mw, t - knot_ns) if is_known else 0
         while c < n_cuts and cuts_ns[c] <= t:
@@ -776,8 +777,15 @@ def _split_shared(
         for k in range(n):
             sums[present[begin + k], _TIME + policy] += parts[k]
     if sm_sum <= 0.0:
+        if active_uj == 0:
+            return flags
+        # What is left is as unsure as the idle level; on a new GPU that was 40 W, and rows said +- 1 mJ.
+        unsure_uj = int(_SDS_OF_95 * watts.idle_sd_w[row] * length_ns / 1e3)
         sums[sums.shape[0] - 1, _ACTIVE] += active_uj
-        return flags | NO_SM if active_uj > 0 else flags
+        sums[sums.shape[0] - 1, _ERROR_UJ] += unsure_uj
+        for k in range(n):
+            sums[present[begin + k], _ERROR_UJ] += unsure_uj // n
+        return flags | NO_SM
     drawn = spread = 0.0  # Σ watts, and the variance of that
     for k in range(n):
         shares[k] = sm_percent[begin + k] * work.watts[present[begin + k]]

@@ -37,7 +37,7 @@ from wattribute.stream.rows import Rows
 from wattribute.stream.series import SLACK_NS, DeviceKey, Series, new_marks
 from wattribute.stream.tables import Tables
 
-ALGORITHM: Final = 4
+ALGORITHM: Final = 5
 """Goes up when the same messages come to give other rows."""
 _MARKS: Final = 1 << 18
 _ROWS: Final = 1 << 15

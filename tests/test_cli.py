@@ -144,13 +144,13 @@ def test_collecting_needs_no_array_library(tmp_path: Path) -> None:
         ("run --output /nowhere/o.json -- true", 2, "--output /nowhere/o.json cannot be written"),
         ("replay /tmp/\x9b31m", 2, "there is no file /tmp/�31m"),
         ("price import none.csv", 2, "cannot read the prices in none.csv"),
-        ("price add --gpu H\x9b200 --per-gpu-hour 1", 2, "gpu_model 'H�200' holds characters that cannot be"),
+        ("price add --gpu H\x9b200 --per-gpu-hour 1", 2, "gpu_model 'H�200' holds control characters"),
         (
             "lineage add --model m --run r\x7f --until 2099-01",
             2,
-            "run 'r�' holds characters that cannot be seen",
+            "run 'r�' holds control characters",
         ),
-        ("host add h\x1b --from 2026-01", 2, "host 'h�' holds characters that cannot be seen"),
+        ("host add h\x1b --from 2026-01", 2, "host 'h�' holds control characters"),
         (
             "record o.ndjson --simulate --truth /nowhere/t.json",
             2,

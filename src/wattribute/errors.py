@@ -13,6 +13,7 @@ Anything else that reaches the user is a bug.
 
 from dataclasses import fields
 from typing import Any
+from unicodedata import category
 
 
 class WattributeError(Exception):
@@ -45,12 +46,16 @@ class RecordError(ValueError):
 
 
 def check_texts(told: Any) -> None:
-    """Raises UsageError where a text of a dataclass holds control characters: it would stand for no name that
-    a record may have."""
+    """Raises UsageError where a text of a dataclass is no name that a record may have."""
     for item in fields(told):
         value = getattr(told, item.name)
-        if isinstance(value, str) and not value.isprintable():
-            raise UsageError(f"{item.name} {printable(value)!r} holds characters that cannot be seen")
+        if isinstance(value, str) and has_controls(value):
+            raise UsageError(f"{item.name} {printable(value)!r} holds control characters")
+
+
+def has_controls(text: str) -> bool:
+    """Whether a text holds what no name may: characters that control, or that end a line."""
+    return not text.isprintable() and any(category(char) in ("Cc", "Zl", "Zp") for char in text)
 
 
 def printable(text: str) -> str:

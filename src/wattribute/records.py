@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Final
-from unicodedata import category
 
-from wattribute.errors import RecordError
+from wattribute.errors import RecordError, has_controls
 
 TRACE_VERSION: Final = 1
 NO_INSTANCE: Final = -1
@@ -352,7 +351,7 @@ def _checked(name: str, value: Any) -> Any:
 def _text(name: str, value: str) -> str:
     if len(value) > _TEXT_MAX:
         raise RecordError(f"{name} is {len(value)} characters long; {_TEXT_MAX} at most")
-    if not value.isprintable() and any(category(c) in ("Cc", "Zl", "Zp") for c in value):
+    if has_controls(value):
         raise RecordError(f"{name} holds control characters")
     return value
 

@@ -19,7 +19,7 @@ AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
 
 T_NS = 10**12  # costs 1 USD at 3.6 USD per GPU-hour
 BEGIN = datetime(2026, 6, 1, tzinfo=UTC)
-RUN = "sft-7 é'; DROP"
+RUN = "sft-7\u00a0é'; DROP \U0001f469\u200d\U0001f52c"  # a no-break space, and an emoji of two joined
 
 
 def used(at: datetime, pid: int, seconds: int, **more: Any) -> dict[str, Any]:

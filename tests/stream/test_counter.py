@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.stream import host as made_host
+from wattribute.kernels.attribute import NO_ENERGY
 from wattribute.records import Device, Record
 from wattribute.stream.engine import Engine
 
@@ -61,6 +62,29 @@ def test_power_is_a_straight_line_from_one_reading_to_the_next(counted: slice) -
         for place, power_w in enumerate(powers_w)
     ]
     assert device_uj(rows) == [round(1e6 * of) for of in joules]
+
+
+@pytest.mark.parametrize("source", ["power_mw", "power_average_mw"])
+@pytest.mark.parametrize("counter", [False, True])
+def test_where_power_is_no_longer_read_nothing_is_known(source: str, counter: bool) -> None:
+    """At once, and not when it has been away for 10 min; once it is back it is known after all."""
+    away = [Device(t=reading(tick / 10, None).t, gpu="g", sm_percent=50.0) for tick in range(100, 400)]
+    power: dict[str, Any] = {"power_mw": None} | {source: 1000 * WATTS}
+    first = [replace(one, **power) for one in steady(10)]
+    if not counter:
+        first = [replace(one, energy_mj=None) for one in first]
+    back = replace(first[-1], t=away[-1].t + SECOND_NS // 10, energy_mj=None)
+
+    for readings in (first + away, first + away[:170]):
+        rows = sorted(rows_of(readings)[0].items(), key=lambda item: item[0][3])
+        for second, (_, row) in enumerate(rows):
+            assert bool(row["flags"] & NO_ENERGY) == (second >= 9)  # the last reading is of 9.9 s
+            assert second < 9 or row["device_energy_uj"] <= 9 * WATTS * 10**5
+            assert second < 10 or row["device_energy_uj"] == 0
+
+    known = list(rows_of([*first, *away, back])[0].values())
+    assert sum(row["device_energy_uj"] for row in known) == 40 * WATTS * 10**6
+    assert not any(row["flags"] & NO_ENERGY for row in known)
 
 
 @pytest.mark.parametrize("garbled_mj", [4 * 10**15, 5_000_000 + 40 * 10**6, (1 << 62) // 1000])

@@ -95,6 +95,16 @@ def test_where_nothing_runs_what_is_drawn_is_idle(
         assert {bool(row["flags"] & NO_SM) for row in of} == {residual > 1}
 
 
+def test_without_sm_time_rows_are_as_unsure_as_the_idle_level() -> None:
+    """Of a GPU that draws 110 W idle where its model is known for 77.7, and whose level nothing tells."""
+    off_j = 110 - IDLE_LEVEL_W
+    for of in constant(10, 300, [None, None])[:10]:
+        errors_j = {row["pid"]: row["error_uj"] / 1e6 for row in of if row["account"] != "unheld"}
+        assert errors_j.pop(0) >= off_j  # the residual's
+        assert len(errors_j) == 2
+        assert min(errors_j.values()) >= off_j / 2
+
+
 @pytest.mark.parametrize("power_w", [200, 650])
 @pytest.mark.parametrize("used", [(60.0, 20.0), (50.0, 25.0, 5.0)])
 def test_load_that_never_changes_is_split_by_sm_time(power_w: int, used: tuple[float, ...]) -> None:

@@ -95,7 +95,7 @@ class TenantPlan:
     name: str
     gpus: tuple[int, ...] = _number(MISSING, 0, 63)
     command: bool = False  # the command that `wattribute run` starts, in place of a made-up process
-    pattern: str = _choice("serve", "serve", "train", "idle")
+    pattern: str = _choice("serve", "serve", "train", "idle", "timetable")
     start_s: float = _number(0.0, 0, _DAY_S)
     stop_s: float | None = _number(None, 0, _DAY_S)
     # train: the first attempt fails at fail_s, the second starts at restart_s from the last checkpoint.
@@ -109,6 +109,7 @@ class TenantPlan:
     memory_gib: float = _number(16.0, 0, 4_096)
     busy_s: float = _number(1.5, 0.01, 3_600)  # serve: mean length of a burst, and of the pause after it
     pause_s: float = _number(0.5, 0.01, 3_600)
+    works_s: tuple[float, ...] = _number((), 0, _DAY_S)  # timetable: from, to, from, to, … after its start
     # serve: tenants that are alike in a name have alike_ratio of their load at the same times.
     alike: str = ""
     alike_ratio: float = _number(0.0, 0, 1)
@@ -224,7 +225,7 @@ def _read(cls: type[_Plan], table: Any, where: str) -> _Plan:
 def _value(item: Field[Any], value: Any, where: str) -> Any:
     kind = str(item.type).removesuffix(" | None")
     if kind.startswith("tuple"):
-        of = "str" if "str" in kind else "int"
+        of = kind.removeprefix("tuple[").partition(",")[0].rstrip("]")
         if not isinstance(value, list) or not value or (kind == "tuple[int, int]" and len(value) != 2):
             entries = f"{'two ' if '...' not in kind else ''}{'texts' if of == 'str' else 'numbers'}"
             raise UsageError(f"{where}: {value!r} is not a list of {entries}")
@@ -298,6 +299,7 @@ def _check_tenant(scenario: Scenario, tenant: TenantPlan, where: str) -> None:
         raise UsageError(f"{where}: fail_s needs run and stop_s")
     if (tenant.alike_ratio > 0) != bool(tenant.alike) or (tenant.alike and tenant.pattern != "serve"):
         raise UsageError(f"{where}: alike and alike_ratio go together, and need pattern = 'serve'")
+    _check_timetable(tenant, where)
     if tenant.run and tenant.pattern != "train":
         raise UsageError(f"{where}: run needs pattern = 'train', not {tenant.pattern!r}")
     times = [tenant.start_s, tenant.fail_s, tenant.restart_s, tenant.stop_s]
@@ -306,6 +308,13 @@ def _check_tenant(scenario: Scenario, tenant: TenantPlan, where: str) -> None:
     known = [time for time in times if time is not None]
     if any(later - earlier < 0.01 for earlier, later in itertools.pairwise(known)):
         raise UsageError(f"{where}: start_s, fail_s, restart_s, stop_s must rise by at least 0.01")
+
+
+def _check_timetable(tenant: TenantPlan, where: str) -> None:
+    if (tenant.pattern == "timetable") != bool(tenant.works_s) or len(tenant.works_s) % 2:
+        raise UsageError(f"{where}: works_s, pairs of from and to, and pattern = 'timetable' go together")
+    if any(later <= earlier for earlier, later in itertools.pairwise(tenant.works_s)):
+        raise UsageError(f"{where}: works_s must rise")
 
 
 def _check_memory(scenario: Scenario, tenant: TenantPlan, gpu: int, where: str) -> None:

@@ -48,8 +48,14 @@ def random_stream(seed: int, *what: object) -> Random:
 def segments(plan: TenantPlan, random: Random) -> Iterator[tuple[int, int]]:
     """The tenant's wish over time, as (steps, SM permille), without end."""
     level = plan.sm_percent * 10
+    until = 0
+    for place, edge_s in enumerate(plan.works_s):
+        edge = round(edge_s * STEPS_PER_S)
+        if edge > until:
+            yield edge - until, round(level) if place % 2 else 0
+        until = max(edge, until)
     while True:
-        if plan.pattern == "idle":
+        if plan.pattern in {"idle", "timetable"}:
             yield 3_600 * STEPS_PER_S, 0
         elif plan.pattern == "train":
             steps = max(2, round(plan.step_s * STEPS_PER_S))

@@ -25,7 +25,7 @@ from wattribute.records import Exit, Quality, Record, Run, Unit, Workload
 STEP_NS: Final = STEP_MS * 1_000_000
 SOURCE: Final = "engine"
 
-_PHASES: Final = {"serve": "inference", "train": "training", "idle": ""}
+_PHASES: Final = {"serve": "inference", "train": "training", "idle": "", "timetable": ""}
 
 
 @dataclass(slots=True)

@@ -136,7 +136,12 @@ _COMMANDS: Final[Mapping[str, _Command]] = {
     "host": _Command(_KEEP),
     "doctor": _Command(_KEEP, ("wattribute doctor", "wattribute doctor --format json")),
     "verify": _Command(
-        _KEEP, ("wattribute verify", "wattribute verify additive drift --seeds 3 --format json")
+        _KEEP,
+        (
+            "wattribute verify",
+            "wattribute verify additive drift --seeds 3 --format json",
+            "wattribute verify --gpu --trace h200.ndjson.gz",
+        ),
     ),
     "check-config": _Command(_KEEP, ("wattribute check-config --config wattribute.toml",)),
     "migrate": _Command(_KEEP, ("wattribute migrate --plan --store clickhouse://w@ch:8123/wattribute",)),

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -20,17 +20,47 @@ if TYPE_CHECKING:
     from wattribute.verify.score import Outcome, Summary
 
 
+_GPU: Final = "On a real GPU"
+_TRACE: Final = "verify-gpu.ndjson.gz"
+_SIMULATED_S: Final = 600
+
+
 def verify(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[SCENARIO]...", help="Those scenarios alone.")
     ] = None,
     seeds: Annotated[int, typer.Option(help="How many random loads of each.", min=1, max=1000)] = 10,
     duration_s: Annotated[
-        int, typer.Option("--seconds", help="How long each is simulated.", min=60, max=86_400)
-    ] = 600,
+        int | None,
+        typer.Option(
+            "--seconds",
+            help="How long each is simulated, or the GPU loaded.",
+            min=60,
+            max=86_400,
+            show_default="600; 440 with --gpu",
+        ),
+    ] = None,
     picture: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Draw it too, as .svg or .png: needs wattribute\\[picture]."),
+    ] = None,
+    gpu: Annotated[
+        bool,
+        typer.Option(
+            "--gpu", help="Load a GPU of this host that nobody is on, and measure it.", rich_help_panel=_GPU
+        ),
+    ] = False,
+    index: Annotated[
+        int, typer.Option(help="Which GPU, as nvidia-smi counts.", min=0, rich_help_panel=_GPU)
+    ] = 0,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --gpu where it is recorded; alone: a recording to tell of.",
+            rich_help_panel=_GPU,
+            show_default=f"{_TRACE} with --gpu",
+        ),
     ] = None,
     shape: FormatOption = Format.table,
 ) -> None:
@@ -38,9 +68,25 @@ def verify(
     attribution is off: what a collector would record of them goes the way of every recording, and simpler
     methods split the same.
 
+    With --gpu three known loads share a real GPU for 8 minutes, alone and in every mix: that tells what each
+    draws, and attribution is held against it. No setting of the GPU is changed.
+
     The exit status is 1 where a window is not conserved, a bar is missed, rows hang on how readings came, or
     energy is lost, negative or with the wrong process.
     """
+    if gpu or trace is not None:
+        if names or picture is not None:
+            raise UsageError("scenarios and --picture are of simulations: leave out --gpu and --trace")
+        from wattribute.commands.verify_gpu import record_plan, tell_of_recording
+        from wattribute.verify.gpu_plan import SECONDS
+
+        compiled_engine()
+        recorded = trace or Path(_TRACE)
+        if gpu:
+            record_plan(recorded, index, duration_s or SECONDS)
+        tell_of_recording(recorded, shape)
+        return
+    duration_s = duration_s or _SIMULATED_S
     compiled_engine()
     from wattribute.verify.scenarios import TRIALS
     from wattribute.verify.score import summaries

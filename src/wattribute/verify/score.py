@@ -58,15 +58,18 @@ def outcome(trial: Trial, seed: int, duration_s: int) -> Outcome:
     truth_uj = recording.active_uj[final_s]
     simple = seen(records, trial.gpu.name, until_ns)
     device_uj = recording.device_uj[final_s]
-    scores = {OURS: _score(ours.active_uj, truth_uj, device_uj)}
-    scores |= {name: _score(method(simple), truth_uj, device_uj) for name, method in SIMPLER.items()}
+    scores = {OURS: score(ours.active_uj, truth_uj, device_uj)}
+    scores |= {name: score(method(simple), truth_uj, device_uj) for name, method in SIMPLER.items()}
     wrong = faults(table, recording, trial.process_period_s)
     same = sameness(recording, table, fleet) if seed == 0 else None
     return Outcome(trial.name, seed, scores, _covered_ratio(ours, recording), ours.is_conserved, wrong, same)
 
 
-def _score(found_uj: Mapping[ProcessKey, float], truth_uj: Mapping[ProcessKey, int], device_uj: int) -> Score:
-    """Where nobody works at all, what they are charged with is a part of all that the device used."""
+def score(
+    found_uj: Mapping[ProcessKey, float], truth_uj: Mapping[ProcessKey, float], device_uj: float
+) -> Score:
+    """How far what was found of each process is from the truth. Where nobody works at all, what they are
+    charged with is a part of all that the device used."""
     whole_uj = sum(truth_uj.values()) or device_uj
     off_uj = {key: abs(found_uj.get(key, 0) - true_uj) for key, true_uj in truth_uj.items()}
     return Score(

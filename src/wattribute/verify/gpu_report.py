@@ -1,0 +1,376 @@
+"""What a recording of the plan on a real GPU tells: how its sensors are, what an iteration of each load
+costs, and how far attribution and simpler methods are from that.
+
+No meter says what a process on a GPU used. But each load does the same work a second in every mix, so what
+the mixes draw tells what each adds to each of them, in the mean of all orders in which they may have come:
+its Shapley value there. Where loads go on and off, what an iteration costs is the mean over who works beside
+it; that by its iterations is the truth, scaled to what the device used above idle. So the shares are as exact
+as mixes draw the same again; the watts are as right as the device's own counter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import ceil, factorial, floor
+from statistics import fmean
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wattribute.errors import WattributeError
+from wattribute.records import Device, Gpu, Process, Record, Run, Unit, Workload
+from wattribute.verify.gpu_plan import LOADS, MATMUL, UNIT, Plan, Step, plan
+from wattribute.verify.memory_sink import Table
+from wattribute.verify.methods import SIMPLER, Seen, by_the_stream, replayed, seen
+from wattribute.verify.recording import ProcessKey
+from wattribute.verify.score import OURS, Score, score
+
+RUN: Final = "wattribute verify --gpu"
+FROM_NOTHING: Final = f"{OURS}, from nothing"
+"""Where the switched step is all that it has seen."""
+SIGNALS: Final = ("counter", "power", "average")
+
+_ERROR_MOST: Final = 0.05
+_WORST_MOST: Final = 0.10
+_OF_KEPLERS_MOST: Final = 0.5
+_HALVES_MOST: Final = 0.01
+_POWER_MOST: Final = 0.01
+_UNEVEN_MOST: Final = 0.02
+
+_S: Final = 1_000_000_000
+_LOOK_S: Final = 0.05  # loads go on and off at multiples of 0.1 s
+_GRID_NS: Final = 10_000_000
+_LAGS_NS: Final = range(-200_000_000, 1_500_000_000, _GRID_NS)
+
+Joules = Mapping[frozenset[str], Mapping[str, float]]
+"""Of an iteration of each load in every mix."""
+I64 = NDArray[np.int64]
+F64 = NDArray[np.float64]
+
+
+class Signal(NamedTuple):
+    """How a sensor is: the median time between two readings that differ, how much later than the load it
+    tells of it, and how much its mean changes with when in 100 ms the load comes: (most − least) / mean."""
+
+    period_ms: float
+    lag_ms: float
+    phase_ratio: float
+
+
+class Mix(NamedTuple):
+    """What the device drew while these loads worked, and the iterations a second of each."""
+
+    loads: tuple[str, ...]
+    watts: float
+    rates: Mapping[str, float]
+
+
+class Switched(NamedTuple):
+    """The step in which each load goes on and off by itself. ``used_j``: of each load, as the mixes tell;
+    ``found_j``: as attribution says. ``scores``: by method. ``halves_ratio``: how much more loads draw in the
+    first half of it than in the second, for the same work."""
+
+    used_j: Mapping[str, float]
+    found_j: Mapping[str, float]
+    scores: Mapping[str, Score]
+    halves_ratio: float
+    is_conserved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """``joules``: of an iteration of each load, among all. ``uneven_ratio``: how much the work per second of
+    a load is off in a mix. ``power_ratio``: integrated power by the counter, over the mixes."""
+
+    gpu_model: str
+    seconds: int
+    nobody_w: float
+    contexts_w: float
+    cold_w: float
+    warm_w: float
+    signals: Mapping[str, Signal]
+    mixes: Sequence[Mix]
+    joules: Mapping[str, float]
+    uneven_ratio: float
+    power_ratio: float
+    switched: Switched
+
+    def checks(self) -> list[Check]:
+        """What must be so."""
+        scores = self.switched.scores
+        ours, keplers = scores[OURS], scores["Kepler's form"].error_ratio
+        of_keplers = ours.error_ratio / keplers if keplers else float("inf")
+        return [
+            Check("energy of the loads is off by", ours.error_ratio, _ERROR_MOST),
+            Check("that of the worst load by", ours.worst_ratio, _WORST_MOST),
+            Check("of the error of Kepler's form that is", of_keplers, _OF_KEPLERS_MOST),
+            Check("work per second differs between mixes by", self.uneven_ratio, _UNEVEN_MOST),
+            Check("the same work draws more in one half by", abs(self.switched.halves_ratio), _HALVES_MOST),
+            Check("power and the counter differ by", abs(self.power_ratio - 1), _POWER_MOST),
+            Check("windows that do not add up", float(not self.switched.is_conserved), 0.0),
+        ]
+
+
+class Check(NamedTuple):
+    """A figure, and how great it may be at most."""
+
+    what: str
+    ratio: float
+    most: float
+
+    @property
+    def is_met(self) -> bool:
+        """Whether it is."""
+        return self.ratio <= self.most
+
+
+def report(records: Sequence[Record]) -> Report:
+    """What a recording tells. Raises WattributeError where it is none of the whole plan on one device."""
+    return _Recorded(records).report()
+
+
+def shapley(value: Mapping[frozenset[str], float]) -> dict[str, float]:
+    """What each player adds to the value of a set of them, in the mean of all orders in which they may come.
+    ``value`` is that of every set (Shapley, 1953)."""
+    players = max(value, key=len)
+    n = len(players)
+    found = {}
+    for player in players:
+        others = players - {player}
+        found[player] = sum(
+            factorial(size) * factorial(n - size - 1) / factorial(n)
+            * (value[frozenset(before) | {player}] - value[frozenset(before)])
+            for size in range(n)
+            for before in combinations(others, size)
+        )  # fmt: skip
+    return found
+
+
+class _Recorded:
+    """A recording, by what it is asked for."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self._records = records
+        began = [record for record in records if isinstance(record, Run) and record.run == RUN]
+        gpus = {record.gpu: record for record in records if isinstance(record, Gpu)}
+        if not began or began[-1].event != "finish" or len(gpus) != 1:
+            raise WattributeError(
+                "this is no whole recording of 'wattribute verify --gpu': that has one GPU, and the begin and"
+                " the end of the plan"
+            )
+        self._gpu = next(iter(gpus.values()))
+        self._begin_ns, self._seconds = began[0].t, began[0].steps or 0
+        self._plan: Plan = plan(self._seconds)
+        devices = [
+            record for record in records if isinstance(record, Device) and record.energy_mj is not None
+        ]
+        if not devices:
+            raise WattributeError(
+                f"{self._gpu.name} has no energy counter: there is nothing to check against"
+            )
+        self._t_ns: I64 = np.array([record.t for record in devices])
+        self._signals: dict[str, F64] = {
+            "counter": np.array([float(record.energy_mj or 0) for record in devices]),
+            "power": np.array([np.nan if record.power_mw is None else record.power_mw for record in devices]),
+            "average": np.array(
+                [np.nan if record.power_average_mw is None else record.power_average_mw for record in devices]
+            ),
+        }
+        self._loads: dict[str, ProcessKey] = {
+            record.model: (record.pid, record.start_ns)
+            for record in records
+            if isinstance(record, Workload) and record.model in LOADS
+        }
+        missing = [load for load in LOADS if load not in self._loads]
+        if missing:
+            raise WattributeError(f"the recording does not say which process is {', '.join(missing)}")
+
+    def report(self) -> Report:
+        """All of it."""
+        mixes = [self._mix(step) for step in self._plan.steps_of("mix")]
+        value = {
+            frozenset(mix.loads): fmean(same.watts for same in mixes if same.loads == mix.loads)
+            for mix in mixes
+        }
+        rates = {load: fmean(mix.rates[load] for mix in mixes if load in mix.loads) for load in LOADS}
+        idle_w = value[frozenset()]
+        joules = {
+            mix: {
+                load: watts / rates[load] if rates[load] else 0.0
+                for load, watts in shapley({of: value[of] for of in value if of <= mix}).items()
+            }
+            for mix in value
+        }
+        nobody_ns = min((r.t for r in self._records if isinstance(r, Process)), default=self._begin_ns)
+        return Report(
+            gpu_model=self._gpu.name,
+            seconds=self._seconds,
+            nobody_w=self._watts(int(self._t_ns[0]), min(nobody_ns, self._begin_ns)),
+            contexts_w=self._step_watts("contexts"),
+            cold_w=self._step_watts("cold"),
+            warm_w=self._step_watts("warm"),
+            signals={name: self._signal(name) for name in SIGNALS if not np.isnan(self._signals[name]).all()},
+            mixes=mixes,
+            joules={load: joules[frozenset(LOADS)][load] for load in LOADS},
+            uneven_ratio=max(
+                abs(mix.rates[load] / rates[load] - 1) if rates[load] else 1.0
+                for mix in mixes
+                for load in mix.loads
+            ),
+            power_ratio=self._power_ratio(),
+            switched=self._switched(joules, idle_w),
+        )
+
+    def _ns(self, second: float) -> int:
+        return self._begin_ns + round(second * _S)
+
+    def _energy_j(self, at_ns: int) -> float:
+        """Of the counter between its changes, as attribution reads it."""
+        knots = np.flatnonzero(np.diff(self._signals["counter"], prepend=-1.0))
+        return float(np.interp(at_ns, self._t_ns[knots], self._signals["counter"][knots])) / 1e3
+
+    def _watts(self, from_ns: int, to_ns: int) -> float:
+        return (self._energy_j(to_ns) - self._energy_j(from_ns)) * _S / max(to_ns - from_ns, 1)
+
+    def _step_watts(self, name: str) -> float:
+        (step,) = self._plan.steps_of(name)
+        return self._watts(self._ns(step.from_s), self._ns(step.to_s))
+
+    def _iterations(self, load: str, from_s: float, to_s: float) -> float:
+        """That it told of; of a second of which a part is meant, that part."""
+        total = 0.0
+        for record in self._records:
+            if isinstance(record, Unit) and record.unit == UNIT and record.model == load:
+                end_s = (record.t - self._begin_ns) / _S
+                begin_s = end_s - (record.period_ns or _S) / _S
+                within_s = max(0.0, min(end_s, to_s) - max(begin_s, from_s))
+                total += record.quantity * within_s / (end_s - begin_s)
+        return total
+
+    def _mix(self, step: Step) -> Mix:
+        rates = {
+            load: self._iterations(load, step.from_s, step.to_s) / (step.to_s - step.from_s)
+            for load in step.loads
+        }
+        return Mix(step.loads, self._watts(self._ns(step.from_s), self._ns(step.to_s)), rates)
+
+    def _truth_j(self, joules: Joules, from_s: float, to_s: float) -> dict[str, float]:
+        """By the work that each load did, and who else was to work meanwhile; not scaled."""
+        found = {}
+        at_work = [self._at_work(second) for second in np.arange(from_s, to_s, _LOOK_S)]
+        for load in LOADS:
+            costs = [joules[mix][load] for mix in at_work if load in mix]
+            found[load] = fmean(costs or [0.0]) * self._iterations(load, from_s, to_s)
+        return found
+
+    def _at_work(self, second: float) -> frozenset[str]:
+        return frozenset(
+            load
+            for load, stretches in self._plan.stretches.items()
+            if any(of.from_s <= second < of.to_s for of in stretches)
+        )
+
+    def _above_idle_j(self, from_s: float, to_s: float, idle_w: float) -> float:
+        watts = self._watts(self._ns(from_s), self._ns(to_s)) - idle_w
+        return max(watts, 0.0) * (to_s - from_s)
+
+    def _switched(self, joules: Joules, idle_w: float) -> Switched:
+        """Of whole seconds of it, for those are windows: the plan begins with one."""
+        (step,) = self._plan.steps_of("switched")
+        from_s, to_s = ceil(step.from_s), floor(step.to_s)
+        from_ns, to_ns = self._ns(from_s), self._ns(to_s)
+        told_j = self._truth_j(joules, from_s, to_s)
+        scale = self._above_idle_j(from_s, to_s, idle_w) / (sum(told_j.values()) or 1.0)
+        used_j = {load: scale * told_j[load] for load in LOADS}
+        truth_uj = {self._loads[load]: 1e6 * used_j[load] for load in LOADS}
+        device_uj = 1e6 * self._watts(from_ns, to_ns) * (to_s - from_s)
+        ours, afresh = (
+            by_the_stream(_within(replayed(records), from_ns, to_ns), to_ns)
+            for records in (self._records, list(self._only(from_ns, to_ns)))
+        )
+        simple = self._simple(from_ns, to_ns)
+        methods = {OURS: ours.active_uj, FROM_NOTHING: afresh.active_uj}
+        methods |= {name: method(simple) for name, method in SIMPLER.items()}
+        return Switched(
+            used_j,
+            {load: ours.active_uj.get(self._loads[load], 0) / 1e6 for load in LOADS},
+            {name: score(found_uj, truth_uj, device_uj) for name, found_uj in methods.items()},
+            self._halves_ratio(step, joules, idle_w),
+            ours.is_conserved and afresh.is_conserved,
+        )
+
+    def _only(self, from_ns: int, to_ns: int) -> Iterator[Record]:
+        """What was read then, and who everybody is."""
+        for record in self._records:
+            if isinstance(record, Device | Process):
+                if from_ns - _S <= record.t <= to_ns + _S:
+                    yield record
+            elif not isinstance(record, Unit):
+                yield record
+
+    def _simple(self, from_ns: int, to_ns: int) -> Seen:
+        """What simpler methods see of that time; that nobody was there before they know too."""
+        whole = seen(self._records, self._gpu.name, to_ns)
+        return whole._replace(periods=[period for period in whole.periods if period.from_ns >= from_ns])
+
+    def _halves_ratio(self, step: Step, joules: Joules, idle_w: float) -> float:
+        middle_s = (step.from_s + step.to_s) / 2
+        drawn = [
+            self._above_idle_j(from_s, to_s, idle_w)
+            / (sum(self._truth_j(joules, from_s, to_s).values()) or 1.0)
+            for from_s, to_s in ((step.from_s, middle_s), (middle_s, step.to_s))
+        ]
+        return drawn[0] / drawn[1] - 1 if drawn[1] else 1.0
+
+    def _power_ratio(self) -> float:
+        """Over all mixes: power has no part in it that was not sampled often."""
+        name = "average" if np.isnan(self._signals["power"]).all() else "power"
+        steps = self._plan.steps_of("mix")
+        from_ns, to_ns = self._ns(steps[0].from_s), self._ns(steps[-1].to_s)
+        within = (self._t_ns >= from_ns) & (self._t_ns <= to_ns) & ~np.isnan(self._signals[name])
+        t_s, watts = self._t_ns[within] / 1e9, self._signals[name][within] / 1e3
+        if len(t_s) < 2:
+            return 0.0
+        mean_w = float(((watts[1:] + watts[:-1]) / 2 * np.diff(t_s)).sum() / (t_s[-1] - t_s[0]))
+        return mean_w / self._watts(from_ns, to_ns)
+
+    def _signal(self, name: str) -> Signal:
+        of = self._signals[name]
+        changes = np.flatnonzero(np.diff(of) != 0)
+        period_ms = float(np.median(np.diff(self._t_ns[changes]))) / 1e6 if len(changes) > 1 else 0.0
+        waves = self._plan.steps_of("waves")
+        phases = [self._mean_w(name, step) for step in waves[1:-2]]
+        return Signal(
+            period_ms, self._lag_ms(name, waves[-1]), (max(phases) - min(phases)) / (fmean(phases) or 1.0)
+        )
+
+    def _mean_w(self, name: str, step: Step) -> float:
+        from_ns, to_ns = self._ns(step.from_s + min(1.0, (step.to_s - step.from_s) / 5)), self._ns(step.to_s)
+        if name == "counter":
+            return self._watts(from_ns, to_ns)
+        within = (self._t_ns >= from_ns) & (self._t_ns < to_ns) & ~np.isnan(self._signals[name])
+        return float(self._signals[name][within].mean()) / 1e3 if within.any() else 0.0
+
+    def _lag_ms(self, name: str, step: Step) -> float:
+        """The shift at which a signal is most like the load of the slowest wave."""
+        grid: I64 = np.arange(self._ns(step.from_s), self._ns(step.to_s), _GRID_NS, dtype=np.int64)
+        (wave,) = [s for s in self._plan.stretches[MATMUL] if s.from_s == step.from_s]
+        works = ((grid - grid[0]) / _S) % wave.period_s < wave.on_s
+        known = ~np.isnan(self._signals[name])
+        t_ns, of = self._t_ns[known].astype(np.float64), self._signals[name][known]
+        if name == "counter":
+            knots = np.flatnonzero(np.diff(of, prepend=-1.0))
+            middles = (t_ns[knots][1:] + t_ns[knots][:-1]) / 2
+            t_ns, of = middles, np.diff(of[knots]) / np.diff(t_ns[knots])
+        best = max(
+            _LAGS_NS,
+            key=lambda lag_ns: float(np.dot(np.interp(grid + lag_ns, t_ns, of), works - works.mean())),
+        )
+        return best / 1e6
+
+
+def _within(table: Table, from_ns: int, to_ns: int) -> Table:
+    return {key: row for key, row in table.items() if from_ns <= row["window_start"] * 1_000_000 < to_ns}

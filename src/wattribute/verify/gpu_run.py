@@ -1,0 +1,193 @@
+"""Runs the plan on a real GPU: starts the loads, samples all the while, and hands on the records of both."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import IO, Any, Final, cast
+
+from wattribute.collector.clock import Clock
+from wattribute.collector.nvml import GpuReader
+from wattribute.collector.nvml_calls import GpuError
+from wattribute.collector.sampler import Sampler
+from wattribute.errors import WattributeError
+from wattribute.records import Record, Run, Unit
+from wattribute.verify.gpu_plan import LOADS, UNIT, Plan
+from wattribute.verify.gpu_report import RUN
+
+_S: Final = 1_000_000_000
+_AHEAD_NS: Final = 2 * _S  # of the plan's begin it is told: so long it may take to reach all loads
+_AFTER_S: Final = 3.0  # a driver tells of SM time up to 1 s late, and samples are taken once a second
+_BEGIN_S: Final = 60.0  # for a load to come up: a CUDA context takes 0.1 to 3 s, its kernels are compiled
+_END_S: Final = 20.0  # a load that is late finishes what it began
+
+MakeSampler = Callable[[Callable[[int], Sequence[Record]]], Sampler]
+"""Given what to ask for further records at each flush."""
+
+
+def check_unused(gpu: GpuReader, now: Callable[[], int]) -> None:
+    """Raises WattributeError where somebody is on the GPU, or MIG cuts it: then nothing could be told."""
+    try:
+        slow = gpu.read_slow(now, False)
+    except GpuError as error:
+        raise WattributeError(f"GPU {gpu.uuid} cannot be read: {error}") from error
+    if slow.instances:
+        raise WattributeError(f"GPU {gpu.uuid} is cut into MIG instances: this needs a whole one")
+    if slow.residents is None:
+        raise WattributeError(f"GPU {gpu.uuid} does not tell its processes: whether it is free is not known")
+    pids = ", ".join(str(resident.pid) for resident in slow.residents)
+    if pids:
+        raise WattributeError(
+            f"GPU {gpu.uuid} is in use by process {pids}: this needs a GPU that nobody else is on"
+        )
+
+
+def run_plan(
+    plan: Plan,
+    seconds: int,
+    gpu: GpuReader,
+    clock: Clock,
+    make_sampler: MakeSampler,
+    stop: threading.Event,
+    tell: Callable[[str], None],
+) -> dict[str, float]:
+    """Do what the plan says with a GPU, and sample it. ``tell`` is told how far it is; ``stop`` ends it.
+    The iterations that each load left out for lack of time.
+
+    Raises WattributeError where a load fails or it is stopped."""
+    queued: queue.SimpleQueue[Record] = queue.SimpleQueue()
+    end = threading.Event()
+    sampler = make_sampler(lambda _: _taken(queued))
+    with ThreadPoolExecutor(1) as pool:
+        sampling = pool.submit(sampler.run, end)
+        try:
+            tell(f"nobody is on {gpu.identity.name}: {plan.nobody_s:.0f} s")
+            _wait(plan.nobody_s, stop, sampling)
+            with _loads(gpu.uuid, queued, tell) as loads:
+                # Begin with a whole second: windows do.
+                begin_ns = (clock.now_ns() + _AHEAD_NS) // _S * _S + _S
+                queued.put(Run(t=begin_ns, run=RUN, event="start", steps=seconds))
+                for load in loads.values():
+                    load.begin(plan, begin_ns, clock)
+                for step in plan.steps:
+                    _wait((begin_ns - clock.now_ns()) / _S + step.from_s, stop, sampling)
+                    tell(f"{step.from_s:3.0f} of {plan.steps[-1].to_s:.0f} s: {step}")
+                    for load in loads.values():
+                        load.check()
+                _wait((begin_ns - clock.now_ns()) / _S + plan.steps[-1].to_s, stop, sampling)
+                left_out = {name: load.answer("left_out", _END_S) for name, load in loads.items()}
+                _wait(_AFTER_S, stop, sampling)
+            queued.put(Run(t=clock.now_ns(), run=RUN, event="finish", steps=seconds))
+        finally:
+            end.set()
+    sampling.result()
+    return left_out
+
+
+def _taken(queued: queue.SimpleQueue[Record]) -> list[Record]:
+    records = []
+    while not queued.empty():
+        records.append(queued.get())
+    return records
+
+
+def _wait(seconds: float, stop: threading.Event, sampling: Future[Any]) -> None:
+    until = time.monotonic() + seconds
+    while (left_s := until - time.monotonic()) > 0:
+        if stop.wait(min(left_s, 0.5)):
+            raise WattributeError("stopped before the end: nothing can be told")
+        if sampling.done():
+            sampling.result()  # raises what it failed with
+
+
+class _Load:
+    """A load, in a process of its own (``gpu_load``). What it did goes into ``told``."""
+
+    def __init__(self, name: str, gpu: str, told: queue.SimpleQueue[Record]) -> None:
+        self._name, self._told, self._begin_ns = name, told, 0
+        self._said: queue.SimpleQueue[dict[str, float]] = queue.SimpleQueue()
+        # Its model is how the recording tells which process is which load. Ctrl-C is for us alone.
+        env = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu, "WATTRIBUTE_MODEL": name}
+        self.process = subprocess.Popen(  # noqa: S603 - ourselves
+            [sys.executable, "-m", "wattribute.verify.gpu_load", name], env=env, start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        for line in cast(IO[str], self.process.stdout):
+            said = json.loads(line)
+            if "iterations" not in said:
+                self._said.put(said)
+            elif said["iterations"]:
+                self._told.put(
+                    Unit(
+                        t=self._begin_ns + (said["second"] + 1) * _S, unit=UNIT, quantity=said["iterations"],
+                        period_ns=_S, source=RUN, model=self._name,
+                    )
+                )  # fmt: skip
+
+    def answer(self, what: str, within_s: float) -> float:
+        """What it says of itself, when it does. Raises WattributeError where it fails."""
+        until = time.monotonic() + within_s
+        while time.monotonic() < until:
+            has_ended = self.process.poll() is not None
+            try:
+                return self._said.get(timeout=0.2)[what]
+            except queue.Empty:
+                if has_ended:
+                    break
+        raise self._failed()
+
+    def begin(self, plan: Plan, begin_ns: int, clock: Clock) -> None:
+        """Tell it what to do from Unix ns ``begin_ns`` on."""
+        self._begin_ns = begin_ns
+        monotonic_ns = time.monotonic_ns() + begin_ns - clock.now_ns()
+        try:
+            print(
+                json.dumps({"begin_ns": monotonic_ns, "stretches": plan.stretches[self._name]}),
+                file=self.process.stdin, flush=True,
+            )  # fmt: skip
+        except BrokenPipeError as error:
+            raise self._failed() from error
+
+    def check(self) -> None:
+        """Raises WattributeError where it has ended."""
+        if self.process.poll() is not None:
+            raise self._failed()
+
+    def _failed(self) -> WattributeError:
+        self.process.kill()
+        said = cast(IO[str], self.process.stderr).read().strip().splitlines()
+        return WattributeError(f"the load {self._name} failed: {said[-1] if said else 'it does not answer'}")
+
+
+@contextmanager
+def _loads(
+    gpu: str, told: queue.SimpleQueue[Record], tell: Callable[[str], None]
+) -> Iterator[dict[str, _Load]]:
+    """All loads, which end with the with statement. One comes up after the other, for each looks how fast it
+    is alone."""
+    loads: dict[str, _Load] = {}
+    try:
+        for name in LOADS:
+            loads[name] = _Load(name, gpu, told)
+            iteration_s = loads[name].answer("iteration_s", _BEGIN_S)
+            tell(f"{name}: an iteration takes {1000 * iteration_s:.3f} ms alone")
+        yield loads
+    finally:
+        for load in loads.values():
+            load.process.terminate()
+        for load in loads.values():
+            try:
+                load.process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                load.process.kill()

@@ -1,0 +1,214 @@
+"""A load on a GPU that works to a plan: ``python -m wattribute.verify.load matmul`` (or copy, decode).
+
+One process with one CUDA context, on the first GPU of ``CUDA_VISIBLE_DEVICES``. It speaks in lines of JSON:
+
+    → {"iteration_s": 0.000501}                 how long one iteration takes while nobody else uses the GPU
+    ← {"begin_ns": 81273…, "stretches": [[0, 30, 0.02, 0.01]]}      the plan: plan_line
+    → {"second": 0, "iterations": 1000}         what was finished in each second of the plan, as it is over
+    → {"left_out": 0}                           iterations that were not begun when their stretch ended
+
+Where it cannot, it says why in one line on standard error and ends with status 1. A parent that is gone, or a
+signal, ends it without a word.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from ctypes import c_uint32, c_uint64
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from wattribute.errors import WattributeError
+from wattribute.verify.cuda import Gpu
+
+_S: Final = 1_000_000_000
+_MS: Final = 1_000_000
+
+PTX: Final = Path(__file__).with_name("loads.ptx")
+_ITERATION_S: Final = 0.0005
+_WARM_UP_NS: Final = 300 * _MS
+_MEASURED_NS: Final = 500 * _MS
+
+# So much is launched before it is waited for: what was finished is known to 20 ms, and decode's 640 launches
+# fit the driver's queue of 1024. Who launches more spins until there is room.
+_PART_S: Final = 0.02
+
+# Two numbers in bf16, 1.2 and -0.9: memory of zeros takes less power to read than a model does.
+_WORD: Final = 0x3F9A_BF65
+
+
+class _Kernel(NamedTuple):
+    """How a kernel of loads.ptx is launched: in how many blocks for each multiprocessor, how often for an
+    iteration, over how many units of memory, and how many bytes these are."""
+
+    blocks_ratio: float
+    launches: int
+    units: int
+    memory_bytes: int
+
+
+LOADS: Final[Mapping[str, _Kernel]] = {
+    # As many warps as keep the tensor cores busy; memory for the results of 1024 multiprocessors.
+    "matmul": _Kernel(2.0, 1, 1, 1 << 26),
+    # As many threads as all of these GPUs hold at a time; a GiB, which no cache holds, and its copy.
+    "copy": _Kernel(6.0, 1, 1 << 26, 2 << 30),
+    # Few blocks and small launches: the GPU is busy for who asks it, and most of it is not at work.
+    "decode": _Kernel(0.25, 16, 1 << 19, (1 << 30) + (4 << 19)),
+}
+"""The loads, by name."""
+
+
+class Stretch(NamedTuple):
+    """A part of the plan, in seconds since its begin: from ``from_s`` to ``to_s`` a burst of work is due, at
+    ``from_s`` and each ``period_s`` after it, which takes ``on_s`` where the load is alone. What is late is
+    done at once, so that a load does as much in a second whether others slow it down or not; what is not
+    begun at ``to_s`` is left out. Stretches follow each other."""
+
+    from_s: float
+    to_s: float
+    period_s: float
+    on_s: float
+
+
+def plan_line(begin_ns: int, stretches: Sequence[Stretch]) -> bytes:
+    """What tells a load its plan, which begins at ``begin_ns`` (time.monotonic_ns)."""
+    return orjson.dumps({"begin_ns": begin_ns, "stretches": [[*stretch] for stretch in stretches]}) + b"\n"
+
+
+class Load:
+    """A load on a GPU, and ``iteration_s``: how long it takes for one iteration, as measured now. Raises
+    WattributeError as the GPU does."""
+
+    def __init__(self, gpu: Gpu, name: str) -> None:
+        kernel = LOADS[name]
+        self._gpu = gpu
+        self._function = gpu.kernel(PTX.read_bytes(), name)
+        self._memory = c_uint64(gpu.allocate(kernel.memory_bytes, _WORD))
+        self._mask = c_uint32(kernel.units - 1)
+        self._blocks = max(1, int(kernel.blocks_ratio * gpu.multiprocessors))
+        self._launches = kernel.launches
+        self._turn = 0
+        self._trips = 1
+        self.iteration_s = self._calibrated()
+
+    def work(self, iterations: int) -> None:
+        """Do so many iterations, and wait for them."""
+        for _ in range(iterations * self._launches):
+            self._gpu.launch(
+                self._function,
+                self._blocks,
+                *(self._memory, self._mask, c_uint32(self._turn), c_uint32(self._trips)),
+            )
+            self._turn += 1
+        self._gpu.wait()
+
+    def _calibrated(self) -> float:
+        """Make an iteration as long as it should be, then measure how long it is, in seconds."""
+        iterations = round(_PART_S / _ITERATION_S)
+        begin_ns = time.monotonic_ns()
+        while (from_ns := time.monotonic_ns()) < begin_ns + _WARM_UP_NS:
+            self.work(iterations)
+            took_s = (time.monotonic_ns() - from_ns) / _S
+            self._trips = max(1, round(self._trips * _PART_S / took_s))
+        done, begin_ns = 0, time.monotonic_ns()
+        while (took_ns := time.monotonic_ns() - begin_ns) < _MEASURED_NS:
+            self.work(iterations)
+            done += iterations
+        return took_ns / _S / done
+
+
+class _Seconds:
+    """Says what was finished in each second since ``begin_ns``, once it is over."""
+
+    def __init__(self, begin_ns: int) -> None:
+        self._begin_ns = begin_ns
+        self._second = 0
+        self._iterations = 0
+
+    def finished(self, iterations: int) -> None:
+        """Count iterations that have just ended."""
+        self.pass_until(time.monotonic_ns())
+        self._iterations += iterations
+
+    def pass_until(self, now_ns: int) -> None:
+        """Say the seconds that are over."""
+        while now_ns >= self._begin_ns + (self._second + 1) * _S:
+            self._say()
+
+    def end(self, end_ns: int) -> None:
+        """Say what is left of a plan that ends at ``end_ns``, or later, with its last work."""
+        self.pass_until(end_ns)
+        if self._iterations or self._begin_ns + self._second * _S < end_ns:
+            self._say()
+
+    def _say(self) -> None:
+        _say({"second": self._second, "iterations": self._iterations})
+        self._second += 1
+        self._iterations = 0
+
+
+def follow(load: Load, begin_ns: int, stretches: Sequence[Stretch]) -> None:
+    """Work to a plan that begins at ``begin_ns`` (time.monotonic_ns), and say what was done."""
+    seconds, left_out, end_ns = _Seconds(begin_ns), 0, begin_ns
+    part = max(1, int(_PART_S / load.iteration_s))
+    for stretch in stretches:
+        due = max(1, round(stretch.on_s / load.iteration_s))
+        from_ns, end_ns = (begin_ns + round(at_s * _S) for at_s in (stretch.from_s, stretch.to_s))
+        for at_ns in range(from_ns, end_ns, round(stretch.period_s * _S)):
+            _sleep_until(at_ns, seconds)
+            left = due
+            while left and time.monotonic_ns() < end_ns:
+                iterations = min(left, part)
+                load.work(iterations)
+                seconds.finished(iterations)
+                left -= iterations
+            left_out += left
+    _sleep_until(end_ns, seconds)
+    seconds.end(end_ns)
+    _say({"left_out": left_out})
+
+
+def _sleep_until(at_ns: int, seconds: _Seconds) -> None:
+    """Sleep, without burning a core and to a tenth of a millisecond, and say the seconds that pass."""
+    while (left_ns := at_ns - time.monotonic_ns()) > 0:
+        time.sleep(max(min(left_ns, 100 * _MS) - _MS, _MS // 10) / _S)
+        seconds.pass_until(time.monotonic_ns())
+
+
+def _say(what: Mapping[str, Any]) -> None:
+    sys.stdout.buffer.write(orjson.dumps(what) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _run(name: str) -> None:
+    if name not in LOADS:
+        raise WattributeError(f"there is no load {name!r}: {', '.join(LOADS)}")
+    gpu = Gpu()
+    load = Load(gpu, name)
+    _say({"iteration_s": load.iteration_s})
+    line = sys.stdin.buffer.readline()
+    if line.endswith(b"\n"):  # else the parent is gone
+        plan = orjson.loads(line)
+        follow(load, plan["begin_ns"], [Stretch(*stretch) for stretch in plan["stretches"]])
+    gpu.close()
+
+
+def main() -> None:
+    """The load that the command line names."""
+    # Ctrl-C reaches every process of a terminal, and a pipe whose reader is gone has nobody to tell: no
+    # traceback of either.
+    for number in (signal.SIGINT, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        _run(" ".join(sys.argv[1:]))
+    except WattributeError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -156,6 +156,8 @@ def test_collecting_needs_no_array_library(tmp_path: Path) -> None:
             2,
             "--truth /nowhere/t.json cannot be written",
         ),
+        ("verify additive --gpu", 2, "scenarios and --picture are of simulations"),
+        ("verify --trace none.ndjson", 1, "none.ndjson"),
         ("check-config --config none.toml", 2, "none.toml cannot be read"),
         ("check-config --store chdb://x", 2, "store 'chdb://x' is neither"),
         ("migrate --plan", 1, "there is no store"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from wattribute.collector.trace import read_trace
 from wattribute.commands.verify_gpu import record_plan
 from wattribute.errors import WattributeError
 from wattribute.records import Run, Unit, Workload
-from wattribute.verify.gpu_plan import LOADS, UNIT, plan
+from wattribute.verify.gpu_plan import LOADS, UNIT
 from wattribute.verify.gpu_report import report
 
 SECONDS = 20  # short: that it runs is shown here, and what it tells in test_gpu_report
@@ -27,6 +29,11 @@ def children() -> list[int]:
     """Processes that this one has started and that are there."""
     lists = Path("/proc/self/task").glob("*/children")
     return [int(pid) for listed in lists for pid in listed.read_text().split()]
+
+
+def children_that_load() -> list[int]:
+    """Of those, the loads."""
+    return [pid for pid in children() if "gpu_load" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 @contextmanager
@@ -94,6 +101,15 @@ def test_a_load_that_cannot_begin_says_why(
     gpu: FakeNvml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_CUDA_FAIL", "cuDeviceGet=101")
-    with pytest.raises(WattributeError, match="the load matmul failed: .*CUDA sees no GPU here"):
+    with pytest.raises(WattributeError, match=r"the load matmul failed: .*CUDA sees no GPU here"):
         record_plan(tmp_path / "t.ndjson", 0, SECONDS)
-    assert not [pid for pid in children() if "gpu_load" in Path(f"/proc/{pid}/cmdline").read_text()]
+    assert not children_that_load()
+
+
+def test_who_ends_it_is_told_that_nothing_comes_of_it(gpu: FakeNvml, tmp_path: Path) -> None:
+    ending = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGTERM))
+    ending.start()
+    with pytest.raises(WattributeError, match="stopped before the end"):
+        record_plan(tmp_path / "t.ndjson", 0, SECONDS)
+    ending.join()
+    assert not children_that_load()

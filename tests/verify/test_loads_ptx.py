@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.survival.conftest import missing
-from wattribute.verify.load import LOADS, PTX
+from wattribute.verify.gpu_load import KERNELS, PTX
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def test_every_gpu_takes_the_kernels(assembler: str, architecture: str, tmp_path
         name: int(count)
         for name, count in re.findall(r"entry function '(\w+)'.*?Used (\d+) registers", said, re.DOTALL)
     }
-    assert registers.keys() == LOADS.keys()
+    assert registers.keys() == KERNELS.keys()
     # What the loops work on is in registers: 16 of tiles and 32 of sums, 16 of the vector and 16 of weights.
     # Where the assembler drops a loop, or a result that nobody keeps, they go too.
     assert registers["matmul"] >= 48

@@ -9,7 +9,10 @@ score       how far each is off
 
 On real GPUs:
 
-load        a process that uses one as a plan says
+gpu_plan    which loads share one, and when each works
+gpu_load    one of them: a process that works to the plan
 cuda        the calls by which it does
-loads.ptx   what it runs there
+loads.ptx   what it has the GPU do
+gpu_run     starts the loads, and records
+gpu_report  what a recording tells
 """

@@ -33,8 +33,10 @@ _SETTLE_S: Final = 5.0  # so long the power of a mix may still tell of what was 
 
 
 class Stretch(NamedTuple):
-    """From ``from_s`` to ``to_s``, a burst at each multiple of ``period_s``, of so many iterations that alone
-    they take ``on_s``."""
+    """From ``from_s`` to ``to_s`` a burst of work is due, at ``from_s`` and each ``period_s`` after it, which
+    takes ``on_s`` where the load is alone. What is late is done at once, so that a load does as much in a
+    second whether others slow it down or not; what is not begun at ``to_s`` is left out. Stretches follow
+    each other."""
 
     from_s: float
     to_s: float
@@ -63,6 +65,11 @@ class Plan:
     nobody_s: float
     steps: Sequence[Step]
     stretches: Mapping[str, Sequence[Stretch]]
+
+    @property
+    def end_s(self) -> float:
+        """When it ends."""
+        return self.steps[-1].to_s
 
     def steps_of(self, name: str) -> list[Step]:
         """Those of a name."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import subprocess
@@ -14,12 +13,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import IO, Any, Final, cast
 
+import orjson
+
 from wattribute.collector.clock import Clock
 from wattribute.collector.nvml import GpuReader
 from wattribute.collector.nvml_calls import GpuError
 from wattribute.collector.sampler import Sampler
 from wattribute.errors import WattributeError
 from wattribute.records import Record, Run, Unit
+from wattribute.verify.gpu_load import plan_line
 from wattribute.verify.gpu_plan import LOADS, UNIT, Plan
 from wattribute.verify.gpu_report import RUN
 
@@ -79,10 +81,10 @@ def run_plan(
                     load.begin(plan, begin_ns, clock)
                 for step in plan.steps:
                     _wait((begin_ns - clock.now_ns()) / _S + step.from_s, stop, sampling)
-                    tell(f"{step.from_s:3.0f} of {plan.steps[-1].to_s:.0f} s: {step}")
+                    tell(f"{step.from_s:3.0f} of {plan.end_s:.0f} s: {step}")
                     for load in loads.values():
                         load.check()
-                _wait((begin_ns - clock.now_ns()) / _S + plan.steps[-1].to_s, stop, sampling)
+                _wait((begin_ns - clock.now_ns()) / _S + plan.end_s, stop, sampling)
                 left_out = {name: load.answer("left_out", _END_S) for name, load in loads.items()}
                 _wait(_AFTER_S, stop, sampling)
             queued.put(Run(t=clock.now_ns(), run=RUN, event="finish", steps=seconds))
@@ -118,13 +120,14 @@ class _Load:
         env = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu, "WATTRIBUTE_MODEL": name}
         self.process = subprocess.Popen(  # noqa: S603 - ourselves
             [sys.executable, "-m", "wattribute.verify.gpu_load", name], env=env, start_new_session=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
-        for line in cast(IO[str], self.process.stdout):
-            said = json.loads(line)
+        for line in cast(IO[bytes], self.process.stdout):
+            said = orjson.loads(line)
             if "iterations" not in said:
                 self._said.put(said)
             elif said["iterations"]:
@@ -151,11 +154,10 @@ class _Load:
         """Tell it what to do from Unix ns ``begin_ns`` on."""
         self._begin_ns = begin_ns
         monotonic_ns = time.monotonic_ns() + begin_ns - clock.now_ns()
+        line = plan_line(monotonic_ns, plan.end_s, plan.stretches[self._name])
         try:
-            print(
-                json.dumps({"begin_ns": monotonic_ns, "stretches": plan.stretches[self._name]}),
-                file=self.process.stdin, flush=True,
-            )  # fmt: skip
+            cast(IO[bytes], self.process.stdin).write(line)
+            cast(IO[bytes], self.process.stdin).flush()
         except BrokenPipeError as error:
             raise self._failed() from error
 
@@ -164,9 +166,19 @@ class _Load:
         if self.process.poll() is not None:
             raise self._failed()
 
+    def end(self) -> None:
+        """Wait for its end, which was asked for."""
+        try:
+            self.process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        self._reader.join()
+        with self.process:  # closes the pipes
+            pass
+
     def _failed(self) -> WattributeError:
         self.process.kill()
-        said = cast(IO[str], self.process.stderr).read().strip().splitlines()
+        said = cast(IO[bytes], self.process.stderr).read().decode(errors="replace").splitlines()
         return WattributeError(f"the load {self._name} failed: {said[-1] if said else 'it does not answer'}")
 
 
@@ -187,7 +199,4 @@ def _loads(
         for load in loads.values():
             load.process.terminate()
         for load in loads.values():
-            try:
-                load.process.wait(_END_S)
-            except subprocess.TimeoutExpired:
-                load.process.kill()
+            load.end()

@@ -1,9 +1,9 @@
-"""A load on a GPU that works to a plan: ``python -m wattribute.verify.load matmul`` (or copy, decode).
+"""A load on a GPU that works to a plan: ``python -m wattribute.verify.gpu_load matmul`` (or copy, decode).
 
 One process with one CUDA context, on the first GPU of ``CUDA_VISIBLE_DEVICES``. It speaks in lines of JSON:
 
     → {"iteration_s": 0.000501}                 how long one iteration takes while nobody else uses the GPU
-    ← {"begin_ns": 81273…, "stretches": [[0, 30, 0.02, 0.01]]}      the plan: plan_line
+    ← {"begin_ns": 81273…, "end_s": 40, "stretches": [[0, 30, 0.02, 0.01]]}     the plan: plan_line
     → {"second": 0, "iterations": 1000}         what was finished in each second of the plan, as it is over
     → {"left_out": 0}                           iterations that were not begun when their stretch ended
 
@@ -25,6 +25,7 @@ import orjson
 
 from wattribute.errors import WattributeError
 from wattribute.verify.cuda import Gpu
+from wattribute.verify.gpu_plan import COPY, DECODE, MATMUL, Stretch
 
 _S: Final = 1_000_000_000
 _MS: Final = 1_000_000
@@ -52,32 +53,21 @@ class _Kernel(NamedTuple):
     memory_bytes: int
 
 
-LOADS: Final[Mapping[str, _Kernel]] = {
+KERNELS: Final[Mapping[str, _Kernel]] = {
     # As many warps as keep the tensor cores busy; memory for the results of 1024 multiprocessors.
-    "matmul": _Kernel(2.0, 1, 1, 1 << 26),
+    MATMUL: _Kernel(2.0, 1, 1, 1 << 26),
     # As many threads as all of these GPUs hold at a time; a GiB, which no cache holds, and its copy.
-    "copy": _Kernel(6.0, 1, 1 << 26, 2 << 30),
+    COPY: _Kernel(6.0, 1, 1 << 26, 2 << 30),
     # Few blocks and small launches: the GPU is busy for who asks it, and most of it is not at work.
-    "decode": _Kernel(0.25, 16, 1 << 19, (1 << 30) + (4 << 19)),
+    DECODE: _Kernel(0.25, 16, 1 << 19, (1 << 30) + (4 << 19)),
 }
-"""The loads, by name."""
+"""Of each load, by its name."""
 
 
-class Stretch(NamedTuple):
-    """A part of the plan, in seconds since its begin: from ``from_s`` to ``to_s`` a burst of work is due, at
-    ``from_s`` and each ``period_s`` after it, which takes ``on_s`` where the load is alone. What is late is
-    done at once, so that a load does as much in a second whether others slow it down or not; what is not
-    begun at ``to_s`` is left out. Stretches follow each other."""
-
-    from_s: float
-    to_s: float
-    period_s: float
-    on_s: float
-
-
-def plan_line(begin_ns: int, stretches: Sequence[Stretch]) -> bytes:
-    """What tells a load its plan, which begins at ``begin_ns`` (time.monotonic_ns)."""
-    return orjson.dumps({"begin_ns": begin_ns, "stretches": [[*stretch] for stretch in stretches]}) + b"\n"
+def plan_line(begin_ns: int, end_s: float, stretches: Sequence[Stretch]) -> bytes:
+    """What tells a load its plan: from ``begin_ns`` (time.monotonic_ns) on, for ``end_s``."""
+    stretched = [[*stretch] for stretch in stretches]
+    return orjson.dumps({"begin_ns": begin_ns, "end_s": end_s, "stretches": stretched}) + b"\n"
 
 
 class Load:
@@ -85,7 +75,7 @@ class Load:
     WattributeError as the GPU does."""
 
     def __init__(self, gpu: Gpu, name: str) -> None:
-        kernel = LOADS[name]
+        kernel = KERNELS[name]
         self._gpu = gpu
         self._function = gpu.kernel(PTX.read_bytes(), name)
         self._memory = c_uint64(gpu.allocate(kernel.memory_bytes, _WORD))
@@ -152,22 +142,24 @@ class _Seconds:
         self._iterations = 0
 
 
-def follow(load: Load, begin_ns: int, stretches: Sequence[Stretch]) -> None:
-    """Work to a plan that begins at ``begin_ns`` (time.monotonic_ns), and say what was done."""
-    seconds, left_out, end_ns = _Seconds(begin_ns), 0, begin_ns
+def follow(load: Load, begin_ns: int, end_s: float, stretches: Sequence[Stretch]) -> None:
+    """Work to a plan, and say what was done. It begins at ``begin_ns`` (time.monotonic_ns) and ends ``end_s``
+    later."""
+    seconds, left_out = _Seconds(begin_ns), 0
     part = max(1, int(_PART_S / load.iteration_s))
     for stretch in stretches:
         due = max(1, round(stretch.on_s / load.iteration_s))
-        from_ns, end_ns = (begin_ns + round(at_s * _S) for at_s in (stretch.from_s, stretch.to_s))
-        for at_ns in range(from_ns, end_ns, round(stretch.period_s * _S)):
+        from_ns, to_ns = (begin_ns + round(at_s * _S) for at_s in (stretch.from_s, stretch.to_s))
+        for at_ns in range(from_ns, to_ns, round(stretch.period_s * _S)):
             _sleep_until(at_ns, seconds)
             left = due
-            while left and time.monotonic_ns() < end_ns:
+            while left and time.monotonic_ns() < to_ns:
                 iterations = min(left, part)
                 load.work(iterations)
                 seconds.finished(iterations)
                 left -= iterations
             left_out += left
+    end_ns = begin_ns + round(end_s * _S)  # its context stays until then, whether or not it works
     _sleep_until(end_ns, seconds)
     seconds.end(end_ns)
     _say({"left_out": left_out})
@@ -186,24 +178,25 @@ def _say(what: Mapping[str, Any]) -> None:
 
 
 def _run(name: str) -> None:
-    if name not in LOADS:
-        raise WattributeError(f"there is no load {name!r}: {', '.join(LOADS)}")
+    if name not in KERNELS:
+        raise WattributeError(f"there is no load {name!r}: {', '.join(KERNELS)}")
     gpu = Gpu()
     load = Load(gpu, name)
     _say({"iteration_s": load.iteration_s})
     line = sys.stdin.buffer.readline()
     if line.endswith(b"\n"):  # else the parent is gone
         plan = orjson.loads(line)
-        follow(load, plan["begin_ns"], [Stretch(*stretch) for stretch in plan["stretches"]])
+        follow(load, plan["begin_ns"], plan["end_s"], [Stretch(*stretch) for stretch in plan["stretches"]])
     gpu.close()
 
 
 def main() -> None:
     """The load that the command line names."""
     # Ctrl-C reaches every process of a terminal, and a pipe whose reader is gone has nobody to tell: no
-    # traceback of either.
+    # traceback of either. A parent that holds chDB has blocked SIGPIPE, and that is inherited.
     for number in (signal.SIGINT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPIPE])
     try:
         _run(" ".join(sys.argv[1:]))
     except WattributeError as error:

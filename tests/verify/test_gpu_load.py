@@ -16,7 +16,8 @@ import orjson
 import pytest
 
 from tests.fake_cuda.library import built
-from wattribute.verify.load import Stretch, plan_line
+from wattribute.verify.gpu_load import plan_line
+from wattribute.verify.gpu_plan import Stretch
 
 _PATIENCE_S = 60.0
 _S = 1_000_000_000
@@ -55,7 +56,7 @@ class Running:
     def follow(self, begin_ns: int, *stretches: Stretch) -> None:
         """Give it its plan."""
         assert self.process.stdin is not None
-        self.process.stdin.write(plan_line(begin_ns, stretches))
+        self.process.stdin.write(plan_line(begin_ns, stretches[-1].to_s, stretches))
         self.process.stdin.flush()
 
     def due(self, *stretches: Stretch) -> int:
@@ -77,7 +78,7 @@ class Running:
 
 @contextmanager
 def running(name: str, fake: Mapping[str, str] | None = None) -> Iterator[Running]:
-    with started("-m", "wattribute.verify.load", name, fake=fake) as process:
+    with started("-m", "wattribute.verify.gpu_load", name, fake=fake) as process:
         yield Running(process)
 
 
@@ -158,13 +159,13 @@ def test_a_long_burst_counts_in_each_of_its_seconds() -> None:
     ],
 )
 def test_what_cannot_be_is_said_in_a_line(name: str, fake: dict[str, str], why: str) -> None:
-    with started("-m", "wattribute.verify.load", name, fake=fake) as process:
+    with started("-m", "wattribute.verify.gpu_load", name, fake=fake) as process:
         refused(process, why)
 
 
 def test_no_driver(tmp_path: Path) -> None:
     (tmp_path / "libcuda.so.1").touch()  # the linker cannot load it, and does not look for a real one then
-    with started("-m", "wattribute.verify.load", "copy", libraries=tmp_path) as process:
+    with started("-m", "wattribute.verify.gpu_load", "copy", libraries=tmp_path) as process:
         refused(process, "no CUDA driver here (libcuda.so.1)")
 
 
@@ -173,7 +174,7 @@ def test_an_old_driver(tmp_path: Path) -> None:
     (tmp_path / "libcuda.so.1").write_bytes(
         fake.replace(b"cuDevicePrimaryCtxSetFlags_v2", b"cuDevicePrimaryCtxSetFlags_v0")
     )
-    with started("-m", "wattribute.verify.load", "copy", libraries=tmp_path) as process:
+    with started("-m", "wattribute.verify.gpu_load", "copy", libraries=tmp_path) as process:
         refused(process, "the CUDA driver has no cuDevicePrimaryCtxSetFlags_v2: it is older than 450")
 
 

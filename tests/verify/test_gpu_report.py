@@ -17,7 +17,8 @@ from wattribute.collector.scenario import GpuPlan, HostPlan, Scenario, TenantPla
 from wattribute.collector.simulate import SimulatedHost, VirtualTime
 from wattribute.collector.trace import TraceWriter
 from wattribute.collector.workers import inline_worker
-from wattribute.records import TRACE_VERSION, Device, Record, Run, Trace, Unit, Workload
+from wattribute.errors import WattributeError
+from wattribute.records import TRACE_VERSION, Device, Process, Record, Run, Trace, Unit, Workload
 from wattribute.verify.gpu_plan import DUTY, LOADS, SECONDS, UNIT, Stretch, plan
 from wattribute.verify.gpu_report import RUN, report, shapley
 from wattribute.verify.recording import START_NS
@@ -168,6 +169,12 @@ def test_work_that_differs_between_mixes_is_found(contended: Simulated) -> None:
     missed = [check.what for check in found.checks() if not check.is_met]
     assert "work per second differs between mixes by" in missed
     assert found.uneven_ratio == pytest.approx(0.15, abs=0.01)  # of four mixes one has 0.8: 0.8 / 0.95
+
+
+def test_a_recording_in_which_somebody_else_was_there_tells_nothing(contended: Simulated) -> None:
+    other = next(replace(r, pid=4711) for r in contended.records if isinstance(r, Process))
+    with pytest.raises(WattributeError, match="somebody else was on the GPU meanwhile: process 4711"):
+        report([*contended.records, other])
 
 
 def test_the_command_tells_of_a_recording(trace: Path) -> None:

@@ -97,6 +97,12 @@ def test_a_gpu_that_somebody_is_on_is_left_alone(gpu: FakeNvml, tmp_path: Path) 
     assert not (tmp_path / "t.ndjson").exists()
 
 
+def test_a_gpu_that_is_cut_into_instances_is_refused(gpu: FakeNvml, tmp_path: Path) -> None:
+    gpu.set(0, mig=1)
+    with pytest.raises(WattributeError, match="cut into MIG instances: this needs a whole one"):
+        record_plan(tmp_path / "t.ndjson", 0, SECONDS)
+
+
 def test_a_load_that_cannot_begin_says_why(
     gpu: FakeNvml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +110,17 @@ def test_a_load_that_cannot_begin_says_why(
     with pytest.raises(WattributeError, match=r"the load matmul failed: .*CUDA sees no GPU here"):
         record_plan(tmp_path / "t.ndjson", 0, SECONDS)
     assert not children_that_load()
+
+
+def test_a_gpu_whose_processes_have_other_pids_here_is_found_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(built()))
+    with (
+        loaded(1),
+        pytest.raises(WattributeError, match="NVML does not list matmul and copy and decode by its pid here"),
+    ):
+        record_plan(tmp_path / "t.ndjson", 0, SECONDS)
 
 
 def test_who_ends_it_is_told_that_nothing_comes_of_it(gpu: FakeNvml, tmp_path: Path) -> None:

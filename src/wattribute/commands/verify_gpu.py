@@ -33,7 +33,7 @@ def record_plan(trace: Path, index: int, seconds: int) -> None:
     settings = load_settings({"fast_hz": _FAST_HZ, "scrape_s": 0}, None)
     with closing(open_source(settings, simulate=False, scenario=None, seed=1)) as source:
         gpu = _only(source, index)
-        check_unused(gpu, source.clock.now_ns)
+        check_unused(gpu)
         with TraceWriter(trace, source.name, source.boot_id) as writer, stopping() as stop:
             note(f"loading {gpu.identity.name} {gpu.uuid} for {seconds} s and some more -> {trace}")
             left_out = run_plan(

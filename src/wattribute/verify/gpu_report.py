@@ -187,6 +187,12 @@ class _Recorded:
         missing = [load for load in LOADS if load not in self._loads]
         if missing:
             raise WattributeError(f"the recording does not say which process is {', '.join(missing)}")
+        loads = set(self._loads.values())
+        others = {r.pid for r in records if isinstance(r, Process) and (r.pid, r.start_ns) not in loads}
+        if others:
+            raise WattributeError(
+                f"somebody else was on the GPU meanwhile: process {', '.join(map(str, sorted(others)))}"
+            )
 
     def report(self) -> Report:
         """All of it."""

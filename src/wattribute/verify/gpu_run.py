@@ -18,6 +18,7 @@ import orjson
 from wattribute.collector.clock import Clock
 from wattribute.collector.nvml import GpuReader
 from wattribute.collector.nvml_calls import GpuError
+from wattribute.collector.nvml_processes import running
 from wattribute.collector.sampler import Sampler
 from wattribute.errors import WattributeError
 from wattribute.records import Record, Run, Unit
@@ -35,21 +36,27 @@ MakeSampler = Callable[[Callable[[int], Sequence[Record]]], Sampler]
 """Given what to ask for further records at each flush."""
 
 
-def check_unused(gpu: GpuReader, now: Callable[[], int]) -> None:
+def check_unused(gpu: GpuReader) -> None:
     """Raises WattributeError where somebody is on the GPU, or MIG cuts it: then nothing could be told."""
-    try:
-        slow = gpu.read_slow(now, False)
-    except GpuError as error:
-        raise WattributeError(f"GPU {gpu.uuid} cannot be read: {error}") from error
-    if slow.instances:
-        raise WattributeError(f"GPU {gpu.uuid} is cut into MIG instances: this needs a whole one")
-    if slow.residents is None:
-        raise WattributeError(f"GPU {gpu.uuid} does not tell its processes: whether it is free is not known")
-    pids = ", ".join(str(resident.pid) for resident in slow.residents)
+    pids = ", ".join(map(str, sorted(_pids(gpu))))
     if pids:
         raise WattributeError(
             f"GPU {gpu.uuid} is in use by process {pids}: this needs a GPU that nobody else is on"
         )
+
+
+def _pids(gpu: GpuReader) -> set[int]:
+    """The processes on a GPU."""
+    try:
+        mig_mode = gpu.calls("nvmlDeviceGetMigMode")
+        residents = running(gpu.calls, gpu.identity.memory_bytes)
+    except GpuError as error:
+        raise WattributeError(f"GPU {gpu.uuid} cannot be read: {error}") from error
+    if mig_mode is not None and mig_mode[0] == 1:
+        raise WattributeError(f"GPU {gpu.uuid} is cut into MIG instances: this needs a whole one")
+    if residents is None:
+        raise WattributeError(f"GPU {gpu.uuid} does not tell its processes: whether it is free is not known")
+    return {resident.pid for resident in residents}
 
 
 def run_plan(
@@ -74,6 +81,12 @@ def run_plan(
             tell(f"nobody is on {gpu.identity.name}: {plan.nobody_s:.0f} s")
             _wait(plan.nobody_s, stop, sampling)
             with _loads(gpu.uuid, queued, tell) as loads:
+                listed = _pids(gpu)
+                if absent := [name for name, load in loads.items() if load.process.pid not in listed]:
+                    raise WattributeError(
+                        f"NVML does not list {' and '.join(absent)} by its pid here: in a container, share"
+                        " the host's pid namespace (--pid=host, hostPID)"
+                    )
                 # Begin with a whole second: windows do.
                 begin_ns = (clock.now_ns() + _AHEAD_NS) // _S * _S + _S
                 queued.put(Run(t=begin_ns, run=RUN, event="start", steps=seconds))

@@ -79,7 +79,7 @@ def _records(trace: Path) -> list[Record]:
 
 
 def _rows(found: Report) -> Iterator[dict[str, Any]]:
-    def row(what: str, of: str, figure: float, unit: str, most: float | None = None) -> dict[str, Any]:
+    def row(what: str, of: str, figure: float | None, unit: str, most: float | None = None) -> dict[str, Any]:
         return {"what": what, "of": of, "figure": figure, "unit": unit, "most": most}
 
     for name, watts in _levels(found):
@@ -122,7 +122,7 @@ def _grids(found: Report) -> Iterator[Grid]:
     yield Grid(
         ["sensor", "new every ms", "late by ms", "phase %"],
         [
-            [name, f"{of.period_ms:.0f}", f"{of.lag_ms:.0f}", _percent(of.phase_ratio)]
+            [name, _whole(of.period_ms), _whole(of.lag_ms), _percent(of.phase_ratio)]
             for name, of in found.signals.items()
         ],
         numeric,
@@ -182,3 +182,7 @@ def _percent(ratio: float) -> str:
 
 def _rate(rate: float | None) -> str:
     return "" if rate is None else f"{rate:.1f}"
+
+
+def _whole(figure: float | None) -> str:
+    return "" if figure is None else f"{figure:.0f}"

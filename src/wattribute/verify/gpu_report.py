@@ -53,10 +53,11 @@ F64 = NDArray[np.float64]
 
 class Signal(NamedTuple):
     """How a sensor is: the median time between two readings that differ, how much later than the load it
-    tells of it, and how much its mean changes with when in 100 ms the load comes: (most − least) / mean."""
+    tells of it (None where it always says the same), and how much its mean changes with when in 100 ms the
+    load comes: (most − least) / mean."""
 
-    period_ms: float
-    lag_ms: float
+    period_ms: float | None
+    lag_ms: float | None
     phase_ratio: float
 
 
@@ -346,12 +347,13 @@ class _Recorded:
     def _signal(self, name: str) -> Signal:
         of = self._signals[name]
         changes = np.flatnonzero(np.diff(of) != 0)
-        period_ms = float(np.median(np.diff(self._t_ns[changes]))) / 1e6 if len(changes) > 1 else 0.0
         waves = self._plan.steps_of("waves")
         phases = [self._mean_w(name, step) for step in waves[1:-2]]
-        return Signal(
-            period_ms, self._lag_ms(name, waves[-1]), (max(phases) - min(phases)) / (fmean(phases) or 1.0)
-        )
+        phase_ratio = (max(phases) - min(phases)) / (fmean(phases) or 1.0)
+        if len(changes) < 2:
+            return Signal(None, None, phase_ratio)
+        period_ms = float(np.median(np.diff(self._t_ns[changes]))) / 1e6
+        return Signal(period_ms, self._lag_ms(name, waves[-1]), phase_ratio)
 
     def _mean_w(self, name: str, step: Step) -> float:
         from_ns, to_ns = self._ns(step.from_s + min(1.0, (step.to_s - step.from_s) / 5)), self._ns(step.to_s)

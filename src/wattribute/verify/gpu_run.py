@@ -92,9 +92,12 @@ def run_plan(
                 queued.put(Run(t=begin_ns, run=RUN, event="start", steps=seconds))
                 for load in loads.values():
                     load.begin(plan, begin_ns, clock)
+                told = ""
                 for step in plan.steps:
                     _wait((begin_ns - clock.now_ns()) / _S + step.from_s, stop, sampling)
-                    tell(f"{step.from_s:3.0f} of {plan.end_s:.0f} s: {step}")
+                    if str(step) != told:
+                        told = str(step)
+                        tell(f"{step.from_s:3.0f} of {plan.end_s:.0f} s: {told}")
                     for load in loads.values():
                         load.check()
                 _wait((begin_ns - clock.now_ns()) / _S + plan.end_s, stop, sampling)

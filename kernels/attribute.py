@@ -520,9 +520,8 @@ def _measure_power(
             if gap < devices.gap_length[d] and devices.gap_from_ns[d, gap] < t_ns[d, i]:
                 is_known = False
         else:
-            t = t_ns[d, n - 1]
+            t = t_ns[d, k]
             from_mw = to_mw = power_mw[d, k]
-            is_known = is_known and k == n - 1
         is_known = is_known and t - knot_ns <= _POWER_HOLDS_NS
         gain = _trapezoid_uj(from_mw, to_mw, t - knot_ns) if is_known else 0
         while c < n_cuts and cuts_ns[c] <= t:
@@ -537,7 +536,7 @@ def _measure_power(
         k, knot_ns = i, t
     while c < n_cuts:
         work.energy_uj[c] = total
-        work.unknown_ns[c] = unknown_ns
+        work.unknown_ns[c] = unknown_ns + min(cuts_ns[c], t_ns[d, n - 1]) - knot_ns
         c += 1
 
 

@@ -4,9 +4,12 @@ of which the truth is known."""
 from __future__ import annotations
 
 import json
+import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,13 +21,15 @@ from wattribute.collector.simulate import SimulatedHost, VirtualTime
 from wattribute.collector.trace import TraceWriter
 from wattribute.collector.workers import inline_worker
 from wattribute.errors import WattributeError
-from wattribute.records import TRACE_VERSION, Device, Process, Record, Run, Trace, Unit, Workload
+from wattribute.records import TRACE_VERSION, Device, Gap, Process, Record, Run, Trace, Unit, Workload
 from wattribute.verify.gpu_plan import DUTY, LOADS, SECONDS, UNIT, Stretch, plan
 from wattribute.verify.gpu_report import RUN, report, shapley
 from wattribute.verify.recording import START_NS
 
 WATTS = {"matmul": 6.2, "copy": 3.1, "decode": 1.5}  # per percent of SM time
 S = 1_000_000_000
+Change = Callable[[list[Record]], list[Record]]
+"""Of what was recorded."""
 
 
 @dataclass
@@ -172,12 +177,6 @@ def test_work_that_differs_between_mixes_is_found(contended: Simulated) -> None:
     assert found.uneven_ratio == pytest.approx(0.15, abs=0.01)  # of four mixes one has 0.8: 0.8 / 0.95
 
 
-def test_a_recording_in_which_somebody_else_was_there_tells_nothing(contended: Simulated) -> None:
-    other = next(replace(r, pid=4711) for r in contended.records if isinstance(r, Process))
-    with pytest.raises(WattributeError, match="somebody else was on the GPU meanwhile: process 4711"):
-        report([*contended.records, other])
-
-
 def test_the_command_tells_of_a_recording(trace: Path) -> None:
     done = ran("verify", "--trace", str(trace))
     assert "NVIDIA H200, loaded for 440 s" in done.stdout
@@ -187,18 +186,80 @@ def test_the_command_tells_of_a_recording(trace: Path) -> None:
     assert [row["figure"] for row in rows if row["what"] == "check" and row["figure"] > row["most"]] == []
 
 
+def without(kind: type[Record], from_s: float = 0, to_s: float = 1e9) -> Change:
+    """Leaves out what was told in those seconds of the plan."""
+
+    def change(of: list[Record]) -> list[Record]:
+        begin_ns = next(r.t for r in of if isinstance(r, Run))
+        return [r for r in of if not (isinstance(r, kind) and from_s <= (r.t - begin_ns) / S < to_s)]
+
+    return change
+
+
+def every(kind: type[Record], **fields: Any) -> Change:
+    """Tells something else in all of a kind."""
+    return lambda of: [replace(r, **fields) if isinstance(r, kind) else r for r in of]
+
+
+def counter_reset(of: list[Record]) -> list[Record]:
+    begin_ns = next(r.t for r in of if isinstance(r, Run))
+    return [replace(r, energy_mj=0) if isinstance(r, Device) and r.t > begin_ns + 200 * S else r for r in of]
+
+
+def other_process(of: list[Record]) -> list[Record]:
+    return [*of, next(replace(r, pid=4711) for r in of if isinstance(r, Process))]
+
+
+def gap(of: list[Record]) -> list[Record]:
+    begin_ns = next(r.t for r in of if isinstance(r, Run))
+    t = begin_ns + 90 * S
+    return [*of, Gap(t=t, from_ns=t - S // 10, to_ns=t, reason="the wall clock was set by +0.600 s")]
+
+
 @pytest.mark.parametrize(
-    ("left_out", "line"),
+    ("change", "line"),
     [
-        ((Run,), "no whole recording of 'wattribute verify --gpu'"),
-        ((Workload,), "does not say which process is matmul, copy, decode"),
-        ((Device,), "has no energy counter"),
+        (without(Run), "no whole recording of 'wattribute verify --gpu'"),
+        (lambda of: [*of, *of], "no whole recording"),
+        (every(Run, steps=0), "no whole recording"),
+        (every(Run, steps=10**9), "the GPU was not read"),
+        (without(Workload), "does not say which process is matmul"),
+        (without(Process, -60), "does not say when matmul worked"),
+        (without(Process, 320, 330), "for more than 5 s nothing was told of matmul"),
+        (every(Process, sm_percent=None), "does not say when matmul worked"),
+        (without(Device, -60), "has no energy counter"),
+        (without(Device, 330, 340), "for more than 1 s the GPU was not read"),
+        (without(Device, 380), "for more than 1 s the GPU was not read"),
+        (every(Device, energy_mj=7), "seems to draw nothing"),
+        (without(Unit), "matmul did nothing in the mixes"),
+        (counter_reset, "the energy counter went back"),
+        (gap, "readings are missing: the wall clock was set by +0.600 s"),
+        (other_process, "somebody else was on the GPU: process 4711"),
     ],
 )
-def test_what_is_no_such_recording_is_said_in_one_line(
-    contended: Simulated, tmp_path: Path, left_out: tuple[type, ...], line: str
-) -> None:
-    records = [record for record in contended.records if not isinstance(record, left_out)]
-    done = ran("verify", "--trace", str(written(contended, records, tmp_path)), status=1)
-    assert line in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_what_tells_nothing_says_why(contended: Simulated, change: Change, line: str) -> None:
+    with pytest.raises(WattributeError, match=re.escape(line)):
+        report(change(contended.records))
+
+
+def test_a_gpu_without_power_readings_is_checked_by_its_counter_alone(contended: Simulated) -> None:
+    found = report(every(Device, power_mw=None, power_average_mw=None)(contended.records))
+    assert found.power_ratio is None
+    assert set(found.signals) == {"counter"}
+    assert not any("power" in check.what for check in found.checks())
+
+
+def test_kepler_asks_for_power_as_it_is_where_there_is_no_average(contended: Simulated) -> None:
+    """100 % off, it would make any other method look good."""
+    whole, without_average = (
+        report(records).switched.scores["Kepler's form"].error_ratio
+        for records in (contended.records, every(Device, power_average_mw=None)(contended.records))
+    )
+    assert without_average == pytest.approx(whole, abs=0.1)
+
+
+def test_the_command_says_in_a_line_what_tells_nothing(contended: Simulated, tmp_path: Path) -> None:
+    done = ran("verify", "--trace", str(written(contended, gap(contended.records), tmp_path)), status=1)
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("wattribute: the recording tells nothing: readings are missing: the wall clock")

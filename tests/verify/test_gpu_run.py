@@ -70,7 +70,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNvml]:
 @pytest.mark.long
 def test_three_processes_share_a_gpu_as_planned_and_are_recorded(gpu: FakeNvml, tmp_path: Path) -> None:
     trace = tmp_path / "t.ndjson.gz"
-    record_plan(trace, 0, SECONDS)
+    record_plan(trace, 0, SECONDS, overwrite=False)
 
     records = [line.record for line in read_trace(trace)]
     assert [(r.event, r.steps) for r in records if isinstance(r, Run)] == [
@@ -82,10 +82,9 @@ def test_three_processes_share_a_gpu_as_planned_and_are_recorded(gpu: FakeNvml, 
     assert len({pid for pid, _ in whose.values()}) == 3
     told = [r for r in records if isinstance(r, Unit) and r.unit == UNIT]
     assert {r.model for r in told} == set(LOADS)
-    found = report([r for r in records if r is not None])
-    assert found.seconds == SECONDS
-    assert all(rate > 0 for mix in found.mixes for rate in mix.rates.values())
-    assert found.switched.is_conserved
+    # The stand-in draws the same whatever they do.
+    with pytest.raises(WattributeError, match="the mixes do not tell what each load draws"):
+        report([r for r in records if r is not None])
 
 
 def test_a_gpu_that_somebody_is_on_is_left_alone(gpu: FakeNvml, tmp_path: Path) -> None:
@@ -93,14 +92,14 @@ def test_a_gpu_that_somebody_is_on_is_left_alone(gpu: FakeNvml, tmp_path: Path) 
     with pytest.raises(
         WattributeError, match="in use by process 4711: this needs a GPU that nobody else is on"
     ):
-        record_plan(tmp_path / "t.ndjson", 0, SECONDS)
+        record_plan(tmp_path / "t.ndjson", 0, SECONDS, overwrite=False)
     assert not (tmp_path / "t.ndjson").exists()
 
 
 def test_a_gpu_that_is_cut_into_instances_is_refused(gpu: FakeNvml, tmp_path: Path) -> None:
     gpu.set(0, mig=1)
     with pytest.raises(WattributeError, match="cut into MIG instances: this needs a whole one"):
-        record_plan(tmp_path / "t.ndjson", 0, SECONDS)
+        record_plan(tmp_path / "t.ndjson", 0, SECONDS, overwrite=False)
 
 
 def test_a_load_that_cannot_begin_says_why(
@@ -108,8 +107,9 @@ def test_a_load_that_cannot_begin_says_why(
 ) -> None:
     monkeypatch.setenv("FAKE_CUDA_FAIL", "cuDeviceGet=101")
     with pytest.raises(WattributeError, match=r"the load matmul failed: .*CUDA sees no GPU here"):
-        record_plan(tmp_path / "t.ndjson", 0, SECONDS)
+        record_plan(tmp_path / "t.ndjson", 0, SECONDS, overwrite=False)
     assert not children_that_load()
+    assert not (tmp_path / "t.ndjson").exists()
 
 
 def test_a_gpu_whose_processes_have_other_pids_here_is_found_at_once(
@@ -120,13 +120,13 @@ def test_a_gpu_whose_processes_have_other_pids_here_is_found_at_once(
         loaded(1),
         pytest.raises(WattributeError, match="NVML does not list matmul and copy and decode by its pid here"),
     ):
-        record_plan(tmp_path / "t.ndjson", 0, SECONDS)
+        record_plan(tmp_path / "t.ndjson", 0, SECONDS, overwrite=False)
 
 
 def test_who_ends_it_is_told_that_nothing_comes_of_it(gpu: FakeNvml, tmp_path: Path) -> None:
     ending = threading.Timer(2.0, os.kill, (os.getpid(), signal.SIGTERM))
     ending.start()
     with pytest.raises(WattributeError, match="stopped before the end"):
-        record_plan(tmp_path / "t.ndjson", 0, SECONDS)
+        record_plan(tmp_path / "t.ndjson", 0, SECONDS, overwrite=False)
     ending.join()
     assert not children_that_load()

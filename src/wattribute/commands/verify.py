@@ -62,6 +62,9 @@ def verify(
             show_default=f"{_TRACE} with --gpu",
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace FILE where it exists.", rich_help_panel=_GPU)
+    ] = False,
     shape: FormatOption = Format.table,
 ) -> None:
     """Simulate GPUs that processes share, where the true energy of each is known, and measure how far
@@ -77,15 +80,14 @@ def verify(
     if gpu or trace is not None:
         if names or picture is not None:
             raise UsageError("scenarios and --picture are of simulations: leave out --gpu and --trace")
-        from wattribute.commands.verify_gpu import record_plan, tell_of_recording
-        from wattribute.verify.gpu_plan import SECONDS
-
-        compiled_engine()
-        recorded = trace or Path(_TRACE)
-        if gpu:
-            record_plan(recorded, index, duration_s or SECONDS)
-        tell_of_recording(recorded, shape)
+        if not gpu and (index or overwrite or duration_s):
+            raise UsageError(
+                "--index, --overwrite and --seconds go with --gpu: --trace alone tells of a recording"
+            )
+        _verify_gpu(gpu, index, duration_s, trace or Path(_TRACE), overwrite, shape)
         return
+    if index or overwrite:
+        raise UsageError("--index and --overwrite go with --gpu")
     duration_s = duration_s or _SIMULATED_S
     compiled_engine()
     from wattribute.verify.scenarios import TRIALS
@@ -111,6 +113,20 @@ def verify(
     missed = [summary.trial.name for summary in found if summary.missed]
     if missed:
         raise WattributeError(f"{len(missed)} of {len(found)} scenarios miss a bar: {', '.join(missed)}")
+
+
+def _verify_gpu(
+    records: bool, index: int, seconds: int | None, trace: Path, overwrite: bool, shape: Format
+) -> None:
+    from wattribute.commands.verify_gpu import record_plan, tell_of_recording
+    from wattribute.verify.gpu_plan import SECONDS, SECONDS_LEAST, SECONDS_MOST
+
+    if seconds is not None and not SECONDS_LEAST <= seconds <= SECONDS_MOST:
+        raise UsageError(f"--seconds {seconds}: with --gpu it must be {SECONDS_LEAST} to {SECONDS_MOST}")
+    compiled_engine()
+    if records:
+        record_plan(trace, index, seconds or SECONDS, overwrite)
+    tell_of_recording(trace, shape)
 
 
 def _title(seeds: int, duration_s: int) -> str:

@@ -24,22 +24,30 @@ if TYPE_CHECKING:
 _FAST_HZ: Final = 100.0
 
 
-def record_plan(trace: Path, index: int, seconds: int) -> None:
-    """Load the GPU for so long, and record it. Raises WattributeError where it cannot be done."""
+def record_plan(trace: Path, index: int, seconds: int, overwrite: bool) -> None:
+    """Load the GPU for so long, and record it. Raises WattributeError where it cannot be done: then there is
+    no recording."""
     from wattribute.verify.gpu_plan import plan
     from wattribute.verify.gpu_run import check_unused, run_plan
 
-    # Nothing but the GPU and who is on it: no engines are looked for.
-    settings = load_settings({"fast_hz": _FAST_HZ, "scrape_s": 0}, None)
+    # Nothing but the GPU and who is on it, at times that the plan is made for.
+    settings = load_settings({"fast_hz": _FAST_HZ, "slow_s": 1.0, "flush_s": 1.0, "scrape_s": 0}, None)
     with closing(open_source(settings, simulate=False, scenario=None, seed=1)) as source:
         gpu = _only(source, index)
         check_unused(gpu)
-        with TraceWriter(trace, source.name, source.boot_id) as writer, stopping() as stop:
+        with (
+            TraceWriter(trace, source.name, source.boot_id, overwrite=overwrite) as writer,
+            stopping() as stop,
+        ):
             note(f"loading {gpu.identity.name} {gpu.uuid} for {seconds} s and some more -> {trace}")
-            left_out = run_plan(
-                plan(seconds), seconds, gpu, source.clock,
-                lambda outcomes: source.sampler(settings, writer.write, outcomes), stop, note,
-            )  # fmt: skip
+            try:
+                left_out = run_plan(
+                    plan(seconds), seconds, gpu, source.clock,
+                    lambda outcomes: source.sampler(settings, writer.write, outcomes), stop, note,
+                )  # fmt: skip
+            except BaseException:
+                trace.unlink(missing_ok=True)
+                raise
     for load, iterations in left_out.items():
         if iterations:
             note(f"{load} left out {iterations:,.0f} iterations: the GPU was too busy for its plan")

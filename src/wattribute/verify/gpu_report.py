@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import ceil, factorial, floor
 from statistics import fmean
 from typing import Final, NamedTuple
@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wattribute.errors import WattributeError
-from wattribute.records import Device, Gpu, Process, Record, Run, Unit, Workload
-from wattribute.verify.gpu_plan import LOADS, MATMUL, UNIT, Plan, Step, plan
+from wattribute.records import Device, Gap, Gpu, Process, Record, Run, Unit, Workload
+from wattribute.verify.gpu_plan import LOADS, MATMUL, SECONDS_MOST, UNIT, Plan, Step, plan
 from wattribute.verify.memory_sink import Table
 from wattribute.verify.methods import SIMPLER, Seen, by_the_stream, replayed, seen
 from wattribute.verify.recording import ProcessKey
@@ -39,9 +39,12 @@ _OF_KEPLERS_MOST: Final = 0.5
 _HALVES_MOST: Final = 0.01
 _POWER_MOST: Final = 0.01
 _UNEVEN_MOST: Final = 0.02
+_PHASE_MOST: Final = 0.05
 
 _S: Final = 1_000_000_000
-_LOOK_S: Final = 0.05  # loads go on and off at multiples of 0.1 s
+_LOOK_S: Final = 0.01
+_DEVICE_HOLE_NS: Final = _S
+_PROCESS_HOLE_NS: Final = 5 * _S
 _GRID_NS: Final = 10_000_000
 _LAGS_NS: Final = range(-200_000_000, 1_500_000_000, _GRID_NS)
 
@@ -84,7 +87,8 @@ class Switched(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Report:
     """``joules``: of an iteration of each load, among all. ``uneven_ratio``: how much the work per second of
-    a load is off in a mix. ``power_ratio``: integrated power by the counter, over the mixes."""
+    a load is off in a mix. ``power_ratio``: integrated power by the counter, over the mixes;
+    None without power."""
 
     gpu_model: str
     seconds: int
@@ -96,7 +100,7 @@ class Report:
     mixes: Sequence[Mix]
     joules: Mapping[str, float]
     uneven_ratio: float
-    power_ratio: float
+    power_ratio: float | None
     switched: Switched
 
     def checks(self) -> list[Check]:
@@ -110,7 +114,16 @@ class Report:
             Check("of the error of Kepler's form that is", of_keplers, _OF_KEPLERS_MOST),
             Check("work per second differs between mixes by", self.uneven_ratio, _UNEVEN_MOST),
             Check("the same work draws more in one half by", abs(self.switched.halves_ratio), _HALVES_MOST),
-            Check("power and the counter differ by", abs(self.power_ratio - 1), _POWER_MOST),
+            Check(
+                "with the phase of a load the counter changes by",
+                self.signals["counter"].phase_ratio,
+                _PHASE_MOST,
+            ),
+            *(
+                []
+                if self.power_ratio is None
+                else [Check("power and the counter differ by", abs(self.power_ratio - 1), _POWER_MOST)]
+            ),
             Check("windows that do not add up", float(not self.switched.is_conserved), 0.0),
         ]
 
@@ -154,25 +167,24 @@ class _Recorded:
     """A recording, by what it is asked for."""
 
     def __init__(self, records: Sequence[Record]) -> None:
-        self._records = records
-        began = [record for record in records if isinstance(record, Run) and record.run == RUN]
+        runs = [record for record in records if isinstance(record, Run) and record.run == RUN]
         gpus = {record.gpu: record for record in records if isinstance(record, Gpu)}
-        if not began or began[-1].event != "finish" or len(gpus) != 1:
+        seconds = runs[0].steps if runs else None
+        if [run.event for run in runs] != ["start", "finish"] or len(gpus) != 1 or not seconds:
             raise WattributeError(
                 "this is no whole recording of 'wattribute verify --gpu': that has one GPU, and the begin and"
                 " the end of the plan"
             )
         self._gpu = next(iter(gpus.values()))
-        self._begin_ns, self._seconds = began[0].t, began[0].steps or 0
+        self._begin_ns, self._seconds = runs[0].t, min(seconds, SECONDS_MOST)
         self._plan: Plan = plan(self._seconds)
-        devices = [
-            record for record in records if isinstance(record, Device) and record.energy_mj is not None
+        self._records = [
+            record
+            for record in records
+            if not isinstance(record, Device | Process) or record.gpu == self._gpu.gpu
         ]
-        if not devices:
-            raise WattributeError(
-                f"{self._gpu.name} has no energy counter: there is nothing to check against"
-            )
-        self._t_ns: I64 = np.array([record.t for record in devices])
+        devices = [r for r in self._records if isinstance(r, Device) and r.energy_mj is not None]
+        self._t_ns: I64 = np.array([record.t for record in devices], np.int64)
         self._signals: dict[str, F64] = {
             "counter": np.array([float(record.energy_mj or 0) for record in devices]),
             "power": np.array([np.nan if record.power_mw is None else record.power_mw for record in devices]),
@@ -185,15 +197,47 @@ class _Recorded:
             for record in records
             if isinstance(record, Workload) and record.model in LOADS
         }
-        missing = [load for load in LOADS if load not in self._loads]
-        if missing:
-            raise WattributeError(f"the recording does not say which process is {', '.join(missing)}")
-        loads = set(self._loads.values())
-        others = {r.pid for r in records if isinstance(r, Process) and (r.pid, r.start_ns) not in loads}
+        if wrong := next(self._untellable(), None):
+            raise WattributeError(f"the recording tells nothing: {wrong}")
+
+    def _untellable(self) -> Iterator[str]:
+        """What makes a recording worthless."""
+        end_ns = self._ns(self._plan.end_s)
+        for record in self._records:
+            if isinstance(record, Gap) and record.from_ns < end_ns and record.to_ns > self._begin_ns:
+                yield f"readings are missing: {record.reason}"
+        if not len(self._t_ns):
+            yield f"{self._gpu.name} has no energy counter, and nothing else is to be believed"
+        times_ns = np.array([*self._t_ns[self._t_ns < end_ns], end_ns])
+        if self._t_ns[0] > self._begin_ns - _S // 4 or np.diff(times_ns).max(initial=0) > _DEVICE_HOLE_NS:
+            yield "for more than 1 s the GPU was not read"
+        if (np.diff(self._signals["counter"]) < 0).any():
+            yield "the energy counter went back"
+        for load in LOADS:
+            yield from self._untold(load, end_ns)
+        others = {
+            record.pid
+            for record in self._records
+            if isinstance(record, Process) and (record.pid, record.start_ns) not in self._loads.values()
+        }
         if others:
-            raise WattributeError(
-                f"somebody else was on the GPU meanwhile: process {', '.join(map(str, sorted(others)))}"
-            )
+            yield f"somebody else was on the GPU: process {', '.join(map(str, sorted(others)))}"
+
+    def _untold(self, load: str, end_ns: int) -> Iterator[str]:
+        """What is not told of a load but must be."""
+        if load not in self._loads:
+            yield f"it does not say which process is {load}"
+            return
+        told = [
+            record
+            for record in self._records
+            if isinstance(record, Process) and (record.pid, record.start_ns) == self._loads[load]
+        ]
+        if all(record.sm_percent is None for record in told):
+            yield f"it does not say when {load} worked: this driver may not tell SM time of processes"
+        times_ns = sorted([self._begin_ns, *(r.t for r in told if self._begin_ns < r.t < end_ns), end_ns])
+        if max(after - before for before, after in pairwise(times_ns)) > _PROCESS_HOLE_NS:
+            yield f"for more than 5 s nothing was told of {load}"
 
     def report(self) -> Report:
         """All of it."""
@@ -203,19 +247,26 @@ class _Recorded:
             for mix in mixes
         }
         rates = {load: fmean(mix.rates[load] for mix in mixes if load in mix.loads) for load in LOADS}
+        if idle := [load for load in LOADS if not rates[load]]:
+            raise WattributeError(f"the recording tells nothing: {idle[0]} did nothing in the mixes")
         idle_w = value[frozenset()]
         joules = {
             mix: {
-                load: watts / rates[load] if rates[load] else 0.0
+                load: watts / rates[load]
                 for load, watts in shapley({of: value[of] for of in value if of <= mix}).items()
             }
             for mix in value
         }
-        nobody_ns = min((r.t for r in self._records if isinstance(r, Process)), default=self._begin_ns)
+        if nothing := [
+            f"{load} in {' + '.join(sorted(mix))}" for mix in joules for load in mix if joules[mix][load] <= 0
+        ]:
+            raise WattributeError(
+                f"the mixes do not tell what each load draws: {nothing[0]} seems to draw nothing"
+            )
         return Report(
             gpu_model=self._gpu.name,
             seconds=self._seconds,
-            nobody_w=self._watts(int(self._t_ns[0]), min(nobody_ns, self._begin_ns)),
+            nobody_w=self._watts(int(self._t_ns[0]), int(self._t_ns[0] + 0.9e9 * self._plan.nobody_s)),
             contexts_w=self._step_watts("contexts"),
             cold_w=self._step_watts("cold"),
             warm_w=self._step_watts("warm"),
@@ -223,9 +274,9 @@ class _Recorded:
             mixes=mixes,
             joules={load: joules[frozenset(LOADS)][load] for load in LOADS},
             uneven_ratio=max(
-                abs(mix.rates[load] / rates[load] - 1) if rates[load] else 1.0
-                for mix in mixes
-                for load in mix.loads
+                abs(rate / rates[load] - 1)
+                for load in LOADS
+                for rate in [self._switched_rate(load), *(of.rates[load] for of in mixes if load in of.loads)]
             ),
             power_ratio=self._power_ratio(),
             switched=self._switched(joules, idle_w),
@@ -256,6 +307,14 @@ class _Recorded:
                 within_s = max(0.0, min(end_s, to_s) - max(begin_s, from_s))
                 total += record.quantity * within_s / (end_s - begin_s)
         return total
+
+    def _switched_rate(self, load: str) -> float:
+        """Iterations a second of the time in which it was to work."""
+        (step,) = self._plan.steps_of("switched")
+        works_s = sum(
+            of.to_s - of.from_s for of in self._plan.stretches[load] if step.from_s <= of.from_s < step.to_s
+        )
+        return self._iterations(load, step.from_s, step.to_s) / works_s
 
     def _mix(self, step: Step) -> Mix:
         rates = {
@@ -332,7 +391,7 @@ class _Recorded:
         ]
         return drawn[0] / drawn[1] - 1 if drawn[1] else 1.0
 
-    def _power_ratio(self) -> float:
+    def _power_ratio(self) -> float | None:
         """Over all mixes: power has no part in it that was not sampled often."""
         name = "average" if np.isnan(self._signals["power"]).all() else "power"
         steps = self._plan.steps_of("mix")
@@ -340,7 +399,7 @@ class _Recorded:
         within = (self._t_ns >= from_ns) & (self._t_ns <= to_ns) & ~np.isnan(self._signals[name])
         t_s, watts = self._t_ns[within] / 1e9, self._signals[name][within] / 1e3
         if len(t_s) < 2:
-            return 0.0
+            return None
         mean_w = float(((watts[1:] + watts[:-1]) / 2 * np.diff(t_s)).sum() / (t_s[-1] - t_s[0]))
         return mean_w / self._watts(from_ns, to_ns)
 

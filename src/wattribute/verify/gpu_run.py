@@ -32,6 +32,8 @@ _AFTER_S: Final = 3.0  # a driver tells of SM time up to 1 s late, and samples a
 _BEGIN_S: Final = 60.0  # for a load to come up: a CUDA context takes 0.1 to 3 s, its kernels are compiled
 _END_S: Final = 20.0  # a load that is late finishes what it began
 
+_STOPPED: Final = "stopped before the end: nothing can be told"
+
 MakeSampler = Callable[[Callable[[int], Sequence[Record]]], Sampler]
 """Given what to ask for further records at each flush."""
 
@@ -80,9 +82,9 @@ def run_plan(
         try:
             tell(f"nobody is on {gpu.identity.name}: {plan.nobody_s:.0f} s")
             _wait(plan.nobody_s, stop, sampling)
-            with _loads(gpu.uuid, queued, tell) as loads:
-                listed = _pids(gpu)
-                if absent := [name for name, load in loads.items() if load.process.pid not in listed]:
+            with _loads(gpu.uuid, queued, tell, stop) as loads:
+                pids = {name: load.process.pid for name, load in loads.items()}
+                if absent := [name for name, pid in pids.items() if pid not in _pids(gpu)]:
                     raise WattributeError(
                         f"NVML does not list {' and '.join(absent)} by its pid here: in a container, share"
                         " the host's pid namespace (--pid=host, hostPID)"
@@ -100,8 +102,10 @@ def run_plan(
                         tell(f"{step.from_s:3.0f} of {plan.end_s:.0f} s: {told}")
                     for load in loads.values():
                         load.check()
+                    if others := _pids(gpu) - {*pids.values()}:
+                        raise WattributeError(f"process {min(others)} came to the GPU: nothing can be told")
                 _wait((begin_ns - clock.now_ns()) / _S + plan.end_s, stop, sampling)
-                left_out = {name: load.answer("left_out", _END_S) for name, load in loads.items()}
+                left_out = {name: load.answer("left_out", _END_S, stop) for name, load in loads.items()}
                 _wait(_AFTER_S, stop, sampling)
             queued.put(Run(t=clock.now_ns(), run=RUN, event="finish", steps=seconds))
         finally:
@@ -121,7 +125,7 @@ def _wait(seconds: float, stop: threading.Event, sampling: Future[Any]) -> None:
     until = time.monotonic() + seconds
     while (left_s := until - time.monotonic()) > 0:
         if stop.wait(min(left_s, 0.5)):
-            raise WattributeError("stopped before the end: nothing can be told")
+            raise WattributeError(_STOPPED)
         if sampling.done():
             sampling.result()  # raises what it failed with
 
@@ -132,11 +136,12 @@ class _Load:
     def __init__(self, name: str, gpu: str, told: queue.SimpleQueue[Record]) -> None:
         self._name, self._told, self._begin_ns = name, told, 0
         self._said: queue.SimpleQueue[dict[str, float]] = queue.SimpleQueue()
-        # Its model is how the recording tells which process is which load. Ctrl-C is for us alone.
+        # Its model is how the recording tells which process is which load. Ctrl-C is for us alone, and -P
+        # keeps a module out that lies in the folder where we are.
         env = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu, "WATTRIBUTE_MODEL": name}
         self.process = subprocess.Popen(  # noqa: S603 - ourselves
-            [sys.executable, "-m", "wattribute.verify.gpu_load", name], env=env, start_new_session=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [sys.executable, "-P", "-m", "wattribute.verify.gpu_load", name], env=env,
+            start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -154,10 +159,12 @@ class _Load:
                     )
                 )  # fmt: skip
 
-    def answer(self, what: str, within_s: float) -> float:
-        """What it says of itself, when it does. Raises WattributeError where it fails."""
+    def answer(self, what: str, within_s: float, stop: threading.Event) -> float:
+        """What it says of itself, when it does. Raises WattributeError where it fails, or is stopped."""
         until = time.monotonic() + within_s
         while time.monotonic() < until:
+            if stop.is_set():
+                raise WattributeError(_STOPPED)
             has_ended = self.process.poll() is not None
             try:
                 return self._said.get(timeout=0.2)[what]
@@ -193,14 +200,18 @@ class _Load:
             pass
 
     def _failed(self) -> WattributeError:
+        status = self.process.poll()
         self.process.kill()
         said = cast(IO[bytes], self.process.stderr).read().decode(errors="replace").splitlines()
-        return WattributeError(f"the load {self._name} failed: {said[-1] if said else 'it does not answer'}")
+        why = (
+            said[-1] if said else "it does not answer" if status is None else f"it ended with status {status}"
+        )
+        return WattributeError(f"the load {self._name} failed: {why}")
 
 
 @contextmanager
 def _loads(
-    gpu: str, told: queue.SimpleQueue[Record], tell: Callable[[str], None]
+    gpu: str, told: queue.SimpleQueue[Record], tell: Callable[[str], None], stop: threading.Event
 ) -> Iterator[dict[str, _Load]]:
     """All loads, which end with the with statement. One comes up after the other, for each looks how fast it
     is alone."""
@@ -208,7 +219,7 @@ def _loads(
     try:
         for name in LOADS:
             loads[name] = _Load(name, gpu, told)
-            iteration_s = loads[name].answer("iteration_s", _BEGIN_S)
+            iteration_s = loads[name].answer("iteration_s", _BEGIN_S, stop)
             tell(f"{name}: an iteration takes {1000 * iteration_s:.3f} ms alone")
         yield loads
     finally:

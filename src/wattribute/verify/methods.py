@@ -27,6 +27,10 @@ from wattribute.verify.recording import ProcessKey
 
 _KEPT: Final = 0.995  # of what was learned, each second
 _POLICIES: Final = ("equal", "memory", "active")
+_ONE_LOOK_NS: Final = 100_000_000
+
+_Use = tuple[int, ProcessKey, float]
+"""When it was told of which process how much SM time it had."""
 
 
 class Shared(NamedTuple):
@@ -133,11 +137,10 @@ def seen(records: Sequence[Record], gpu_model: str, until_ns: int) -> Seen:
     held_by = list(dict.fromkeys((record.pid, record.start_ns) for record in processes))
     t_ns = np.array([record.t for record in devices])
     counters_j = _energy_j(devices)
-    average_w = np.array([(record.power_average_mw or 0) / 1e3 for record in devices])
+    average_w = np.array([_power_mw(record) / 1e3 for record in devices])
     by_time: dict[int, dict[ProcessKey, float]] = {}
-    for t, key, sm_percent in _used(records):
-        if t <= until_ns:
-            by_time.setdefault(t, {})[key] = sm_percent
+    for used in _looks(sorted(use for use in _used(records) if use[0] <= until_ns)):
+        by_time[used[-1][0]] = {key: sm_percent for _, key, sm_percent in used}
     held_from_ns = before_ns = min(record.t for record in processes)
     periods = []
     for to_ns in sorted(by_time):
@@ -152,7 +155,24 @@ def seen(records: Sequence[Record], gpu_model: str, until_ns: int) -> Seen:
     return Seen(periods, held_by, idle_w, float(unheld.min()) if len(unheld) else 0.0)
 
 
-def _used(records: Sequence[Record]) -> Iterator[tuple[int, ProcessKey, float]]:
+def _power_mw(record: Device) -> int:
+    """As it is asked for: the mean of 1 s, or where a GPU has none what it draws just then."""
+    return record.power_average_mw or record.power_mw or 0
+
+
+def _looks(uses: Sequence[_Use]) -> Iterator[list[_Use]]:
+    """What was told of all processes at one look: a driver may date each by itself."""
+    look: list[_Use] = []
+    for use in uses:
+        if look and (use[0] - look[0][0] > _ONE_LOOK_NS or any(use[1] == of[1] for of in look)):
+            yield look
+            look = []
+        look.append(use)
+    if look:
+        yield look
+
+
+def _used(records: Sequence[Record]) -> Iterator[_Use]:
     """When it was told of which process how much SM time it had, in percent of the device: with MIG, how
     much its instance had, in equal parts."""
     within: dict[int, set[ProcessKey]] = {}

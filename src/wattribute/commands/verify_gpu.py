@@ -136,7 +136,7 @@ def _grids(found: Report) -> Iterator[Grid]:
         numeric,
         title="How the GPU tells of its power",
         notes=[
-            "phase: how much its mean changes with when in 100 ms a load of 25 ms comes: that of a sensor"
+            "phase: how much its mean changes with when in 100 ms a load of 30 ms comes: that of a sensor"
             " that looks all the time does not"
         ],
     )

@@ -14,5 +14,6 @@ gpu_load    one of them: a process that works to the plan
 cuda        the calls by which it does
 loads.ptx   what it has the GPU do
 gpu_run     starts the loads, and records
+gpu_sensors what the GPU told of its power meanwhile
 gpu_report  what a recording tells
 """

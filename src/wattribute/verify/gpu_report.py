@@ -18,11 +18,11 @@ from statistics import fmean
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wattribute.errors import WattributeError
 from wattribute.records import Device, Gap, Gpu, Process, Record, Run, Unit, Workload
-from wattribute.verify.gpu_plan import LOADS, MATMUL, SECONDS_MOST, UNIT, Plan, Step, plan
+from wattribute.verify.gpu_plan import LOADS, SECONDS_MOST, UNIT, Plan, Step, plan
+from wattribute.verify.gpu_sensors import COUNTER, Sensors, Signal
 from wattribute.verify.memory_sink import Table
 from wattribute.verify.methods import SIMPLER, Seen, by_the_stream, replayed, seen
 from wattribute.verify.recording import ProcessKey
@@ -31,7 +31,6 @@ from wattribute.verify.score import OURS, Score, score
 RUN: Final = "wattribute verify --gpu"
 FROM_NOTHING: Final = f"{OURS}, from nothing"
 """Where the switched step is all that it has seen."""
-SIGNALS: Final = ("counter", "power", "average")
 
 _ERROR_MOST: Final = 0.05
 _WORST_MOST: Final = 0.10
@@ -45,23 +44,9 @@ _S: Final = 1_000_000_000
 _LOOK_S: Final = 0.01
 _DEVICE_HOLE_NS: Final = _S
 _PROCESS_HOLE_NS: Final = 5 * _S
-_GRID_NS: Final = 10_000_000
-_LAGS_NS: Final = range(-200_000_000, 1_500_000_000, _GRID_NS)
 
 Joules = Mapping[frozenset[str], Mapping[str, float]]
 """Of an iteration of each load in every mix."""
-I64 = NDArray[np.int64]
-F64 = NDArray[np.float64]
-
-
-class Signal(NamedTuple):
-    """How a sensor is: the median time between two readings that differ, how much later than the load it
-    tells of it (None where it always says the same), and how much its mean changes with when in 100 ms the
-    load comes: (most − least) / mean."""
-
-    period_ms: float | None
-    lag_ms: float | None
-    phase_ratio: float
 
 
 class Mix(NamedTuple):
@@ -116,7 +101,7 @@ class Report:
             Check("the same work draws more in one half by", abs(self.switched.halves_ratio), _HALVES_MOST),
             Check(
                 "with the phase of a load the counter changes by",
-                self.signals["counter"].phase_ratio,
+                self.signals[COUNTER].phase_ratio,
                 _PHASE_MOST,
             ),
             *(
@@ -183,15 +168,8 @@ class _Recorded:
             for record in records
             if not isinstance(record, Device | Process) or record.gpu == self._gpu.gpu
         ]
-        devices = [r for r in self._records if isinstance(r, Device) and r.energy_mj is not None]
-        self._t_ns: I64 = np.array([record.t for record in devices], np.int64)
-        self._signals: dict[str, F64] = {
-            "counter": np.array([float(record.energy_mj or 0) for record in devices]),
-            "power": np.array([np.nan if record.power_mw is None else record.power_mw for record in devices]),
-            "average": np.array(
-                [np.nan if record.power_average_mw is None else record.power_average_mw for record in devices]
-            ),
-        }
+        devices = [record for record in self._records if isinstance(record, Device)]
+        self._sensors = Sensors(devices, self._plan, self._begin_ns)
         self._loads: dict[str, ProcessKey] = {
             record.model: (record.pid, record.start_ns)
             for record in records
@@ -206,12 +184,15 @@ class _Recorded:
         for record in self._records:
             if isinstance(record, Gap) and record.from_ns < end_ns and record.to_ns > self._begin_ns:
                 yield f"readings are missing: {record.reason}"
-        if not len(self._t_ns):
+        if not len(self._sensors.t_ns):
             yield f"{self._gpu.name} has no energy counter, and nothing else is to be believed"
-        times_ns = np.array([*self._t_ns[self._t_ns < end_ns], end_ns])
-        if self._t_ns[0] > self._begin_ns - _S // 4 or np.diff(times_ns).max(initial=0) > _DEVICE_HOLE_NS:
+        times_ns = np.array([*self._sensors.t_ns[self._sensors.t_ns < end_ns], end_ns])
+        if (
+            self._sensors.t_ns[0] > self._begin_ns - _S // 4
+            or np.diff(times_ns).max(initial=0) > _DEVICE_HOLE_NS
+        ):
             yield "for more than 1 s the GPU was not read"
-        if (np.diff(self._signals["counter"]) < 0).any():
+        if not self._sensors.is_counting:
             yield "the energy counter went back"
         for load in LOADS:
             yield from self._untold(load, end_ns)
@@ -241,7 +222,8 @@ class _Recorded:
 
     def report(self) -> Report:
         """All of it."""
-        mixes = [self._mix(step) for step in self._plan.steps_of("mix")]
+        mixed = self._plan.steps_of("mix")
+        mixes = [self._mix(step) for step in mixed]
         value = {
             frozenset(mix.loads): fmean(same.watts for same in mixes if same.loads == mix.loads)
             for mix in mixes
@@ -266,11 +248,13 @@ class _Recorded:
         return Report(
             gpu_model=self._gpu.name,
             seconds=self._seconds,
-            nobody_w=self._watts(int(self._t_ns[0]), int(self._t_ns[0] + 0.9e9 * self._plan.nobody_s)),
-            contexts_w=self._step_watts("contexts"),
-            cold_w=self._step_watts("cold"),
-            warm_w=self._step_watts("warm"),
-            signals={name: self._signal(name) for name in SIGNALS if not np.isnan(self._signals[name]).all()},
+            nobody_w=self._sensors.watts(
+                int(self._sensors.t_ns[0]), int(self._sensors.t_ns[0] + 0.9e9 * self._plan.nobody_s)
+            ),
+            contexts_w=self._named_w("contexts"),
+            cold_w=self._named_w("cold"),
+            warm_w=self._named_w("warm"),
+            signals=self._sensors.signals(),
             mixes=mixes,
             joules={load: joules[frozenset(LOADS)][load] for load in LOADS},
             uneven_ratio=max(
@@ -278,24 +262,19 @@ class _Recorded:
                 for load in LOADS
                 for rate in [self._switched_rate(load), *(of.rates[load] for of in mixes if load in of.loads)]
             ),
-            power_ratio=self._power_ratio(),
+            power_ratio=self._sensors.power_ratio(self._ns(mixed[0].from_s), self._ns(mixed[-1].to_s)),
             switched=self._switched(joules, idle_w),
         )
 
     def _ns(self, second: float) -> int:
         return self._begin_ns + round(second * _S)
 
-    def _energy_j(self, at_ns: int) -> float:
-        """Of the counter between its changes, as attribution reads it."""
-        knots = np.flatnonzero(np.diff(self._signals["counter"], prepend=-1.0))
-        return float(np.interp(at_ns, self._t_ns[knots], self._signals["counter"][knots])) / 1e3
+    def _step_w(self, step: Step) -> float:
+        return self._sensors.watts(self._ns(step.from_s), self._ns(step.to_s))
 
-    def _watts(self, from_ns: int, to_ns: int) -> float:
-        return (self._energy_j(to_ns) - self._energy_j(from_ns)) * _S / max(to_ns - from_ns, 1)
-
-    def _step_watts(self, name: str) -> float:
+    def _named_w(self, name: str) -> float:
         (step,) = self._plan.steps_of(name)
-        return self._watts(self._ns(step.from_s), self._ns(step.to_s))
+        return self._step_w(step)
 
     def _iterations(self, load: str, from_s: float, to_s: float) -> float:
         """That it told of; of a second of which a part is meant, that part."""
@@ -321,7 +300,7 @@ class _Recorded:
             load: self._iterations(load, step.from_s, step.to_s) / (step.to_s - step.from_s)
             for load in step.loads
         }
-        return Mix(step.loads, self._watts(self._ns(step.from_s), self._ns(step.to_s)), rates)
+        return Mix(step.loads, self._step_w(step), rates)
 
     def _truth_j(self, joules: Joules, from_s: float, to_s: float) -> dict[str, float]:
         """By the work that each load did, and who else was to work meanwhile; not scaled."""
@@ -340,7 +319,7 @@ class _Recorded:
         )
 
     def _above_idle_j(self, from_s: float, to_s: float, idle_w: float) -> float:
-        watts = self._watts(self._ns(from_s), self._ns(to_s)) - idle_w
+        watts = self._sensors.watts(self._ns(from_s), self._ns(to_s)) - idle_w
         return max(watts, 0.0) * (to_s - from_s)
 
     def _switched(self, joules: Joules, idle_w: float) -> Switched:
@@ -352,7 +331,7 @@ class _Recorded:
         scale = self._above_idle_j(from_s, to_s, idle_w) / (sum(told_j.values()) or 1.0)
         used_j = {load: scale * told_j[load] for load in LOADS}
         truth_uj = {self._loads[load]: 1e6 * used_j[load] for load in LOADS}
-        device_uj = 1e6 * self._watts(from_ns, to_ns) * (to_s - from_s)
+        device_uj = 1e6 * self._sensors.watts(from_ns, to_ns) * (to_s - from_s)
         ours, afresh = (
             by_the_stream(_within(replayed(records), from_ns, to_ns), to_ns)
             for records in (self._records, list(self._only(from_ns, to_ns)))
@@ -390,53 +369,6 @@ class _Recorded:
             for from_s, to_s in ((step.from_s, middle_s), (middle_s, step.to_s))
         ]
         return drawn[0] / drawn[1] - 1 if drawn[1] else 1.0
-
-    def _power_ratio(self) -> float | None:
-        """Over all mixes: power has no part in it that was not sampled often."""
-        name = "average" if np.isnan(self._signals["power"]).all() else "power"
-        steps = self._plan.steps_of("mix")
-        from_ns, to_ns = self._ns(steps[0].from_s), self._ns(steps[-1].to_s)
-        within = (self._t_ns >= from_ns) & (self._t_ns <= to_ns) & ~np.isnan(self._signals[name])
-        t_s, watts = self._t_ns[within] / 1e9, self._signals[name][within] / 1e3
-        if len(t_s) < 2:
-            return None
-        mean_w = float(((watts[1:] + watts[:-1]) / 2 * np.diff(t_s)).sum() / (t_s[-1] - t_s[0]))
-        return mean_w / self._watts(from_ns, to_ns)
-
-    def _signal(self, name: str) -> Signal:
-        of = self._signals[name]
-        changes = np.flatnonzero(np.diff(of) != 0)
-        waves = self._plan.steps_of("waves")
-        phases = [self._mean_w(name, step) for step in waves[1:-2]]
-        phase_ratio = (max(phases) - min(phases)) / (fmean(phases) or 1.0)
-        if len(changes) < 2:
-            return Signal(None, None, phase_ratio)
-        period_ms = float(np.median(np.diff(self._t_ns[changes]))) / 1e6
-        return Signal(period_ms, self._lag_ms(name, waves[-1]), phase_ratio)
-
-    def _mean_w(self, name: str, step: Step) -> float:
-        from_ns, to_ns = self._ns(step.from_s + min(1.0, (step.to_s - step.from_s) / 5)), self._ns(step.to_s)
-        if name == "counter":
-            return self._watts(from_ns, to_ns)
-        within = (self._t_ns >= from_ns) & (self._t_ns < to_ns) & ~np.isnan(self._signals[name])
-        return float(self._signals[name][within].mean()) / 1e3 if within.any() else 0.0
-
-    def _lag_ms(self, name: str, step: Step) -> float:
-        """The shift at which a signal is most like the load of the slowest wave."""
-        grid: I64 = np.arange(self._ns(step.from_s), self._ns(step.to_s), _GRID_NS, dtype=np.int64)
-        (wave,) = [s for s in self._plan.stretches[MATMUL] if s.from_s == step.from_s]
-        works = ((grid - grid[0]) / _S) % wave.period_s < wave.on_s
-        known = ~np.isnan(self._signals[name])
-        t_ns, of = self._t_ns[known].astype(np.float64), self._signals[name][known]
-        if name == "counter":
-            knots = np.flatnonzero(np.diff(of, prepend=-1.0))
-            middles = (t_ns[knots][1:] + t_ns[knots][:-1]) / 2
-            t_ns, of = middles, np.diff(of[knots]) / np.diff(t_ns[knots])
-        best = max(
-            _LAGS_NS,
-            key=lambda lag_ns: float(np.dot(np.interp(grid + lag_ns, t_ns, of), works - works.mean())),
-        )
-        return best / 1e6
 
 
 def _within(table: Table, from_ns: int, to_ns: int) -> Table:

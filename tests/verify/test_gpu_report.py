@@ -91,7 +91,7 @@ def simulated(contention_ratio: float) -> Simulated:
     nvml = Nvml(host.nvml)
     found.records.append(Run(t=begin_ns, run=RUN, event="start", steps=SECONDS))
     Sampler(
-        nvml, host.processes, host.clock, host.host, found.records.extend, fast_hz=100.0, outcomes=outcomes,
+        nvml, host.processes, host.clock, host.host, found.records.extend, fast_hz=20.0, outcomes=outcomes,
         start_worker=inline_worker,
     ).run(threading.Event(), end_s + 3)  # fmt: skip
     nvml.close()

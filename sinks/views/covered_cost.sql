@@ -25,8 +25,8 @@ SELECT
     active_cost_usd,
     cost_usd,
     covered.known AS is_known,
-    if(is_known AND covered.time > 0, covered.covered_time / covered.time, 1) AS covered_time_ratio,
-    if(is_known AND covered.energy > 0, covered.covered_energy / covered.energy, 1) AS covered_energy_ratio
+    if(is_known, ifNull(covered.covered_time / nullIf(covered.time, 0), 1), 1) AS covered_time_ratio,
+    if(is_known, ifNull(covered.covered_energy / nullIf(covered.energy, 0), 1), 1) AS covered_energy_ratio
 FROM
 (
     SELECT host, gpu, pod, model, model_version, run, attempt, part, application, phase, energy_uj, error_uj,

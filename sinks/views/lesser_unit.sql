@@ -29,9 +29,9 @@ SELECT
         AS quantity,
     NOT arrayExists(
         o -> o.1 > authority
-            AND (o.2 = '' OR model_version = '' OR o.2 = model_version)
-            AND (o.3 = '' OR place = '' OR o.3 = place)
-            AND (o.1 != 3 OR authority != 2 OR o.4 = '' OR application = '' OR o.4 = application),
+            AND (empty(o.2) OR empty(model_version) OR o.2 = model_version)
+            AND (empty(o.3) OR empty(place) OR o.3 = place)
+            AND (o.1 != 3 OR authority != 2 OR empty(o.4) OR empty(application) OR o.4 = application),
         better.seen) AS counts
 FROM
 (

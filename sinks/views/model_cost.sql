@@ -57,10 +57,15 @@ SELECT
             served_j IS NULL, 'no GPU time while tokens were counted',
             cost_usd IS NULL, 'a part has no price',
             '')),
-        ('cost_usd_per_request', if(gpu_time_ns > 0 AND requests IS NULL, 'no requests were counted', '')),
-        ('capacity_usd_per_million_output_tokens', if(
-            gpu_time_ns > 0 AND output_tokens > 0 AND capacity_output_tokens_per_gpu_s IS NULL,
-            'no 15 minutes in a row are known', '')),
+        ('cost_usd_per_request', multiIf(
+            gpu_time_ns = 0, '',
+            requests IS NULL, 'no requests were counted',
+            '')),
+        ('capacity_usd_per_million_output_tokens', multiIf(
+            gpu_time_ns = 0, '',
+            output_tokens IS NULL, '',
+            capacity_output_tokens_per_gpu_s IS NULL, 'no 15 minutes in a row are known',
+            '')),
         ('token_price_method', multiIf(
             token_price_method = 'ratio', fit_unusable,
             token_price_method = 'output_only', if(input_tokens IS NULL,
@@ -92,8 +97,8 @@ FROM
             used.model_version AS model_version,
             multiIf(
                 model = '', 'no model',
-                used.gpu_time = 0 AND used.unit_rows > 0, 'no GPU time',
-                used.gpu_time > 0 AND used.unit_rows = 0, 'no units',
+                used.gpu_time = 0, if(used.unit_rows > 0, 'no GPU time', ''),
+                used.unit_rows = 0, 'no units',
                 '') AS unmatched,
             used.energy AS energy_uj,
             used.gpu_time AS gpu_time_ns,
@@ -105,11 +110,11 @@ FROM
             used.training_energy AS training_energy_uj,
             used.training_gpu_time AS training_gpu_time_ns,
             if(used.training_unpriced = 0, used.training_money, NULL) AS training_cost_usd,
-            if(used.coverage_known AND used.gpu_time > 0, used.covered_time / used.gpu_time, NULL) AS coverage_ratio,
+            if(used.coverage_known, used.covered_time / nullIf(used.gpu_time, 0), NULL) AS coverage_ratio,
             -- what tokens and requests are divided into: of the time in which they were counted. Without any they
             -- have no cost, rather than one of 0
-            if(used.covered_time > 0 AND used.unpriced = 0, used.covered_money, NULL) AS served_cost_usd,
-            if(used.covered_time > 0 AND used.unpriced = 0, used.covered_active_money, NULL) AS served_active_usd,
+            multiIf(used.covered_time = 0, NULL, used.unpriced = 0, used.covered_money, NULL) AS served_cost_usd,
+            multiIf(used.covered_time = 0, NULL, used.unpriced = 0, used.covered_active_money, NULL) AS served_active_usd,
             used.covered_time / 1e9 AS served_s,
             if(used.covered_time > 0, used.covered_energy / 1e6, NULL) AS served_j,
             -- an engine that tells no requests leaves none out while it is not observed
@@ -130,7 +135,8 @@ FROM
             pace.input_token_ns AS input_token_ns,
             pace.output_token_ns AS output_token_ns,
             multiIf(
-                used.covered_time = 0 OR used.output_count + computed_tokens = 0, '',
+                used.covered_time = 0, '',
+                used.output_count + computed_tokens = 0, '',
                 used.output_count = 0, 'input_only',
                 computed_tokens = 0, 'output_only',
                 fit_unusable = '', 'fit',

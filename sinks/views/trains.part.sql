@@ -1,1 +1,1 @@
-(phase = 'training' OR (run != '' AND phase = ''))
+if(phase = '', run != '', phase = 'training')

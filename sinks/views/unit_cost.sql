@@ -15,10 +15,10 @@ SELECT
     energy AS energy_uj,
     gpu_time AS gpu_time_ns,
     if(unpriced = 0, money, NULL) AS cost_usd,
-    if(quantity > 0 AND covered_time > 0, if(unpriced = 0, covered_money, NULL) / quantity, NULL) AS cost_usd_per_unit,
+    multiIf(covered_time = 0, NULL, quantity > 0, if(unpriced = 0, covered_money, NULL) / quantity, NULL) AS cost_usd_per_unit,
     cost_usd_per_unit * 1e6 AS cost_usd_per_million,
-    if(quantity > 0 AND covered_time > 0, covered_energy / 1e6 / quantity, NULL) AS j_per_unit,
-    if(is_known AND gpu_time > 0, covered_time / gpu_time, NULL) AS coverage_ratio,
+    multiIf(covered_time = 0, NULL, quantity > 0, covered_energy / 1e6 / quantity, NULL) AS j_per_unit,
+    if(is_known, covered_time / nullIf(gpu_time, 0), NULL) AS coverage_ratio,
     multiIf(
         unit_rows = 0, 'not counted',
         counted_quantity = 0, 'the count is 0',

@@ -141,7 +141,7 @@ FROM
             -- a place is nowhere said, a pod, or a host and PID
             arrayExists(
                 s -> (s.1 = '' OR s.1 = model_version)
-                    AND (s.2 = '' OR s.2 = pod OR startsWith(s.2, concat(host, ' ')) OR pod = '' AND position(s.2, ' ') = 0),
+                    AND (s.2 = '' OR s.2 = pod OR startsWith(s.2, concat(host, ' ')) OR empty(pod) AND position(s.2, ' ') = 0),
                 filled.seen), 1,
             looked.ratio) AS share
     FROM spent

@@ -82,9 +82,8 @@ WITH
             -- where the windows are still kept
             SELECT host, gpu, toStartOfMinute(window_start)
             FROM attribution
-            PREWHERE toStartOfMinute(window_start) IN (SELECT arrayJoin(cut_minutes).3)
-                AND (host, gpu, toStartOfMinute(window_start)) IN (
-                    SELECT c.1, c.2, c.3 FROM (SELECT arrayJoin(cut_minutes) AS c))
+            PREWHERE (host, gpu, toStartOfMinute(window_start)) IN (
+                SELECT c.1, c.2, c.3 FROM (SELECT arrayJoin(cut_minutes) AS c))
         )
         WHERE bucket_start >= first_minute AND bucket_start < last_minute
     ) AS behind,

@@ -66,7 +66,7 @@ WITH
                     toUnixTimestamp64Milli(window_start) AS at_ms,
                     min((provider, region, pricing)) AS terms
                 FROM attribution FINAL
-                PREWHERE has(changing, host) AND (host, toStartOfMinute(window_start)) IN unclear
+                PREWHERE (host, toStartOfMinute(window_start)) IN unclear
                 GROUP BY host, gpu_model, at_ms
             )
         )
@@ -82,7 +82,7 @@ WITH
             -- no sum lies on both sides of a change
             SELECT host, gpu, toStartOfMinute(window_start)
             FROM attribution
-            PREWHERE has(changing, host) AND (host, toStartOfMinute(window_start)) IN (
+            PREWHERE (host, toStartOfMinute(window_start)) IN (
                 SELECT m.1, toStartOfMinute(fromUnixTimestamp64Milli(m.3, 'UTC')) FROM (SELECT arrayJoin(moves) AS m))
         )
         WHERE bucket_start >= first_minute AND bucket_start < last_minute

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.collector.test_serving import engine
+from tests.fake_library import compiled
 from tests.survival.conftest import missing
 from tests.survival.processes import asked, ran
 
@@ -35,16 +35,9 @@ vllm:request_success_total{{engine="0",finished_reason="stop",model_name="chat"}
 
 
 @pytest.fixture(scope="module")
-def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def nvml() -> Path:
     """A folder with the fake libnvidia-ml.so.1 of the benchmarks: eight GPUs with the processes FAKE_PIDS."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        missing("no C compiler (cc) to build the fake libnvidia-ml.so.1")
-    folder, name = tmp_path_factory.mktemp("nvml"), "libnvidia-ml.so.1"
-    flags = ["-std=gnu11", "-O1", "-shared", "-fPIC", "-pthread", f"-Wl,-soname,{name}"]
-    source = ROOT / "benchmarks" / "eight_gpus.c"
-    subprocess.run([str(compiler), *flags, "-o", str(folder / name), str(source)], check=True)
-    return folder
+    return compiled(ROOT / "benchmarks" / "eight_gpus.c", "libnvidia-ml.so.1")
 
 
 class Page:

@@ -8,19 +8,13 @@ nothing of the binding is replaced.
 from __future__ import annotations
 
 import _ctypes
-import atexit
 import ctypes
-import functools
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
+from tests.fake_library import compiled
 
 NO_INSTANCE = 0xFFFFFFFF
 COMPUTE, GRAPHICS, MPS = range(3)
@@ -28,24 +22,9 @@ ENERGY, INSTANT, AVERAGE = range(3)
 GPU_SCOPE, MODULE_SCOPE = range(2)
 
 
-@functools.cache
 def built() -> Path:
     """The folder that holds the fake as libnvidia-ml.so.1. Skips the test where there is no C compiler."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        reason = "no C compiler (cc) to build the fake libnvidia-ml.so.1"
-        if os.environ.get("CI") == "true":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    folder = Path(tempfile.mkdtemp(prefix="fake_nvml_"))
-    atexit.register(shutil.rmtree, folder)
-    source = Path(__file__).with_name("fake_nvml.c")
-    target = folder / "libnvidia-ml.so.1"
-    flags = ["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    subprocess.run(
-        [compiler, *flags, f"-Wl,-soname,{target.name}", "-o", str(target), str(source)], check=True
-    )
-    return folder
+    return compiled(Path(__file__).with_name("fake_nvml.c"), "libnvidia-ml.so.1")
 
 
 class FakeNvml:

@@ -127,6 +127,11 @@ def shown_number(value: float | None, decimals: int) -> str:
     return "-" if value is None or not math.isfinite(value) else f"{value:,.{decimals}f}"
 
 
+def shown_percent(ratio: float) -> str:
+    """A ratio for people, in percent."""
+    return f"{100 * ratio:.1f}"
+
+
 def decimals_for(values: Sequence[float | None], digits: int = 4) -> int:
     """How many decimals show the greatest of ``values`` with so many digits; 0 to 9."""
     greatest = max((abs(value) for value in values if value is not None), default=0.0)

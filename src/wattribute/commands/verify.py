@@ -13,7 +13,7 @@ import typer
 
 from wattribute.commands.compiling import compiled_engine
 from wattribute.commands.options import FormatOption
-from wattribute.commands.output import Format, Grid, note, write_grid, write_rows
+from wattribute.commands.output import Format, Grid, note, shown_percent, write_grid, write_rows
 from wattribute.errors import UsageError, WattributeError
 
 if TYPE_CHECKING:
@@ -88,13 +88,18 @@ def verify(
         return
     if index or overwrite:
         raise UsageError("--index and --overwrite go with --gpu")
-    duration_s = duration_s or _SIMULATED_S
+    _verify_simulated(names or (), seeds, duration_s or _SIMULATED_S, picture, shape)
+
+
+def _verify_simulated(
+    names: Sequence[str], seeds: int, duration_s: int, picture: Path | None, shape: Format
+) -> None:
     compiled_engine()
     from wattribute.verify.scenarios import TRIALS
     from wattribute.verify.score import summaries
 
     known = {trial.name: trial for trial in TRIALS}
-    for name in names or ():
+    for name in names:
         if name not in known:
             raise UsageError(f"no scenario {name!r}: there are {', '.join(known)}")
     draw = None if picture is None else _drawing(picture, _title(seeds, duration_s))
@@ -210,10 +215,13 @@ def _write_table(found: Sequence[Summary], seeds: int, duration_s: int) -> None:
         cells.append(
             [
                 summary.trial.name,
-                *(_percent(ratio) for ratio in (ours.error_ratio, ours.worst_ratio, summary.covered_ratio)),
+                *(
+                    shown_percent(ratio)
+                    for ratio in (ours.error_ratio, ours.worst_ratio, summary.covered_ratio)
+                ),
                 ", ".join(bars),
                 met,
-                *(_percent(summary.scores[method].error_ratio) for method in METHODS[1:]),
+                *(shown_percent(summary.scores[method].error_ratio) for method in METHODS[1:]),
                 summary.trial.about,
             ]
         )
@@ -282,7 +290,3 @@ def _write_besides(found: Sequence[Summary]) -> None:
             ],
         )
     )
-
-
-def _percent(ratio: float) -> str:
-    return f"{100 * ratio:.1f}"

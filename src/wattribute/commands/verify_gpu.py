@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from wattribute.collector.nvml import GpuReader
 from wattribute.collector.trace import TraceWriter, read_trace
 from wattribute.commands.ends import stopping
-from wattribute.commands.output import Format, Grid, note, write_grid, write_rows
+from wattribute.commands.output import Format, Grid, note, shown_percent, write_grid, write_rows
 from wattribute.commands.source import Source, open_source
 from wattribute.errors import UsageError, WattributeError
 from wattribute.records import Record
@@ -72,9 +72,10 @@ def tell_of_recording(trace: Path, shape: Format) -> None:
             write_grid(replace(grid, title=f"{chr(10) * bool(place)}{grid.title}"))
     else:
         write_rows(list(_rows(found)), shape)
-    missed = [check.what for check in found.checks() if not check.is_met]
+    checks = found.checks()
+    missed = [check.what for check in checks if not check.is_met]
     if missed:
-        raise WattributeError(f"{len(missed)} of {len(found.checks())} bars are missed: {'; '.join(missed)}")
+        raise WattributeError(f"{len(missed)} of {len(checks)} bars are missed: {'; '.join(missed)}")
 
 
 def _records(trace: Path) -> list[Record]:
@@ -130,7 +131,7 @@ def _grids(found: Report) -> Iterator[Grid]:
     yield Grid(
         ["sensor", "new every ms", "late by ms", "phase %"],
         [
-            [name, _whole(of.period_ms), _whole(of.lag_ms), _percent(of.phase_ratio)]
+            [name, _figure(of.period_ms, 0), _figure(of.lag_ms, 0), shown_percent(of.phase_ratio)]
             for name, of in found.signals.items()
         ],
         numeric,
@@ -143,7 +144,7 @@ def _grids(found: Report) -> Iterator[Grid]:
     yield Grid(
         ["at work", "W", *(f"{load}/s" for load in LOADS)],
         [
-            [_named(mix), f"{mix.watts:.1f}", *(_rate(mix.rates.get(load)) for load in LOADS)]
+            [_named(mix), f"{mix.watts:.1f}", *(_figure(mix.rates.get(load), 1) for load in LOADS)]
             for mix in sorted(found.mixes, key=lambda mix: len(mix.loads))
         ],
         numeric,
@@ -164,14 +165,17 @@ def _grids(found: Report) -> Iterator[Grid]:
     )
     yield Grid(
         ["method", "error %", "worst %"],
-        [[name, _percent(of.error_ratio), _percent(of.worst_ratio)] for name, of in switched.scores.items()],
+        [
+            [name, shown_percent(of.error_ratio), shown_percent(of.worst_ratio)]
+            for name, of in switched.scores.items()
+        ],
         numeric,
         title="How far each method is off there: of all loads together, and of the one furthest off",
     )
     yield Grid(
         ["check", "%", "at most", ""],
         [
-            [of.what, _percent(of.ratio), f"{100 * of.most:g}", "met" if of.is_met else "MISSED"]
+            [of.what, shown_percent(of.ratio), f"{100 * of.most:g}", "met" if of.is_met else "MISSED"]
             for of in checks
         ],
         frozenset({1, 2}),
@@ -184,13 +188,5 @@ def _named(mix: Mix) -> str:
     return " + ".join(mix.loads) or "none"
 
 
-def _percent(ratio: float) -> str:
-    return f"{100 * ratio:.1f}"
-
-
-def _rate(rate: float | None) -> str:
-    return "" if rate is None else f"{rate:.1f}"
-
-
-def _whole(figure: float | None) -> str:
-    return "" if figure is None else f"{figure:.0f}"
+def _figure(value: float | None, decimals: int) -> str:
+    return "" if value is None else f"{value:.{decimals}f}"

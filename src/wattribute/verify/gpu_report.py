@@ -175,6 +175,8 @@ class _Recorded:
             for record in records
             if isinstance(record, Workload) and record.model in LOADS
         }
+        units = [record for record in records if isinstance(record, Unit) and record.unit == UNIT]
+        self._units = {load: [unit for unit in units if unit.model == load] for load in LOADS}
         if wrong := next(self._untellable(), None):
             raise WattributeError(f"the recording tells nothing: {wrong}")
 
@@ -279,12 +281,11 @@ class _Recorded:
     def _iterations(self, load: str, from_s: float, to_s: float) -> float:
         """That it told of; of a second of which a part is meant, that part."""
         total = 0.0
-        for record in self._records:
-            if isinstance(record, Unit) and record.unit == UNIT and record.model == load:
-                end_s = (record.t - self._begin_ns) / _S
-                begin_s = end_s - (record.period_ns or _S) / _S
-                within_s = max(0.0, min(end_s, to_s) - max(begin_s, from_s))
-                total += record.quantity * within_s / (end_s - begin_s)
+        for unit in self._units[load]:
+            end_s = (unit.t - self._begin_ns) / _S
+            begin_s = end_s - (unit.period_ns or _S) / _S
+            within_s = max(0.0, min(end_s, to_s) - max(begin_s, from_s))
+            total += unit.quantity * within_s / (end_s - begin_s)
         return total
 
     def _switched_rate(self, load: str) -> float:

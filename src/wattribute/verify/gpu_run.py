@@ -84,7 +84,8 @@ def run_plan(
             _wait(plan.nobody_s, stop, sampling)
             with _loads(gpu.uuid, queued, tell, stop) as loads:
                 pids = {name: load.process.pid for name, load in loads.items()}
-                if absent := [name for name, pid in pids.items() if pid not in _pids(gpu)]:
+                listed = _pids(gpu)
+                if absent := [name for name, pid in pids.items() if pid not in listed]:
                     raise WattributeError(
                         f"NVML does not list {' and '.join(absent)} by its pid here: in a container, share"
                         " the host's pid namespace (--pid=host, hostPID)"

@@ -44,7 +44,8 @@ class Sensors:
             POWER: _floats([device.power_mw for device in devices]),
             AVERAGE: _floats([device.power_average_mw for device in devices]),
         }
-        self._knots = np.flatnonzero(np.diff(self._readings[COUNTER], prepend=-1.0))
+        knots = np.flatnonzero(np.diff(self._readings[COUNTER], prepend=-1.0))
+        self._knots_ns, self._knots_mj = self.t_ns[knots].astype(np.float64), self._readings[COUNTER][knots]
 
     @property
     def is_counting(self) -> bool:
@@ -53,9 +54,8 @@ class Sensors:
 
     def watts(self, from_ns: int, to_ns: int) -> float:
         """By the counter, between its changes, as attribution reads it."""
-        at_ns, joules = self.t_ns[self._knots], self._readings[COUNTER][self._knots] / 1e3
-        before_j, after_j = np.interp([from_ns, to_ns], at_ns, joules)
-        return float(after_j - before_j) * _S / max(to_ns - from_ns, 1)
+        before_mj, after_mj = np.interp([from_ns, to_ns], self._knots_ns, self._knots_mj)
+        return float(after_mj - before_mj) / 1e3 * _S / max(to_ns - from_ns, 1)
 
     def power_ratio(self, from_ns: int, to_ns: int) -> float | None:
         """Integrated power, by the counter; None where power was not read."""
@@ -102,14 +102,12 @@ class Sensors:
         grid = np.arange(*self._span_ns(step), _GRID_NS, dtype=np.int64)
         (wave,) = [of for of in self._plan.stretches[MATMUL] if of.from_s == step.from_s]
         works = ((grid - grid[0]) / _S) % wave.period_s < wave.on_s
+        load = works - works.mean()
         t_ns, of = self._known(name)
         if name == COUNTER:
-            t_ns, of = t_ns[self._knots], of[self._knots]
-            t_ns, of = (t_ns[1:] + t_ns[:-1]) / 2, np.diff(of) / np.diff(t_ns)
-        best = max(
-            _LAGS_NS,
-            key=lambda lag_ns: float(np.dot(np.interp(grid + lag_ns, t_ns, of), works - works.mean())),
-        )
+            t_ns = (self._knots_ns[1:] + self._knots_ns[:-1]) / 2
+            of = np.diff(self._knots_mj) / np.diff(self._knots_ns)
+        best = max(_LAGS_NS, key=lambda lag_ns: float(np.dot(np.interp(grid + lag_ns, t_ns, of), load)))
         return best / 1e6
 
 

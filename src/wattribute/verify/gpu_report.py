@@ -11,9 +11,9 @@ as mixes draw the same again; the watts are as right as the device's own counter
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
-from math import ceil, factorial, floor
+from math import ceil, factorial, floor, sqrt
 from statistics import fmean
 from typing import Final, NamedTuple
 
@@ -39,6 +39,9 @@ _HALVES_MOST: Final = 0.01
 _POWER_MOST: Final = 0.01
 _UNEVEN_MOST: Final = 0.02
 _PHASE_MOST: Final = 0.05
+_STANDS_OUT: Final = 3.0
+"""So many times what a mix varies by from one half to the other is the least that a load may add to one: by
+chance that comes once in 10^9, for a mean of both halves is twice as sure, and nine mixes say how sure."""
 
 _S: Final = 1_000_000_000
 _LOOK_S: Final = 0.01
@@ -241,11 +244,16 @@ class _Recorded:
             }
             for mix in value
         }
-        if nothing := [
-            f"{load} in {' + '.join(sorted(mix))}" for mix in joules for load in mix if joules[mix][load] <= 0
+        varies_w = self._varies_w(mixed)
+        if lost := [
+            f"{load} adds {joules[mix][load] * rates[load]:.1f} W to {' + '.join(sorted(mix))}"
+            for mix in joules
+            for load in mix
+            if joules[mix][load] * rates[load] <= _STANDS_OUT * varies_w
         ]:
             raise WattributeError(
-                f"the mixes do not tell what each load draws: {nothing[0]} seems to draw nothing"
+                f"the mixes do not tell what each load draws: {lost[0]}, and of itself a mix varies by"
+                f" {varies_w:.1f} W"
             )
         return Report(
             gpu_model=self._gpu.name,
@@ -273,6 +281,15 @@ class _Recorded:
 
     def _step_w(self, step: Step) -> float:
         return self._sensors.watts(self._ns(step.from_s), self._ns(step.to_s))
+
+    def _varies_w(self, steps: Sequence[Step]) -> float:
+        """How much the first half of a step differs from its second, in the root of the mean square."""
+        middles = [(step.from_s + step.to_s) / 2 for step in steps]
+        differ_w = [
+            self._step_w(replace(step, to_s=middle)) - self._step_w(replace(step, from_s=middle))
+            for step, middle in zip(steps, middles, strict=True)
+        ]
+        return sqrt(fmean(watts**2 for watts in differ_w))
 
     def _named_w(self, name: str) -> float:
         (step,) = self._plan.steps_of(name)

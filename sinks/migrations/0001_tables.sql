@@ -59,7 +59,11 @@ CREATE TABLE IF NOT EXISTS attribution
 )
 ENGINE = ReplacingMergeTree(version, deleted)
 PARTITION BY toYYYYMM(window_start)
-ORDER BY (host, gpu, gpu_instance, window_start, account, boot_id, pid, process_start_ns, part);
+ORDER BY (host, gpu, gpu_instance, window_start, account, boot_id, pid, process_start_ns, part)
+-- Where a span does not begin or end with a minute, an answer reads a few windows of each GPU there. At both ends of ten
+-- million rows, in one part, that takes 0.25 s of processor time, and took 0.63 with the default, granules of 8192 rows.
+-- Such a table is 2 % larger, and a bulk insert takes a quarter more.
+SETTINGS index_granularity = 2048, min_compress_block_size = 16384;
 
 -- The sums of attribution by identity, a row per bucket and identity; energy and covered time of the device
 -- are left out, because they do not add up over identities. Recomputed, never incremented.
@@ -108,7 +112,8 @@ CREATE TABLE IF NOT EXISTS attribution_minute
 )
 ENGINE = ReplacingMergeTree(version, deleted)
 PARTITION BY toYYYYMM(bucket_start)
-ORDER BY (host, gpu, gpu_instance, bucket_start, account, identity);
+ORDER BY (host, gpu, gpu_instance, bucket_start, account, identity)
+SETTINGS index_granularity = 2048, min_compress_block_size = 16384;
 
 CREATE TABLE IF NOT EXISTS attribution_hour AS attribution_minute
 ENGINE = ReplacingMergeTree(version, deleted)

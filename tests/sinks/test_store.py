@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -181,6 +183,19 @@ def test_a_store_that_others_made_is_refused(url: str, number: int, name: str, t
         )
         with pytest.raises(StoreError, match=told):
             migrate(store)
+
+
+def test_a_store_whose_tables_are_the_same_but_for_their_granules_is_taken(url: str) -> None:
+    """As it was made before they were finer."""
+    sql = (Path(migrations.__file__).parent / "migrations" / "0001_tables.sql").read_text(encoding="utf-8")
+    coarse = re.sub(r"(\n--[^\n]*)*\nSETTINGS index_granularity = [^;]*", "", sql)
+    with closing(open_store(url)) as store:
+        migrate(store)
+        store.command(
+            "INSERT INTO migration (number, name, checksum) VALUES (1, '0001_tables.sql', {sum:String})",
+            {"sum": hashlib.sha256(coarse.encode()).hexdigest()},
+        )
+        assert migrate(store) == []
 
 
 def test_a_view_of_another_text_is_made_anew_with_those_after_it_and_no_other(

@@ -26,6 +26,7 @@ from wattribute.sinks.comparison import policy_rows
 from wattribute.sinks.costs import attempt_rows, cost_rows, run_rows
 from wattribute.sinks.models import model_rows, quality_rows, renamed_rows, version_rows
 from wattribute.sinks.store import Readable, Result, Store, open_store
+from wattribute.sinks.tariffs import Tariff, add_tariffs
 
 _BAR_S: Final = 1.0
 _CORES: Final = 2
@@ -154,7 +155,14 @@ def over_windows(gpus: int, seconds: int, repetitions: int) -> Figures:
         until = START + timedelta(seconds=seconds - 9, milliseconds=-500)
         _check_sums(sink.store, since, until)
         reader = sink.store.reader()
-        figures = {name: timed(ask, reader, repetitions) for name, ask in answers(since, until).items()}
+        asked = answers(since, until)
+        figures = {name: timed(ask, reader, repetitions) for name, ask in asked.items()}
+        by_day = Tariff(price_per_kwh=0.3, time_zone="Europe/Berlin", from_hour=6, to_hour=22)
+        add_tariffs(sink.store, [by_day])
+        figures |= {
+            f"{name}, a tariff by hour": timed(asked[name], reader, repetitions)
+            for name in ("view cost", "view amortised_training", "models")
+        }
         ((unconserved,),) = reader.query("SELECT count() FROM conservation").rows
         check(unconserved == 0, f"{unconserved} windows are not conserved")
         reader.close()

@@ -32,10 +32,11 @@
                         multiIf(arrayExists(t -> t.14, tariffs), 900, arrayExists(t -> t.13, tariffs), 3600, 604800)
                             AS slot_s,
                         intDiv(604800, slot_s) AS slots,
-                        toInt64(toUnixTimestamp(toDateTime(since_at, 'UTC'))) AS since_s,
+                        toInt64(toUnixTimestamp(toDateTime(greatest(since_at, kept.from_at), 'UTC'))) AS since_s,
+                        toInt64(toUnixTimestamp(toDateTime(least(until_at, kept.until_at), 'UTC'))) AS until_s,
                         arraySort(arrayDistinct(arrayPushFront(
                             arrayFilter(
-                                e -> e > since_s AND e < toUnixTimestamp(toDateTime(until_at, 'UTC')),
+                                e -> e > since_s AND e < until_s,
                                 arrayConcat(
                                     arrayFlatten(arrayMap(p -> [p.7, p.8], prices)),
                                     arrayFlatten(arrayMap(t -> [t.8, t.9], tariffs)),
@@ -61,6 +62,18 @@
                         FROM tariff_book
                         WHERE known_from <= as_of_at AND known_until > as_of_at AND valid_from < until_at
                     ) AS t
+                    CROSS JOIN
+                    (
+                        -- When there is something to price; the engine knows that of each of its parts. Clocks change
+                        -- twice a year, and a week has up to 672 slots: from 1970 on these took 1.6 of 1.9 s.
+                        SELECT min(at) AS from_at, max(at) + toIntervalDay(1) AS until_at
+                        FROM
+                        (
+                            SELECT arrayJoin([min(window_start), max(window_start)]) AS at FROM attribution HAVING count() > 0
+                            UNION ALL
+                            SELECT arrayJoin([min(bucket_start), max(bucket_start)]) FROM attribution_day HAVING count() > 0
+                        )
+                    ) AS kept
                 )
             )
         )

@@ -47,9 +47,9 @@ def explained(sink: ClickHouseSink) -> list[tuple[str, str]]:
     return [(row["about"], row["value"]) for row in rows]
 
 
-@pytest.mark.parametrize("rolled_up", [False, True])
+@pytest.mark.parametrize("summed", [[], [2], [0, 1, 2, 3, 4]])
 def test_a_gpu_of_one_s_own_costs_capital_and_electricity_by_the_hour_of_the_day(
-    sink: ClickHouseSink, as_columns: AsColumns, rolled_up: bool
+    sink: ClickHouseSink, as_columns: AsColumns, summed: list[int]
 ) -> None:
     """By hand: capital 0.9 USD an hour. Electricity 0.30 USD a kWh by day and 0.10 by night, in Berlin, where
     a node takes 1.5 times and the site 1.2 times as much: 0.54 and 0.18. Each window has 4 kWh and one GPU
@@ -61,7 +61,12 @@ def test_a_gpu_of_one_s_own_costs_capital_and_electricity_by_the_hour_of_the_day
         datetime(2026, 3, 30, 20, 30, tzinfo=UTC),  # 22:30: night
         datetime(2026, 3, 29, 10, 30, tzinfo=UTC),  # a Sunday: night all day
     ]
-    sink.write_attribution(as_columns([window(at) for at in hours]))
+    windows = [window(at) for at in hours]
+    if summed:
+        sink.write_attribution(as_columns([windows[place] for place in summed]))
+        sink.refresh_rollups()
+    if others := [row for place, row in enumerate(windows) if place not in summed]:
+        sink.write_attribution(as_columns(others))
     add_prices(sink.store, [OWNED])
     both: dict[str, Any] = {"node_power_ratio": 1.5, "pue_ratio": 1.2, "time_zone": "Europe/Berlin"}
     remarks = add_tariffs(
@@ -73,8 +78,6 @@ def test_a_gpu_of_one_s_own_costs_capital_and_electricity_by_the_hour_of_the_day
         ],
     )
     assert remarks == []
-    if rolled_up:
-        sink.refresh_rollups()
     energy = 4 * (0.54 * 2 + 0.18 * 3)
     assert money(sink) == pytest.approx(
         (
@@ -84,6 +87,7 @@ def test_a_gpu_of_one_s_own_costs_capital_and_electricity_by_the_hour_of_the_day
             5 * 0.45 + 0.54 * 2 + 0.18 * 3,
         )
     )
+    assert money(sink, "1970-01-01", "2200-01-01") == money(sink)
     assert money(sink, "2026-03-27", "2026-03-27 05:00:00")[0] == pytest.approx(4 * 0.18)
     by_day = sink.store.query(
         "SELECT sum(energy_cost_usd) FROM cost_over_time(policy = 'equal', since = '2026-03-01',"

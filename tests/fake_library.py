@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.survival.conftest import missing
+from tests.needs import missing
 
 
 @functools.cache

@@ -15,11 +15,12 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+
+from tests.needs import missing
 
 _POM = Path(__file__).with_name("kafka_broker.pom.xml")
 _FETCH_TIMEOUT_S = 240.0
@@ -179,7 +180,7 @@ def jars() -> Path:
     if given := os.environ.get("KAFKA_LIBS"):
         return Path(given)
     if shutil.which("java") is None:
-        _missing("java 17 or newer is not installed (Debian: openjdk-17-jre-headless)")
+        missing("no Kafka broker: java 17 or newer is not installed (Debian: openjdk-17-jre-headless)")
     version = ET.parse(_POM).findtext(".//{*}kafka.version")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wattribute-tests"
     libs = cache / f"kafka-{version}"
@@ -193,7 +194,7 @@ def jars() -> Path:
 
 def _fetch(libs: Path) -> None:
     if shutil.which("mvn") is None:
-        _missing("mvn is not installed, which fetches Kafka's jars (Debian: maven); or set KAFKA_LIBS")
+        missing("no Kafka broker: no mvn to fetch its jars (Debian: maven); or set KAFKA_LIBS")
     partial = libs.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={partial}"]
@@ -206,17 +207,10 @@ def _fetch(libs: Path) -> None:
             timeout=_FETCH_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
-        _missing(f"Maven did not fetch Kafka's jars in {_FETCH_TIMEOUT_S:.0f} s")
+        missing(f"no Kafka broker: Maven did not fetch Kafka's jars in {_FETCH_TIMEOUT_S:.0f} s")
     if done.returncode != 0:
-        _missing(f"Maven could not fetch Kafka's jars: {done.stdout.strip()[:300]}")
+        missing(f"no Kafka broker: Maven could not fetch Kafka's jars: {done.stdout.strip()[:300]}")
     partial.rename(libs)
-
-
-def _missing(reason: str) -> NoReturn:
-    text = f"no Kafka broker: {reason}"
-    if os.environ.get("CI") == "true":
-        pytest.fail(text)
-    pytest.skip(text)
 
 
 def _free_ports(count: int) -> Sequence[int]:

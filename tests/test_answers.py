@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.needs import need
 from tests.survival.processes import POLICIES, ran
 
 pytestmark = pytest.mark.long
@@ -27,12 +28,7 @@ PARTS = ("process_usd", "reserved_usd", "unheld_usd", "residual_usd", "unobserve
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A store with 50 seconds of the simulated demo."""
-    try:
-        import chdb  # noqa: F401
-    except ImportError:
-        if os.environ.get("CI") == "true":
-            pytest.fail("chdb is not installed")
-        pytest.skip("chdb is not installed")
+    need("chdb")
     folder = tmp_path_factory.mktemp("demo")
     ran("record", folder / "demo.ndjson", "--simulate", "--virtual-time", "--duration", "50s")
     ran("replay", folder / "demo.ndjson", "--store", f"chdb://{folder}/store")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from benchmarks.contender import ContenderError, check, run
 from benchmarks.synthetic import GPUS_PER_HOST, host_name, messages, readings, records
 from benchmarks.table import BEGIN, END, Bar, Row, as_markdown, load, store, write_readme
 from benchmarks.wire_format import decode
+from tests.needs import missing, need
 from wattribute.wire import Encoder
 
 
@@ -20,13 +20,12 @@ from wattribute.wire import Encoder
 @pytest.mark.parametrize("topic", TOPICS)
 def test_a_small_size_of(topic: str) -> None:
     if topic == "peers":
-        _need("polars")
+        need("polars")
     rows = TOPICS[topic](True)
     assert rows
     for row in rows:
         if row.skipped:
-            assert os.environ.get("CI") != "true", row.skipped
-            pytest.skip(row.skipped)
+            missing(row.skipped)
         assert row.figures
         assert all(math.isfinite(figure) and figure > 0 for figure in row.figures.values()), row
         assert all(bar.unit in row.figures for bar in row.bars)
@@ -89,12 +88,3 @@ def test_the_table_is_written_between_its_markers(tmp_path: Path, monkeypatch: p
     readme.write_text("no markers")
     with pytest.raises(ValueError, match="lacks the markers"):
         write_readme(rows, {}, readme)
-
-
-def _need(package: str) -> None:
-    try:
-        __import__(package)
-    except ImportError:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{package} is not installed")
-        pytest.skip(f"{package} is not installed: pip install -e '.[bench]'")

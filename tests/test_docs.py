@@ -15,7 +15,7 @@ from typing import Any, Final
 import orjson
 import pytest
 
-from tests.survival.conftest import missing
+from tests.needs import need
 from tests.survival.processes import ran
 from wattribute.bus import TOPICS
 from wattribute.errors import RecordError
@@ -108,10 +108,7 @@ def shown(block: str) -> Iterator[tuple[list[str], str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        import chdb  # noqa: F401
-    except ImportError:
-        missing("chdb is not installed")
+    need("chdb")
     made = tmp_path_factory.mktemp("docs")
     (made / "example.ndjson").write_text(blocks(TRACE, "json")[0])
     return made

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import signal
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.needs import missing, need
 from tests.survival.processes import POLICIES, completed, ran, started, wait_until
 from wattribute.bus import TOPICS
 from wattribute.commands.up import NEXT
@@ -25,12 +25,7 @@ pytestmark = pytest.mark.usefixtures("_chdb")
 
 @pytest.fixture(scope="session")
 def _chdb() -> None:
-    try:
-        import chdb  # noqa: F401
-    except ImportError:
-        if os.environ.get("CI") == "true":
-            pytest.fail("chdb is not installed")
-        pytest.skip("chdb is not installed")
+    need("chdb")
 
 
 def asked(store: str, sql: str) -> list[dict[str, Any]]:
@@ -461,9 +456,7 @@ def test_the_same_path_over_kafka(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     try:
         cluster = MockKafka()
     except OSError as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+        missing(f"no mock cluster: {error}")
     try:
         for topic in TOPICS:
             cluster.create(topic, 3)

@@ -18,7 +18,7 @@ import pytest
 
 from tests.collector.test_serving import engine
 from tests.fake_library import compiled
-from tests.survival.conftest import missing
+from tests.needs import need
 from tests.survival.processes import asked, ran
 
 pytestmark = pytest.mark.long
@@ -90,10 +90,7 @@ def collecting(folder: Path, nvml: Path, worker: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, nvml: Path) -> str:
-    try:
-        import chdb  # noqa: F401
-    except ImportError:
-        missing("chdb is not installed")
+    need("chdb")
     folder = tmp_path_factory.mktemp("engines")
     page = Page(folder / "page")
     with engine(page.path) as (_, _, worker):

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.survival.conftest import missing
+from tests.needs import need
 from tests.survival.processes import asked, ran, started, wait_until
 from wattribute.commands.progress import Lines, Patterns, Progress, follow, pattern
 from wattribute.errors import UsageError
@@ -450,10 +450,7 @@ class Hand:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        import chdb  # noqa: F401
-    except ImportError:
-        missing("chdb is not installed")
+    need("chdb")
     folder = tmp_path_factory.mktemp("lab")
     (folder / "steady.toml").write_text(STEADY)
     (folder / "train.py").write_text(TRAIN)

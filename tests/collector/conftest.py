@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.fake_nvml.library import FakeNvml, loaded
-from tests.survival.conftest import missing
+from tests.needs import missing
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.collector.engine_server import EngineServer, engine_server, exposition
-from tests.survival.conftest import missing
+from tests.needs import missing
 from wattribute.collector import fetch as module
 from wattribute.collector.engines import ScrapeError
 from wattribute.collector.fetch import Address, NamespaceError, fetch

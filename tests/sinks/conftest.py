@@ -4,7 +4,6 @@ Its tests share a database, which is emptied between them: to make one takes a s
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.needs import need
 from wattribute.sinks.contract import Coded, CodedLabels, Column
 
 START_MS = 1_780_000_020_000  # a whole minute: 2026-05-28T20:27:00Z
@@ -109,12 +109,7 @@ def as_columns() -> Callable[[Rows], dict[str, Column]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        import chdb  # type: ignore[import-untyped,unused-ignore]  # noqa: F401
-    except ImportError:
-        if os.environ.get("CI") == "true":
-            pytest.fail("chdb is not installed")
-        pytest.skip("chdb is not installed")
+    need("chdb")
     return tmp_path_factory.mktemp("chdb")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from tests.needs import need
 from tests.survival.processes import ran
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -30,10 +30,7 @@ class Recorded(NamedTuple):
 
 @pytest.fixture(scope="session", autouse=True)
 def _chdb() -> None:
-    try:
-        import chdb  # noqa: F401
-    except ImportError:
-        missing("chdb is not installed")
+    need("chdb")
 
 
 @pytest.fixture(scope="session")
@@ -57,10 +54,3 @@ def recorded(folder: Path, scenario: str | Path, duration: str) -> Recorded:
     simulated = ("--simulate", "--scenario", scenario, "--virtual-time", "--duration", duration)
     ran("record", made.trace, *simulated, "--start", "2026-06-01", "--fast-hz", "20", "--truth", made.truth)
     return made
-
-
-def missing(what: str) -> None:
-    """Skip the test for want of something, but not where everything has to be there."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(what)
-    pytest.skip(what)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.survival.conftest import SHARED, Recorded, missing, recorded
+from tests.needs import missing
+from tests.survival.conftest import SHARED, Recorded, recorded
 from tests.survival.processes import POLICIES, asked, assert_sound, ran
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "exclusive.ndjson"

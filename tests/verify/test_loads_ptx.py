@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.survival.conftest import missing
+from tests.needs import missing
 from wattribute.verify.gpu_load import KERNELS, PTX
 
 

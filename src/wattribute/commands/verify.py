@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _GPU: Final = "On a real GPU"
 _TRACE: Final = "verify-gpu.ndjson.gz"
+_SEEDS: Final = 10
 _SIMULATED_S: Final = 600
 
 
@@ -29,7 +30,10 @@ def verify(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[SCENARIO]...", help="Those scenarios alone.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="How many random loads of each.", min=1, max=1000)] = 10,
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="How many random loads of each.", min=1, max=1000, show_default=str(_SEEDS)),
+    ] = None,
     duration_s: Annotated[
         int | None,
         typer.Option(
@@ -78,8 +82,10 @@ def verify(
     energy is lost, negative or with the wrong process.
     """
     if gpu or trace is not None:
-        if names or picture is not None:
-            raise UsageError("scenarios and --picture are of simulations: leave out --gpu and --trace")
+        if names or seeds or picture is not None:
+            raise UsageError(
+                "scenarios, --seeds and --picture are of simulations: leave out --gpu and --trace"
+            )
         if not gpu and (index or overwrite or duration_s):
             raise UsageError(
                 "--index, --overwrite and --seconds go with --gpu: --trace alone tells of a recording"
@@ -88,7 +94,7 @@ def verify(
         return
     if index or overwrite:
         raise UsageError("--index and --overwrite go with --gpu")
-    _verify_simulated(names or (), seeds, duration_s or _SIMULATED_S, picture, shape)
+    _verify_simulated(names or (), seeds or _SEEDS, duration_s or _SIMULATED_S, picture, shape)
 
 
 def _verify_simulated(

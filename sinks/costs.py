@@ -6,11 +6,10 @@ import difflib
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
 from wattribute.errors import UsageError
 from wattribute.sinks.schema import IDENTITY, POLICIES, UNIT_IDENTITY
-from wattribute.sinks.span import STEPS, UNTIL, Time, span_params, span_times, time_text
+from wattribute.sinks.span import BUCKET, STEPS, UNTIL, Time, bucket_time, span_params, span_times, time_text
 from wattribute.sinks.store import Readable
 from wattribute.sinks.unallocated import charged, unobserved_rows
 from wattribute.sinks.view_texts import part
@@ -122,14 +121,12 @@ def _charged_rows(
     columns += [_PARTS] if with_parts else []
     rows = [(*row[:-2], row[-2:]) for row in rows] if with_parts else rows
     unobserved = unobserved_rows(store, by, params)
-    zone = ZoneInfo(params["tz"])
     found = {}
     for policy in policies:
         priced = [dict(zip(columns, row[1:], strict=True)) for row in rows if row[0] == policy]
-        found[policy] = [
-            row | {name: row[name].astimezone(zone) for name in by if name in STEPS}
-            for row in charged([*priced, *unobserved], by, unallocated)
-        ]
+        for row in priced:
+            row.update({name: bucket_time(row[name]) for name in by if name in STEPS})
+        found[policy] = charged([*priced, *unobserved], by, unallocated)
     return found
 
 
@@ -142,7 +139,7 @@ def selected(by: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             params[f"label{place}"] = name.removeprefix(_LABEL)
             expressions.append(f"labels[{{label{place}:String}}]")
         elif name in (*_BY, *STEPS, "account"):
-            expressions.append("bucket_start" if name in STEPS else name)
+            expressions.append(BUCKET if name in STEPS else name)
         else:
             near = difflib.get_close_matches(name, (*_BY, *STEPS), 1)
             known = ", ".join((*_BY, f"{_LABEL}<name>", *STEPS))

@@ -163,6 +163,9 @@ def load_bundled(store: Store) -> None:
     new = {row["price_id"]: row for row in (_row(price, "bundled", _BOOK_RECORDED, 0) for price in bundled())}
     now = datetime.now(UTC)
     added = [row for key, row in new.items() if key not in old]
+    if added:  # what another program took away is known again from now on, and not of the time between
+        gone_once = dict(store.query("SELECT price_id, deleted FROM price_history WHERE deleted").rows)
+        added = [row | ({"recorded_at": now} if row["price_id"] in gone_once else {}) for row in added]
     changed = [
         row | {"recorded_at": now}
         for key, row in new.items()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Final
 
 from wattribute.errors import UsageError
@@ -11,6 +12,10 @@ from wattribute.sinks.schema import POLICIES
 _SINCE: Final = "1970-01-01"
 UNTIL: Final = "2200-01-01"  # later than any record that is accepted
 STEPS: Final = ("hour", "day", "week", "month")
+BUCKET: Final = "(toUnixTimestamp(bucket_start), timeZoneOffset(toDateTime(bucket_start, {tz:String})))"
+"""When a bucket begins, and by how many seconds the clock of ``tz`` is ahead then. The engine, which cuts the
+buckets, says so too: by rules of 2025, as an operating system has them, days of Vancouver from November 2026
+on were named by the day before."""
 
 Time = datetime | str | None
 
@@ -34,3 +39,9 @@ def time_text(at: Time, default: str) -> str:
     if isinstance(at, str):
         return at
     return (at if at.tzinfo is None else at.astimezone(UTC)).strftime("%Y-%m-%d %H:%M:%S.%f")
+
+
+def bucket_time(told: Sequence[int]) -> datetime:
+    """What ``BUCKET`` says, as a time of that clock."""
+    at_s, ahead_s = told
+    return datetime.fromtimestamp(at_s, timezone(timedelta(seconds=ahead_s)))

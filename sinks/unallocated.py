@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from wattribute.errors import UsageError
-from wattribute.sinks.span import STEPS
+from wattribute.sinks.span import BUCKET, STEPS, bucket_time
 from wattribute.sinks.store import Readable
 
 WAYS: Final = ("separate", "owner", "tenants")
@@ -44,7 +44,7 @@ def unobserved_rows(store: Readable, by: Sequence[str], params: Mapping[str, str
         elif name in _OF_HOST:
             chosen.append(f"described.{name}")
         else:
-            chosen.append("billed.bucket_start" if name in STEPS else str(_NUMBERS.get(name, "''")))
+            chosen.append(BUCKET if name in STEPS else str(_NUMBERS.get(name, "''")))
     names = [f"by{place}" for place in range(len(by))]
     selected = "".join(f"{e} AS {n}, " for e, n in zip(chosen, names, strict=True))
     rows = store.query(
@@ -61,7 +61,7 @@ def unobserved_rows(store: Readable, by: Sequence[str], params: Mapping[str, str
         params,
     ).rows
     return [
-        dict(zip(by, row, strict=False))
+        {name: bucket_time(of) if name in STEPS else of for name, of in zip(by, row, strict=False)}
         | {"account": "unobserved", **dict.fromkeys(FIGURES[:3], 0.0), "gpu_hours": row[-2]}
         | {"active_cost_usd": None if row[-1] is None else 0.0, "idle_cost_usd": row[-1], "cost_usd": row[-1]}
         for row in rows

@@ -1,7 +1,27 @@
     (
+        SELECT groupArray((
+            origin, 4 * (provider != '') + 2 * (region != '') + (category != ''), known_from, price_id,
+            price_per_gpu_hour, currency, toInt64(toUnixTimestamp(valid_from)),
+            toInt64(toUnixTimestamp(valid_to)), provider, region, category, includes_energy, gpu_model))
+        FROM price_book
+        WHERE known_from <= as_of_at AND known_until > as_of_at AND valid_from < until_at
+    ) AS prices,
+    (
+        SELECT groupArray((
+            2 * (provider != '') + (region != ''), known_from, tariff_id,
+            price_per_kwh * node_power_ratio * pue_ratio, currency, provider, region,
+            toInt64(toUnixTimestamp(valid_from)), toInt64(toUnixTimestamp(valid_to)), offset_from,
+            offset_s, arrayStringConcat(arrayMap(hour -> if(has(week_hours, hour), '1', '0'), range(168))), has_hours,
+            has_quarters))
+        FROM tariff_book
+        WHERE known_from <= as_of_at AND known_until > as_of_at AND valid_from < until_at
+    ) AS tariffs,
+    (
         -- What things cost in the span, as a tuple: 1 the times at which a price or tariff begins or ends; 2 for each part
         -- from one to the next, and each slot of the week (UTC) in it, a number that stands for what holds then; 3 that
-        -- number with the prices and tariffs; 4 how many slots a week has (1 where no tariff has hours), 5 their length.
+        -- number with the places of the prices and tariffs; 4 how many slots a week has (1 where no tariff has hours), 5
+        -- their length. A slot carries numbers alone: with prices and tariffs themselves, two time zones took 2 GiB. And
+        -- ARRAY JOIN makes it, for before the function arrayJoin the engine would not reckon what is the same for all slots.
         SELECT (
             any(starts),
             arrayMap(c -> c.2, arraySort(groupArray((cell, class)))),
@@ -11,70 +31,63 @@
         FROM
         (
             SELECT
-                *,
-                arrayFilter(p -> p.7 <= start AND p.8 > start, prices) AS held_prices,
-                arrayFilter(
-                    t -> t.8 <= start AND t.9 > start AND has(t.12, intDiv(
-                        604800 + slot * slot_s + t.11[arrayLastIndex(c -> c <= start, t.10)], 3600) % 168),
-                    tariffs) AS held_tariffs,
-                dense_rank() OVER (ORDER BY arrayMap(p -> p.4, held_prices), arrayMap(t -> t.3, held_tariffs)) AS class
+                starts,
+                slots,
+                slot_s,
+                held_prices,
+                slot,
+                (place - 1) * slots + slot AS cell,
+                arrayMap(t -> t.1, arrayFilter(
+                    t -> substring(t.3, intDiv(604800 + slot * slot_s + t.2, 3600) % 168 + 1, 1) = '1', live))
+                    AS held_tariffs,
+                dense_rank() OVER (ORDER BY held_prices, held_tariffs) AS class
             FROM
             (
                 SELECT
-                    *,
-                    arrayJoin(range(length(starts) * slots)) AS cell,
-                    starts[intDiv(cell, slots) + 1] AS start,
-                    cell % slots AS slot
+                    starts,
+                    slots,
+                    slot_s,
+                    place,
+                    starts[place] AS start,
+                    arrayFilter((at, p) -> p.1 <= start AND p.2 > start, arrayEnumerate(priced_from), priced_from) AS held_prices,
+                    -- of those that hold on some day: how far its clock is ahead then, and its hours
+                    arrayMap(
+                        (at, t) -> (at, t.4[arrayLastIndex(c -> c <= start, t.3)], t.5),
+                        arrayFilter((at, t) -> t.1 <= start AND t.2 > start, arrayEnumerate(told), told),
+                        arrayFilter(t -> t.1 <= start AND t.2 > start, told)) AS live
                 FROM
                 (
                     SELECT
-                        *,
+                        arrayMap(p -> (p.7, p.8), prices) AS priced_from,
+                        arrayMap(t -> (t.8, t.9, t.10, t.11, t.12), tariffs) AS told,
                         multiIf(arrayExists(t -> t.14, tariffs), 900, arrayExists(t -> t.13, tariffs), 3600, 604800)
                             AS slot_s,
                         intDiv(604800, slot_s) AS slots,
-                        toInt64(toUnixTimestamp(toDateTime(greatest(since_at, kept.from_at), 'UTC'))) AS since_s,
-                        toInt64(toUnixTimestamp(toDateTime(least(until_at, kept.until_at), 'UTC'))) AS until_s,
+                        toInt64(toUnixTimestamp(toDateTime(greatest(since_at, from_at), 'UTC'))) AS since_s,
+                        -- Rounded up: what begins within the last second counts for a window of it.
+                        toInt64(toUnixTimestamp(toDateTime(least(until_at, to_at), 'UTC'))) + 1 AS until_s,
                         arraySort(arrayDistinct(arrayPushFront(
                             arrayFilter(
                                 e -> e > since_s AND e < until_s,
                                 arrayConcat(
-                                    arrayFlatten(arrayMap(p -> [p.7, p.8], prices)),
-                                    arrayFlatten(arrayMap(t -> [t.8, t.9], tariffs)),
-                                    arrayFlatten(arrayMap(t -> t.10, tariffs)))),
+                                    arrayFlatten(arrayMap(p -> [p.1, p.2], priced_from)),
+                                    arrayFlatten(arrayMap(t -> arrayPushBack(arrayPushBack(t.3, t.1), t.2), told)))),
                             since_s))) AS starts
                     FROM
                     (
-                        SELECT groupArray((
-                            origin, 4 * (provider != '') + 2 * (region != '') + (category != ''), known_from, price_id,
-                            price_per_gpu_hour, currency, toInt64(toUnixTimestamp(valid_from)),
-                            toInt64(toUnixTimestamp(valid_to)), provider, region, category, includes_energy, gpu_model))
-                            AS prices
-                        FROM price_book
-                        WHERE known_from <= as_of_at AND known_until > as_of_at AND valid_from < until_at
-                    ) AS p
-                    CROSS JOIN
-                    (
-                        SELECT groupArray((
-                            2 * (provider != '') + (region != ''), known_from, tariff_id,
-                            price_per_kwh * node_power_ratio * pue_ratio, currency, provider, region,
-                            toInt64(toUnixTimestamp(valid_from)), toInt64(toUnixTimestamp(valid_to)), offset_from,
-                            offset_s, week_hours, has_hours, has_quarters)) AS tariffs
-                        FROM tariff_book
-                        WHERE known_from <= as_of_at AND known_until > as_of_at AND valid_from < until_at
-                    ) AS t
-                    CROSS JOIN
-                    (
                         -- When there is something to price; the engine knows that of each of its parts. Clocks change
                         -- twice a year, and a week has up to 672 slots: from 1970 on these took 1.6 of 1.9 s.
-                        SELECT min(at) AS from_at, max(at) + toIntervalDay(1) AS until_at
+                        SELECT min(at) AS from_at, max(at) + toIntervalDay(1) AS to_at
                         FROM
                         (
                             SELECT arrayJoin([min(window_start), max(window_start)]) AS at FROM attribution HAVING count() > 0
                             UNION ALL
                             SELECT arrayJoin([min(bucket_start), max(bucket_start)]) FROM attribution_day HAVING count() > 0
                         )
-                    ) AS kept
+                    )
                 )
+                ARRAY JOIN arrayEnumerate(starts) AS place
             )
+            ARRAY JOIN range(slots) AS slot
         )
     ) AS rates

@@ -127,6 +127,23 @@ def test_a_price_change_within_the_span(sink: ClickHouseSink, as_columns: AsColu
     assert row["cost_usd"] == pytest.approx(4 + 4, rel=1e-12)
 
 
+def test_days_are_named_by_the_rules_by_which_they_are_cut(
+    sink: ClickHouseSink, as_columns: AsColumns
+) -> None:
+    """Vancouver keeps summer time from November 2026 on: not all that an operating system knows says so."""
+    at = datetime(2026, 11, 28, 20, tzinfo=UTC)
+    sink.write_attribution(as_columns([SERVER | {"window_start": round(at.timestamp() * 1000)}]))
+    for by, shown in (("day", "%F %H:%M"), ("month", "%F %H:%M")):
+        (row,) = cost_rows(sink.store, [by], None, None, "equal", tz="America/Vancouver")
+        told = sink.store.query(
+            f"SELECT formatDateTime(toDateTime(bucket_start, 'America/Vancouver'), '%F %H:%i')"
+            f" FROM cost_over_time(policy = 'equal', since = '2026-11-01', until = '2026-12-01',"
+            f" step = '{by}', tz = 'America/Vancouver')"
+        ).rows
+        assert [(f"{row[by]:{shown}}",)] == told
+        assert row[by].hour == 0
+
+
 def test_what_has_no_price_is_null_and_stays_visible(sink: ClickHouseSink, as_columns: AsColumns) -> None:
     other = SERVER | {"gpu": "GPU-2", "gpu_model": "NVIDIA L4"}
     sink.write_attribution(as_columns([SERVER, other, TRAINER]))

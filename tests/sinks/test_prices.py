@@ -8,6 +8,7 @@ import pytest
 
 from wattribute.commands.price import remove
 from wattribute.errors import UsageError
+from wattribute.sinks import prices
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.migrate import migrate
 from wattribute.sinks.prices import (
@@ -235,3 +236,16 @@ def test_the_bundled_prices_are_kept_in_step(sink: ClickHouseSink) -> None:
     load_bundled(sink.store)
     assert sink.store.query(count).rows == [(len(bundled()),)]
     assert sink.store.query("SELECT max(list_price) FROM price FINAL").rows == [(6.99,)]
+
+
+def test_a_bundled_price_that_another_program_lacked_is_known_again(
+    sink: ClickHouseSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = "SELECT count() FROM price_book WHERE known_until > now64(3)"
+    ((count,),) = sink.store.query(known).rows
+    with monkeypatch.context() as patch:
+        patch.setattr(prices, "bundled", lambda: bundled()[1:])
+        load_bundled(sink.store)
+    assert sink.store.query(known).rows == [(count - 1,)]
+    load_bundled(sink.store)
+    assert sink.store.query(known).rows == [(count,)]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from wattribute.commands.cost import unpriced_notes
-from wattribute.commands.tariff import remove
+from wattribute.commands.tariff import add, list_, remove
 from wattribute.errors import UsageError
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
@@ -251,6 +251,24 @@ def test_tariffs_go_through_the_owner(sink: ClickHouseSink) -> None:
         assert (row["tariff_id"], row["time_zone"]) == (told.tariff_id, "Europe/Berlin")
     finally:
         server.close()
+
+
+def test_a_tariff_begins_by_the_clock_of_its_time_zone(
+    sink: ClickHouseSink, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = serve(sink.store)
+    assert server is not None
+    begins: dict[str, Any] = {"tz": "Europe/Berlin", "valid_from": "2026-07-01", "store": sink.store.url}
+    try:
+        add(0.3, **begins)
+        (row,) = list_tariffs(sink.store)
+        assert row["valid_from"] == datetime(2026, 6, 30, 22, tzinfo=UTC)
+        list_(store=sink.store.url)
+        assert "2026-07-01 00:00" in capsys.readouterr().out
+        remove(**begins)
+    finally:
+        server.close()
+    assert list_tariffs(sink.store) == []
 
 
 def test_a_tariff_that_is_taken_back_is_gone_and_was_known(sink: ClickHouseSink) -> None:

@@ -14,10 +14,8 @@ from wattribute.commands.output import Format, Grid, note, write_grid, write_row
 from wattribute.commands.price_options import (
     WHERE,
     CurrencyOption,
-    FromOption,
     ProviderOption,
     RegionOption,
-    UntilOption,
 )
 from wattribute.commands.since import parse_time
 from wattribute.commands.tariff import tariff
@@ -56,6 +54,19 @@ _COLUMNS: Final = (
 _HOW: Final = "How much (one of the ways)"
 _GpuOption = Annotated[
     str, typer.Option("--gpu", metavar="NAME", help="The GPU as NVML names it, as 'NVIDIA H200'.")
+]
+_FromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="TIME",
+        help="From this whole minute on, in UTC.",
+        rich_help_panel=WHERE,
+    ),
+]
+_UntilOption = Annotated[
+    str | None,
+    typer.Option("--until", metavar="TIME", help="Until before this minute.", rich_help_panel=WHERE),
 ]
 _CategoryOption = Annotated[
     str,
@@ -119,8 +130,8 @@ def add(
     category: _CategoryOption = "",
     form: Annotated[str, typer.Option("--form", help="SXM, PCIe, …: told on, not compared.")] = "",
     currency: CurrencyOption = "USD",
-    valid_from: FromOption = None,
-    valid_to: UntilOption = None,
+    valid_from: _FromOption = None,
+    valid_to: _UntilOption = None,
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -162,7 +173,7 @@ def remove(
     provider: ProviderOption = "",
     region: RegionOption = "",
     category: _CategoryOption = "",
-    valid_from: FromOption = None,
+    valid_from: _FromOption = None,
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -264,8 +275,8 @@ def _grid(rows: Sequence[dict[str, Any]]) -> Grid:
         "pricing",
         "per GPU hour",
         "currency",
-        "from",
-        "until",
+        "from (UTC)",
+        "until (UTC)",
         "origin",
         "source",
     ]

@@ -12,12 +12,10 @@ from wattribute.commands.output import Format, Grid, note, write_grid, write_row
 from wattribute.commands.price_options import (
     WHERE,
     CurrencyOption,
-    FromOption,
     ProviderOption,
     RegionOption,
-    UntilOption,
 )
-from wattribute.commands.since import parse_time
+from wattribute.commands.since import parse_time, parse_zone
 from wattribute.settings import load_settings
 
 tariff = typer.Typer(
@@ -64,8 +62,19 @@ _DaysOption = Annotated[
         rich_help_panel=WHERE,
     ),
 ]
+_FromOption = Annotated[
+    str | None,
+    typer.Option("--from", metavar="TIME", help="From this whole minute on, by --tz.", rich_help_panel=WHERE),
+]
+_UntilOption = Annotated[
+    str | None,
+    typer.Option("--until", metavar="TIME", help="Until before this minute, by --tz.", rich_help_panel=WHERE),
+]
 _TzOption = Annotated[
-    str, typer.Option("--tz", metavar="ZONE", help="Time zone of hours and days.", rich_help_panel=WHERE)
+    str,
+    typer.Option(
+        "--tz", metavar="ZONE", help="Time zone of hours and days, and of --from.", rich_help_panel=WHERE
+    ),
 ]
 
 
@@ -90,13 +99,14 @@ def add(
     to_hour: _ToHourOption = 24,
     days: _DaysOption = "mon-sun",
     tz: _TzOption = "UTC",
-    valid_from: FromOption = None,
-    valid_to: UntilOption = None,
+    valid_from: _FromOption = None,
+    valid_to: _UntilOption = None,
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Add a tariff: energy of GPUs whose price leaves it apart costs per_kwh x node_power_ratio x pue."""
     settings = load_settings({"store": store}, config)
+    zone = parse_zone(tz)
     from wattribute.sinks.prices import BEGINNING, END
     from wattribute.sinks.query_server import add_tariffs_to
     from wattribute.sinks.tariffs import Tariff, parse_days, shown_days
@@ -112,8 +122,8 @@ def add(
         from_hour=from_hour,
         to_hour=to_hour,
         days=parse_days(days),
-        valid_from=parse_time(valid_from) or BEGINNING,
-        valid_to=parse_time(valid_to) or END,
+        valid_from=parse_time(valid_from, zone=zone) or BEGINNING,
+        valid_to=parse_time(valid_to, zone=zone) or END,
         source="wattribute price tariff add",
     )
     for remark in add_tariffs_to(settings.store, [made]):
@@ -131,12 +141,13 @@ def remove(
     to_hour: _ToHourOption = 24,
     days: _DaysOption = "mon-sun",
     tz: _TzOption = "UTC",
-    valid_from: FromOption = None,
+    valid_from: _FromOption = None,
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Take back a tariff, named by what it was added with. 'cost --as-of' still knows it."""
     settings = load_settings({"store": store}, config)
+    zone = parse_zone(tz)
     from wattribute.sinks.prices import BEGINNING
     from wattribute.sinks.query_server import add_tariffs_to
     from wattribute.sinks.tariffs import Tariff, parse_days
@@ -149,7 +160,7 @@ def remove(
         from_hour=from_hour,
         to_hour=to_hour,
         days=parse_days(days),
-        valid_from=parse_time(valid_from) or BEGINNING,
+        valid_from=parse_time(valid_from, zone=zone) or BEGINNING,
         deleted=True,
     )
     add_tariffs_to(settings.store, [told])
@@ -188,8 +199,10 @@ def list_(shape: FormatOption = Format.table, store: StoreOption = None, config:
             f"{row['from_hour']} to {row['to_hour']}",
             row["days"],
             row["time_zone"],
-            f"{row['valid_from']:%Y-%m-%d %H:%M}" if row["valid_from"] else "",
-            f"{row['valid_to']:%Y-%m-%d %H:%M}" if row["valid_to"] else "",
+            *(
+                f"{row[edge].astimezone(parse_zone(row['time_zone'])):%Y-%m-%d %H:%M}" if row[edge] else ""
+                for edge in ("valid_from", "valid_to")
+            ),
         ]
         for row in rows
     ]

@@ -15,7 +15,8 @@ SELECT
     argMax(spent.model_version, spent.attempt) AS model_version,
     argMax(spent.team, spent.attempt) AS team,
     count() AS attempts,
-    argMaxIf(progress.outcome, spent.attempt, progress.outcome != '') AS outcome,
+    if(any(told.attempt) > max(spent.attempt), any(told.outcome),
+        argMaxIf(progress.outcome, spent.attempt, progress.outcome != '')) AS outcome,
     min(spent.used_from) AS used_from,
     max(spent.used_until) AS used_until,
     sum(spent.energy_uj) AS energy_uj,
@@ -48,7 +49,7 @@ SELECT
     latest.1 AS latest_steps,
     latest.4 AS latest_usd,
     greatest(0, (target_position - position) * latest.2 / latest_steps - latest.5) AS rest_ns,
-    is_whole AND latest_steps > 0 AND latest.2 > 0 AND target_position >= position
+    is_whole AND outcome = 'running' AND latest_steps > 0 AND latest.2 > 0 AND target_position >= position
         AND used_until + toIntervalHour(1) >= (SELECT max(bucket_start) FROM attribution_minute) AS is_projected,
     if(is_projected, cost_usd + rest_ns * latest_usd / greatest(latest.2, latest.3), NULL) AS projected_cost_usd,
     if(is_projected, addMilliseconds(used_until, toInt64(least(toFloat64(3e12), rest_ns / 1e6))), NULL) AS projected_end
@@ -56,4 +57,23 @@ FROM attempt_cost(policy = {policy:String}, since = {since:String}, until = {unt
 LEFT JOIN attempt_progress AS progress ON spent.run = progress.run AND spent.attempt = progress.attempt
 LEFT JOIN (SELECT run, min(first_at) AS first_at, max(last_at) AS last_at FROM measured WHERE run != '' GROUP BY run) AS seen
     ON spent.run = seen.run
+LEFT JOIN
+(
+    -- of the attempt told last, which may have had no GPU yet
+    SELECT run, max(begun.attempt) AS attempt, argMax(begun.outcome, begun.attempt) AS outcome
+    FROM
+    (
+        SELECT
+            run,
+            attempt,
+            multiIf(
+                countIf(event = 'finish' OR event = 'fail') = 0, if(countIf(event != 'start') = 0, 'waiting', 'running'),
+                argMaxIf(event, t, event = 'finish' OR event = 'fail') = 'finish', 'finished',
+                'failed') AS outcome
+        FROM run_event FINAL
+        WHERE t < until_at
+        GROUP BY run, attempt
+    ) AS begun
+    GROUP BY run
+) AS told ON spent.run = told.run
 GROUP BY spent.run AS run

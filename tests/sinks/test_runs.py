@@ -103,6 +103,27 @@ def test_who_comes_after_one_that_never_had_a_gpu_does_nothing_again(
     assert row["cost_usd_per_step"] == pytest.approx(10 * USD_PER_S / 40)
 
 
+def test_an_attempt_that_has_no_gpu_yet_is_waiting(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """Of the first, which failed, is what the run cost; the second has begun."""
+    priced.write_attribution(as_columns(used(start_ms, 0, 10, attempt=0)))
+    told = [event(start_ms, 0, "start", 0, 0), event(start_ms, 10, "fail", 0, 9)]
+    outcomes, expected = [], ["failed", "waiting", "running", "failed"]
+    for more in (None, "start", "checkpoint", "fail"):
+        told += [] if more is None else [event(start_ms, 20 + len(told), more, 1, 9)]
+        priced.write_rows("run_event", told)
+        (row,) = run_rows(priced.store, None, None, "equal")
+        outcomes.append(row["outcome"])
+        assert (row["attempts"], row["projected_end"]) == (1, None)
+        assert row["cost_usd"] == pytest.approx(10 * USD_PER_S)
+    assert outcomes == expected
+    (row,) = run_rows(
+        priced.store, None, f"{datetime.fromtimestamp(start_ms / 1000 + 15, UTC):%F %T}", "equal"
+    )
+    assert row["outcome"] == "failed"
+
+
 def test_where_nobody_says_what_was_resumed_from_the_waste_is_a_span(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:

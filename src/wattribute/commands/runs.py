@@ -32,7 +32,7 @@ _APART_BY_PLACE: Final = (
     ": WATTRIBUTE_RUN, or the label wattribute.dev/run ('wattribute cost --by cluster,namespace,run'"
 )
 _APART_BY_TEAM: Final = " ('wattribute cost --by team,run'"
-_STYLES: Final = {"failed": "red", "running": "green"}
+_STYLES: Final = {"failed": "red", "running": "green", "waiting": "yellow"}
 
 
 def runs(

@@ -257,9 +257,13 @@ def test_a_log_of_nvidia_smi_is_costed_to_whom_an_option_names(tmp_path: Path) -
 
 
 def cells_of(table: str, account: str) -> list[list[float]]:
-    """The seven figures of each line of an account on a cost table."""
+    """The seven figures of each line of an account on a cost table. What is shown as less than one of its
+    last digit, as <1, is no part of the sums."""
     lines = [line.split() for line in table.splitlines() if account in line.split()]
-    return [[float(cell.replace(",", "")) for cell in line[-7:]] for line in lines]
+    return [
+        [0.0 if cell.startswith("<") else float(cell.replace(",", "")) for cell in line[-7:]]
+        for line in lines
+    ]
 
 
 @pytest.fixture(scope="module")

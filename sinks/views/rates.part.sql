@@ -20,8 +20,9 @@
         -- What things cost in the span, as a tuple: 1 the times at which a price or tariff begins or ends; 2 for each part
         -- from one to the next, and each slot of the week (UTC) in it, a number that stands for what holds then; 3 that
         -- number with the places of the prices and tariffs; 4 how many slots a week has (1 where no tariff has hours), 5
-        -- their length. A slot carries numbers alone: with prices and tariffs themselves, two time zones took 2 GiB. And
-        -- ARRAY JOIN makes it, for before the function arrayJoin the engine would not reckon what is the same for all slots.
+        -- their length. Slots and numbers carry places alone: with prices and tariffs themselves, two time zones took 2 GiB.
+        -- And ARRAY JOIN makes slots: what is the same for all the engine would reckon behind the function arrayJoin, for
+        -- each.
         SELECT (
             any(starts),
             arrayMap(c -> c.2, arraySort(groupArray((cell, class)))),

@@ -121,8 +121,12 @@ FROM
     ) AS used
     LEFT JOIN
     (
-        SELECT held.1 AS class, price.13 AS gpu_model, groupArray(price) AS held_prices, any(held.3) AS held_tariffs
-        FROM (SELECT arrayJoin(rates.3) AS held, arrayJoin(held.2) AS price)
+        SELECT
+            held.1 AS class,
+            price.13 AS gpu_model,
+            groupArray(price) AS held_prices,
+            any(arrayMap(place -> tariffs[place], held.3)) AS held_tariffs
+        FROM (SELECT arrayJoin(rates.3) AS held, arrayJoin(arrayMap(place -> prices[place], held.2)) AS price)
         GROUP BY class, gpu_model
     ) AS rate ON used.class = rate.class AND used.gpu_model = rate.gpu_model
 ) AS priced

@@ -164,18 +164,18 @@ def load_bundled(store: Store) -> None:
     now = datetime.now(UTC)
     added = [row for key, row in new.items() if key not in old]
     if added:  # what another program took away is known again from now on, and not of the time between
-        gone_once = dict(store.query("SELECT price_id, deleted FROM price_history WHERE deleted").rows)
-        added = [row | ({"recorded_at": now} if row["price_id"] in gone_once else {}) for row in added]
+        gone = {key for (key,) in store.query("SELECT price_id FROM price_history WHERE deleted").rows}
+        added = [row | ({"recorded_at": now} if row["price_id"] in gone else {}) for row in added]
     changed = [
         row | {"recorded_at": now}
         for key, row in new.items()
         if key in old and any(row[c] != old[key][c] for c in old[key])
     ]
-    gone = [
+    taken = [
         {"price_id": key, "origin": "bundled", "recorded_at": now, "version": 0, "deleted": 1}
         for key in old.keys() - new.keys()
     ]
-    store.insert_rows("price", [*added, *changed, *gone])
+    store.insert_rows("price", [*added, *changed, *taken])
 
 
 def bundled() -> list[Price]:

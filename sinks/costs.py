@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from wattribute.errors import UsageError
 from wattribute.sinks.schema import IDENTITY, POLICIES, UNIT_IDENTITY
-from wattribute.sinks.span import BUCKET, STEPS, UNTIL, Time, bucket_time, span_params, span_times, time_text
+from wattribute.sinks.span import BUCKET, STEPS, UNTIL, Time, by_name, span_params, span_times, time_text
 from wattribute.sinks.store import Readable
 from wattribute.sinks.unallocated import charged, unobserved_rows
 from wattribute.sinks.view_texts import part
@@ -123,9 +123,7 @@ def _charged_rows(
     unobserved = unobserved_rows(store, by, params)
     found = {}
     for policy in policies:
-        priced = [dict(zip(columns, row[1:], strict=True)) for row in rows if row[0] == policy]
-        for row in priced:
-            row.update({name: bucket_time(row[name]) for name in by if name in STEPS})
+        priced = [by_name(columns, row[1:]) for row in rows if row[0] == policy]
         found[policy] = charged([*priced, *unobserved], by, unallocated)
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Final
+from typing import Any, Final
 
 from wattribute.errors import UsageError
 from wattribute.sinks.schema import POLICIES
@@ -41,7 +41,11 @@ def time_text(at: Time, default: str) -> str:
     return (at if at.tzinfo is None else at.astimezone(UTC)).strftime("%Y-%m-%d %H:%M:%S.%f")
 
 
-def bucket_time(told: Sequence[int]) -> datetime:
-    """What ``BUCKET`` says, as a time of that clock."""
-    at_s, ahead_s = told
+def by_name(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    """The values of a row by the names of its columns, where those of steps are what ``BUCKET`` says: times
+    of that clock."""
+    return {name: _bucket_time(*of) if name in STEPS else of for name, of in zip(names, values, strict=True)}
+
+
+def _bucket_time(at_s: int, ahead_s: int) -> datetime:
     return datetime.fromtimestamp(at_s, timezone(timedelta(seconds=ahead_s)))

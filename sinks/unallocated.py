@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from wattribute.errors import UsageError
-from wattribute.sinks.span import BUCKET, STEPS, bucket_time
+from wattribute.sinks.span import BUCKET, STEPS, by_name
 from wattribute.sinks.store import Readable
 
 WAYS: Final = ("separate", "owner", "tenants")
@@ -61,7 +61,7 @@ def unobserved_rows(store: Readable, by: Sequence[str], params: Mapping[str, str
         params,
     ).rows
     return [
-        {name: bucket_time(of) if name in STEPS else of for name, of in zip(by, row, strict=False)}
+        by_name(by, row[: len(by)])
         | {"account": "unobserved", **dict.fromkeys(FIGURES[:3], 0.0), "gpu_hours": row[-2]}
         | {"active_cost_usd": None if row[-1] is None else 0.0, "idle_cost_usd": row[-1], "cost_usd": row[-1]}
         for row in rows

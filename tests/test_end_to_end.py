@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.needs import missing, need
+from tests.needs import need
 from tests.survival.processes import POLICIES, completed, ran, started, wait_until
 from wattribute.bus import TOPICS
 from wattribute.commands.up import NEXT
@@ -454,14 +454,10 @@ def test_collect_and_stream_stop_cleanly_when_they_are_told_to(tmp_path: Path) -
 
 @pytest.mark.long
 def test_the_same_path_over_kafka(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.bus.mock_kafka import MockKafka
+    from tests.bus.conftest import mock_started
 
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))  # where the spool lies
-    try:
-        cluster = MockKafka()
-    except OSError as error:
-        missing(f"no mock cluster: {error}")
-    try:
+    with mock_started() as cluster:
         for topic in TOPICS:
             cluster.create(topic, 3)
         bus, store = f"kafka://{cluster.servers}", f"chdb://{tmp_path}/store"
@@ -469,8 +465,6 @@ def test_the_same_path_over_kafka(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert "wait in" not in sent.stderr
         ran("emit", "unit", "images", "8", "--model", "painter", "--bus", bus)
         ran("stream", "--bus", bus, "--store", store, "--until-idle")
-    finally:
-        cluster.close()
     assert asked(store, "SELECT * FROM conservation") == []
     rows = asked(store, "SELECT uniq(gpu) AS gpus, uniq(window_start) AS windows FROM attribution FINAL")
     assert rows[0]["gpus"] == 4

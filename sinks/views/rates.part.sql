@@ -53,14 +53,13 @@
                     arrayFilter((at, p) -> p.1 <= start AND p.2 > start, arrayEnumerate(priced_from), priced_from) AS held_prices,
                     -- of those that hold on some day: how far its clock is ahead then, and its hours
                     arrayMap(
-                        (at, t) -> (at, t.4[arrayLastIndex(c -> c <= start, t.3)], t.5),
-                        arrayFilter((at, t) -> t.1 <= start AND t.2 > start, arrayEnumerate(told), told),
+                        t -> (t.6, t.4[arrayLastIndex(c -> c <= start, t.3)], t.5),
                         arrayFilter(t -> t.1 <= start AND t.2 > start, told)) AS live
                 FROM
                 (
                     SELECT
                         arrayMap(p -> (p.7, p.8), prices) AS priced_from,
-                        arrayMap(t -> (t.8, t.9, t.10, t.11, t.12), tariffs) AS told,
+                        arrayMap((t, at) -> (t.8, t.9, t.10, t.11, t.12, at), tariffs, arrayEnumerate(tariffs)) AS told,
                         multiIf(arrayExists(t -> t.14, tariffs), 900, arrayExists(t -> t.13, tariffs), 3600, 604800)
                             AS slot_s,
                         intDiv(604800, slot_s) AS slots,
@@ -72,7 +71,7 @@
                                 e -> e > since_s AND e < until_s,
                                 arrayConcat(
                                     arrayFlatten(arrayMap(p -> [p.1, p.2], priced_from)),
-                                    arrayFlatten(arrayMap(t -> arrayPushBack(arrayPushBack(t.3, t.1), t.2), told)))),
+                                    arrayFlatten(arrayMap(t -> arrayConcat([t.1, t.2], t.3), told)))),
                             since_s))) AS starts
                     FROM
                     (

@@ -67,8 +67,8 @@ LEFT JOIN
             run,
             attempt,
             multiIf(
-                countIf(event = 'finish' OR event = 'fail') = 0, if(countIf(event != 'start') = 0, 'waiting', 'running'),
-                argMaxIf(event, t, event = 'finish' OR event = 'fail') = 'finish', 'finished',
+                countIf(event IN ('finish', 'fail')) = 0, if(countIf(event != 'start') = 0, 'waiting', 'running'),
+                argMaxIf(event, t, event IN ('finish', 'fail')) = 'finish', 'finished',
                 'failed') AS outcome
         FROM run_event FINAL
         WHERE t < until_at

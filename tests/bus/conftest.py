@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -132,22 +133,28 @@ class KafkaBus:
 @pytest.fixture(scope="session")
 def mock_cluster() -> Iterator[MockKafka]:
     """A mock cluster, shared by the session: take topics and groups of your own, and leave it up."""
-    yield from _mock()
+    with mock_started() as mock:
+        yield mock
 
 
 @pytest.fixture
 def mock_kafka() -> Iterator[MockKafka]:
     """A mock cluster of one's own, to be ill-treated."""
-    yield from _mock()
+    with mock_started() as mock:
+        yield mock
 
 
-def _mock() -> Iterator[MockKafka]:
+@contextmanager
+def mock_started() -> Iterator[MockKafka]:
+    """A mock cluster while it lasts."""
     try:
         mock = MockKafka()
     except OSError as error:
         missing(f"no mock cluster: {error}")
-    yield mock
-    mock.close()
+    try:
+        yield mock
+    finally:
+        mock.close()
 
 
 def _kafka_bus(kind: str, request: pytest.FixtureRequest) -> KafkaBus:

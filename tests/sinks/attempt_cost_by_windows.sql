@@ -1,4 +1,5 @@
--- What attempt_cost says, worked out window by window: what the sums must come to.
+-- What attempt_cost says, worked out window by window: what the sums must come to. It prices them as the views do, which
+-- test_tariff_sums.py holds against a reckoning of its own.
 CREATE OR REPLACE VIEW attempt_cost_by_windows AS
 WITH
     (
@@ -9,37 +10,8 @@ WITH
     greatest(parseDateTime64BestEffort({since:String}, 3, 'UTC'), toDateTime64(0, 3, 'UTC')) AS since_at,
     least(parseDateTime64BestEffort({until:String}, 3, 'UTC'), toDateTime64('2106-01-01', 3, 'UTC')) AS until_at,
     toDateTime64('2200-01-01', 3, 'UTC') AS as_of_at,
-{{rates}}
-SELECT
-    run,
-    attempt,
-    any(priced.model) AS model,
-    any(priced.model_version) AS model_version,
-    any(priced.team) AS team,
-    min(priced.first_at) AS used_from,
-    max(priced.last_at) AS used_until,
-    sum(priced.energy) AS energy_uj,
-    sum(priced.gpu_time) AS gpu_time_ns,
-    if(countIf(priced.money IS NULL) = 0, sum(priced.money), NULL) AS cost_usd,
-    if(countIf(priced.money IS NULL) = 0, sum(priced.wasted_money), NULL) AS wasted_usd,
-    if(countIf(priced.money IS NULL) = 0, sum(priced.wasted_most_money), NULL) AS wasted_most_usd
-FROM
-(
-    SELECT
-        used.*,
-        arrayMax(arrayFilter(
-            p -> (p.9 = '' OR p.9 = used.provider) AND (p.10 = '' OR p.10 = used.region)
-                AND (p.11 = '' OR p.11 = used.pricing),
-            rate.held_prices)) AS best,
-        arrayMax(arrayFilter(
-            t -> NOT best.12 AND (t.6 = '' OR t.6 = used.provider) AND (t.7 = '' OR t.7 = used.region),
-            rate.held_tariffs)) AS best_tariff,
-        if(best.6 = 'USD', best.5, NULL) AS price,
-        multiIf(best.4 = '', NULL, best.12, 0, best_tariff.5 = 'USD', best_tariff.4, NULL) AS kwh_price,
-        (price * used.gpu_time + kwh_price * used.energy) / 3.6e12 AS money,
-        (price * used.wasted + kwh_price * used.wasted_energy) / 3.6e12 AS wasted_money,
-        (price * used.wasted_most + kwh_price * used.wasted_most_energy) / 3.6e12 AS wasted_most_money
-    FROM
+{{rates}},
+    used AS
     (
         SELECT
             run,
@@ -118,16 +90,30 @@ FROM
             WHERE run != '' AND window_start >= since_at AND window_start < until_at AND wrong_policy = 0
         ) AS w
         GROUP BY run, attempt, gpu_model, provider, region, pricing, class
-    ) AS used
-    LEFT JOIN
+    )
+SELECT
+    run,
+    attempt,
+    any(priced.model) AS model,
+    any(priced.model_version) AS model_version,
+    any(priced.team) AS team,
+    min(priced.first_at) AS used_from,
+    max(priced.last_at) AS used_until,
+    sum(priced.energy) AS energy_uj,
+    sum(priced.gpu_time) AS gpu_time_ns,
+    if(countIf(priced.money IS NULL) = 0, sum(priced.money), NULL) AS cost_usd,
+    if(countIf(priced.money IS NULL) = 0, sum(priced.wasted_money), NULL) AS wasted_usd,
+    if(countIf(priced.money IS NULL) = 0, sum(priced.wasted_most_money), NULL) AS wasted_most_usd
+FROM
+(
+    SELECT
+        *,
+        (price_per_gpu_hour_usd * gpu_time + price_per_kwh_usd * energy) / 3.6e12 AS money,
+        (price_per_gpu_hour_usd * wasted + price_per_kwh_usd * wasted_energy) / 3.6e12 AS wasted_money,
+        (price_per_gpu_hour_usd * wasted_most + price_per_kwh_usd * wasted_most_energy) / 3.6e12 AS wasted_most_money
+    FROM
     (
-        SELECT
-            held.1 AS class,
-            price.13 AS gpu_model,
-            groupArray(price) AS held_prices,
-            any(arrayMap(place -> tariffs[place], held.3)) AS held_tariffs
-        FROM (SELECT arrayJoin(rates.3) AS held, arrayJoin(arrayMap(place -> prices[place], held.2)) AS price)
-        GROUP BY class, gpu_model
-    ) AS rate ON used.class = rate.class AND used.gpu_model = rate.gpu_model
+{{priced}}
+    )
 ) AS priced
 GROUP BY run, attempt

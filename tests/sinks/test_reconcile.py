@@ -20,6 +20,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from tests.sinks.price_in_force import Terms, price_in_force
 from wattribute.sinks.billing import BilledHost
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
@@ -27,7 +28,6 @@ from wattribute.sinks.prices import Price, add_prices
 from wattribute.sinks.store import Store, open_store
 
 AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
-Terms = tuple[str, str, str]
 
 MINUTE_MS: Final = 60_000
 T0_MS: Final = 1_704_067_200_000  # 2024-01-01: what is billed ends now
@@ -160,22 +160,10 @@ def fleet_of(seed: int) -> Fleet:
     return fleet
 
 
-def price_at(prices: Sequence[Price], terms: Terms, moment: datetime) -> Fraction | None:
-    """What a GPU-hour costs: of the prices that hold and fit, that which says most of where; None, if not
-    USD."""
-    fitting = [
-        price
-        for price in prices
-        if price.valid_from <= moment < price.valid_to
-        and all(
-            mine in ("", its)
-            for mine, its in zip((price.provider, price.region, price.category), terms, strict=True)
-        )
-    ]
-    if not fitting:
-        return None
-    best = max(fitting, key=lambda p: 4 * bool(p.provider) + 2 * bool(p.region) + bool(p.category))
-    return Fraction(best.price) if best.currency == "USD" else None
+def usd_per_hour(prices: Sequence[Price], gpu_model: str, terms: Terms, moment: datetime) -> Fraction | None:
+    """What a GPU-hour costs; None, if not USD."""
+    best = price_in_force(prices, gpu_model, terms, moment)
+    return Fraction(best.price) if best is not None and best.currency == "USD" else None
 
 
 def expected(fleet: Fleet, policy: str, since_ms: int, until_ms: int) -> dict[str, dict[str, Fraction]]:
@@ -196,8 +184,8 @@ def expected(fleet: Fleet, policy: str, since_ms: int, until_ms: int) -> dict[st
             if device not in counted:  # of the whole device, and on each of its rows
                 counted.add(device)
                 covered[row["window_start"]] += row["covered_ns"]
-            price = price_at(
-                prices, (row["provider"], row["region"], row["pricing"]), at(row["window_start"])
+            price = usd_per_hour(
+                prices, model, (row["provider"], row["region"], row["pricing"]), at(row["window_start"])
             )
             if price is not None:
                 money[host][row["account"]] += (
@@ -222,7 +210,7 @@ def expected(fleet: Fleet, policy: str, since_ms: int, until_ms: int) -> dict[st
                 continue
             for a, b in itertools.pairwise(sorted({begin, end, *(cut for cut in cuts if begin < cut < end)})):
                 before = [terms for moment, terms in terms_at if moment <= a]
-                price = price_at(prices, before[-1] if before else terms_at[0][1], at(a))
+                price = usd_per_hour(prices, model, before[-1] if before else terms_at[0][1], at(a))
                 billed = Fraction((b - a) * 1_000_000 * gpus)
                 unseen = billed - sum(ns for moment, ns in covered.items() if a <= moment < b)
                 assert unseen >= 0

@@ -6,7 +6,6 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
 from wattribute.sinks.prices import Price, add_prices
 from wattribute.sinks.store import open_store
+from wattribute.sinks.view_texts import part
 
 AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
 
@@ -95,9 +95,10 @@ class Runs:
 def shared(folder: Path, engine: Any) -> Iterator[ClickHouseSink]:
     """One store for all: runs, GPUs and prices have names of their own."""
     made = ClickHouseSink(open_store(f"chdb://{folder}?database=runs"))
-    rates = (files("wattribute.sinks") / "views" / "rates.part.sql").read_text(encoding="utf-8")
     plain = Path(__file__).with_name("attempt_cost_by_windows.sql").read_text(encoding="utf-8")
-    made.store.command(plain.replace("{{rates}}", rates.rstrip()))
+    for name in ("rates", "priced"):
+        plain = plain.replace(f"{{{{{name}}}}}", part(name))
+    made.store.command(plain)
     yield made
     made.close()
 

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from tests.sinks.price_in_force import price_in_force
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
 from wattribute.sinks.prices import BEGINNING, END, Price, add_prices
@@ -121,19 +122,8 @@ def per_unit(
 ) -> tuple[Fraction, Fraction] | None:
     """USD per ns and per µJ for a row; None where it has no price in USD."""
     at = at_of(row)
-    price = max(
-        (
-            price
-            for price in prices
-            if price.gpu_model == row["gpu_model"]
-            and price.valid_from <= at < price.valid_to
-            and price.provider in ("", row["provider"])
-            and price.region in ("", row["region"])
-            and price.category in ("", row["pricing"])
-        ),
-        key=lambda p: (p.provider != "", p.region != "", p.category != ""),
-    )
-    if price.currency != "USD":
+    price = price_in_force(prices, row["gpu_model"], (row["provider"], row["region"], row["pricing"]), at)
+    if price is None or price.currency != "USD":
         return None
     per_hour = Fraction(price.price)
     if price.includes_energy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from typing import Annotated, Final
+from zoneinfo import ZoneInfo
 
 import typer
 
@@ -200,7 +201,7 @@ def list_(shape: FormatOption = Format.table, store: StoreOption = None, config:
             row["days"],
             row["time_zone"],
             *(
-                f"{row[edge].astimezone(parse_zone(row['time_zone'])):%Y-%m-%d %H:%M}" if row[edge] else ""
+                f"{row[edge].astimezone(ZoneInfo(row['time_zone'])):%Y-%m-%d %H:%M}" if row[edge] else ""
                 for edge in ("valid_from", "valid_to")
             ),
         ]

@@ -41,7 +41,8 @@ def totals(found: Reading) -> dict[tuple[str, Served], float]:
         ("sglang_streaming", "sglang", Served("qwen3.8-27b", ""), (178, 8, None, 1)),
         ("tensorrt_llm", "tensorrt-llm", Served(QWEN, ""), (1_240, 15_500, None, 155)),
         ("tgi", "tgi", Served("", ""), (662, 3_423, None, 109)),
-        ("llama_cpp", "llama.cpp", Served("", ""), (6_886 + 129, 3_469, 129, None)),
+        ("llama_cpp", "llama.cpp", Served("", ""), (77_454 + 129_725, 1_426, 129_725, None)),
+        ("ik_llama_cpp", "llama.cpp", Served("", ""), (6_886, 3_469, None, None)),
         ("triton", "triton", Served("densenet_onnx", "1"), (None, None, None, 3)),
     ],
 )

@@ -129,7 +129,8 @@ def test_a_server_that_is_started_anew_is_counted_once_and_wholly(host: Host, se
         ("sglang_streaming", {"input_tokens": 178, "output_tokens": 8, "requests": 1}),
         ("tensorrt_llm", {"input_tokens": 1_240, "output_tokens": 15_500, "requests": 155}),
         ("tgi", {"input_tokens": 662, "output_tokens": 3_423, "requests": 109}),
-        ("llama_cpp", {"input_tokens": 7_015, "output_tokens": 3_469, "cached_tokens": 129}),
+        ("llama_cpp", {"input_tokens": 207_179, "output_tokens": 1_426, "cached_tokens": 129_725}),
+        ("ik_llama_cpp", {"input_tokens": 6_886, "output_tokens": 3_469}),
         ("triton", {"requests": 3}),
     ],
 )

@@ -29,7 +29,7 @@ from wattribute.kernels.series import (
     HOSTS,
     I32,
     I64,
-    IDLE_HIGH,
+    IDLE_QUIET,
     INSTANCE,
     LATENESS_NS,
     MARKS,
@@ -1260,7 +1260,7 @@ def _attribute_windows(
     _rewind(holders, work, low_ns)
     n = work.members.shape[0]
     gap, known = 0, -1
-    quiet_mw = int(IDLE_HIGH * of.idle_mw[d]) if of.idle_sd_w[d] > 0.0 else of.idle_mw[d]
+    quiet_mw = int(IDLE_QUIET * of.idle_mw[d]) if of.idle_sd_w[d] > 0.0 else of.idle_mw[d]
     held_from_ns, held_ns, found = -1, max(window_ns, _HELD_AGAINST_NS), 0.0
     for k in range(windows.shape[0]):
         from_ns = windows[k] * window_ns

@@ -235,7 +235,7 @@ def fit(
             x = x + off_ns / at[1 + other] * (found[best + other][1] - x)
             shift_ns += int(off_ns)
     return Learned(
-        min(max(float(x[-1]), 0.6 * float(prior[-1])), 1.6 * float(prior[-1])),
+        min(max(float(x[-1]), 0.2 * float(prior[-1])), 1.6 * float(prior[-1])),
         shift_ns,
         {name: max(float(w), float(least) / 4) for name, w, least in zip(names, x, prior, strict=False)},
     )

@@ -28,11 +28,15 @@ def windows_of(flushes: Sequence[Sequence[Record]]) -> dict[int, list[Mapping[st
 
 
 def constant(
-    seconds: int, power_w: float, used: Sequence[float | None], says: float | None = None
+    seconds: int,
+    power_w: float,
+    used: Sequence[float | None],
+    says: float | None = None,
+    gpu_model: str = "NVIDIA H200",
 ) -> list[list[Mapping[str, Any]]]:
     """The rows of each window, in order, of a device that draws the same all along, on which each process is
     ``used`` (SM percent, if it is told); ``says``: the device's own SM percent."""
-    flushes: list[list[Record]] = [[Gpu(t=MINUTE_NS, gpu="g", name="NVIDIA H200")]]
+    flushes: list[list[Record]] = [[Gpu(t=MINUTE_NS, gpu="g", name=gpu_model)]]
     for tick in range(10 * seconds + 1):
         t = MINUTE_NS + tick * SECOND_NS // 10
         energy_mj, power_mw = round(100 * power_w * tick), round(1000 * power_w)
@@ -80,12 +84,12 @@ def test_who_comes_is_told_from_who_was_alone(begin_s: int) -> None:
 
 @pytest.mark.parametrize("processes", [1, 3])
 @pytest.mark.parametrize(
-    ("power_w", "says", "idle_w"), [(115, 0.0, 115), (300, 0.0, 1.6 * IDLE_LEVEL_W), (115, 1.0, IDLE_LEVEL_W)]
+    ("power_w", "says", "idle_w"), [(115, 0.0, 115), (300, 0.0, 2.5 * IDLE_LEVEL_W), (115, 1.0, IDLE_LEVEL_W)]
 )
 def test_where_nothing_runs_what_is_drawn_is_idle(
     processes: int, power_w: int, says: float, idle_w: float
 ) -> None:
-    """Up to 1.6 of what the model is known to draw: what is more is nobody's but of one who is alone."""
+    """Up to 2.5 times what the model is known to draw: what is more is nobody's but of one who is alone."""
     for of in constant(10, power_w, [None] * processes, says)[:10]:
         own = [row for row in of if row["account"] == "process"]
         assert len(own) == processes
@@ -93,6 +97,52 @@ def test_where_nothing_runs_what_is_drawn_is_idle(
         residual = sum(row["active_energy_uj"] for row in of if row["account"] == "residual")
         assert residual == pytest.approx(1e6 * (power_w - idle_w) * (processes > 1), abs=1)
         assert {bool(row["flags"] & NO_SM) for row in of} == {residual > 1}
+
+
+@pytest.mark.parametrize(
+    ("gpu_model", "power_w"),
+    [
+        ("NVIDIA B200", 192),
+        ("NVIDIA A40", 110),
+        ("Tesla T4", 31),
+        ("NVIDIA L4", 28),
+        ("NVIDIA GeForce RTX 5090", 13),
+    ],
+)
+def test_what_gpus_were_seen_to_draw_with_a_process_that_does_nothing_is_idle(
+    gpu_model: str, power_w: int
+) -> None:
+    """Sources in stream/idle.py."""
+    for of in constant(10, power_w, [None, None], 0.0, gpu_model)[:10]:
+        assert sum(row["idle_energy_equal_uj"] for row in of) == pytest.approx(1e6 * power_w, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("gpu_model", "idle_w"),
+    [
+        ("NVIDIA B200", 192),
+        ("NVIDIA A40", 110),
+        ("Tesla T4", 28),
+        ("NVIDIA L4", 28),
+        ("NVIDIA GeForce RTX 5090", 22),
+    ],
+)
+def test_the_idle_level_of_a_gpu_that_is_never_idle_is_learned(gpu_model: str, idle_w: int) -> None:
+    """One process, of 20 and 80 % by turns of 5 s, at 2 W a percent: when what it drew has been seen for a
+    minute, the level is that of the GPU, whatever its model is known for."""
+    flushes: list[list[Record]] = [[Gpu(t=MINUTE_NS, gpu="g", name=gpu_model)]]
+    energy_mj = 0
+    for tick in range(10 * 90 + 1):
+        t = MINUTE_NS + tick * SECOND_NS // 10
+        percent = 20.0 if (tick - 1) // 50 % 2 else 80.0
+        energy_mj += round(100 * (idle_w + 2 * percent)) if tick else 0
+        flush: list[Record] = [Device(t=t, gpu="g", energy_mj=energy_mj)]
+        if tick % 10 == 0 and tick:
+            flush.append(Process(t=t, gpu="g", pid=1, start_ns=7, period_ns=SECOND_NS, sm_percent=percent))
+        flushes.append(flush)
+    late = [of for _, of in sorted(windows_of(flushes).items())][70:85]
+    idle_j = [sum(row["idle_energy_equal_uj"] for row in of) / 1e6 for of in late]
+    assert idle_j == pytest.approx([idle_w] * len(late), rel=0.05)
 
 
 def test_without_sm_time_rows_are_as_unsure_as_the_idle_level() -> None:

@@ -53,10 +53,12 @@ class Interval:
 
 class Tally:
     """Follows the counters of one server. ``since_ns`` is when watching began: of one that began later all
-    that it ever counted is news; of others what they show first is history."""
+    that it ever counted is news; of others what they show first is history. ``silent_ns``: when it was last
+    known not to answer, so that what it counted came out since."""
 
-    def __init__(self, since_ns: int) -> None:
+    def __init__(self, since_ns: int, silent_ns: int = 0) -> None:
         self._since_ns = since_ns
+        self._silent_ns = silent_ns
         self._read_ns: int | None = None
         self._start_ns: int | None = None
         self._counts: dict[Series, float] = {}
@@ -83,7 +85,7 @@ class Tally:
             watched_ns = self._since_ns if last_ns is None else last_ns
             if start_ns is None or start_ns < watched_ns:  # another server, or one that was there before
                 return None
-            begin_ns = start_ns
+            begin_ns = max(start_ns, self._silent_ns)
         if begin_ns is None or not 0 < t - begin_ns <= _LONGEST_NS:
             return None
         return Interval(begin_ns, t, fell, counts, buckets)

@@ -46,11 +46,12 @@ class Counts:
 
 @dataclass(slots=True)
 class _Asked:
-    """What was found where a process listens."""
+    """What was found where a process listens, and when no engine answered there last."""
 
     server: Server | None
-    again_ns: int
-    wait_ns: int = _ASK_AGAIN_NS
+    silent_ns: int
+    again_ns: int = 0
+    wait_ns: int = 0
 
 
 class Scraper:
@@ -72,6 +73,7 @@ class Scraper:
         self.problems: set[str] = set()
         self._root, self._start_ns, self._host, self._ask = root, start_ns, host, ask
         self._since_ns, self._period_ns, self._configured = since_ns, period_ns, configured
+        self._looked_ns = since_ns
         self._asked: dict[Listener, _Asked] = {}
 
     def look(self, t: int, on_gpus: Sequence[Key]) -> bool:
@@ -81,6 +83,7 @@ class Scraper:
         on_gpus = [key for key in on_gpus if _TORCHRUN not in read_file(self._root, key[0], "environ")]
         if not on_gpus:
             self._retarget({})
+            self._looked_ns = t
             return True
         processes = Processes(self._root)
         near = set().union(*(processes.group_of(pid) for pid, _ in on_gpus)) - {os.getpid()}  # our intake
@@ -95,6 +98,7 @@ class Scraper:
             if (server := by_pid.get(key[0])) is not None:
                 groups.setdefault(server, []).append(key)
         self._retarget(groups)
+        self._looked_ns = t
         for problem in problems - self.problems:
             _LOG.warning("serving engines: %s", problem)
         self.problems |= problems
@@ -119,12 +123,13 @@ class Scraper:
 
     def _server(self, t: int, listener: Listener, until_s: float, problems: set[str]) -> Server | None:
         """The engine that answers there; one that did not is asked again only now and then."""
-        asked = self._asked.get(listener)
-        if asked is not None and (asked.server is not None or t < asked.again_ns):
+        # Nobody listened there at the look before: an engine that loads for minutes serves nothing meanwhile.
+        asked = self._asked.setdefault(listener, _Asked(None, self._looked_ns))
+        if asked.server is not None or t < asked.again_ns:
             return asked.server
         if time.monotonic() >= until_s:
             return None
-        wait_ns = _ASK_AGAIN_NS if asked is None else min(2 * asked.wait_ns, _ASK_AGAIN_MAX_NS)
+        wait_ns = min(max(2 * asked.wait_ns, _ASK_AGAIN_NS), _ASK_AGAIN_MAX_NS)
         endpoint = next((item for item in self._configured if _is(item, listener.address)), None)
         places = (
             [_address(endpoint)] if endpoint else [listener.address._replace(path=path) for path in _PATHS]
@@ -144,7 +149,8 @@ class Scraper:
             if said is not None:
                 server = described(self._root, listener.process, address, said.engine)
                 break
-        self._asked[listener] = _Asked(server, t + wait_ns, wait_ns)
+        silent_ns = asked.silent_ns if server is not None else t
+        self._asked[listener] = _Asked(server, silent_ns, t + wait_ns, wait_ns)
         if server is None and (advice := silent_engine(self._root, listener.process)):
             problems.add(advice)
         return server
@@ -153,7 +159,10 @@ class Scraper:
         known, self.targets = self.targets, {}
         for server, keys in groups.items():
             endpoint = next((item for item in self._configured if _address(item) == server.address), None)
-            target = known.get((server.process, server.address)) or self._target(server.address)
+            target = known.get((server.process, server.address))
+            if target is None:
+                silent_ns = max(asked.silent_ns for asked in self._asked.values() if asked.server == server)
+                target = self._target(server.address, silent_ns)
             target.server, target.endpoint, target.group = server, endpoint, tuple(keys)
             self.targets[server.process, server.address] = target
         taken = {address for _, address in self.targets}
@@ -167,8 +176,8 @@ class Scraper:
             if key[0] is not None and key not in self.targets and key[1] not in taken:
                 self.targets[key] = target
 
-    def _target(self, address: Address) -> Target:
-        return Target(address, Tally(self._since_ns))
+    def _target(self, address: Address, silent_ns: int = 0) -> Target:
+        return Target(address, Tally(self._since_ns, silent_ns))
 
     def _read(
         self, target: Target, now_ns: Callable[[], int], workloads: Mapping[Key, Workload]

@@ -4,7 +4,9 @@
 -- They count in a minute in which no source of a greater authority (engine, span, client, gateway, others) was there
 -- that may speak of the same. A source was there if it told the unit, were it 0, or that it looked (observed_ns), which
 -- says nothing of a unit that it never tells. Two may speak of the same where they do not name different versions, or
--- different pods or processes; an application's metrics and spans also not different applications.
+-- different pods or processes; an application's metrics and spans also not different applications. What trains is apart
+-- from what serves, and so is each run of it; what names a run and no phase trains, unless processes of its version only
+-- served meanwhile (as in counted_unit).
 -- whole, head and tail are what a count comes to in the span, in the first and in the last of its minutes.
 CREATE OR REPLACE VIEW lesser_unit AS
 WITH
@@ -18,11 +20,19 @@ WITH
         GROUP BY place
     ),
     toInt64(60000000000) AS minute_ns,
+    parseDateTime64BestEffort({since:String}, 3, 'UTC') AS since_at,
+    parseDateTime64BestEffort({until:String}, 3, 'UTC') AS until_at,
     -- in ns a time must stay below 2262
-    toUnixTimestamp64Milli(greatest(parseDateTime64BestEffort({since:String}, 3, 'UTC'), toDateTime64(0, 3, 'UTC')))
-        * 1000000 AS since_ns,
-    least(toUnixTimestamp64Milli(parseDateTime64BestEffort({until:String}, 3, 'UTC')), 9000000000000)
-        * 1000000 AS until_ns
+    toUnixTimestamp64Milli(greatest(since_at, toDateTime64(0, 3, 'UTC'))) * 1000000 AS since_ns,
+    least(toUnixTimestamp64Milli(until_at), 9000000000000) * 1000000 AS until_ns,
+    -- the versions of the models of which units name a run and no phase, and whether they trained or served
+    (
+        SELECT groupArray((model, h.1, h.2))
+        FROM
+{{sole_version}} AS sole
+        ARRAY JOIN held AS h
+        WHERE model IN (SELECT model FROM unit WHERE run != '' AND phase = '')
+    ) AS held_by
 SELECT
     lesser.*,
     multiIf(minute = first_minute, head, minute = last_minute, tail, (whole - head - tail) / (last_minute - first_minute - 1))
@@ -52,7 +62,7 @@ FROM
             phase,
             source,
             authority,
-            if({{trains}}, run, '') AS training,
+            {{training_of}} AS training,
             first_minute,
             last_minute,
             sum(in_span) AS whole,
@@ -93,7 +103,7 @@ LEFT JOIN
         SELECT
             told.unit AS unit,
             model,
-            if({{trains}}, run, '') AS training,
+            {{training_of}} AS training,
             authority,
             model_version,
             -- a place that no lesser source names needs no name: thousands of pods are one

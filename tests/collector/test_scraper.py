@@ -99,6 +99,30 @@ def test_a_server_is_found_from_its_worker_and_read(host: Host, server: EngineSe
     assert serves == ("vllm", "facebook/opt-125m", "", "/models/opt")
 
 
+def test_while_a_server_loads_nothing_is_observed(host: Host, server: EngineServer) -> None:
+    """It listens 600 s after it began, and answers 20 s later, having served meanwhile."""
+    host.tree.process(100, 1, "vllm", started_s=BEGAN_S + 60)
+    host.tree.process(101, 100, "VLLM::EngineCore", started_s=BEGAN_S + 61)
+    worker = (101, host.tree.start_ns(101) or 0)
+    for _ in range(66):
+        host.after(10)
+        assert not host.scraper.look(host.t, [worker])
+    page, server.pages["/metrics"] = server.pages["/metrics"], ""
+    host.end(100)
+    listens = {next(INODES): ("127.0.0.1", server.port)}
+    host.tree.process(100, 1, "vllm", listens=listens, started_s=BEGAN_S + 60)
+    host.after(10)
+    assert not host.scraper.look(host.t, [worker])  # it answers, and shows no counters yet
+    silent_ns = host.t
+    server.pages["/metrics"] = page
+    host.after(10)
+    assert host.scraper.look(host.t, [worker])
+    told = [record for record in host.after(2) if isinstance(record, Unit)]
+    assert quantities(told)["output_tokens"] == 26
+    assert {record.period_ns for record in told} == {host.t - silent_ns}
+    assert quantities(told)["observed_ns"] == host.t - silent_ns
+
+
 def test_a_server_that_is_started_anew_is_counted_once_and_wholly(host: Host, server: EngineServer) -> None:
     """On the same port, and with counters that have gone beyond those of before."""
     worker = host.serve(100, server)

@@ -263,12 +263,39 @@ def test_what_counts_from_anew_and_what_is_no_number_is_no_progress() -> None:
     assert sum(record.quantity for record in records if isinstance(record, Unit)) == 1200
 
 
+def test_of_lines_that_come_together_the_greatest_step_counts() -> None:
+    """As a program that buffers its output writes them: an epoch that counts anew, and an evaluation."""
+    progress, records = read_of("step 1/90\nstep 88/90\neval step 3/5\n", progress=r"step (\d+)/(\d+)")
+    assert progress.step == 88
+    assert sum(record.quantity for record in records if isinstance(record, Unit)) == 88
+    progress.end(0)
+    (end,) = progress.records()
+    assert isinstance(end, Run)
+    assert (end.step, end.steps) == (88, 90)
+
+
+def test_no_step_is_told_of_the_time_before_the_first_of_a_retry() -> None:
+    """Of it the cost is in vain, and how long it was is what the period of the first steps must not hide."""
+    looked_for = {"progress": pattern("progress", r"step (\d+)", 1, 2)}
+    whose = {"run": "r", "model": "m", "model_version": "v", "phase": "training"}
+    progress = Progress(whose, Patterns(**looked_for), None)
+    progress.start(1, 40)
+    time.sleep(0.2)
+    before_ns = time.time_ns()
+    progress.read([b"step 41"])
+    progress.read([b"step 44"])
+    (unit,) = [record for record in progress.records() if isinstance(record, Unit)]
+    assert unit.quantity == 4
+    assert unit.t - (unit.period_ns or 0) >= before_ns
+
+
 @pytest.mark.parametrize(
     ("lines", "kept", "resumed"),
     [
         ("resumed at 6\nstep 7\n", None, 6),
         ("resumed at 6\nstep 7\n", 4, 6),
         ("step 7\n", 6, 6),  # from the last checkpoint
+        ("step 6\n", 6, 5),  # made again
         ("step 3\n", 6, 2),  # from an earlier one that nobody told of
         ("step 7\n", None, 6),
     ],
@@ -630,6 +657,37 @@ def test_a_command_that_there_is_not(tmp_path: Path) -> None:
     )
     assert done.stderr == "wattribute: cannot run no-such-command: there is no such command\n"
     assert not (tmp_path / "store").exists()
+
+
+def test_a_file_that_may_not_be_run(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("no program")
+    words = ("run", "--simulate", "--store", f"chdb://{tmp_path}/store", "--", f"{tmp_path}/notes")
+    assert ran(*words, status=126).stderr.endswith("Permission denied\n")
+
+
+@pytest.mark.parametrize(
+    ("told", "attempt"),
+    [
+        ({"SLURM_RESTART_COUNT": "1", "TORCHELASTIC_RESTART_COUNT": "3"}, 1003),
+        ({"SLURM_RESTART_COUNT": "2"}, 2),
+    ],
+)
+def test_attempts_are_numbered_as_emit_numbers_them(
+    tmp_path: Path, told: dict[str, str], attempt: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    words = (
+        "run",
+        "--simulate",
+        "--store",
+        f"chdb://{tmp_path}/store",
+        "--",
+        "sh",
+        "-c",
+        "echo $WATTRIBUTE_ATTEMPT",
+    )
+    assert ran(*words, status=0).stdout == f"{attempt}\n"
 
 
 def test_a_scenario_without_a_place_for_a_command_is_refused(tmp_path: Path) -> None:

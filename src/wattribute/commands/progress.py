@@ -102,11 +102,6 @@ class Progress:
         """Lines of its output that came together."""
         with self._lock:
             now_ns = time.time_ns()
-            looked_for = self._patterns
-            if self._base is not None and not looked_for.resume and not looked_for.checkpoint:
-                # The last of many steps is enough: of 100 000 lines a second, few are looked at.
-                any(self._read_step(line, now_ns) for line in reversed(lines))
-                return
             for line in lines:
                 self._read_line(line, now_ns)
 
@@ -144,26 +139,25 @@ class Progress:
                 records.append(unit)
             return records
 
-    def _read_step(self, line: bytes, now_ns: int) -> bool:
-        """Whether there is a step in it that is progress."""
+    def _read_step(self, line: bytes, now_ns: int) -> None:
         found = self._patterns.progress.search(line) if self._patterns.progress else None
         if found is None:
-            return False
+            return
         step = self._number(found, 1)
+        if step is None or (self.step is not None and step <= self.step):
+            return  # of an epoch that counts from 0 again, of an evaluation, or told twice
         if found.re.groups == 2 and (steps := self._number(found, 2)) is not None:
             self._steps = steps
-        if step is None or (self.step is not None and step <= self.step):
-            return False  # of an epoch that counts from 0 again, or told twice
         if self._base is None:
             known = self._checkpoint_step
             first = 0 if self._attempt == 0 else max(0, step - 1)
-            self._resume(known if known is not None and known <= step else first, now_ns)
+            self._resume(known if known is not None and known < step else first, now_ns)
         self.step, self._step_ns = step, now_ns
-        return True
 
     def _resume(self, step: int, now_ns: int) -> None:
-        """The attempt goes on from this step."""
+        """The attempt goes on from this step: none was made before."""
         self._base = self._told = step
+        self._told_ns = now_ns
         self._tell("start", step, now_ns)
 
     def _tell(self, event: str, step: int | None, now_ns: int) -> None:

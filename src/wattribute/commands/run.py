@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wattribute.collector.identity import Group, environment, identity
+from wattribute.collector.identity import attempt as attempt_of
 from wattribute.commands.ends import is_collected
 from wattribute.commands.measuring import AddPrices, Measuring, Own, Telling
 from wattribute.commands.options import (
@@ -135,7 +136,7 @@ def run(
         words=command,
         is_named=bool(named),
         whose=_whose(named or _made_up_name(command[0]), model, model_version, team, phase),
-        attempt=attempt,
+        attempt=attempt_of(os.environ) if attempt is None else attempt,
         patterns=Patterns(
             pattern("--progress", progress, 1, 2),
             pattern("--checkpoint", checkpoint, 0, 1),
@@ -155,8 +156,9 @@ def run(
 
 def _run(plan: Plan) -> int:
     """Run it from start to report; its exit status."""
-    if shutil.which(plan.words[0]) is None:
-        _say(f"cannot run {plan.words[0]}: there is no such command")
+    word = plan.words[0]
+    if shutil.which(word) is None and not ("/" in word and Path(word).exists()):
+        _say(f"cannot run {word}: there is no such command")
         return NOT_FOUND
     command = Command()
     progress = Progress(plan.whose, plan.patterns, plan.steps)

@@ -46,10 +46,10 @@ AttemptOption = Annotated[
     typer.Option(
         "--attempt",
         min=0,
-        envvar=["WATTRIBUTE_ATTEMPT", "SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"],
+        envvar="WATTRIBUTE_ATTEMPT",
         help="Which start of the run, from 0.",
         rich_help_panel=_WHOSE,
-        show_default="one after the last that the store knows",
+        show_default="as Slurm and torchrun count, else one after the last that the store knows",
     ),
 ]
 ProgressOption = Annotated[

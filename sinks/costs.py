@@ -327,12 +327,19 @@ def _quotients(
     return found
 
 
+def check_unit(unit: str) -> None:
+    """Raises UsageError for several names: a cached token is an input token too, and is not added to those."""
+    if "," in unit:
+        raise UsageError(f"--unit {unit}: ask for one unit at a time")
+
+
 def _check(by: Sequence[str], unit: str | None) -> None:
     steps = [name for name in by if name in STEPS]
     if len(steps) > 1:
         raise UsageError(f"cost by {' and '.join(steps)} is two calendars at once: ask for one of them")
     if unit is None:
         return
+    check_unit(unit)
     for name in by:
         if name in STEPS:
             raise UsageError(f"units are not counted by {name} yet: leave out --unit, or ask for one {name}")

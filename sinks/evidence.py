@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Final
 
 from wattribute.errors import UsageError
-from wattribute.sinks.costs import priced_kind, selected
+from wattribute.sinks.costs import check_unit, priced_kind, selected
 from wattribute.sinks.schema import UNIT_IDENTITY
 from wattribute.sinks.span import Time, span_params
 from wattribute.sinks.store import Readable
@@ -197,7 +197,9 @@ class Evidence:
         """Who counted what came out, whose count was used, and with ``unit`` what one of them cost.
 
         Empty where the choice is by a column that units do not have. Raises UsageError if one ``unit`` is
-        asked."""
+        asked, and for several."""
+        if unit is not None:
+            check_unit(unit)
         unknown = [name for name in self._wanted if name not in UNIT_IDENTITY and name != "account"]
         if unknown or self._wanted.get("account", "process") != "process":
             if unit is not None:
@@ -215,6 +217,7 @@ class Evidence:
             " WHERE t >= parseDateTime64BestEffort({since:String}, 9, 'UTC')"
             " AND t - toIntervalNanosecond(period_ns) < parseDateTime64BestEffort({until:String}, 3, 'UTC')"
             " AND (period_ns = 0 OR t > parseDateTime64BestEffort({since:String}, 9, 'UTC'))"
+            " AND unit != 'observed_ns' AND position(unit, ',') = 0"
             f" AND {{unit:String}} IN ('', unit) AND {maybe} GROUP BY unit, source, authority ORDER BY ALL",
             params,
         ).rows

@@ -300,6 +300,8 @@ def parse(obj: object) -> Record:
     record = cls(**values)
     if isinstance(record, Run) and record.event not in _EVENTS:
         raise RecordError(f"run event {shown(record.event)} is none of {', '.join(_EVENTS)}")
+    if isinstance(record, Unit) and "," in record.unit:  # views take several names with commas between
+        raise RecordError(f"unit {shown(record.unit)} has a comma in its name")
     if isinstance(record, Gap) and record.to_ns < record.from_ns:
         raise RecordError("gap ends before it begins")
     if isinstance(record, Trace) and record.version != TRACE_VERSION:

@@ -150,6 +150,7 @@ def test_a_disk_that_fills_later_is_an_error_too(tmp_path: Path, suffix: str) ->
         (b'{"kind":"device","t":"2","gpu":"G"}', "not a whole number"),
         (b'{"kind":"teapot","t":2}', "unknown kind 'teapot'"),
         (b'{"kind":["device"],"t":2}', "unknown kind"),
+        (b'{"kind":"unit","t":2,"unit":"a,b","quantity":1}', "unit 'a,b' has a comma"),
         (b'{"t":2}', "unknown kind None"),
         (b"[1,2]", "not a JSON object"),
         (b"null", "not a JSON object"),

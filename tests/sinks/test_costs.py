@@ -255,6 +255,7 @@ def test_zero_units_give_no_quotient(sink: ClickHouseSink, as_columns: AsColumns
         (["labels"], "equal", None, "labels.<name>"),
         (["model"], "fair", None, "equal, memory, active"),
         (["gpu"], "equal", "output_tokens", "units are not known by gpu"),
+        (["model"], "equal", "input_tokens,cached_tokens", "one unit at a time"),
     ],
 )
 def test_wrong_questions(

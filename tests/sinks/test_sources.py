@@ -115,6 +115,34 @@ def test_only_what_may_be_the_same_is_counted_once(
     assert counted(sink) == {"engine": 100, **({"span": 90} if both else {})}
 
 
+@pytest.mark.parametrize(
+    ("held", "told_version", "both"),
+    [
+        ([{}], "v1", False),  # its processes only serve, so it is serving that the run asked for
+        ([{}], "", False),
+        ([{"run": "eval-7", "phase": ""}], "v1", True),  # they train
+        ([{}, {"run": "sft", "phase": "training"}], "v1", True),  # some do
+        ([{"model_version": "v2"}], "v1", True),  # nothing is known of that version
+    ],
+)
+def test_what_names_a_run_and_no_phase_is_what_its_processes_do(
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int, held: list[Row], told_version: str, both: bool
+) -> None:
+    rows = [
+        spent(start_ms, 0, **({"pid": pid, "model_version": "v1"} | row)) for pid, row in enumerate(held, 1)
+    ]
+    sink.write_attribution(as_columns(rows))
+    run = {"run": "eval-7", "phase": "", "model_version": told_version}
+    for sums in (False, True):
+        if sums:
+            sink.refresh_rollups()
+        sink.write_rows(
+            "unit",
+            [told(start_ms, "engine", 0, 100, model_version="v1"), told(start_ms, "emit", 0, 90, **run)],
+        )
+        assert counted(sink) == {"engine": 100, **({"emit": 90} if both else {})}
+
+
 def test_metrics_and_spans_of_two_applications_are_two(sink: ClickHouseSink, start_ms: int) -> None:
     rows = [
         told(start_ms, "span", 0, 10, application="desk"),

@@ -3,8 +3,9 @@
 -- unit may name several, with commas between.
 -- They count in a minute in which no source of a greater authority (engine, span, client, gateway, others) was there
 -- that may speak of the same. A source was there if it told the unit, were it 0, or that it looked (observed_ns), which
--- says nothing of a unit that it never tells. Two may speak of the same where they do not name different versions, or
--- different pods or processes; an application's metrics and spans also not different applications. What trains is apart
+-- says nothing of a unit that it never tells. Two may speak of the same where they do not name different versions,
+-- pods or processes (a process, a pod by its name and one by its uid, as it is without a kubelet, may be one and the
+-- same); an application's metrics and spans also not different applications. What trains is apart
 -- from what serves, and so is each run of it; what names a run and no phase trains, unless processes of its version only
 -- served meanwhile (as in counted_unit).
 -- whole, head and tail are what a count comes to in the span, in the first and in the last of its minutes.
@@ -40,8 +41,8 @@ SELECT
     NOT arrayExists(
         o -> o.1 > authority
             AND (empty(o.2) OR empty(model_version) OR o.2 = model_version)
-            AND (empty(o.3) OR empty(place) OR o.3 = place)
-            AND (o.1 != 3 OR authority != 2 OR empty(o.4) OR empty(application) OR o.4 = application),
+            AND (empty(o.3) OR empty(place) OR o.4 != place_kind OR o.3 = place)
+            AND (o.1 != 3 OR authority != 2 OR empty(o.5) OR empty(application) OR o.5 = application),
         better.seen) AS counts
 FROM
 (
@@ -53,6 +54,7 @@ FROM
             host,
             pod,
             multiIf(pod != '', pod, pid != 0, concat(host, ' ', toString(pid)), '') AS place,
+            {{place_kind}} AS place_kind,
             model,
             model_version,
             run,
@@ -97,7 +99,7 @@ LEFT JOIN
         model,
         training,
         arrayJoin(range(first_minute, last_minute + 1)) AS minute,
-        groupUniqArray((authority, model_version, at, of)) AS seen
+        groupUniqArray((authority, model_version, at, kind, of)) AS seen
     FROM
     (
         SELECT
@@ -112,6 +114,7 @@ LEFT JOIN
                 (SELECT count() FROM placed) = 0, '-',
                 if(pod != '', pod, concat(host, ' ', toString(pid))) AS place IN (SELECT place FROM placed), place,
                 '-') AS at,
+            {{place_kind}} AS kind,
             if(authority = 3, application, '') AS of,
             intDiv(toUnixTimestamp64Nano(t) - toInt64(period_ns), minute_ns) AS first_minute,
             greatest(first_minute, intDiv(toUnixTimestamp64Nano(t) - 1, minute_ns)) AS last_minute

@@ -101,6 +101,13 @@ def test_a_count_over_several_minutes_counts_by_the_minutes(sink: ClickHouseSink
         ({"pod": "a"}, {"pod": "b"}, True),
         ({"pid": 1}, {"pid": 2}, True),
         ({"pid": 1}, {"host": "other"}, False),
+        ({"pid": 1}, {"pod": "a"}, False),  # the process may be the pod's
+        ({"pod": "0b5c1d1e-3f60-4a51-9d5e-6d8b1a2c3d4e"}, {"pod": "a"}, False),  # its uid, and its name
+        (
+            {"pod": "0b5c1d1e-3f60-4a51-9d5e-6d8b1a2c3d4e"},
+            {"pod": "0b5c1d1e-3f60-4a51-9d5e-6d8b1a2c3d4f"},
+            True,
+        ),
         ({}, {"run": "eval-7"}, False),  # who asks does not matter
         ({}, {"run": "sft", "phase": "training"}, True),
         ({}, {"model": "n"}, True),

@@ -73,6 +73,7 @@ class Header:
     """The columns of a log: where each stands, and its unit ('' if the header gives none)."""
 
     def __init__(self, columns: list[tuple[str, str]]) -> None:
+        self._with_unit: set[str] = set()  # columns of which a cell had one
         self.count = len(columns)
         self.place = {name: place for place, (name, _) in enumerate(columns)}
         self.unit = dict(columns)
@@ -99,7 +100,13 @@ class Header:
         gpu_name = self.text(line, "name") or name_before
         for name, (field, units) in _READINGS.items():
             if text := self.text(line, name):
-                value = _quantity(name, text, self.unit[name], units)
+                value, unit = _quantity(name, text, self.unit[name], units)
+                if unit:
+                    self._with_unit.add(name)
+                elif name in self._with_unit:  # a log that was killed ends with 3 of 300.00 W
+                    raise RecordError(
+                        f"{name} is {text[:40]!r}, without the unit that it had before: cut off?"
+                    )
                 values.setdefault(field or draw_field(gpu_name), value)
         return values
 
@@ -121,19 +128,25 @@ def time_ns(text: str, zone: tzinfo, previous_ns: int) -> int:
         raise RecordError(f"timestamp is {text[:40]!r}, not like 2023/07/14 10:12:46.483")
     year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
     fraction_ns = int((match[7] or "").ljust(9, "0"))
-    # When summer time ends an hour comes twice: what would run backwards is its second pass, fold 1.
+    passes = []
     for fold in (0, 1):
         try:
             local = datetime(year, month, day, hour, minute, second, tzinfo=zone, fold=fold)
         except ValueError as problem:
             raise RecordError(f"timestamp {text}: {problem}") from problem
-        t = (local - _EPOCH) // _SECOND * 1_000_000_000 + fraction_ns
-        if t > previous_ns:
-            return t
+        passes.append((local - _EPOCH) // _SECOND * 1_000_000_000 + fraction_ns)
+    first, second_pass = passes
+    if first > previous_ns:
+        return first
+    # When summer time ends an hour comes twice: what runs backwards by about that is of its second pass. A
+    # line that is 0.1 s out of order is not, else the hour between would be billed.
+    if second_pass > previous_ns and previous_ns - first >= (second_pass - first) / 2:
+        return second_pass
     raise RecordError(f"time runs backwards or stands still: {text} is not after this GPU's last reading")
 
 
-def _quantity(name: str, text: str, header_unit: str, units: Mapping[str, int]) -> float:
+def _quantity(name: str, text: str, header_unit: str, units: Mapping[str, int]) -> tuple[float, str]:
+    """What a cell says, in the record's unit, and the unit that stands in the cell."""
     match = _QUANTITY.fullmatch(text)
     if match is None:
         raise RecordError(f"{name} is {text[:40]!r}, not a number")
@@ -142,4 +155,4 @@ def _quantity(name: str, text: str, header_unit: str, units: Mapping[str, int]) 
     if factor is None:
         raise RecordError(f"{name} is in {unit[:20]!r}, not in {' or '.join(filter(None, units))}")
     exact = Decimal(match[1]) * factor  # 56.12 W is 56120 mW; in binary 0.29 W would be 289.99…
-    return float(exact) if units is _PERCENT else round(exact)
+    return float(exact) if units is _PERCENT else round(exact), match[2]

@@ -19,6 +19,8 @@ from wattribute.records import TRACE_VERSION, Device, Exit, Gpu, Process, Record
 _PERIOD_MAX_NS: Final = 86_400_000_000_000  # the longest that a record may claim
 # Identities come again this often, as from a live collector, so that a bounded look-back finds them.
 _REPEAT_NS: Final = 60_000_000_000
+MADE_UP: Final = "log:"
+"""So the name of a GPU begins for which the log has none."""
 _OPTION_KEYS: Final = [
     item.name
     for item in fields(Workload)
@@ -88,6 +90,8 @@ def _lines(path: Path | str, host: str, log: _Log) -> Iterator[Line]:
     for number, raw, error in raw_lines(path):
         cells = csv.cells(raw)
         if error is None and (new_header := csv.Header.of(cells)):
+            if b"\r" in raw:
+                raise WattributeError(f"{path}: its lines end with a carriage return alone: write line feeds")
             if header is None:
                 yield Line(number, Trace(version=TRACE_VERSION, host=host))
             header = new_header
@@ -180,7 +184,7 @@ class _Log:
         uuid = header.text(cells, "uuid")
         if "uuid" in header.place and not uuid:
             raise RecordError("no uuid: the line's GPU is unknown")
-        return uuid or f"log:{self._stem}:{index or 0}", index
+        return uuid or f"{MADE_UP}{self._stem}:{index or 0}", index
 
 
 def _held(device: Device, since_ns: int) -> Process:

@@ -54,8 +54,8 @@ what nobody holds of an instance is unheld."""
 INSTANCE_NS = 60_000_000_000
 """So often a MIG instance is told again; it lapses after three times as long, as any holder does."""
 IDLE_LOW, IDLE_HIGH, IDLE_QUIET = 0.2, 1.6, 2.5
-"""An idle level is learned between so many times its prior: what lies beyond is a bad fit. Of what a device draws
-on which nothing runs, up to so many times the prior is idle."""
+"""An idle level is learned between so many times its prior: what lies beyond is a bad fit. Of what a device
+draws on which nothing runs, up to so many times the prior is idle."""
 WATTS_PRIOR, WATTS_PRIOR_SD = 4.0, 3.0
 """Watts per percent of SM time before anything is known: kernels draw from 1.5 to 6.2 on an H100."""
 

@@ -328,7 +328,7 @@ def _quotients(
 
 
 def check_unit(unit: str) -> None:
-    """Raises UsageError for several names: a cached token is an input token too, and is not added to those."""
+    """Raises UsageError for several names: cached tokens are input tokens too, and are not added to those."""
     if "," in unit:
         raise UsageError(f"--unit {unit}: ask for one unit at a time")
 

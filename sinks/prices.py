@@ -11,7 +11,7 @@ import difflib
 import io
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -192,7 +192,7 @@ def _parse(text: str, name: str) -> list[Price]:
             meant = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(known)}"
             raise UsageError(f"{name}: unknown column {column!r}; {meant}")
     prices: dict[str, tuple[int, Price]] = {}
-    for row in reader:
+    for row in _rows(reader, name):
         try:
             if None in row:
                 raise UsageError(f"it has more fields than the header, which names {len(row) - 1}")
@@ -203,6 +203,13 @@ def _parse(text: str, name: str) -> list[Price]:
         except UsageError as error:
             raise UsageError(f"{name} line {reader.line_num}: {error}") from error
     return [price for _, price in prices.values()]
+
+
+def _rows(reader: csv.DictReader[str], name: str) -> Iterator[dict[str, str]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise UsageError(f"{name} line {reader.line_num + 1}: {error}") from error
 
 
 def pays_for_energy(category: str, of_capital: bool) -> bool:

@@ -27,6 +27,7 @@ _TOKEN: Final = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _FIRST: Final = frozenset({"select", "with", "show", "describe", "desc", "explain", "exists", "("})
+_QUOTES: Final = frozenset("'`\"\u2018\u2019\u201c\u201d")  # the last four are quotes to the engine too
 _FORBIDDEN: Final = frozenset({"file", "outfile", "infile", "format"})
 _HARMLESS_TABLES: Final = frozenset(
     {"numbers", "numbers_mt", "zeros", "values", "null", "generateseries", "generate_series"}
@@ -75,11 +76,15 @@ def checked(sql: str, table_functions: frozenset[str]) -> str:
     if not tokens or tokens[0].group().lower() not in _FIRST:
         raise UsageError("a query begins with SELECT, WITH, SHOW, DESCRIBE, EXPLAIN or EXISTS")
     for place, token in enumerate(tokens):
-        word = token.group().strip('`"').lower()
+        word = token.group().lower()
+        if token.lastgroup == "quoted":
+            word = word[1:-1]
         if token.lastgroup == "other" and word == ";":
             raise UsageError("a query is one statement: leave out the semicolon and what follows")
-        if token.lastgroup == "heredoc" or token.group() in ("'", "`", '"'):
-            raise UsageError("a query with an unfinished or $-quoted text is refused")
+        if token.lastgroup == "heredoc" or (token.lastgroup == "other" and word in _QUOTES):
+            raise UsageError("a query with an unfinished, $-quoted or typographically quoted text is refused")
+        if token.lastgroup == "quoted" and "\\" in word:  # `\x66ile` is the engine's name of file
+            raise UsageError("a query with a backslash in a quoted name is refused")
         if token.lastgroup not in ("word", "quoted"):
             continue
         called = place + 1 < len(tokens) and tokens[place + 1].group() == "("

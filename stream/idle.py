@@ -9,14 +9,15 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-# Watts by GPU model, a word of NVML's name. Clocks stay up while there is a context, so what a process that does
-# nothing makes a GPU draw may be far above what an empty one does: an A40 draws 30 W empty and 110 with a process
-# (NVIDIA/open-gpu-kernel-modules, issue 874). A level lies between the two, for it is learned from 0.2 to 1.6 of it.
-# Empty and with memory in use at 0 %: H200 73 to 78 W (captures of nvidia_gpu_exporter) and 122 to 127, H100 67 to 70
-# and 112 to 145, B200 136 to 145 and 187 to 196 (NVIDIA/TensorRT-LLM, issue 10278), A100 43 to 65 and 56 to 61
-# (logs published with "Part-time Power Measurements"), V100 27 to 40 and 36 to 53 (zai-org/GLM-130B, issue 32), L4 9
-# to 19 and 27 to 28, T4 9 to 10 and 26 to 31; what names no source here is of tables of nvidia-smi in public
-# repositories, looked for on 2026-11-29.
+# Watts by GPU model, a word of NVML's name. Clocks stay up while there is a context, so what a process that
+# does nothing makes a GPU draw may be far above what an empty one does: an A40 draws 30 W empty and 110
+# with a process (NVIDIA/open-gpu-kernel-modules, issue 874). A level lies between the two, for it is
+# learned from 0.2 to 1.6 of it. Empty and with memory in use at 0 %: H200 73 to 78 W (captures of
+# nvidia_gpu_exporter) and 122 to 127, H100 67 to 70 and 112 to 145, B200 136 to 145 and 187 to 196
+# (NVIDIA/TensorRT-LLM, issue 10278), A100 43 to 65 and 56 to 61 (logs published with "Part-time Power
+# Measurements"), V100 27 to 40 and 36 to 53 (zai-org/GLM-130B, issue 32), L4 9 to 19 and 27 to 28, T4 9 to
+# 10 and 26 to 31; what names no source here is of tables of nvidia-smi in public repositories, looked for
+# on 2026-11-29.
 _PRIOR_W: Final = {
     "B200": 122.0,
     "H200": 77.7,

@@ -467,3 +467,29 @@ def test_a_log_on_standard_input_is_an_error_of_one_line(monkeypatch: pytest.Mon
     ((_, lines, _),) = open_inputs([Path("-")])
     with pytest.raises(UsageError, match="a log of nvidia-smi is not read from standard input"):
         next(lines)
+
+
+def test_logs_of_one_name_that_name_no_gpu_are_refused(tmp_path: Path) -> None:
+    """The rows of one would take the place of the other's."""
+    paths = [tmp_path / node / "run.csv" for node in ("node1", "node2")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text("timestamp, power.draw [W]\n2023/07/14 10:12:46.483, 5 W\n")
+    (_, first, _), (_, second, _) = open_inputs(paths)
+    assert len(list(first)) == 3
+    with pytest.raises(UsageError, match=r"node1/run\.csv and .*node2/run\.csv are both of GPU log:run:0"):
+        list(second)
+
+
+def test_what_can_be_read_only_once_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="can be read only once"):
+        open_inputs([tmp_path / "pipe"])
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_a_closed_stream_is_no_bug(closed: str) -> None:
+    command = f"{sys.executable} -m wattribute replay - --store chdb:///nowhere/store {closed}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, input="", check=False)
+    assert done.returncode == 1
+    assert "bug" not in done.stderr

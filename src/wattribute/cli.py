@@ -235,6 +235,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _set_up_output(debug: bool) -> None:
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed, as by >&-: then nothing is read, and what is said is lost
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - it is open until the end
     for stream_ in (sys.stdout, sys.stderr):
         if hasattr(stream_, "reconfigure"):
             stream_.reconfigure(errors="replace")  # a terminal that has no µ gets a question mark

@@ -96,3 +96,5 @@ def test_the_hour_that_comes_twice_is_two_hours() -> None:
     assert time_ns("2023/10/29 02:00:00.000", berlin, first) == first + 1_800_000_000_000
     with pytest.raises(RecordError, match="time runs backwards"):
         time_ns("2023/10/29 01:59:59.999", berlin, first)
+    with pytest.raises(RecordError, match="time runs backwards"):  # out of order, and not an hour later
+        time_ns("2023/10/29 02:29:59.900", berlin, first)

@@ -198,6 +198,7 @@ def test_identities_come_again_each_minute_and_when_they_change(tmp_path: Path) 
         ("2023/07/14 10:12:46.583, -5 W", "power_mw -5000 is outside"),
         ("2023/07/14 10:12:46.583, 2147483632 W", "power_mw"),
         ("2023/07/14 10:12:46.583, 5 BTU", "in 'BTU', not in W or mW"),
+        ("2023/07/14 10:12:46.583, 30", "without the unit that it had before"),  # of 300.00 W
         ("Unable to determine the device handle for GPU 0000:01:00.0: GPU is lost.", "1 cells"),
     ],
 )
@@ -264,6 +265,7 @@ def test_compressed_logs(tmp_path: Path, compress: type[bytes], suffix: str) -> 
         ("2023/07/14 10:12:46.483, 5 W\n", "without noheader"),
         ("power.draw [W], index\n5 W, 0\n", "no nvidia-smi header with a timestamp"),
         ("hello\n", "no nvidia-smi header"),
+        (f"{HEADER}2023/07/14 10:12:46.483, 5 W\n".replace("\n", "\r"), "carriage return alone"),
     ],
 )
 def test_a_file_that_is_no_log_is_an_error_in_one_line(tmp_path: Path, content: str, reason: str) -> None:

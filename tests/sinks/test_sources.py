@@ -139,7 +139,7 @@ def test_what_names_a_run_and_no_phase_is_what_its_processes_do(
         spent(start_ms, 0, **({"pid": pid, "model_version": "v1"} | row)) for pid, row in enumerate(held, 1)
     ]
     sink.write_attribution(as_columns(rows))
-    run = {"run": "eval-7", "phase": "", "model_version": told_version}
+    run: Row = {"run": "eval-7", "phase": "", "model_version": told_version}
     for sums in (False, True):
         if sums:
             sink.refresh_rollups()

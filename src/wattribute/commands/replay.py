@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from wattribute.collector.nvidia_smi_log import (
+    MADE_UP,
     is_log_line,
     looks_like_nvidia_smi_log,
     option_workload,
@@ -40,7 +41,9 @@ _COUNTED_BYTES: Final = 2 << 30  # up to this size the lines of a file are count
 def replay(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE…", help="A trace or nvidia-smi log, also .gz or .zst; - is stdin."),
+        typer.Argument(
+            metavar="FILE…", help="A trace or nvidia-smi log, also .gz or .zst; - is a trace on stdin."
+        ),
     ],
     store: StoreOption = None,
     config: ConfigOption = None,
@@ -102,14 +105,14 @@ def open_inputs(
 ) -> Inputs:
     """The files, each with its items and whether it tells who held the GPUs, which a log of nvidia-smi by
     itself does not. Raises UsageError, WattributeError."""
-    return [
-        (
-            file,
-            _lines(file, host, gpu, gpu_model, timezone, workload),
-            bool(workload) or not looks_like_nvidia_smi_log(file),
-        )
-        for file in files
-    ]
+    whose: dict[tuple[str, str], Path] = {}  # the file that each GPU of a log was read from
+    inputs = []
+    for file in files:
+        lines, is_log = _lines(file, host, gpu, gpu_model, timezone, workload)
+        if is_log:
+            lines = _apart(lines, file, host or "log", whose)
+        inputs.append((file, lines, bool(workload) or not is_log))
+    return inputs
 
 
 def replay_files(settings: Settings, inputs: Inputs) -> None:
@@ -161,19 +164,40 @@ def _lines(
     gpu_model: str | None,
     timezone: str,
     workload: str | None,
-) -> Iterator[Line]:
-    """The items of a file, whichever kind it is. Raises UsageError, WattributeError."""
+) -> tuple[Iterator[Line], bool]:
+    """The items of a file, and whether it is a log. Raises UsageError, WattributeError."""
     if str(file) != "-" and not file.exists():
         raise UsageError(f"there is no file {file}")
+    if str(file) != "-" and (file.is_fifo() or file.is_char_device()):  # what is looked at would be lost
+        raise UsageError(
+            f"{file} can be read only once: give a trace on standard input, as -, or save it first"
+        )
     if looks_like_nvidia_smi_log(file):
         owner = option_workload(_pairs(workload)) if workload else None
         lines = read_nvidia_smi_log(file, host=host or "log", gpu=gpu, timezone=timezone, workload=owner)
-        return _named(lines, gpu_model) if gpu_model else lines
+        return _named(lines, gpu_model) if gpu_model else lines, True
     if host or gpu or gpu_model or workload or timezone != "UTC":
         raise UsageError(
-            f"{file} is a trace, which says itself whose it is: leave out --host, --gpu, --workload, …"
+            f"{file} does not begin as a log of nvidia-smi with a timestamp does, in UTF-8 and with commas;"
+            " and a trace says itself whose it is: leave out --host, --gpu, --workload, …"
         )
-    return read_trace(file) if str(file) != "-" else _no_log(read_trace(file))
+    return read_trace(file) if str(file) != "-" else _no_log(read_trace(file)), False
+
+
+def _apart(
+    lines: Iterator[Line], file: Path, host: str, whose: dict[tuple[str, str], Path]
+) -> Iterator[Line]:
+    """The items of a log. Raises UsageError for a GPU that another log is of too: two files of one name,
+    whose lines name no GPU, would overwrite each other."""
+    for line in lines:
+        if isinstance(line.record, Gpu) and line.record.gpu.startswith(MADE_UP):
+            other = whose.setdefault((host, line.record.gpu), file)
+            if other != file:
+                raise UsageError(
+                    f"{other} and {file} are both of GPU {line.record.gpu} of host {host}: replay each by"
+                    " itself with its --host, or join them if they are parts of one log"
+                )
+        yield line
 
 
 def _no_log(lines: Iterator[Line]) -> Iterator[Line]:

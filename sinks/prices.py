@@ -186,7 +186,9 @@ def bundled() -> list[Price]:
 def _parse(text: str, name: str) -> list[Price]:
     reader = csv.DictReader(io.StringIO(text))
     known = [*(item.name for item in fields(Price)), "capital_per_gpu", "life_years"]
-    for column in reader.fieldnames or ():
+    for place, column in enumerate(reader.fieldnames or ()):
+        if column in (reader.fieldnames or ())[:place]:
+            raise UsageError(f"{name}: the column {column!r} is there twice")
         if column not in known:
             near = difflib.get_close_matches(str(column), known, 1)
             meant = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(known)}"

@@ -166,6 +166,7 @@ def test_a_file_of_prices(sink: ClickHouseSink, tmp_path: Path) -> None:
         ("gpu_model,capital_per_gpu,life_years\nx,-5,3\n", "line 2: a capital of -5 per GPU"),
         ("gpu_model,instance_price,gpus_per_instance\nx,-8,4\n", "line 2: the instance price of x is -8"),
         (f"gpu_model,price\n{'x' * 200_000},1\n", "line 2: field larger than field limit"),
+        ("gpu_model,price,price\nx,1,2\n", "the column 'price' is there twice"),
         ("gpu_model,price\nx,1,2,3\n", "line 2: it has more fields than the header, which names 2"),
         (
             "gpu_model,price,valid_from,valid_to\nx,1,,2026-06-01\nx,2,2026-06-01,\nx,3,2026-06-01,\n",

@@ -4,6 +4,7 @@
 -- covered as an engine at that host and pod was observed, and all where a lesser source counts. Several engines there
 -- weigh the same, each from its first to its last observed minute, which are covered whole; what is before and after is
 -- not. A host and pod at which no engine was ever observed follows nothing (is_known 0): all of it is covered.
+-- unit may name several, with commas between: of each model it is the first that its engines tell.
 CREATE OR REPLACE VIEW unit_coverage AS
 WITH
     toInt64(60000000000) AS minute_ns,
@@ -16,10 +17,16 @@ WITH
     -- of engines that tell the unit: that one was observed says nothing of what others count. Found once: what
     -- asks for them six times read 3 M rows, 0.4 s of processor time
     (
-        SELECT groupUniqArray((host, pod, model, model_version))
-        FROM unit
-        WHERE unit = 'observed_ns' AND (model, authority) IN (
-            SELECT model, authority FROM unit WHERE unit = {unit:String} GROUP BY model, authority)
+        SELECT groupUniqArray((host, pod, model, model_version, first_told))
+        FROM unit AS looked_unit
+        INNER JOIN
+        (
+            SELECT model, authority, argMin(unit, indexOf(splitByChar(',', {unit:String}), unit)) AS first_told
+            FROM unit
+            WHERE unit IN (SELECT arrayJoin(splitByChar(',', {unit:String})))
+            GROUP BY model, authority
+        ) AS tells USING (model, authority)
+        WHERE looked_unit.unit = 'observed_ns'
     ) AS told_places,
     places AS (SELECT p.1, p.2, p.3 AS model, p.4 FROM (SELECT arrayJoin(told_places) AS p)),
     dirty AS (SELECT host, gpu, bucket_start FROM dirty_bucket FINAL),
@@ -74,7 +81,7 @@ WITH
         -- and of where: what names a pod or process says nothing of the others
         SELECT model, minute, groupUniqArray((model_version, place)) AS seen
         FROM lesser_unit(unit = {unit:String}, since = {since:String}, until = {until:String})
-        WHERE counts AND training = '' AND model IN (SELECT model FROM places)
+        WHERE counts AND training = '' AND (model, unit) IN (SELECT p.3, p.5 FROM (SELECT arrayJoin(told_places) AS p))
         GROUP BY model, minute
     ),
     spent AS

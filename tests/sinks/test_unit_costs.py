@@ -303,3 +303,27 @@ def test_what_an_engine_does_not_tell_is_counted_while_it_is_not_observed(
     (row,) = model_rows(priced.store, None, None, "equal")
     assert (row["cost_usd_per_request"], row["j_per_request"]) == pytest.approx((4 / 40, 12 / 40))
     assert row["cost_usd_per_million_output_tokens"] == pytest.approx(2 / 200 * 1e6)
+
+
+@pytest.mark.parametrize("tokens_by", [None, "gateway", "engine"])
+def test_an_engine_that_tells_requests_alone_leaves_out_what_was_spent_while_it_was_not_observed(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, tokens_by: str | None
+) -> None:
+    """Observed for two of four minutes: its requests are priced by two, a gateway's tokens by all four."""
+    priced.write_attribution(as_columns([spent(start_ms, minute) for minute in range(4)]))
+    units = [
+        row
+        for minute in (0, 1)
+        for row in (observed(start_ms, minute), told(start_ms, "engine", minute, 10, unit="requests"))
+    ]
+    if tokens_by:
+        minutes = range(4) if tokens_by == "gateway" else range(2)
+        units += [told(start_ms, tokens_by, minute, 100) for minute in minutes]
+    priced.write_rows("unit", units)
+    (line,) = cost_rows(priced.store, ["model"], None, None, "equal", "requests")
+    (row,) = model_rows(priced.store, None, None, "equal")
+    assert line["cost_usd_per_unit"] == pytest.approx(2 / 20)
+    assert (row["cost_usd_per_request"], row["j_per_request"]) == pytest.approx((2 / 20, 6 / 20))
+    assert row["coverage_ratio"] == (None if tokens_by == "gateway" else 0.5)
+    per_token = {None: None, "gateway": pytest.approx(4 / 400 * 1e6), "engine": pytest.approx(2 / 200 * 1e6)}
+    assert row["cost_usd_per_million_output_tokens"] == per_token[tokens_by]

@@ -49,6 +49,7 @@ _FILLED_IN: Final[dict[str, dict[str, str]]] = {
     "covered_cost": _AS_KNOWN_NOW,
     "cost_by_policy": {"[{policy:String}]": "['equal', 'memory', 'active']"},
     "attempt_cost": _ONE_BUCKET,
+    "model_minute": {"{unit:String}": "'output_tokens,input_tokens,cached_tokens'"},
 }
 
 

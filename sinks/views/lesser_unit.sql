@@ -67,6 +67,7 @@ FROM
             {{training_of}} AS training,
             first_minute,
             last_minute,
+            max(period_ns) AS longest_period_ns,
             sum(in_span) AS whole,
             sum(in_first) AS head,
             sum(in_last) AS tail

@@ -110,16 +110,24 @@ FROM
             used.training_energy AS training_energy_uj,
             used.training_gpu_time AS training_gpu_time_ns,
             if(used.training_unpriced = 0, used.training_money, NULL) AS training_cost_usd,
-            if(used.coverage_known, used.covered_time / nullIf(used.gpu_time, 0), NULL) AS coverage_ratio,
+            -- an engine that tells no requests, or no tokens, leaves none out while it is not observed
+            ifNull(used.token_by < used.request_by, 0) AS all_tokens,
+            ifNull(used.request_by < used.token_by, 0) AS all_requests,
+            multiIf(NOT used.coverage_known, NULL, all_tokens, NULL, used.covered_time / nullIf(used.gpu_time, 0))
+                AS coverage_ratio,
             -- what tokens and requests are divided into: of the time in which they were counted. Without any they
             -- have no cost, rather than one of 0
-            multiIf(used.covered_time = 0, NULL, used.unpriced = 0, used.covered_money, NULL) AS served_cost_usd,
-            multiIf(used.covered_time = 0, NULL, used.unpriced = 0, used.covered_active_money, NULL) AS served_active_usd,
-            used.covered_time / 1e9 AS served_s,
-            if(used.covered_time > 0, used.covered_energy / 1e6, NULL) AS served_j,
-            -- an engine that tells no requests leaves none out while it is not observed
-            if(used.request_by < used.output_by, if(used.gpu_time > 0, cost_usd, NULL), served_cost_usd) AS requests_cost_usd,
-            if(used.request_by < used.output_by, if(used.gpu_time > 0, used.energy / 1e6, NULL), served_j) AS requests_j,
+            if(used.gpu_time > 0, cost_usd, NULL) AS all_usd,
+            if(used.gpu_time > 0, used.energy / 1e6, NULL) AS all_j,
+            multiIf(used.covered_time = 0, NULL, used.unpriced = 0, used.covered_money, NULL) AS covered_usd,
+            multiIf(used.covered_time = 0, NULL, used.unpriced = 0, used.covered_active_money, NULL) AS covered_active_usd,
+            if(used.covered_time > 0, used.covered_energy / 1e6, NULL) AS covered_j,
+            if(all_tokens, all_usd, covered_usd) AS served_cost_usd,
+            if(all_tokens, if(used.gpu_time > 0, active_cost_usd, NULL), covered_active_usd) AS served_active_usd,
+            if(all_tokens, used.gpu_time, used.covered_time) / 1e9 AS served_s,
+            if(all_tokens, all_j, covered_j) AS served_j,
+            if(all_requests, all_usd, covered_usd) AS requests_cost_usd,
+            if(all_requests, all_j, covered_j) AS requests_j,
             used.output_count AS output_count,
             nullIf(used.output_count, 0) AS output_tokens,
             nullIf(used.input_count, 0) AS input_tokens,
@@ -135,7 +143,7 @@ FROM
             pace.input_token_ns AS input_token_ns,
             pace.output_token_ns AS output_token_ns,
             multiIf(
-                used.covered_time = 0, '',
+                served_s = 0, '',
                 used.output_count + computed_tokens = 0, '',
                 used.output_count = 0, 'input_only',
                 computed_tokens = 0, 'output_only',
@@ -176,8 +184,10 @@ FROM
                 countIf(unit = 'cached_tokens') AS cached_rows,
                 sumIf(quantity, unit = 'reasoning_tokens') AS reasoning_count,
                 sumIf(quantity, unit = 'requests') AS request_count,
-                maxIf(authority, unit = 'output_tokens') AS output_by,
-                maxIf(authority, unit = 'requests') AS request_by
+                ifNull(
+                    maxOrNullIf(authority, unit = 'output_tokens'),
+                    maxOrNullIf(authority, unit = 'input_tokens')) AS token_by,
+                maxOrNullIf(authority, unit = 'requests') AS request_by
             FROM
             (
                 SELECT
@@ -198,7 +208,8 @@ FROM
                     0. AS quantity,
                     0 AS authority
                 FROM covered_cost(
-                    policy = {policy:String}, since = {since:String}, until = {until:String}, unit = 'output_tokens')
+                    policy = {policy:String}, since = {since:String}, until = {until:String},
+                    unit = 'output_tokens,requests')
                 UNION ALL
                 SELECT
                     model, model_version, is_training, 0 AS energy_uj, 0 AS gpu_time_ns, 0 AS active_time_ns,

@@ -1,9 +1,9 @@
 -- What the minutes of [since, until) tell of each model version, under an idle policy (docs/unit-costs.md):
 --   how much SM time an input and an output token took: the least squares of
 --     SM time of a minute = input_token_ns × (input - cached) + output_token_ns × output
---     over the whole minutes with tokens and GPU time. fit_unusable says why it should not be believed; empty: it may be.
+--     over the whole minutes with tokens and GPU time, all of whose tokens were counted. fit_unusable says why it should not be believed; empty: it may be.
 --   the most that it served for its GPU time: output tokens a GPU second in the best 15 minutes in a row, all of which
---     it held a GPU and one kind of source counted; NULL where there were no such 15 minutes.
+--     it held a GPU and the same kinds of sources counted all tokens; NULL where there were no such 15 minutes.
 CREATE OR REPLACE VIEW model_throughput AS
 SELECT
     model,
@@ -51,7 +51,7 @@ FROM
                 sumIf(y * active, fits) AS ya,
                 sumIf(active * active, fits) AS aa,
                 aa - sumIf(active, fits) * sumIf(active, fits) / fit_minutes AS spread,
-                max(if(minutes = 15 AND tokens > 0 AND least_authority = greatest_authority, (tokens / time_ns * 1e9, minute), (NULL, minute))) AS best
+                max(if(minutes = 15 AND tokens > 0 AND is_steady, (tokens / time_ns * 1e9, minute), (NULL, minute))) AS best
             FROM
             (
                 SELECT
@@ -66,10 +66,10 @@ FROM
                     sum(output_tokens) OVER quarter AS tokens,
                     sum(gpu_time_ns) OVER quarter AS time_ns,
                     count() OVER quarter AS minutes,
-                    min(authority) OVER quarter AS least_authority,
-                    max(authority) OVER quarter AS greatest_authority
+                    min(authority) OVER quarter = max(authority) OVER quarter
+                        AND min(least_authority) OVER quarter = max(least_authority) OVER quarter AS is_steady
                 FROM model_minute(policy = {policy:String}, since = {since:String}, until = {until:String})
-                WHERE gpu_time_ns > 0 AND is_whole
+                WHERE gpu_time_ns > 0 AND is_whole AND is_counted
                 WINDOW quarter AS (
                     PARTITION BY model, model_version ORDER BY minute RANGE BETWEEN 14 PRECEDING AND CURRENT ROW)
             )

@@ -4,6 +4,7 @@
 -- covered as an engine at that host and pod was observed, and all where a lesser source counts. Several engines there
 -- weigh the same, each from its first to its last observed minute, which are covered whole; what is before and after is
 -- not. A host and pod at which no engine was ever observed follows nothing (is_known 0): all of it is covered.
+-- unit may name several, with commas between: of each model it is the first that its engines tell.
 CREATE OR REPLACE VIEW unit_coverage AS
 WITH
     toInt64(60000000000) AS minute_ns,
@@ -11,77 +12,20 @@ WITH
     parseDateTime64BestEffort({until:String}, 3, 'UTC') AS until_at,
     toUnixTimestamp64Milli(greatest(since_at, toDateTime64(0, 3, 'UTC'))) * 1000000 AS since_ns,
     least(toUnixTimestamp64Milli(until_at), 9000000000000) * 1000000 AS until_ns,
-    -- of engines that tell the unit: that one was observed says nothing of what others count. Found once: what
-    -- asks for them six times read 3 M rows, 0.4 s of processor time
-    (
-        SELECT groupUniqArray((host, pod, model, model_version))
-        FROM unit
-        WHERE unit = 'observed_ns' AND (model, authority) IN (
-            SELECT model, authority FROM unit WHERE unit = {unit:String} GROUP BY model, authority)
-    ) AS told_places,
-    places AS (SELECT p.1, p.2, p.3 AS model, p.4 FROM (SELECT arrayJoin(told_places) AS p)),
+{{looked}},
     dirty AS (SELECT host, gpu, bucket_start FROM dirty_bucket FINAL),
-    looked AS
-    (
-        SELECT
-            host,
-            pod AS engine_pod,
-            model,
-            model_version AS engine_version,
-            arrayJoin(range(seen_minute, if(is_last, seen_minute + 1, next_minute))) AS minute,
-            -- between two minutes in which it was observed it was not
-            avg(multiIf(minute != seen_minute, 0, is_first OR is_last, 1, least(1, in_minute_ns / minute_ns))) AS ratio
-        FROM
-        (
-            SELECT
-                *,
-                row_number() OVER life = 1 AS is_first,
-                leadInFrame(seen_minute, 1, toInt64(-1)) OVER life AS next_minute,
-                next_minute = -1 AS is_last
-            FROM
-            (
-                SELECT
-                    host,
-                    pod,
-                    model,
-                    model_version,
-                    pid,
-                    process_start_ns,
-                    arrayJoin(range(
-                        intDiv(greatest(begin_ns, since_ns), minute_ns),
-                        intDiv(least(end_ns, until_ns) - 1, minute_ns) + 1)) AS seen_minute,
-                    sum(quantity * (least(end_ns, (seen_minute + 1) * minute_ns) - greatest(begin_ns, seen_minute * minute_ns))
-                        / (end_ns - begin_ns)) AS in_minute_ns
-                FROM
-                (
-                    SELECT *, toUnixTimestamp64Nano(t) AS end_ns, end_ns - toInt64(period_ns) AS begin_ns
-                    FROM unit FINAL
-                    WHERE unit = 'observed_ns' AND quantity > 0 AND period_ns > 0 AND end_ns > since_ns
-                        AND begin_ns < until_ns
-                )
-                GROUP BY host, pod, model, model_version, pid, process_start_ns, seen_minute
-            )
-            WINDOW life AS (
-                PARTITION BY host, pod, model, model_version, pid, process_start_ns ORDER BY seen_minute
-                ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
-        )
-        GROUP BY host, engine_pod, model, engine_version, minute
-    ),
     filled AS
     (
         -- and of where: what names a pod or process says nothing of the others
         SELECT model, minute, groupUniqArray((model_version, place)) AS seen
         FROM lesser_unit(unit = {unit:String}, since = {since:String}, until = {until:String})
-        WHERE counts AND training = '' AND model IN (SELECT model FROM places)
+        WHERE counts AND training = '' AND (model, unit) IN (SELECT p.3, p.5 FROM (SELECT arrayJoin(told_places) AS p))
         GROUP BY model, minute
     ),
     spent AS
     (
         SELECT host, gpu, pod, model, model_version, run, phase, minute,
-            -- an engine that names no pod is that of all at its host, and one that names no version of all versions
-            if((host, pod, model, model_version) IN places OR (host, pod, model, '') IN places, pod, '') AS engine_pod,
-            if((host, engine_pod, model, model_version) IN places, model_version, '') AS engine_version,
-            (host, engine_pod, model, engine_version) IN places AS is_known,
+{{engine_of}},
             sum(time_ns) AS time_ns,
             sum(energy) AS energy
         FROM

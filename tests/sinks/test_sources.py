@@ -4,6 +4,7 @@ counted is left out of the cost of one."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
 
@@ -291,6 +292,21 @@ def test_half_a_minute_is_half_left_out(priced: ClickHouseSink, as_columns: AsCo
     (row,) = unit_cost(priced)
     assert row["coverage_ratio"] == pytest.approx(2.5 / 3)  # in its last minute it was there to its end
     assert row["cost_usd_per_unit"] == pytest.approx(2.5 / 100)
+
+
+@pytest.mark.parametrize(("minute", "ratio"), [(0, 1), (10, 0.25), (19, 1)])
+def test_the_ends_of_a_span_are_not_those_of_an_engine(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, minute: int, ratio: float
+) -> None:
+    """Observed for 15 s of each of twenty minutes: its first and its last are covered whole, no other."""
+    priced.write_attribution(as_columns([spent(start_ms, m) for m in range(20)]))
+    looked: Row = {"unit": "observed_ns", "pid": 9, "process_start_ns": 5}
+    units = [told(start_ms, "engine", m, 15e9, 15, **looked) for m in range(20)]
+    priced.write_rows("unit", [*units, *(told(start_ms, "engine", m, 100, 15) for m in range(20))])
+    since, until = (datetime.fromtimestamp(start_ms / 1000 + 60 * m, UTC) for m in (minute, minute + 1))
+    (row,) = cost_rows(priced.store, ["model"], since, until, "equal", "output_tokens")
+    assert (row["quantity"], row["coverage_ratio"]) == (100, pytest.approx(ratio))
+    assert row["cost_usd_per_unit"] == pytest.approx(ratio / 100)
 
 
 def test_of_two_servers_the_one_that_is_not_seen_is_left_out(

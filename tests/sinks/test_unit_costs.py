@@ -303,3 +303,112 @@ def test_what_an_engine_does_not_tell_is_counted_while_it_is_not_observed(
     (row,) = model_rows(priced.store, None, None, "equal")
     assert (row["cost_usd_per_request"], row["j_per_request"]) == pytest.approx((4 / 40, 12 / 40))
     assert row["cost_usd_per_million_output_tokens"] == pytest.approx(2 / 200 * 1e6)
+
+
+@pytest.mark.parametrize("tokens_by", [None, "gateway", "engine"])
+def test_an_engine_that_tells_requests_alone_leaves_out_what_was_spent_while_it_was_not_observed(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, tokens_by: str | None
+) -> None:
+    """Observed for two of four minutes: its requests are priced by two, a gateway's tokens by all four."""
+    priced.write_attribution(as_columns([spent(start_ms, minute) for minute in range(4)]))
+    units = [
+        row
+        for minute in (0, 1)
+        for row in (observed(start_ms, minute), told(start_ms, "engine", minute, 10, unit="requests"))
+    ]
+    if tokens_by:
+        minutes = range(4) if tokens_by == "gateway" else range(2)
+        units += [told(start_ms, tokens_by, minute, 100) for minute in minutes]
+    priced.write_rows("unit", units)
+    (line,) = cost_rows(priced.store, ["model"], None, None, "equal", "requests")
+    (row,) = model_rows(priced.store, None, None, "equal")
+    assert line["cost_usd_per_unit"] == pytest.approx(2 / 20)
+    assert (row["cost_usd_per_request"], row["j_per_request"]) == pytest.approx((2 / 20, 6 / 20))
+    assert row["coverage_ratio"] == (None if tokens_by == "gateway" else 0.5)
+    per_token = {None: None, "gateway": pytest.approx(4 / 400 * 1e6), "engine": pytest.approx(2 / 200 * 1e6)}
+    assert row["cost_usd_per_million_output_tokens"] == per_token[tokens_by]
+
+
+OF_TIME = {f"gpu_time_{policy}_ns": MINUTE_NS for policy in ("equal", "memory", "active")}
+
+
+def held(start_ms: int, minutes: int, **more: Any) -> list[Row]:
+    """Minutes of a GPU, wholly."""
+    return [spent(start_ms, minute) | OF_TIME | more for minute in range(minutes)]
+
+
+def test_at_best_and_on_average_the_tokens_of_all_places_count(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """Pod a by its engine, 100 tokens a minute, pod b by spans, 1000: the best is no dearer than the mean."""
+    a, b = {"pod": "a", "host": "h"}, {"pod": "b", "host": "i", "gpu": "GPU-2"}
+    priced.write_attribution(as_columns([*held(start_ms, 20, **a), *held(start_ms, 20, **b)]))
+    priced.refresh_rollups()
+    units = [observed(start_ms, minute, pod="a") for minute in range(20)]
+    units += [told(start_ms, "engine", minute, 100, pod="a") for minute in range(20)]
+    units += [told(start_ms, "span", minute, 1000, pod="b", host="i") for minute in range(20)]
+    units += [told(start_ms, "span", minute, 90, pod="a") for minute in range(20)]  # the engine's again
+    priced.write_rows("unit", units)
+    (row,) = model_rows(priced.store, None, None, "equal")
+    per_million = 20 * 120 * 1e-3 / 22_000 * 1e6
+    assert row["cost_usd_per_million_output_tokens"] == pytest.approx(per_million)
+    assert row["capacity_usd_per_million_output_tokens"] == pytest.approx(per_million)
+
+
+def test_the_best_15_minutes_are_counted_wherever_the_version_held_a_gpu(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """Two engines; of one the sixth to the tenth of 25 minutes were not observed, of the other half of one."""
+    b: Row = {"pod": "b", "host": "i"}
+    rows = [*held(start_ms, 25, pod="a"), *held(start_ms, 25, gpu="GPU-2", **b)]
+    priced.write_attribution(as_columns(rows))
+    priced.refresh_rollups()
+    seen = [minute for minute in range(25) if not 5 <= minute < 10]
+    units = [told(start_ms, "engine", minute, 600, pod="a") for minute in range(25)]
+    units += [observed(start_ms, minute, pod="a") for minute in range(25)]
+    units += [told(start_ms, "engine", minute, 300, **b) for minute in seen if minute != 24]
+    units += [observed(start_ms, minute, **b) for minute in seen]
+    priced.write_rows("unit", units)
+    # ten to twenty-four: in the last, nothing was told of b
+    assert throughput(priced)["capacity_output_tokens_per_gpu_s"] == pytest.approx(
+        (15 * 600 + 14 * 300) / 1800
+    )
+
+    half = {"quantity": MINUTE_NS / 2, "event_id": observed(start_ms, 17, pod="a")["event_id"]}
+    priced.write_rows("unit", [observed(start_ms, 17, pod="a") | half])
+    assert throughput(priced)["capacity_output_tokens_per_gpu_s"] is None
+    known = (
+        "SELECT minute FROM model_minute(policy = 'equal', since = '2000-01-01', until = '2100-01-01')"
+        " WHERE is_counted"
+    )
+    minutes = [minute - start_ms // 60_000 for (minute,) in priced.store.query(known).rows]
+    assert sorted(minutes) == [minute for minute in seen if minute != 17]
+    # spans count in the place of the one, and say nothing of the other
+    priced.write_rows("unit", [told(start_ms, "span", minute, 300, **b) for minute in (*range(5, 10), 17)])
+    minutes = [minute - start_ms // 60_000 for (minute,) in priced.store.query(known).rows]
+    assert sorted(minutes) == [minute for minute in range(25) if minute != 17]
+
+
+def test_time_that_was_not_observed_is_no_evidence_of_what_a_token_takes(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """A thousand input tokens take 0.1 s, output tokens 2 s; of every third minute 15 s were observed."""
+    rows, units = [], []
+    for minute in range(40):
+        thousand_in, thousand_out = 20 + 37 * minute % 130, 2 + minute * minute % 9
+        active_ns = round((0.1 * thousand_in + 2 * thousand_out) * 1e9)
+        rows.append(spent(start_ms, minute) | OF_TIME | {"active_time_ns": active_ns})
+        seconds = 60 if minute % 3 else 15
+        at = minute + (60 - seconds) / 60
+        seen: Row = {"unit": "observed_ns", "pid": 9, "process_start_ns": 5}
+        for unit, thousand in (("input_tokens", thousand_in), ("output_tokens", thousand_out)):
+            quantity = 1000 * thousand * seconds / 60
+            units.append(told(start_ms, "engine", at, quantity, seconds, unit=unit))
+        units.append(told(start_ms, "engine", at, seconds * 1e9, seconds, **seen))
+    priced.write_attribution(as_columns(rows))
+    priced.refresh_rollups()
+    priced.write_rows("unit", units)
+    row = throughput(priced)
+    assert (row["fit_minutes"], row["fit_unusable"]) == (26, "")
+    assert (row["input_token_ns"], row["output_token_ns"]) == pytest.approx((0.1e6, 2e6))
+    assert row["capacity_output_tokens_per_gpu_s"] is None

@@ -21,12 +21,13 @@ WITH
             attempt,
             if(max(has_ended) OR max(until) = 0, never, max(until)) AS known_until,
             max(until) AS measured_until,
-            min(since) AS measured_from
+            min(since) AS measured_from,
+            -- the first that had a GPU, whether or not it told anything; else the first that told
+            min((max(until) = 0, attempt)) OVER (PARTITION BY run).2 AS first_attempt
         FROM
         (
-            SELECT run, attempt, 1 AS has_ended, toDateTime64(0, 9, 'UTC') AS until, never AS since
+            SELECT run, attempt, event IN ('finish', 'fail') AS has_ended, toDateTime64(0, 9, 'UTC') AS until, never AS since
             FROM run_event
-            WHERE event IN ('finish', 'fail')
             UNION ALL
             SELECT run, attempt, 0, toDateTime64(max(last_at), 9, 'UTC'), toDateTime64(min(first_at), 9, 'UTC')
             FROM measured
@@ -137,8 +138,7 @@ FROM
                                 if(counted_steps > 0, counted_rows, countEqual(arrayMap(n -> n.2 > resumed_from AND n.1 <= known_ns, told), 1))
                                     AS progress_count,
                                 -- after one that had a GPU: what never came to one had nothing to do again
-                                attempt > if(countIf(has_used) OVER of_run = 0, min(attempt) OVER of_run, minIf(attempt, has_used) OVER of_run)
-                                    AS is_retry,
+                                attempt > first_attempt AS is_retry,
                                 if(is_retry, ifNull(toFloat64(resumed_position), -1), resumed_from) AS origin,
                                 greatest(
                                     arrayMax(arrayPushBack(arrayMap(n -> n.2, told), toFloat64(0))),
@@ -167,7 +167,7 @@ FROM
                                     argMinIf(step, t, event = 'start') AS resumed_position,
                                     toFloat64(ifNull(resumed_position, 0)) AS resumed_from,
                                     argMax(steps, t) AS target_position,
-                                    any(measured_until) != 0 AS has_used,
+                                    any(first_attempt) AS first_attempt,
                                     max(t) AS told_until,
                                     if(any(known_until) = 0, never_ns, toUnixTimestamp64Nano(any(known_until))) AS known_ns,
                                     toUnixTimestamp64Nano(started) AS started_ns,
@@ -220,7 +220,6 @@ FROM
                                 )
                                 GROUP BY run, attempt
                             ) AS counted USING (run, attempt)
-                            WINDOW of_run AS (PARTITION BY run)
                         )
                         WINDOW all_attempts AS (PARTITION BY run ORDER BY attempt ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
                     )

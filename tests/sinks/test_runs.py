@@ -697,3 +697,20 @@ def test_an_attempt_whose_start_nobody_told_begins_with_what_was_told(
         for row in priced.store.query("SELECT started FROM attempt ORDER BY attempt").dicts()
     ]
     assert started == pytest.approx([5, 20])
+
+
+def test_an_earlier_attempt_that_told_nothing_makes_the_next_a_retry(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """It held the GPU for 20 s. The next goes on from step 20, and its first new step takes a second."""
+    rows = [*used(start_ms, 0, 20, attempt=0), *used(start_ms, 30, 50, attempt=1)]
+    priced.write_attribution(as_columns(rows))
+    events = [event(start_ms, 30, "start", 1, 20), event(start_ms, 31, "checkpoint", 1, 21)]
+    priced.write_rows("run_event", [*events, event(start_ms, 50, "finish", 1, 40)])
+
+    assert priced.store.query("SELECT attempt, is_retry FROM attempt_progress").rows == [(1, 1)]
+    (row,) = run_rows(priced.store, None, None, "equal")
+
+    assert row["wasted_usd"] == pytest.approx(1 * USD_PER_S)
+    assert row["wasted_most_usd"] == pytest.approx((20 + 1) * USD_PER_S)
+    assert row["cost_usd_per_step"] == pytest.approx(40 * USD_PER_S / 20)

@@ -87,7 +87,7 @@ FROM
                 arrayMax(n -> n.1, arrayPushBack(
                     if(notEmpty(marks), marks, arrayFilter(n -> n.2 > resumed_from, told_and_counted)), (began_ns, toFloat64(0))))
                     AS noted_ns,
-                if(counted_steps > 0, least(new.1, counted_ns), new.1) AS new_latest_ns,
+                if(counted_steps > 0, least(new.1, counted_latest_ns), new.1) AS new_latest_ns,
                 multiIf(
                     counted_steps > 0, least(new.1, counted_ns),
                     new.1 < never_ns, old_ns + toInt64((new.1 - old_ns) / (new.2 - resumed_from)),
@@ -146,6 +146,7 @@ FROM
                                 max(reached) OVER (PARTITION BY run ORDER BY attempt ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
                                     AS reached_before,
                                 toUnixTimestamp64Nano(counted_from) AS counted_ns,
+                                toUnixTimestamp64Nano(counted_from_latest) AS counted_latest_ns,
                                 if(counted_steps > 0, arrayPushBack(told, (toUnixTimestamp64Nano(counted_until), resumed_from + counted_steps)), told)
                                     AS told_and_counted,
                                 arrayFilter(n -> n.2 > resumed_from, noted) AS marks,
@@ -192,6 +193,7 @@ FROM
                                     attempt,
                                     argMax(of_source, authority) AS counted_steps,
                                     argMax(from_at, authority) AS counted_from,
+                                    argMax(from_latest_at, authority) AS counted_from_latest,
                                     argMax(until_at, authority) AS counted_until,
                                     argMax(row_count, authority) AS counted_rows
                                 FROM
@@ -202,6 +204,7 @@ FROM
                                         authority,
                                         sum(quantity * if(t <= known_until OR period_ns = 0, t <= known_until,
                                             greatest(0, 1 - dateDiff('nanosecond', known_until, t) / period_ns))) AS of_source,
+                                        min(t) AS from_latest_at,
                                         max(t) AS until_at,
                                         count() AS row_count,
                                         -- the first of q steps in a period ends after one q-th of it

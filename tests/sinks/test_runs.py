@@ -63,8 +63,8 @@ def test_a_run_that_failed_and_goes_on(priced: ClickHouseSink, as_columns: AsCol
     priced.write_rows("run_event", events)
     done = [steps(start_ms, 23, 1, 2.0), *(steps(start_ms, second, 1, 2.0) for second in range(24, 31))]
     priced.write_rows("unit", done)
-    # the first of two steps in (22, 23] ends at 22.5
-    wasted_s = (10 - 6) + 2.5
+    # the first of two steps in (22, 23] ends at 22.5, or with the other at 23
+    wasted_s, wasted_most_s = (10 - 6) + 2.5, (10 - 6) + 3
 
     (row,) = run_rows(priced.store, None, None, "equal")
 
@@ -74,7 +74,8 @@ def test_a_run_that_failed_and_goes_on(priced: ClickHouseSink, as_columns: AsCol
     assert row["gpu_hours"] == pytest.approx(20 / 3600)
     assert row["cost_usd"] == pytest.approx(20 * USD_PER_S)
     assert row["cost_usd_per_hour"] == pytest.approx(20 * USD_PER_S * 3600 / 30)
-    assert row["wasted_usd"] == row["wasted_most_usd"] == pytest.approx(wasted_s * USD_PER_S)
+    assert row["wasted_usd"] == pytest.approx(wasted_s * USD_PER_S)
+    assert row["wasted_most_usd"] == pytest.approx(wasted_most_s * USD_PER_S)
     assert (row["position"], row["target_position"]) == (6 + 16, 40)
     assert row["cost_usd_per_step"] == pytest.approx(20 * USD_PER_S / 22)
     assert row["j_per_step"] == pytest.approx(2000 / 22)
@@ -714,3 +715,21 @@ def test_an_earlier_attempt_that_told_nothing_makes_the_next_a_retry(
     assert row["wasted_usd"] == pytest.approx(1 * USD_PER_S)
     assert row["wasted_most_usd"] == pytest.approx((20 + 1) * USD_PER_S)
     assert row["cost_usd_per_step"] == pytest.approx(40 * USD_PER_S / 20)
+
+
+def test_a_retry_whose_first_steps_are_counted_together_was_in_vain_until_then_at_worst(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """It starts up for 60 s and makes ten steps in the next second, told as ten in 61 s, as `wattribute run`
+    tells them."""
+    priced.write_attribution(as_columns([*used(start_ms, 0, 50), *used(start_ms, 60, 130, attempt=1)]))
+    events = [event(start_ms, 0, "start", 0, 0), event(start_ms, 45, "checkpoint", 0, 45)]
+    events += [event(start_ms, 50, "fail", 0, 50), event(start_ms, 60, "start", 1, 45)]
+    priced.write_rows("run_event", events)
+    first = steps(start_ms, 121, 1, 10.0, period_ns=61 * SECOND_NS)
+    priced.write_rows("unit", [first, *(steps(start_ms, at, 1, 10.0) for at in range(122, 131))])
+
+    (row,) = run_rows(priced.store, None, None, "equal")
+
+    assert row["wasted_usd"] == pytest.approx((5 + 61 / 10) * USD_PER_S)  # an even pace
+    assert row["wasted_most_usd"] == pytest.approx((5 + 61) * USD_PER_S)

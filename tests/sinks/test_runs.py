@@ -733,3 +733,24 @@ def test_a_retry_whose_first_steps_are_counted_together_was_in_vain_until_then_a
 
     assert row["wasted_usd"] == pytest.approx((5 + 61 / 10) * USD_PER_S)  # an even pace
     assert row["wasted_most_usd"] == pytest.approx((5 + 61) * USD_PER_S)
+
+
+def test_steps_that_a_waiting_attempt_will_do_again_are_no_longer_useful(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """Thirty steps in thirty seconds; the next attempt goes on from the tenth, and has no GPU yet."""
+    priced.write_attribution(as_columns(used(start_ms, 0, 30)))
+    priced.write_rows("unit", [steps(start_ms, second, 0, 1.0) for second in range(1, 31)])
+    events = [event(start_ms, 0, "start", 0, 0), event(start_ms, 10, "checkpoint", 0, 10)]
+    events.append(event(start_ms, 30, "fail", 0, None))
+    found = []
+    for more in ([], [event(start_ms, 40, "start", 1, None)], [event(start_ms, 41, "start", 1, 10)]):
+        priced.write_rows("run_event", events + more)
+        (row,) = run_rows(priced.store, None, None, "equal")
+        assert row["cost_usd"] == pytest.approx(30 * USD_PER_S)
+        found.append((row["outcome"], row["position"], round(row["cost_usd_per_step"] / USD_PER_S, 9)))
+    assert found == [("failed", 30, 1), ("waiting", 30, 1), ("waiting", 10, 3)]
+    assert row["wasted_usd"] == row["wasted_most_usd"] == pytest.approx(20 * USD_PER_S)
+    before = f"{datetime.fromtimestamp(start_ms / 1000 + 35, UTC):%F %T}"
+    (row,) = run_rows(priced.store, None, before, "equal")
+    assert (row["outcome"], row["position"]) == ("failed", 30)

@@ -21,12 +21,13 @@ WITH
             attempt,
             if(max(has_ended) OR max(until) = 0, never, max(until)) AS known_until,
             max(until) AS measured_until,
-            min(since) AS measured_from
+            min(since) AS measured_from,
+            -- the first that had a GPU, whether or not it told anything; else the first that told
+            min((max(until) = 0, attempt)) OVER (PARTITION BY run).2 AS first_attempt
         FROM
         (
-            SELECT run, attempt, 1 AS has_ended, toDateTime64(0, 9, 'UTC') AS until, never AS since
+            SELECT run, attempt, event IN ('finish', 'fail') AS has_ended, toDateTime64(0, 9, 'UTC') AS until, never AS since
             FROM run_event
-            WHERE event IN ('finish', 'fail')
             UNION ALL
             SELECT run, attempt, 0, toDateTime64(max(last_at), 9, 'UTC'), toDateTime64(min(first_at), 9, 'UTC')
             FROM measured
@@ -86,7 +87,7 @@ FROM
                 arrayMax(n -> n.1, arrayPushBack(
                     if(notEmpty(marks), marks, arrayFilter(n -> n.2 > resumed_from, told_and_counted)), (began_ns, toFloat64(0))))
                     AS noted_ns,
-                if(counted_steps > 0, least(new.1, counted_ns), new.1) AS new_latest_ns,
+                if(counted_steps > 0, least(new.1, counted_latest_ns), new.1) AS new_latest_ns,
                 multiIf(
                     counted_steps > 0, least(new.1, counted_ns),
                     new.1 < never_ns, old_ns + toInt64((new.1 - old_ns) / (new.2 - resumed_from)),
@@ -137,8 +138,7 @@ FROM
                                 if(counted_steps > 0, counted_rows, countEqual(arrayMap(n -> n.2 > resumed_from AND n.1 <= known_ns, told), 1))
                                     AS progress_count,
                                 -- after one that had a GPU: what never came to one had nothing to do again
-                                attempt > if(countIf(has_used) OVER of_run = 0, min(attempt) OVER of_run, minIf(attempt, has_used) OVER of_run)
-                                    AS is_retry,
+                                attempt > first_attempt AS is_retry,
                                 if(is_retry, ifNull(toFloat64(resumed_position), -1), resumed_from) AS origin,
                                 greatest(
                                     arrayMax(arrayPushBack(arrayMap(n -> n.2, told), toFloat64(0))),
@@ -146,6 +146,7 @@ FROM
                                 max(reached) OVER (PARTITION BY run ORDER BY attempt ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
                                     AS reached_before,
                                 toUnixTimestamp64Nano(counted_from) AS counted_ns,
+                                toUnixTimestamp64Nano(counted_from_latest) AS counted_latest_ns,
                                 if(counted_steps > 0, arrayPushBack(told, (toUnixTimestamp64Nano(counted_until), resumed_from + counted_steps)), told)
                                     AS told_and_counted,
                                 arrayFilter(n -> n.2 > resumed_from, noted) AS marks,
@@ -167,7 +168,7 @@ FROM
                                     argMinIf(step, t, event = 'start') AS resumed_position,
                                     toFloat64(ifNull(resumed_position, 0)) AS resumed_from,
                                     argMax(steps, t) AS target_position,
-                                    any(measured_until) != 0 AS has_used,
+                                    any(first_attempt) AS first_attempt,
                                     max(t) AS told_until,
                                     if(any(known_until) = 0, never_ns, toUnixTimestamp64Nano(any(known_until))) AS known_ns,
                                     toUnixTimestamp64Nano(started) AS started_ns,
@@ -192,6 +193,7 @@ FROM
                                     attempt,
                                     argMax(of_source, authority) AS counted_steps,
                                     argMax(from_at, authority) AS counted_from,
+                                    argMax(from_latest_at, authority) AS counted_from_latest,
                                     argMax(until_at, authority) AS counted_until,
                                     argMax(row_count, authority) AS counted_rows
                                 FROM
@@ -202,6 +204,7 @@ FROM
                                         authority,
                                         sum(quantity * if(t <= known_until OR period_ns = 0, t <= known_until,
                                             greatest(0, 1 - dateDiff('nanosecond', known_until, t) / period_ns))) AS of_source,
+                                        min(t) AS from_latest_at,
                                         max(t) AS until_at,
                                         count() AS row_count,
                                         -- the first of q steps in a period ends after one q-th of it
@@ -220,7 +223,6 @@ FROM
                                 )
                                 GROUP BY run, attempt
                             ) AS counted USING (run, attempt)
-                            WINDOW of_run AS (PARTITION BY run)
                         )
                         WINDOW all_attempts AS (PARTITION BY run ORDER BY attempt ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING)
                     )

@@ -27,7 +27,10 @@ SELECT
     -- of an attempt of which nothing was told, all may have been
     if(outcome = '' OR cost_usd IS NULL, NULL,
         sum(if(progress.outcome = '', spent.cost_usd, spent.wasted_most_usd))) AS wasted_most_usd,
-    if(outcome = '', NULL, argMaxIf(progress.position, spent.attempt, progress.outcome != '')) AS position,
+    -- who has no GPU yet has told what it goes on from: what was made beyond that is no longer of use
+    if(outcome = '', NULL, ifNull(
+        if(any(told.attempt) > max(spent.attempt), any(told.position), NULL),
+        argMaxIf(progress.position, spent.attempt, progress.outcome != ''))) AS position,
     argMax(progress.target_position, spent.attempt) AS target_position,
     -- useful: each step once, however often it was made
     position - minIf(progress.origin_position, progress.is_useful) AS useful_steps,
@@ -60,7 +63,11 @@ LEFT JOIN (SELECT run, min(first_at) AS first_at, max(last_at) AS last_at FROM m
 LEFT JOIN
 (
     -- of the attempt told last, which may have had no GPU yet
-    SELECT run, max(begun.attempt) AS attempt, argMax(begun.outcome, begun.attempt) AS outcome
+    SELECT
+        run,
+        max(begun.attempt) AS attempt,
+        argMax(begun.outcome, begun.attempt) AS outcome,
+        argMax(tuple(begun.position), begun.attempt).1 AS position
     FROM
     (
         SELECT
@@ -69,7 +76,8 @@ LEFT JOIN
             multiIf(
                 countIf(event IN ('finish', 'fail')) = 0, if(countIf(event != 'start') = 0, 'waiting', 'running'),
                 argMaxIf(event, t, event IN ('finish', 'fail')) = 'finish', 'finished',
-                'failed') AS outcome
+                'failed') AS outcome,
+            max(step) AS position
         FROM run_event FINAL
         WHERE t < until_at
         GROUP BY run, attempt

@@ -63,8 +63,8 @@ def test_a_run_that_failed_and_goes_on(priced: ClickHouseSink, as_columns: AsCol
     priced.write_rows("run_event", events)
     done = [steps(start_ms, 23, 1, 2.0), *(steps(start_ms, second, 1, 2.0) for second in range(24, 31))]
     priced.write_rows("unit", done)
-    # the first of two steps in (22, 23] ends at 22.5
-    wasted_s = (10 - 6) + 2.5
+    # the first of two steps in (22, 23] ends at 22.5, or with the other at 23
+    wasted_s, wasted_most_s = (10 - 6) + 2.5, (10 - 6) + 3
 
     (row,) = run_rows(priced.store, None, None, "equal")
 
@@ -74,7 +74,8 @@ def test_a_run_that_failed_and_goes_on(priced: ClickHouseSink, as_columns: AsCol
     assert row["gpu_hours"] == pytest.approx(20 / 3600)
     assert row["cost_usd"] == pytest.approx(20 * USD_PER_S)
     assert row["cost_usd_per_hour"] == pytest.approx(20 * USD_PER_S * 3600 / 30)
-    assert row["wasted_usd"] == row["wasted_most_usd"] == pytest.approx(wasted_s * USD_PER_S)
+    assert row["wasted_usd"] == pytest.approx(wasted_s * USD_PER_S)
+    assert row["wasted_most_usd"] == pytest.approx(wasted_most_s * USD_PER_S)
     assert (row["position"], row["target_position"]) == (6 + 16, 40)
     assert row["cost_usd_per_step"] == pytest.approx(20 * USD_PER_S / 22)
     assert row["j_per_step"] == pytest.approx(2000 / 22)
@@ -697,3 +698,59 @@ def test_an_attempt_whose_start_nobody_told_begins_with_what_was_told(
         for row in priced.store.query("SELECT started FROM attempt ORDER BY attempt").dicts()
     ]
     assert started == pytest.approx([5, 20])
+
+
+def test_an_earlier_attempt_that_told_nothing_makes_the_next_a_retry(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """It held the GPU for 20 s. The next goes on from step 20, and its first new step takes a second."""
+    rows = [*used(start_ms, 0, 20, attempt=0), *used(start_ms, 30, 50, attempt=1)]
+    priced.write_attribution(as_columns(rows))
+    events = [event(start_ms, 30, "start", 1, 20), event(start_ms, 31, "checkpoint", 1, 21)]
+    priced.write_rows("run_event", [*events, event(start_ms, 50, "finish", 1, 40)])
+
+    assert priced.store.query("SELECT attempt, is_retry FROM attempt_progress").rows == [(1, 1)]
+    (row,) = run_rows(priced.store, None, None, "equal")
+
+    assert row["wasted_usd"] == pytest.approx(1 * USD_PER_S)
+    assert row["wasted_most_usd"] == pytest.approx((20 + 1) * USD_PER_S)
+    assert row["cost_usd_per_step"] == pytest.approx(40 * USD_PER_S / 20)
+
+
+def test_a_retry_whose_first_steps_are_counted_together_was_in_vain_until_then_at_worst(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """It starts up for 60 s and makes ten steps in the next second, told as ten in 61 s, as `wattribute run`
+    tells them."""
+    priced.write_attribution(as_columns([*used(start_ms, 0, 50), *used(start_ms, 60, 130, attempt=1)]))
+    events = [event(start_ms, 0, "start", 0, 0), event(start_ms, 45, "checkpoint", 0, 45)]
+    events += [event(start_ms, 50, "fail", 0, 50), event(start_ms, 60, "start", 1, 45)]
+    priced.write_rows("run_event", events)
+    first = steps(start_ms, 121, 1, 10.0, period_ns=61 * SECOND_NS)
+    priced.write_rows("unit", [first, *(steps(start_ms, at, 1, 10.0) for at in range(122, 131))])
+
+    (row,) = run_rows(priced.store, None, None, "equal")
+
+    assert row["wasted_usd"] == pytest.approx((5 + 61 / 10) * USD_PER_S)  # an even pace
+    assert row["wasted_most_usd"] == pytest.approx((5 + 61) * USD_PER_S)
+
+
+def test_steps_that_a_waiting_attempt_will_do_again_are_no_longer_useful(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """Thirty steps in thirty seconds; the next attempt goes on from the tenth, and has no GPU yet."""
+    priced.write_attribution(as_columns(used(start_ms, 0, 30)))
+    priced.write_rows("unit", [steps(start_ms, second, 0, 1.0) for second in range(1, 31)])
+    events = [event(start_ms, 0, "start", 0, 0), event(start_ms, 10, "checkpoint", 0, 10)]
+    events.append(event(start_ms, 30, "fail", 0, None))
+    found = []
+    for more in ([], [event(start_ms, 40, "start", 1, None)], [event(start_ms, 41, "start", 1, 10)]):
+        priced.write_rows("run_event", events + more)
+        (row,) = run_rows(priced.store, None, None, "equal")
+        assert row["cost_usd"] == pytest.approx(30 * USD_PER_S)
+        found.append((row["outcome"], row["position"], round(row["cost_usd_per_step"] / USD_PER_S, 9)))
+    assert found == [("failed", 30, 1), ("waiting", 30, 1), ("waiting", 10, 3)]
+    assert row["wasted_usd"] == row["wasted_most_usd"] == pytest.approx(20 * USD_PER_S)
+    before = f"{datetime.fromtimestamp(start_ms / 1000 + 35, UTC):%F %T}"
+    (row,) = run_rows(priced.store, None, before, "equal")
+    assert (row["outcome"], row["position"]) == ("failed", 30)

@@ -24,14 +24,19 @@ WITH
             if(max(has_ended) OR max(until) = 0, never, max(until)) AS known_until,
             max(until) AS measured_until,
             min(since) AS measured_from,
-            -- the first that had a GPU, whether or not it told anything; else the first that told
-            min((max(until) = 0, attempt)) OVER (PARTITION BY run).2 AS first_attempt
+            -- The first that had a GPU, whether or not it told anything; else the first that told. GPUs that were reserved
+            -- and idle, of which nothing was told, are no attempt: who reserves them may not know of attempts.
+            min((max(until) = 0 OR max(is_attempt) = 0, attempt)) OVER (PARTITION BY run).2 AS first_attempt
         FROM
         (
-            SELECT run, attempt, event IN ('finish', 'fail') AS has_ended, toDateTime64(0, 9, 'UTC') AS until, never AS since
+            SELECT
+                run, attempt, event IN ('finish', 'fail') AS has_ended, 1 AS is_attempt, toDateTime64(0, 9, 'UTC') AS until,
+                never AS since
             FROM run_event
             UNION ALL
-            SELECT run, attempt, 0, toDateTime64(max(last_at), 9, 'UTC'), toDateTime64(min(first_at), 9, 'UTC')
+            SELECT
+                run, attempt, 0, max(account != 'reserved'), toDateTime64(max(last_at), 9, 'UTC'),
+                toDateTime64(min(first_at), 9, 'UTC')
             FROM measured
             WHERE run != ''
             GROUP BY run, attempt

@@ -743,6 +743,21 @@ def test_an_earlier_attempt_that_told_nothing_makes_the_next_a_retry(
     assert row["cost_usd_per_step"] == pytest.approx(40 * USD_PER_S / 20)
 
 
+def test_a_reservation_that_knows_no_attempt_makes_no_retry(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """Of a requeued job, of which nothing was seen before: idle for 5 s, as of attempt 0, then attempt 2."""
+    idle = used(start_ms, 0, 5, account="reserved", pid=0, attempt=0)
+    priced.write_attribution(as_columns([*idle, *used(start_ms, 5, 45, attempt=2)]))
+    events = [event(start_ms, 5, "start", 2, 0), event(start_ms, 6, "checkpoint", 2, 1)]
+    priced.write_rows("run_event", [*events, event(start_ms, 45, "finish", 2, 40)])
+
+    (row,) = run_rows(priced.store, None, None, "equal")
+
+    assert row["wasted_usd"] == pytest.approx(5 * USD_PER_S)
+    assert row["cost_usd_per_step"] == pytest.approx(45 * USD_PER_S / 40)
+
+
 def test_a_retry_whose_first_steps_are_counted_together_was_in_vain_until_then_at_worst(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:

@@ -2,8 +2,8 @@
 --     SELECT … FROM attempt_cost(policy = 'equal', since = …, until = …)
 -- Wasted is what was lost after the progress that the next attempt resumed from, the retry up to its first new step,
 -- and what was reserved and not used; between wasted_usd and wasted_most_usd where one of these is not known.
--- It is part of cost_usd. A window that an edge cuts counts by its part beyond the edge: sums within which one lies are
--- read window by window.
+-- It is part of cost_usd, as is pace_usd: what an attempt that runs cost from pace_from on, reserved GPUs included.
+-- A window that an edge cuts counts by its part beyond the edge: sums within which one lies are read window by window.
 CREATE OR REPLACE VIEW attempt_cost AS
 WITH
     (
@@ -18,7 +18,8 @@ WITH
         SELECT groupArray((
             run, attempt, is_retry, toUnixTimestamp64Nano(started), toUnixTimestamp64Nano(ended),
             toUnixTimestamp64Nano(lost_from), toUnixTimestamp64Nano(lost_from_earliest),
-            toUnixTimestamp64Nano(working_from), toUnixTimestamp64Nano(working_from_latest)))
+            toUnixTimestamp64Nano(working_from), toUnixTimestamp64Nano(working_from_latest),
+            toUnixTimestamp64Nano(pace_from)))
         FROM attempt_progress
     ) AS told,
     progress AS
@@ -32,13 +33,14 @@ WITH
             t.6 AS lost_ns,
             t.7 AS lost_most_ns,
             t.8 AS working_ns,
-            t.9 AS working_latest_ns
+            t.9 AS working_latest_ns,
+            t.10 AS pace_ns
         FROM (SELECT arrayJoin(told) AS t)
     ),
     edges AS
     (
         SELECT run, attempt, fromUnixTimestamp64Nano(assumeNotNull(arrayJoin(arrayFilter(
-            e -> e IS NOT NULL, arrayDistinct([lost_ns, lost_most_ns, working_ns, working_latest_ns])))), 'UTC') AS edge
+            e -> e IS NOT NULL, arrayDistinct([lost_ns, lost_most_ns, working_ns, working_latest_ns, pace_ns])))), 'UTC') AS edge
         FROM progress
     ),
     -- The minute of an edge, where a day or an hour has windows on both sides of it. It may have none itself.
@@ -107,7 +109,9 @@ WITH
             sum(w.time_ns * least(1, w.lost_ratio + w.retry_ratio)) AS wasted,
             sum(w.time_ns * least(1, w.lost_most_ratio + w.retry_most_ratio)) AS wasted_most,
             sum(w.energy_uj * least(1, w.lost_ratio + w.retry_ratio)) AS wasted_energy,
-            sum(w.energy_uj * least(1, w.lost_most_ratio + w.retry_most_ratio)) AS wasted_most_energy
+            sum(w.energy_uj * least(1, w.lost_most_ratio + w.retry_most_ratio)) AS wasted_most_energy,
+            sum(w.time_ns * w.pace_ratio) AS paced,
+            sum(w.energy_uj * w.pace_ratio) AS paced_energy
         FROM
         (
             SELECT
@@ -134,7 +138,9 @@ WITH
                 multiIf(
                     account = 'reserved', 1,
                     is_retry, least(1, greatest(0, ifNull(working_latest_ns, to_ns) - from_ns) / (to_ns - from_ns)),
-                    0) AS retry_most_ratio
+                    0) AS retry_most_ratio,
+                -- of all of it: a GPU may be held before the start
+                least(1, greatest(0, end_ns - ifNull(pace_ns, end_ns)) / (end_ns - begin_ns)) AS pace_ratio
             FROM
             (
 {{classed}}
@@ -156,14 +162,16 @@ SELECT
     sum(priced.gpu_time) AS gpu_time_ns,
     if(countIf(priced.money IS NULL) = 0, sum(priced.money), NULL) AS cost_usd,
     if(countIf(priced.money IS NULL) = 0, sum(priced.wasted_money), NULL) AS wasted_usd,
-    if(countIf(priced.money IS NULL) = 0, sum(priced.wasted_most_money), NULL) AS wasted_most_usd
+    if(countIf(priced.money IS NULL) = 0, sum(priced.wasted_most_money), NULL) AS wasted_most_usd,
+    if(countIf(priced.money IS NULL) = 0, sum(priced.paced_money), NULL) AS pace_usd
 FROM
 (
     SELECT
         *,
         (price_per_gpu_hour_usd * gpu_time + price_per_kwh_usd * energy) / 3.6e12 AS money,
         (price_per_gpu_hour_usd * wasted + price_per_kwh_usd * wasted_energy) / 3.6e12 AS wasted_money,
-        (price_per_gpu_hour_usd * wasted_most + price_per_kwh_usd * wasted_most_energy) / 3.6e12 AS wasted_most_money
+        (price_per_gpu_hour_usd * wasted_most + price_per_kwh_usd * wasted_most_energy) / 3.6e12 AS wasted_most_money,
+        (price_per_gpu_hour_usd * paced + price_per_kwh_usd * paced_energy) / 3.6e12 AS paced_money
     FROM
     (
 {{priced}}

@@ -9,6 +9,8 @@
 --     others, or by who resumed from it alone, by an even pace at best, and when it was told at worst
 --     (working_from_latest).
 -- NULL where that does not apply, and for the latter two also where there is no new step yet.
+-- While an attempt runs, its steps tell what a step takes from pace_from on: the first new step of a retry, else its
+-- start; not before it held a GPU, unless it told steps by then, as where nobody measured yet.
 -- While an attempt runs, what is told of the time after its last window does not count yet: its energy is not there.
 CREATE OR REPLACE VIEW attempt_progress AS
 WITH
@@ -22,14 +24,19 @@ WITH
             if(max(has_ended) OR max(until) = 0, never, max(until)) AS known_until,
             max(until) AS measured_until,
             min(since) AS measured_from,
-            -- the first that had a GPU, whether or not it told anything; else the first that told
-            min((max(until) = 0, attempt)) OVER (PARTITION BY run).2 AS first_attempt
+            -- The first that had a GPU, whether or not it told anything; else the first that told. GPUs that were reserved
+            -- and idle, of which nothing was told, are no attempt: who reserves them may not know of attempts.
+            min((max(until) = 0 OR max(is_attempt) = 0, attempt)) OVER (PARTITION BY run).2 AS first_attempt
         FROM
         (
-            SELECT run, attempt, event IN ('finish', 'fail') AS has_ended, toDateTime64(0, 9, 'UTC') AS until, never AS since
+            SELECT
+                run, attempt, event IN ('finish', 'fail') AS has_ended, 1 AS is_attempt, toDateTime64(0, 9, 'UTC') AS until,
+                never AS since
             FROM run_event
             UNION ALL
-            SELECT run, attempt, 0, toDateTime64(max(last_at), 9, 'UTC'), toDateTime64(min(first_at), 9, 'UTC')
+            SELECT
+                run, attempt, 0, max(account != 'reserved'), toDateTime64(max(last_at), 9, 'UTC'),
+                toDateTime64(min(first_at), 9, 'UTC')
             FROM measured
             WHERE run != ''
             GROUP BY run, attempt
@@ -53,6 +60,9 @@ SELECT
     fromUnixTimestamp64Nano(new_ns, 'UTC') AS first_new_at,
     if(is_retry AND new_ns < never_ns, first_new_at, NULL) AS working_from,
     if(is_retry AND new_latest_ns < never_ns, fromUnixTimestamp64Nano(new_latest_ns, 'UTC'), NULL) AS working_from_latest,
+    if(outcome = 'running', fromUnixTimestamp64Nano(greatest(
+        if(is_retry AND new_ns < never_ns, new_ns, started_ns),
+        if(new_latest_ns < ready_ns, started_ns, ready_ns)), 'UTC'), NULL) AS pace_from,
     fromUnixTimestamp64Nano(progress_ns, 'UTC') AS progress_at,
     progress_count,
     if(origin < 0, NULL, origin) AS origin_position,
@@ -91,7 +101,7 @@ FROM
                 multiIf(
                     counted_steps > 0, least(new.1, counted_ns),
                     new.1 < never_ns, old_ns + toInt64((new.1 - old_ns) / (new.2 - resumed_from)),
-                    is_resumed, started_ns + toInt64(greatest(0, end_ns - started_ns) / (next_position - resumed_from)),
+                    is_resumed, ready_ns + toInt64(greatest(0, end_ns - ready_ns) / (next_position - resumed_from)),
                     never_ns) AS new_ns
             FROM
             (
@@ -102,7 +112,8 @@ FROM
                     goal.1 != -2 AS is_followed,
                     goal.1 > 0 AND origin < goal.1 AND (goal.1 <= reached OR goal.1 > reached_before) AS is_resumed,
                     arrayMax(n -> n.1, arrayPushBack(
-                        arrayFilter(n -> n.2 <= resumed_from AND n.1 <= new.1, told), (started_ns, toFloat64(0)))) AS old_ns
+                        arrayFilter(n -> n.2 <= resumed_from AND n.1 <= new.1, told),
+                        (if(new.1 < ready_ns, started_ns, ready_ns), toFloat64(0)))) AS old_ns
                 FROM
                 (
                     SELECT
@@ -175,6 +186,9 @@ FROM
                                     -- it held its GPUs before it told so, and until it ended, or was seen last
                                     if(any(measured_until) = 0, started_ns, least(started_ns, toUnixTimestamp64Nano(any(measured_from))))
                                         AS began_ns,
+                                    -- and what comes before it holds one is waiting
+                                    if(any(measured_until) = 0, started_ns, greatest(started_ns, toUnixTimestamp64Nano(any(measured_from))))
+                                        AS ready_ns,
                                     ifNull(toUnixTimestamp64Nano(ended), greatest(
                                         toUnixTimestamp64Nano(told_until), toUnixTimestamp64Nano(any(measured_until)))) AS end_ns,
                                     groupArrayIf((toUnixTimestamp64Nano(t), toFloat64(assumeNotNull(step))), step IS NOT NULL) AS told,

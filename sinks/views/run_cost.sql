@@ -37,24 +37,24 @@ SELECT
     min(seen.first_at) >= since_at AND max(seen.last_at) <= until_at AS is_whole,
     if(is_whole AND useful_steps > 0, cost_usd / useful_steps, NULL) AS cost_usd_per_step,
     if(is_whole AND useful_steps > 0, energy_uj / 1e6 / useful_steps, NULL) AS j_per_step,
-    -- The rest at what a step took in the latest attempt, from its first new step, where that is a retry, to its last:
-    -- 1 steps, 2 ns of them, 3 ns until now, 4 what those cost, 5 ns since the last step, as far as what is told next
-    -- may have taken.
+    -- The rest at what a step took in the latest attempt, from its first new step, where that is a retry, or its start
+    -- (pace_from) to its last: 1 steps, 2 ns of them, 3 ns until now that were measured, 4 what those cost, GPUs reserved
+    -- alongside included, 5 ns since the last step, as far as what is told next may have taken.
     argMax((
         if(progress.outcome = 'running', progress.position - progress.origin_position - progress.is_retry, 0),
-        toFloat64(dateDiff('nanosecond', ifNull(progress.working_from, progress.started), progress.progress_at)),
-        toFloat64(dateDiff('nanosecond', ifNull(progress.working_from, progress.started), spent.used_until)),
-        spent.cost_usd - spent.wasted_usd,
+        toFloat64(dateDiff('nanosecond', progress.pace_from, progress.progress_at)),
+        toFloat64(dateDiff('nanosecond', greatest(progress.pace_from, spent.used_from), spent.used_until)),
+        spent.pace_usd,
         least(
             toFloat64(greatest(0, dateDiff('nanosecond', progress.progress_at, spent.used_until))),
-            toFloat64(dateDiff('nanosecond', ifNull(progress.working_from, progress.started), progress.progress_at))
+            toFloat64(dateDiff('nanosecond', progress.pace_from, progress.progress_at))
                 / greatest(1, progress.progress_count))), spent.attempt) AS latest,
     latest.1 AS latest_steps,
     latest.4 AS latest_usd,
     greatest(0, (target_position - position) * latest.2 / latest_steps - latest.5) AS rest_ns,
     is_whole AND outcome = 'running' AND latest_steps > 0 AND latest.2 > 0 AND target_position >= position
         AND used_until + toIntervalHour(1) >= (SELECT max(bucket_start) FROM attribution_minute) AS is_projected,
-    if(is_projected, cost_usd + rest_ns * latest_usd / greatest(latest.2, latest.3), NULL) AS projected_cost_usd,
+    if(is_projected, cost_usd + rest_ns * latest_usd / latest.3, NULL) AS projected_cost_usd,
     if(is_projected, addMilliseconds(used_until, toInt64(least(toFloat64(3e12), rest_ns / 1e6))), NULL) AS projected_end
 FROM attempt_cost(policy = {policy:String}, since = {since:String}, until = {until:String}) AS spent
 LEFT JOIN attempt_progress AS progress ON spent.run = progress.run AND spent.attempt = progress.attempt

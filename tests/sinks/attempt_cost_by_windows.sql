@@ -31,7 +31,9 @@ WITH
             sum(w.time_ns * least(1, w.lost_ratio + w.retry_ratio)) AS wasted,
             sum(w.time_ns * least(1, w.lost_most_ratio + w.retry_most_ratio)) AS wasted_most,
             sum(w.energy_uj * least(1, w.lost_ratio + w.retry_ratio)) AS wasted_energy,
-            sum(w.energy_uj * least(1, w.lost_most_ratio + w.retry_most_ratio)) AS wasted_most_energy
+            sum(w.energy_uj * least(1, w.lost_most_ratio + w.retry_most_ratio)) AS wasted_most_energy,
+            sum(w.time_ns * w.pace_ratio) AS paced,
+            sum(w.energy_uj * w.pace_ratio) AS paced_energy
         FROM
         (
             SELECT
@@ -71,7 +73,9 @@ WITH
                 multiIf(
                     account = 'reserved', 1,
                     is_retry, least(1, greatest(0, ifNull(working_latest_ns, to_ns) - from_ns) / (to_ns - from_ns)),
-                    0) AS retry_most_ratio
+                    0) AS retry_most_ratio,
+                -- of all of it: a GPU may be held before the start
+                least(1, greatest(0, end_ns - ifNull(pace_ns, end_ns)) / (end_ns - begin_ns)) AS pace_ratio
             FROM attribution FINAL
             LEFT JOIN
             (
@@ -84,7 +88,8 @@ WITH
                     toUnixTimestamp64Nano(lost_from) AS lost_ns,
                     toUnixTimestamp64Nano(lost_from_earliest) AS lost_most_ns,
                     toUnixTimestamp64Nano(working_from) AS working_ns,
-                    toUnixTimestamp64Nano(working_from_latest) AS working_latest_ns
+                    toUnixTimestamp64Nano(working_from_latest) AS working_latest_ns,
+                    toUnixTimestamp64Nano(pace_from) AS pace_ns
                 FROM attempt_progress
             ) AS progress USING (run, attempt)
             WHERE run != '' AND window_start >= since_at AND window_start < until_at AND wrong_policy = 0
@@ -103,14 +108,16 @@ SELECT
     sum(priced.gpu_time) AS gpu_time_ns,
     if(countIf(priced.money IS NULL) = 0, sum(priced.money), NULL) AS cost_usd,
     if(countIf(priced.money IS NULL) = 0, sum(priced.wasted_money), NULL) AS wasted_usd,
-    if(countIf(priced.money IS NULL) = 0, sum(priced.wasted_most_money), NULL) AS wasted_most_usd
+    if(countIf(priced.money IS NULL) = 0, sum(priced.wasted_most_money), NULL) AS wasted_most_usd,
+    if(countIf(priced.money IS NULL) = 0, sum(priced.paced_money), NULL) AS pace_usd
 FROM
 (
     SELECT
         *,
         (price_per_gpu_hour_usd * gpu_time + price_per_kwh_usd * energy) / 3.6e12 AS money,
         (price_per_gpu_hour_usd * wasted + price_per_kwh_usd * wasted_energy) / 3.6e12 AS wasted_money,
-        (price_per_gpu_hour_usd * wasted_most + price_per_kwh_usd * wasted_most_energy) / 3.6e12 AS wasted_most_money
+        (price_per_gpu_hour_usd * wasted_most + price_per_kwh_usd * wasted_most_energy) / 3.6e12 AS wasted_most_money,
+        (price_per_gpu_hour_usd * paced + price_per_kwh_usd * paced_energy) / 3.6e12 AS paced_money
     FROM
     (
 {{priced}}

@@ -528,6 +528,32 @@ PROJECTED: dict[str, Going] = {
          (11, "checkpoint", 1, 1), (20, "checkpoint", 1, 10)],
         (10, 40), 20 / 10, 20 + 30,
     ),
+    "the GPU was held for 100 s before the start": (
+        [(0, 110)],
+        [(100, "start", 0, 0), *((100 + step, "checkpoint", 0, step) for step in range(1, 11))],
+        (10, 40), 110 / 10, 110 + 30,
+    ),
+    "the same of a retry": (
+        [(0, 10), (10, 120)],
+        [(0, "start", 0, 0), (10, "checkpoint", 0, 10), (110, "start", 1, 10), (115, "checkpoint", 1, 15),
+         (120, "checkpoint", 1, 20)],
+        (20, 40), 120 / 20, 120 + 20,
+    ),
+    "it waited for its GPU from the start on": (
+        [(50, 60)],
+        [(0, "start", 0, 0), *((50 + step, "checkpoint", 0, step) for step in range(1, 11))],
+        (10, 40), 10 / 10, 10 + 30,
+    ),
+    "the same of a retry, whose steps are told five at a time": (
+        [(0, 10), (70, 80)],
+        [(0, "start", 0, 0), (5, "checkpoint", 0, 5), (10, "fail", 0, 9),
+         (20, "start", 1, 5), (75, "checkpoint", 1, 10), (80, "checkpoint", 1, 15)],
+        (15, 40), 20 / 15, 20 + 25,
+    ),
+    "nobody measured its first steps": (
+        [(5, 10)], [(0, "start", 0, 0), *((step, "checkpoint", 0, step) for step in range(1, 11))],
+        (10, 40), 5 / 10, 5 + 30,
+    ),
     "it failed before its first step": (
         [(0, 10)], [(0, "start", 0, 0), (10, "fail", 0, 0)], (0, 40), None, None,
     ),
@@ -717,6 +743,21 @@ def test_an_earlier_attempt_that_told_nothing_makes_the_next_a_retry(
     assert row["cost_usd_per_step"] == pytest.approx(40 * USD_PER_S / 20)
 
 
+def test_a_reservation_that_knows_no_attempt_makes_no_retry(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """Of a requeued job, of which nothing was seen before: idle for 5 s, as of attempt 0, then attempt 2."""
+    idle = used(start_ms, 0, 5, account="reserved", pid=0, attempt=0)
+    priced.write_attribution(as_columns([*idle, *used(start_ms, 5, 45, attempt=2)]))
+    events = [event(start_ms, 5, "start", 2, 0), event(start_ms, 6, "checkpoint", 2, 1)]
+    priced.write_rows("run_event", [*events, event(start_ms, 45, "finish", 2, 40)])
+
+    (row,) = run_rows(priced.store, None, None, "equal")
+
+    assert row["wasted_usd"] == pytest.approx(5 * USD_PER_S)
+    assert row["cost_usd_per_step"] == pytest.approx(45 * USD_PER_S / 40)
+
+
 def test_a_retry_whose_first_steps_are_counted_together_was_in_vain_until_then_at_worst(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:
@@ -754,3 +795,30 @@ def test_steps_that_a_waiting_attempt_will_do_again_are_no_longer_useful(
     before = f"{datetime.fromtimestamp(start_ms / 1000 + 35, UTC):%F %T}"
     (row,) = run_rows(priced.store, None, before, "equal")
     assert (row["outcome"], row["position"]) == ("failed", 30)
+
+
+def test_what_is_reserved_alongside_is_part_of_what_the_rest_will_cost(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """Two GPUs, of which one stands idle: 100 of 200 steps in 100 s. Then a retry of it, that starts up for
+    10 s: of what it costs per step, those are no part."""
+    idle = {"account": "reserved", "pid": 0, "gpu": "GPU-2", "active_energy_uj": 0}
+    priced.write_attribution(as_columns([*used(start_ms, 0, 100), *used(start_ms, 0, 100, **idle)]))
+    whole = {"steps": 200}
+    events = [event(start_ms, second, "checkpoint", 0, second) | whole for second in range(1, 101)]
+    priced.write_rows("run_event", [event(start_ms, 0, "start", 0, 0) | whole, *events])
+
+    (row,) = run_rows(priced.store, None, None, "equal")
+
+    assert (row["cost_usd"], row["wasted_usd"]) == pytest.approx((200 * USD_PER_S, 100 * USD_PER_S))
+    assert row["projected_cost_usd"] == pytest.approx(400 * USD_PER_S)
+
+    again = [*used(start_ms, 100, 130, attempt=1), *used(start_ms, 100, 130, attempt=1, **idle)]
+    priced.write_attribution(as_columns(again))
+    events = [event(start_ms, 110 + second, "checkpoint", 1, 100 + second) | whole for second in range(1, 21)]
+    resumed = event(start_ms, 100, "start", 1, 100) | whole
+    priced.write_rows("run_event", [resumed, event(start_ms, 110, "checkpoint", 1, 100) | whole, *events])
+
+    (row,) = run_rows(priced.store, None, None, "equal")
+
+    assert row["projected_cost_usd"] == pytest.approx((260 + 2 * 80) * USD_PER_S)

@@ -51,7 +51,11 @@ FROM
                 sumIf(y * active, fits) AS ya,
                 sumIf(active * active, fits) AS aa,
                 aa - sumIf(active, fits) * sumIf(active, fits) / fit_minutes AS spread,
-                max(if(minutes = 15 AND tokens > 0 AND is_steady, (tokens / time_ns * 1e9, minute), (NULL, minute))) AS best
+                max(multiIf(
+                    minutes < 15, (NULL, minute),
+                    tokens = 0, (NULL, minute),
+                    is_steady, (tokens / time_ns * 1e9, minute),
+                    (NULL, minute))) AS best
             FROM
             (
                 SELECT
@@ -69,7 +73,7 @@ FROM
                     min(authority) OVER quarter = max(authority) OVER quarter
                         AND min(least_authority) OVER quarter = max(least_authority) OVER quarter AS is_steady
                 FROM model_minute(policy = {policy:String}, since = {since:String}, until = {until:String})
-                WHERE gpu_time_ns > 0 AND is_whole AND is_counted
+                WHERE multiIf(gpu_time_ns = 0, 0, is_whole, is_counted, 0)
                 WINDOW quarter AS (
                     PARTITION BY model, model_version ORDER BY minute RANGE BETWEEN 14 PRECEDING AND CURRENT ROW)
             )

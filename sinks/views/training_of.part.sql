@@ -1,4 +1,4 @@
 if({{trains}} AND NOT (
                 phase = ''
-                AND arrayExists(h -> h.1 = model AND has(['', h.2], model_version) AND NOT h.3, held_by)
-                AND NOT arrayExists(h -> h.1 = model AND has(['', h.2], model_version) AND h.3, held_by)), run, '')
+                AND arrayDistinct(arrayMap(
+                    h -> h.3, arrayFilter(h -> h.1 = model AND has(['', h.2], model_version), held_by))) = [0]), run, '')

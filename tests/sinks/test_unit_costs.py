@@ -358,7 +358,7 @@ def test_at_best_and_on_average_the_tokens_of_all_places_count(
 def test_the_best_15_minutes_are_counted_wherever_the_version_held_a_gpu(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:
-    """Two engines; of one the sixth to the tenth of 25 minutes were not observed, of the other half of one."""
+    """Two engines; five of 25 minutes of the one were not observed, and half a minute of the other."""
     b: Row = {"pod": "b", "host": "i"}
     rows = [*held(start_ms, 25, pod="a"), *held(start_ms, 25, gpu="GPU-2", **b)]
     priced.write_attribution(as_columns(rows))

@@ -449,16 +449,16 @@ class Hand:
     def cost_usd(self, *attempts: int) -> float:
         return float(sum(map(self.time_ns, attempts)) * USD_PER_NS)
 
-    def wasted_usd(self, *attempts: int) -> float:
-        return float(sum(map(self.wasted_ns, attempts)) * USD_PER_NS)
+    def wasted_usd(self, *attempts: int, most: bool = False) -> float:
+        return float(sum(self.wasted_ns(attempt, most) for attempt in attempts) * USD_PER_NS)
 
-    def working_from_ns(self, attempt: int) -> Fraction:
-        """When its first step ended: of q steps in a period, after one q-th of it."""
+    def working_from_ns(self, attempt: int, most: bool = False) -> Fraction:
+        """When its first step ended: of q steps in a period, after one q-th of it; with all at most."""
         first = next(unit for unit in self.units if unit["attempt"] == attempt)
-        rest = 1 - 1 / Fraction(first["quantity"])
+        rest = 0 if most else 1 - 1 / Fraction(first["quantity"])
         return Fraction(first["t"]) - Fraction(first["period_ns"]) * rest
 
-    def wasted_ns(self, attempt: int) -> Fraction:
+    def wasted_ns(self, attempt: int, most: bool = False) -> Fraction:
         wasted_ns = Fraction(0)
         is_followed = any(event["attempt"] > attempt for event in self.events)
         lost_from_ns = self.at(attempt, "checkpoint", KEPT[attempt]) if is_followed else None
@@ -470,7 +470,8 @@ class Hand:
                 Fraction(0) if lost_from_ns is None else Fraction(max(0, to_ns - max(from_ns, lost_from_ns)))
             )
             if attempt > 0:
-                lost_ns += max(Fraction(0), min(Fraction(to_ns), self.working_from_ns(attempt)) - from_ns)
+                working_ns = self.working_from_ns(attempt, most)
+                lost_ns += max(Fraction(0), min(Fraction(to_ns), working_ns) - from_ns)
             wasted_ns += Fraction(window["time_ns"]) * min(lost_ns / (to_ns - from_ns), Fraction(1))
         return wasted_ns
 
@@ -567,7 +568,8 @@ def test_an_attempt_that_goes_on_costs_what_is_worked_out_by_hand(killed: State)
     assert (row["attempts"], row["outcome"]) == (2, "running")  # nobody was there to tell its end
     assert (row["position"], row["target_position"]) == (8, 10)
     assert row["cost_usd"] == exactly(hand.cost_usd(0, 1))
-    assert row["wasted_usd"] == row["wasted_most_usd"] == exactly(hand.wasted_usd(0, 1))
+    assert row["wasted_usd"] == exactly(hand.wasted_usd(0, 1))
+    assert row["wasted_most_usd"] == exactly(hand.wasted_usd(0, 1, most=True))
     assert row["cost_usd_per_step"] == exactly(hand.cost_usd(0, 1) / 8)
     # the last 3 of its 4 steps tell the pace; what came after is part of the next, as far as they are apart
     until_ns = max(window["end_ns"] for window in hand.windows)
@@ -588,7 +590,8 @@ def test_a_run_that_has_come_to_its_end_costs_what_is_worked_out_by_hand(lab: Pa
     assert re.search(r"^all 3 attempts +finished +10 of 10 ", finished.stderr, re.MULTILINE)
     assert (row["attempts"], row["outcome"], row["position"]) == (3, "finished", 10)
     assert row["cost_usd"] == exactly(hand.cost_usd(0, 1, 2))
-    assert row["wasted_usd"] == row["wasted_most_usd"] == exactly(hand.wasted_usd(0, 1, 2))
+    assert row["wasted_usd"] == exactly(hand.wasted_usd(0, 1, 2))
+    assert row["wasted_most_usd"] == exactly(hand.wasted_usd(0, 1, 2, most=True))
     assert hand.wasted_usd(0, 1, 2) > hand.wasted_usd(0, 1) > hand.wasted_usd(0) > 0
     assert row["cost_usd_per_step"] == exactly(hand.cost_usd(0, 1, 2) / 10)
     assert row["projected_cost_usd"] is None

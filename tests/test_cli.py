@@ -488,8 +488,8 @@ def test_what_can_be_read_only_once_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
-def test_a_closed_stream_is_no_bug(closed: str) -> None:
-    command = f"{sys.executable} -m wattribute replay - --store chdb:///nowhere/store {closed}"
+def test_a_closed_stream_is_no_bug(tmp_path: Path, closed: str) -> None:
+    command = f"{sys.executable} -m wattribute replay - --store chdb://{tmp_path}/store {closed}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, input="", check=False)
     assert done.returncode == 1
     assert "bug" not in done.stderr

@@ -276,7 +276,7 @@ def window(history: History, begin: int, end: int) -> Window:
         live = [life for life in history.lives if life.begin <= a and life.end >= b]
         level_mw = idle_mw
         if present and not live and not any(sm.values()) and is_quiet(history, a, b):
-            level_mw = max(idle_mw, int(1.6 * history.idle_mw))
+            level_mw = max(idle_mw, int(2.5 * history.idle_mw))
         idle = min(energy, level_mw * (b - a) // 1_000_000)
         memory = {name: memory_at(history.processes[name], b) for name in present}
         watts = {name: known.watts.get(name, history.priors.get(name, (WATTS,))[0]) for name in present}

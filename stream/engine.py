@@ -50,7 +50,6 @@ _SAMPLE_SERIES: Final = slice(Devices._fields.index("t_ns"), Devices._fields.ind
 # An offset is not needed to rebuild the state after a restart once the hosts' clocks have moved on by this.
 _LOOK_BACK_NS: Final = HORIZON_NS + SLACK_NS + 600_000_000_000
 _MARK_EVERY_NS: Final = 60_000_000_000
-_BEGAN_SINCE: Final = -1  # in place of how far a clock has moved
 
 
 def version_base(generation: int) -> int:
@@ -221,17 +220,12 @@ class Engine:
         the look-back."""
         now_ns = self.series.hosts.now_ns[: len(self.series.host_rows)].copy()
         marked = self._marked_offsets
-        if marked:
-            moved_ns = _moved_ns(marked[-1:], now_ns)
-            if not ((moved_ns >= _MARK_EVERY_NS) | (moved_ns == _BEGAN_SINCE)).any():
-                return
+        if marked and not (_moved_ns(marked[-1:], now_ns) >= _MARK_EVERY_NS).any():
+            return
         marked.append((offset, now_ns))
         moved_ns = _moved_ns(marked, now_ns)
         far_enough = moved_ns >= _LOOK_BACK_NS
-        # A host that has just come says nothing of how long the others have stood: a second message of one
-        # would else make what the first told of another forgotten.
-        is_nothing_lost = far_enough | (moved_ns == 0) | (moved_ns == _BEGAN_SINCE)
-        may_begin = far_enough.any(axis=1) & is_nothing_lost.all(axis=1)
+        may_begin = far_enough.any(axis=1) & (far_enough | (moved_ns == 0)).all(axis=1)
         for place in np.flatnonzero(may_begin)[-1:]:
             del marked[:place]
 
@@ -400,10 +394,9 @@ class Engine:
 
 
 def _moved_ns(marked: Sequence[tuple[int, I64]], now_ns: I64) -> I64:
-    """How far each host's clock has moved since each mark, [mark, host]; _BEGAN_SINCE of a host that came
-    since, or whose clock was set back."""
+    """How far each host's clock has moved since each mark, [mark, host]; of a host that came since, or whose
+    clock was set back, its whole time."""
     moved_ns = np.repeat(now_ns[None], len(marked), axis=0)
     for row, (_, then_ns) in zip(moved_ns, marked, strict=True):
         row[: len(then_ns)] -= then_ns
-        row[len(then_ns) :] = _BEGAN_SINCE
-    return np.where(moved_ns < 0, _BEGAN_SINCE, moved_ns)
+    return np.where(moved_ns < 0, now_ns, moved_ns)

@@ -342,8 +342,8 @@ def test_runs_say_what_was_in_vain_and_where_it_ends(minute: str) -> None:
         " dateDiff('second', min(started) OVER (), window_start) AS at FROM attribution FINAL"
         f" INNER JOIN attempt USING (run, attempt) WHERE run = '{first['run']}')",
     )
-    # Eight seconds were kept. Of the second from the 14th on, whose two steps are told at its end, half passes
-    # before the first new step by an even pace, and at most all.
+    # Eight seconds were kept. Of the second from the 14th on, whose two steps are told at its end, half
+    # passes before the first new step by an even pace, and at most all.
     for wasted, before_ratio in (("wasted_usd", 0.5), ("wasted_most_usd", 1)):
         wasted_ns = spent["lost_ns"] + before_ratio * spent["retry_ns"]
         assert first[wasted] / first["cost_usd"] == pytest.approx(wasted_ns / spent["all_ns"])

@@ -28,6 +28,7 @@ _PLAINLY: Final = {
     "(connect timeout=": f"nobody answers within {CONNECT_S} s",
     "(read timeout=": f"it was silent for {ANSWER_S} s",
     "('Connection aborted.'": "the connection was cut",
+    "(connection closed by server)": "the connection was cut",
 }
 
 

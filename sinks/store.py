@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Protocol
+from traceback import clear_frames
+from typing import Any, Final, Protocol, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -23,6 +24,7 @@ import clickhouse_connect
 import pyarrow as pa
 from clickhouse_connect.driver.binding import format_str
 from clickhouse_connect.driver.exceptions import ClickHouseError
+from urllib3.exceptions import HTTPError
 
 from wattribute.errors import StoreAwayError, StoreError, UsageError
 from wattribute.sinks.arrow import stream, value_stream
@@ -117,17 +119,22 @@ class Store:
     def query(self, sql: str, params: Mapping[str, Any] | None = None) -> Result:
         """The answer to one statement. Values only as server-side parameters, ``{name:Type}``."""
         full = in_full(sql)
+
+        def asked(client: Any, words: str = full) -> Result:
+            answer = client.query(words, parameters=dict(params or {}))
+            # of a long answer, which is on its way still, the line may be cut here
+            rows = [tuple(map(_plain, row)) for row in answer.result_rows]
+            return Result(list(answer.column_names), rows)
+
         try:
-            answer = self._attempt(lambda client: client.query(full, parameters=dict(params or {})))
+            return cast(Result, self._attempt(asked))
         except StoreAwayError:
             raise
         except StoreError:
             if full == sql:
                 raise
             # what is wrong with it is to be said of the words of whoever asks
-            answer = self._attempt(lambda client: client.query(sql, parameters=dict(params or {})))
-        rows = [tuple(map(_plain, row)) for row in answer.result_rows]
-        return Result(list(answer.column_names), rows)
+            return cast(Result, self._attempt(lambda client: asked(client, sql)))
 
     def command(self, sql: str, params: Mapping[str, Any] | None = None) -> None:
         """Run one statement that answers nothing."""
@@ -246,7 +253,7 @@ def open_store(url: str, create: bool = True) -> Store:
     database = unquote(parts.path.strip("/")) or DATABASE
 
     def connect(settings: Mapping[str, Any]) -> Any:
-        return clickhouse_connect.get_client(
+        client: Any = clickhouse_connect.get_client(
             host=parts.hostname,
             port=parts.port or 8123,
             username=unquote(parts.username or "default"),
@@ -257,7 +264,10 @@ def open_store(url: str, create: bool = True) -> Store:
             connect_timeout=CONNECT_S,
             send_receive_timeout=ANSWER_S,
             client_name="wattribute",
+            dedicated_pool=True,
         )
+        _let_go_of_failed(client.http)
+        return client
 
     return Store(url, _in_database(connect, database, create), _SETTINGS)
 
@@ -305,6 +315,25 @@ def _in_database(
         return client
 
     return connected
+
+
+def _let_go_of_failed(pool: Any) -> None:
+    """Have a request that failed let go of what it holds at once, and not when garbage is collected.
+
+    Where the line was cut the client (clickhouse-connect 1.12) asks a second time. The frames of the first
+    try keep those of the second, and so its answer, which the client never closes where it has no rows: the
+    collector takes both apart, and to close it then prints a traceback. Tries of urllib3's own would do the
+    same, where we do not see them."""
+    request = pool.request
+
+    def once(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return request(*args, **{**kwargs, "retries": 0})
+        except HTTPError as error:
+            clear_frames(error.__traceback__)
+            raise
+
+    pool.request = once
 
 
 @lru_cache

@@ -22,12 +22,14 @@ import pyarrow as pa
 @dataclass(frozen=True, slots=True)
 class Fault:
     """What becomes of a statement. It may be ``done`` nevertheless. The answer is ``status``, with a ``code``
-    of ClickHouse where that is not 0; status 0 cuts the line instead. ``silent``: no answer ever comes."""
+    of ClickHouse where that is not 0; status 0 cuts the line instead, ``halfway`` through the answer.
+    ``silent``: no answer ever comes."""
 
     status: int = 0
     code: int = 0
     done: bool = False
     silent: bool = False
+    halfway: bool = False
 
 
 class ClickHouseShim:
@@ -147,19 +149,21 @@ class _Front(BaseHTTPRequestHandler):
         elif fault.status:
             self._reply(fault.status, b"a fault\n", fault.code)
         else:
+            if fault.halfway:
+                self._reply(200, answer, sent=len(answer) // 2)
             cut(self.connection)
             self.close_connection = True
 
     do_GET = do_POST  # noqa: N815 - the name is given
 
-    def _reply(self, status: int, body: bytes, code: int = 0) -> None:
+    def _reply(self, status: int, body: bytes, code: int = 0, sent: int | None = None) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("X-ClickHouse-Summary", "{}")
         if code:
             self.send_header("X-ClickHouse-Exception-Code", str(code))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(body[:sent])
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is given
         """Say nothing."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from clickhouse_connect.driver.httputil import ResponseSource
 
 from tests.clickhouse_shim import ClickHouseShim, Fault
 from wattribute.errors import StoreAwayError, StoreError
@@ -74,6 +76,40 @@ def test_an_insert_whose_answer_was_lost_may_be_repeated(
     assert sink.store.query("SELECT sum(active_energy_uj) FROM attribution FINAL").rows == [(5,)]
     assert sink.store.query("SELECT sum(active_energy_uj) FROM attribution_day FINAL").rows == [(5,)]
     sink.close()
+
+
+def test_a_long_answer_that_is_cut_is_an_outage(shim: ClickHouseShim, server_url: str) -> None:
+    with closing(open_store(server_url)) as store:
+        shim.fault = lambda sql: Fault(done=True, halfway=True)
+        with pytest.raises(StoreAwayError, match="refused: the connection was cut"):
+            store.query("SELECT number FROM numbers(500000)")
+
+
+@pytest.mark.parametrize("away", ["cut", "refused"])
+def test_an_answer_without_rows_is_let_go_of_at_once(
+    shim: ClickHouseShim, server_url: str, away: str
+) -> None:
+    """Where the client had to ask twice, too: what the garbage collector takes apart prints a traceback."""
+    store = open_store(server_url)
+
+    def fault(sql: str) -> Fault | None:
+        shim.fault = lambda sql: None
+        return Fault()
+
+    gc.disable()
+    try:
+        if away == "refused":
+            shim.refuse()
+            with pytest.raises(StoreAwayError):
+                store.query("SELECT 1 WHERE 0")
+            shim.accept()
+        else:
+            shim.fault = fault
+        assert store.query("SELECT 1 WHERE 0").rows == []
+        assert not [one for one in gc.get_objects() if isinstance(one, ResponseSource)]
+    finally:
+        gc.enable()
+        store.close()
 
 
 @pytest.mark.parametrize(

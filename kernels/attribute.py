@@ -1206,7 +1206,7 @@ def _is_bridged(devices: Devices, d: int, from_ns: int, to_ns: int) -> bool:
 def _resets(devices: Devices, d: int, from_ns: int, to_ns: int) -> tuple[int, int]:
     """(counter segment at the end of a window, RESET if a reset lies within it and NO_ENERGY if nothing tells
     what was used in that)."""
-    segment, flags = devices.segment[d], 0
+    segment, flags = devices.resets[d] - devices.reset_length[d], 0
     for r in range(devices.reset_length[d]):
         begin_ns, end_ns = devices.reset_from_ns[d, r], devices.reset_to_ns[d, r]
         if end_ns <= to_ns:

@@ -190,8 +190,8 @@ def _remove_gap(devices: Devices, d: int, from_ns: int, to_ns: int) -> None:
 
 
 @part
-def _add_reset(devices: Devices, d: int, from_ns: int, to_ns: int, repeated_ns: int) -> None:
-    """List a counter reset, once: after a restart those before are read again."""
+def _add_reset(devices: Devices, d: int, from_ns: int, to_ns: int, repeated_ns: int, offset: int) -> None:
+    """List and count a counter reset, once."""
     n = devices.reset_length[d]
     for i in range(n):
         if devices.reset_to_ns[d, i] == to_ns:
@@ -200,6 +200,9 @@ def _add_reset(devices: Devices, d: int, from_ns: int, to_ns: int, repeated_ns: 
     devices.reset_to_ns[d, n] = to_ns
     devices.reset_repeated_ns[d, n] = repeated_ns
     devices.reset_length[d] = n + 1
+    devices.showed_offset[d, devices.showed_length[d]] = offset
+    devices.showed_length[d] += 1
+    devices.resets[d] += 1
 
 
 @part
@@ -606,9 +609,9 @@ def _take_samples(
         newest = t
         if energy >= 0 and energy != counter:
             if energy < counter or leapt:
-                _add_reset(devices, d, knot, t, 0)
+                _add_reset(devices, d, knot, t, 0, offset)
             elif repeated_ns > 0:
-                _add_reset(devices, d, devices.repeated_to_ns[d], t, repeated_ns)
+                _add_reset(devices, d, devices.repeated_to_ns[d], t, repeated_ns, offset)
                 from_ns = min(from_ns, repeated_ns)
             devices.repeated_from_ns[d] = 0
             if counter >= 0:
@@ -936,7 +939,8 @@ def _has_room(
             return False
         if devices.gap_length[d] + 2 * device_rows + 2 > devices.gap_from_ns.shape[1]:
             return False
-        if devices.reset_length[d] + device_rows > devices.reset_from_ns.shape[1]:
+        full = devices.reset_length[d] + device_rows > devices.reset_from_ns.shape[1]
+        if full or devices.showed_length[d] + device_rows > devices.showed_offset.shape[1]:
             return False
     for k in range(batch.layouts[layout, L_PROCESS_COUNT]):
         h = batch.holder_ids[batch.layouts[layout, L_PROCESSES] + k]

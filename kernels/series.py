@@ -95,7 +95,9 @@ class Devices(NamedTuple):
     gap_length: I64
     gap_from_ns: I64  # (devices, gaps)
     gap_to_ns: I64
-    segment: I64  # counter resets before those listed
+    resets: I64  # of the counter, ever
+    showed_length: I64
+    showed_offset: I64  # (devices, resets): the messages in which the last of them showed, and maybe all
     reset_length: I64
     reset_from_ns: I64  # (devices, resets): last knot before, first sample after
     reset_to_ns: I64
@@ -248,7 +250,7 @@ DEVICES = types.NamedTuple(
     (
         *(_i32, _i32, _i32, _i64, _i64, _i64, _i64, _i64, _u8, _i64, _i64, _u8, _i32, _i64),
         *(_i64_2, _i64_2, _i32_2, _i32_2, _u8_2),
-        *(_i64, _i64_2, _i64_2, _i64, _i64, _i64_2, _i64_2, _i64_2),
+        *(_i64, _i64_2, _i64_2, _i64, _i64, _i64_2, _i64, _i64_2, _i64_2, _i64_2),
     ),
     Devices,
 )

@@ -6,7 +6,7 @@ when rows are asked for changes nothing but how often a window is written before
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -37,7 +37,7 @@ from wattribute.stream.rows import Rows
 from wattribute.stream.series import SLACK_NS, DeviceKey, Series, new_marks
 from wattribute.stream.tables import Tables
 
-ALGORITHM: Final = 6
+ALGORITHM: Final = 7
 """Goes up when the same messages come to give other rows."""
 _MARKS: Final = 1 << 18
 _ROWS: Final = 1 << 15
@@ -88,6 +88,7 @@ class Engine:
         self._written: list[dict[str, Column]] = []
         self._saved = np.zeros((0, 3), np.int64)  # of each device: resets, last sample if silent, sources
         self._restored: dict[DeviceKey, dict[str, Any]] = {}
+        self._restored_to = 0
         self._quiet = False
         self._marked_offsets: list[tuple[int, I64]] = []  # and the hosts' clocks before it
 
@@ -105,9 +106,8 @@ class Engine:
 
     def _take_in(self, pending: Pending) -> None:
         if not self._quiet:
-            self._restore_last_samples()
+            self._restore()
         self._ingest(pending, self._quiet)
-        self._restore_segments()
 
     def _settle(self, pending: Pending, set_back: int) -> None:
         """Take messages in before an identity is news, and attribute what lies too far back for it to change:
@@ -133,28 +133,30 @@ class Engine:
         """What a look-back cannot rebuild, by device, as (key, message), where that changed since the last
         call: the counter resets ever seen, what it was ever read from, and the last sample of a device that
         has fallen silent."""
+        if self._quiet:
+            return []
+        self.series.forget_offsets(self.look_back_offset)
         devices, changed = self.series.devices, []
         count = len(self.series.device_keys)
         length = devices.length[:count]
         last_ns = devices.t_ns[np.arange(count), np.maximum(length - 1, 0)]
         silent = self.series.hosts.now_ns[devices.host[:count]] - last_ns > SLACK_NS
         silent |= self._stands_still()[devices.host[:count]]
-        resets = devices.segment[:count] + devices.reset_length[:count]
-        now = np.stack([resets, np.where(silent, last_ns, 0), devices.sources[:count]], axis=1)
+        last_ns[~silent] = 0
+        now = np.stack([devices.resets[:count], last_ns, devices.sources[:count]], axis=1)
         now[length == 0] = 0
         before = np.concatenate([self._saved, np.zeros((count - len(self._saved), 3), np.int64)])
         self._saved = now
         for row in np.flatnonzero((now != before).any(axis=1) & (length > 0)).tolist():
             key, n = self.series.device_keys[row], int(length[row])
-            listed = slice(0, int(devices.reset_length[row]))
             saved = {
                 "host": key.host,
                 "boot_id": key.boot_id,
                 "gpu": key.gpu,
                 "next_offset": self._next_offset,
-                "segment": int(devices.segment[row]),
+                "resets": int(devices.resets[row]),
+                "reset_offsets": devices.showed_offset[row, : devices.showed_length[row]].tolist(),
                 "sources": int(devices.sources[row]),
-                "resets_to_ns": devices.reset_to_ns[row, listed].tolist(),
                 "first_ns": int(devices.first_ns[row]),
                 "last": [int(series[row, n - 1]) for series in devices[_SAMPLE_SERIES]],
             }
@@ -172,42 +174,45 @@ class Engine:
     def restore(self, saved: Iterable[bytes], next_offset: int) -> None:
         """Take back what ``state`` gave, before the first message is taken. It may be newer than
         ``next_offset``, the first that will not be taken quietly."""
+        self._restored_to = next_offset
         for value in saved:
             obj = orjson.loads(value)
             if obj["next_offset"] > next_offset:
                 obj["last"] = None
             self._restored[DeviceKey(obj["host"], obj["boot_id"], obj["gpu"])] = obj
 
-    def _restore_last_samples(self) -> None:
-        """Give devices just met, which the look-back did not bring, their last sample from before it."""
-        devices = self.series.devices
+    def _restore(self) -> None:
+        """Give devices, once the look-back is over, what it could not tell of them."""
         for key in self._restored.keys() & self.series.device_rows.keys():
-            row, obj = self.series.device_rows[key], self._restored[key]
-            if devices.length[row] or obj["last"] is None:
-                continue
-            for series, value in zip(devices[_SAMPLE_SERIES], obj["last"], strict=True):
-                series[row, 0] = value
-            t_ns, energy_mj, power_mw, average_mw = obj["last"]
-            devices.length[row] = 1
-            devices.broken[row] = 1  # the look-back had nothing of it: that is longer than any period
-            devices.first_ns[row] = obj["first_ns"]
-            devices.knot_ns[row], devices.counter_mj[row] = t_ns, energy_mj
-            devices.sources[row] = (
-                (HAS_COUNTER if energy_mj >= 0 else 0)
-                | (HAS_INSTANT if power_mw >= 0 else 0)
-                | (HAS_AVERAGE if average_mw >= 0 else 0)
-            )
+            row, obj = self.series.device_rows[key], self._restored.pop(key)
+            # Those that showed after our place show again. By offset, and not by time: readings come late.
+            offsets = obj.get("reset_offsets", [])  # state of an older version lacks it
+            showed = [offset for offset in offsets if offset < self._restored_to]
+            if len(showed) > self.series.devices.showed_offset.shape[1]:
+                self.series.make_room(len(showed))
+            devices = self.series.devices
+            devices.resets[row] = obj.get("resets", 0) - len(offsets) + len(showed)
+            devices.showed_length[row] = len(showed)
+            devices.showed_offset[row, : len(showed)] = showed
+            if not devices.length[row] and obj["last"] is not None:
+                self._restore_last_sample(row, obj)
+            devices.sources[row] |= obj.get("sources", 0)
 
-    def _restore_segments(self) -> None:
-        """Count, of devices just met, the resets up to their first sample: later ones show as it goes on. And
-        what they were read from before."""
+    def _restore_last_sample(self, row: int, obj: Mapping[str, Any]) -> None:
+        """Of a device that the look-back did not bring."""
         devices = self.series.devices
-        for key in self._restored.keys() & self.series.device_rows.keys():
-            row = self.series.device_rows[key]
-            if devices.length[row]:
-                obj, first_ns = self._restored.pop(key), devices.t_ns[row, 0]
-                devices.segment[row] = obj["segment"] + sum(t <= first_ns for t in obj["resets_to_ns"])
-                devices.sources[row] |= obj.get("sources", 0)  # messages of before 2026-11-25 do not tell
+        for series, value in zip(devices[_SAMPLE_SERIES], obj["last"], strict=True):
+            series[row, 0] = value
+        t_ns, energy_mj, power_mw, average_mw = obj["last"]
+        devices.length[row] = 1
+        devices.broken[row] = 1  # the look-back had nothing of it: that is longer than any period
+        devices.first_ns[row] = obj["first_ns"]
+        devices.knot_ns[row], devices.counter_mj[row] = t_ns, energy_mj
+        devices.sources[row] = (
+            (HAS_COUNTER if energy_mj >= 0 else 0)
+            | (HAS_INSTANT if power_mw >= 0 else 0)
+            | (HAS_AVERAGE if average_mw >= 0 else 0)
+        )
 
     @property
     def look_back_offset(self) -> int:
@@ -215,17 +220,19 @@ class Engine:
         return self._marked_offsets[0][0] if self._marked_offsets else 0
 
     def _mark_offset(self, offset: int) -> None:
-        """Remember an offset and where the clock of each host stood, about once a minute, for as long as a
-        restart would have to begin there: until each host's own clock, if it moves at all, has moved on by
-        the look-back."""
+        """Remember an offset and where the clock of each host stood, about once a minute and where a host
+        comes, for as long as a restart would have to begin there: until each host's own clock, if it moves
+        at all, has moved on by the look-back."""
         now_ns = self.series.hosts.now_ns[: len(self.series.host_rows)].copy()
         marked = self._marked_offsets
-        if marked and not (_moved_ns(marked[-1:], now_ns) >= _MARK_EVERY_NS).any():
-            return
+        if marked:
+            moved_ns = _moved_ns(marked[-1:], now_ns)
+            if not ((moved_ns >= _MARK_EVERY_NS) | (moved_ns < 0)).any():
+                return
         marked.append((offset, now_ns))
         moved_ns = _moved_ns(marked, now_ns)
         far_enough = moved_ns >= _LOOK_BACK_NS
-        may_begin = far_enough.any(axis=1) & (far_enough | (moved_ns == 0)).all(axis=1)
+        may_begin = far_enough.any(axis=1) & (far_enough | (moved_ns <= 0)).all(axis=1)
         for place in np.flatnonzero(may_begin)[-1:]:
             del marked[:place]
 
@@ -394,9 +401,10 @@ class Engine:
 
 
 def _moved_ns(marked: Sequence[tuple[int, I64]], now_ns: I64) -> I64:
-    """How far each host's clock has moved since each mark, [mark, host]; of a host that came since, or whose
-    clock was set back, its whole time."""
-    moved_ns = np.repeat(now_ns[None], len(marked), axis=0)
+    """How far each host's clock has moved since each mark, [mark, host]; -1 of a host that came since, or
+    whose clock was set back: of what is known of it, nothing lies before the mark."""
+    moved_ns = np.full((len(marked), len(now_ns)), -1, np.int64)
     for row, (_, then_ns) in zip(moved_ns, marked, strict=True):
-        row[: len(then_ns)] -= then_ns
-    return np.where(moved_ns < 0, now_ns, moved_ns)
+        known = now_ns[: len(then_ns)]
+        row[: len(then_ns)] = np.where((then_ns > 0) | (known == 0), np.maximum(known - then_ns, -1), -1)
+    return moved_ns

@@ -25,6 +25,7 @@ SLACK_NS: Final = 180_000_000_000
 """Kept beyond the horizon: two rounds of the identities that a collector repeats every 60 s, and the two
 minutes that what is learned for the oldest window rests on."""
 _KEPT_SAMPLES: Final = 32  # of a device that has fallen silent: the period is a median of 16 intervals
+_KEPT_OFFSETS: Final = 64  # of messages with a counter reset; the last commit lies before some of them
 _MOVED_AT_ONCE: Final = 4096
 SLICES: Final = 7
 """Into which MIG cuts most GPUs."""
@@ -136,7 +137,8 @@ class Series:
         for d in np.flatnonzero((self.devices.t_ns[:n, 0] < oldest_ns) & (self.devices.length[:n] > 0)):
             self._trim_device(int(d))
         # A late row may make two gaps of an interval that was none: the median has fallen since.
-        self.devices = _wider(self.devices, 2 * rows + 2, "length", "gap_length", "reset_length")
+        lengths = ("length", "gap_length", "reset_length", "showed_length")
+        self.devices = _wider(self.devices, 2 * rows + 2, *lengths)
         self.holders = _wider(self.holders, rows + 1, "seen_length", "used_length")
 
     def _trim_device(self, d: int) -> None:
@@ -151,7 +153,7 @@ class Series:
             devices.t_ns, devices.energy_mj, devices.power_mw, devices.average_mw, devices.quiet,
         )  # fmt: skip
         _shift(devices.gap_length, d, cut_ns, devices.gap_to_ns, devices.gap_from_ns)
-        devices.segment[d] += _shift(
+        _shift(
             devices.reset_length, d, cut_ns,
             devices.reset_to_ns, devices.reset_from_ns, devices.reset_repeated_ns,
         )  # fmt: skip
@@ -165,6 +167,13 @@ class Series:
             _shift(
                 holders.used_length, h, before_ns, holders.used_ns, holders.used_from_ns, holders.used_percent
             )
+
+    def forget_offsets(self, before: int) -> None:
+        """Let go of where the counter resets showed that a restart does not ask for."""
+        devices = self.devices
+        for d in np.flatnonzero(devices.showed_length > _KEPT_OFFSETS):
+            kept_from = devices.showed_offset[d, devices.showed_length[d] - _KEPT_OFFSETS]
+            _shift(devices.showed_length, int(d), min(before, int(kept_from)), devices.showed_offset)
 
     def forget(self) -> tuple[list[int], list[tuple[str, str, int, int]]]:
         """Give up the rows of processes of which nothing is left on a device: those devices, and the
@@ -196,7 +205,6 @@ class Series:
         devices, holders = self.devices, self.holders
         rows = [row for row in range(len(self.device_keys)) if devices.host[row] == host]
         self.hosts.now_ns[host] = self.hosts.ahead_ns[host] = self.hosts.ended_ns[host] = 0
-        devices.segment[rows] += devices.reset_length[rows]
         for length in (devices.length, devices.gap_length, devices.reset_length):
             length[rows] = 0
         devices.counter_mj[rows] = devices.leap_mj[rows] = -1
@@ -236,8 +244,8 @@ def new_marks(size: int, devices: int) -> Marks:
     return Marks(**{**arrays, "changed": np.full(devices, FOREVER)})
 
 
-def _shift(length: Any, row: int, cut_ns: int, time_ns: Any, *others: Any) -> int:
-    """Drop the entries of a series whose time lies before ``cut_ns``; how many."""
+def _shift(length: Any, row: int, cut_ns: int, time_ns: Any, *others: Any) -> None:
+    """Drop the entries of a series whose time lies before ``cut_ns``."""
     n = int(length[row])
     dropped = int(np.searchsorted(time_ns[row, :n], cut_ns))
     if dropped:
@@ -248,7 +256,6 @@ def _shift(length: Any, row: int, cut_ns: int, time_ns: Any, *others: Any) -> in
                 piece = series[row, at : min(at + step, n)]
                 series[row, at - dropped : at - dropped + len(piece)] = piece
         length[row] = n - dropped
-    return dropped
 
 
 # The matrices, by the name of the array that says how much of each row is valid.
@@ -256,6 +263,7 @@ _SERIES: Final = {
     "length": ("t_ns", "energy_mj", "power_mw", "average_mw", "quiet"),
     "gap_length": ("gap_from_ns", "gap_to_ns"),
     "reset_length": ("reset_from_ns", "reset_to_ns", "reset_repeated_ns"),
+    "showed_length": ("showed_offset",),
     "seen_length": ("seen_ns", "seen_period_ns", "seen_memory_bytes"),
     "used_length": ("used_ns", "used_from_ns", "used_percent"),
 }

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.stream import host as made_host
-from wattribute.records import Device, Exit, Gap, Host, Process, Record
+from wattribute.records import Device, Exit, Gap, Gpu, Host, Process, Record
 from wattribute.stream.engine import Engine
 from wattribute.wire import Encoder
 
@@ -224,6 +224,37 @@ def test_a_restart_reads_back_far_enough_for_each_host_by_its_own_clock(ahead_s:
         restarted.take([offset for offset, _ in quietly], [value for _, value in quietly], quiet=True)
         written += made_host.stream(restarted, messages[at:], [2])
         assert settled(made_host.table(written), ahead_s) == settled(whole, ahead_s)
+
+
+def test_a_host_that_comes_makes_nothing_forgotten_of_the_others() -> None:
+    """Two messages of it alone, before the other sends again, and a restart some seconds later."""
+    encoders = {name: Encoder(name, "b1", epoch=1) for name in "ab"}
+
+    def flush(name: str, number: int) -> list[bytes]:
+        t = START_NS + number * SECOND_NS
+        told: list[Record] = [
+            Device(t=t + k * SECOND_NS // 10, gpu="g", energy_mj=10**6 + (10 * number + k) * 30_000)
+            for k in range(10)
+        ]
+        told.append(Process(t=t + SECOND_NS // 2, gpu="g", pid=9, start_ns=7, period_ns=SECOND_NS))
+        if number == 0:
+            told.insert(0, Gpu(t=t, gpu="g", name="NVIDIA H200"))
+        return [value for _, _, value in encoders[name].encode(told)]
+
+    order = [("b", 0), ("b", 1), ("a", 0), ("a", 1), ("b", 2)]
+    order += [(name, number) for number in range(3, 30) for name in "ab"]
+    messages = list(enumerate(value for name, number in order for value in flush(name, number)))
+    polls = [3, 3, 1]
+    whole = made_host.table(made_host.stream(Engine("test"), messages, polls))
+    at = 41
+    before = Engine("test")
+    written = made_host.stream(before, messages[:at], polls, end=False)
+    assert before.look_back_offset == 0
+    restarted = Engine("test")
+    restarted.restore([value for _, value in before.state()], at)
+    restarted.take([offset for offset, _ in messages[:at]], [value for _, value in messages[:at]], quiet=True)
+    written += made_host.stream(restarted, messages[at:], [2])
+    assert made_host.table(written) == whole
 
 
 def settled(rows: Any, ahead_s: int) -> Any:

@@ -28,8 +28,9 @@ Sent = tuple[str, str, bytes]
 class HostileHost:
     """A host whose collector tells what it pleases, when it pleases."""
 
-    def __init__(self, rng: random.Random, absent_ratio: float) -> None:
+    def __init__(self, rng: random.Random, absent_ratio: float, name: str = "h") -> None:
         self.rng = rng
+        self.name = name
         self.absent_ratio = absent_ratio  # of the readings of its counters
         self.energy_mj = dict.fromkeys(GPUS, 10**7)
         self.silent_until_s = dict.fromkeys(GPUS, 0.0)
@@ -40,7 +41,7 @@ class HostileHost:
         """All that it sends, in the order in which it arrives."""
         rng = self.rng
         sent: list[tuple[float, int, Sent]] = []
-        encoder, epoch, boot, second = Encoder("h", "b0", 1), 1, 0, 0
+        encoder, epoch, boot, second = Encoder(self.name, "b0", 1), 1, 0, 0
         while second < seconds:
             for message in encoder.encode(self.records(second, first=not encoder.seq)):
                 place = second + (rng.choice([1, 3, 8, 20]) if rng.random() < 0.15 else 0)
@@ -49,7 +50,7 @@ class HostileHost:
             if rng.random() < 0.03:
                 epoch += 1
                 boot += rng.random() < 0.3
-                encoder = Encoder("h", f"b{boot}", epoch)
+                encoder = Encoder(self.name, f"b{boot}", epoch)
                 second += rng.choice([0, 3, 8])
             second += 1
         return [message for _, _, message in sorted(sent, key=lambda item: item[:2])]
@@ -111,6 +112,16 @@ class HostileHost:
                 yield Exit(t=now + self.rng.randrange(S), pid=pid, start_ns=start_ns)
 
 
+def in_bursts(rng: random.Random, first: Sequence[Sent], other: Sequence[Sent]) -> list[Sent]:
+    """The messages of two hosts, of which one comes later, some of either at a time."""
+    parts = [list(reversed(first)), list(reversed(other))]
+    mixed: list[Sent] = [parts[0].pop() for _ in range(rng.choice([0, 1, 30]))]
+    while any(parts):
+        part = rng.choice([part for part in parts if part])
+        mixed += [part.pop() for _ in range(min(len(part), rng.choice([1, 2, 20])))]
+    return mixed
+
+
 def sent_to(log: LocalLog, messages: Iterable[Sent]) -> None:
     for topic, key, value in messages:
         log.send(topic, key, value, 1)
@@ -120,7 +131,7 @@ def sent_to(log: LocalLog, messages: Iterable[Sent]) -> None:
 def assert_conserved(table: Mapping[Any, Mapping[str, Any]]) -> None:
     windows: dict[Any, list[Mapping[str, Any]]] = {}
     for row in table.values():
-        windows.setdefault((row["gpu"], row["boot_id"], row["window_start"]), []).append(row)
+        windows.setdefault((row["host"], row["gpu"], row["boot_id"], row["window_start"]), []).append(row)
     for rows in windows.values():
         for policy in ("equal", "memory", "active"):
             energy = sum(row["active_energy_uj"] + row[f"idle_energy_{policy}_uj"] for row in rows)
@@ -135,7 +146,7 @@ def test_a_loop_that_is_ended_at_any_step_leaves_the_rows_of_one_that_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, absent_ratio: float
 ) -> None:
     rng = random.Random(f"{seed} {absent_ratio}")
-    messages = HostileHost(rng, absent_ratio).messages(seconds=70)
+    messages = in_bursts(rng, *(HostileHost(rng, absent_ratio, name).messages(seconds=50) for name in "hi"))
     monkeypatch.setattr(stream_loop, "_POLL_S", 0.0)
     whole, log = MemorySink(), LocalLog(tmp_path / "whole")
     sent_to(log, messages)

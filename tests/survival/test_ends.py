@@ -46,6 +46,27 @@ def test_a_call_that_never_returns_does_not_keep_a_process_from_its_end(library:
     assert ("it does not end" in done.stderr) == (library == "ctypes.CDLL")
 
 
+def test_a_local_bus_has_one_stream(tmp_path: Path) -> None:
+    """Its position is of one store: what a second stream takes would be missing in the store of the first."""
+    bus = f"local://{tmp_path / 'bus'}"
+    ran("emit", "unit", "images", "3", "--model", "m", "--bus", bus)
+    first = started("stream", "--bus", bus, "--store", f"chdb://{tmp_path / 'store'}")
+    try:
+        assert first.stderr is not None
+        while "streaming" not in (line := first.stderr.readline()):
+            assert line, "it ended"
+        other = ("--bus", bus, "--store", f"chdb://{tmp_path / 'other'}")
+        said = ran("stream", *other, status=1).stderr
+        assert said.endswith(f"reads the local log in {tmp_path / 'bus'}; stop that first\n")
+        said = ran("up", "--simulate", "--fresh", *other, status=1).stderr
+        assert said.endswith("is in use: stop what collects into it or streams from it first\n")
+        first.kill()
+        first.communicate()
+        ran("stream", "--until-idle", *other)
+    finally:
+        first.kill()
+
+
 def test_a_stream_ends_though_its_broker_is_frozen(kafka_broker: KafkaBroker, tmp_path: Path) -> None:
     """Stopped as by SIGSTOP it keeps its connections and answers nothing."""
     bus, store = f"kafka://{kafka_broker.servers}", f"chdb://{tmp_path / 'store'}"

@@ -9,7 +9,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
@@ -29,6 +29,7 @@ _STUCK: Final = (
     "it does not end: the bus or the store does not answer. Ending it all the same; nothing is lost"
 )
 _SPOOLING_S: Final = 2.0  # a collector goes on without Kafka, and soon
+_STREAMING: Final = "bus.sqlite-streaming"  # locked by the stream that reads this folder
 _COLLECTING: Final = "bus.sqlite-collecting"  # locked by every collector that sends by way of this folder
 
 
@@ -63,8 +64,17 @@ def collecting(settings: Settings) -> Iterator[None]:
 
 def is_collected(settings: Settings) -> bool:
     """Whether a collector of this machine sends to the bus."""
+    return _is_locked(_log_folder(settings) / _COLLECTING)
+
+
+def is_used(folder: Path) -> bool:
+    """Whether a collector sends to a local log, or a stream reads it."""
+    return _is_locked(folder / _COLLECTING) or _is_locked(folder / _STREAMING)
+
+
+def _is_locked(file: Path) -> bool:
     try:
-        lock = os.open(_log_folder(settings) / _COLLECTING, os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(file, os.O_RDWR | os.O_CLOEXEC)
     except OSError:  # there was none yet, or it is not for us to know
         return False
     try:
@@ -100,11 +110,8 @@ def receiving_end(
     if folder is not None:
         from wattribute.collector.local_consumer import LocalConsumer
 
-        log = _local_log(folder, settings)
-        try:
+        with closing(_local_log(folder, settings)) as log, _streaming(folder):
             yield LocalConsumer(log, (SAMPLES, UNITS), on_assign), log
-        finally:
-            log.close()
         return
     from wattribute.stream.kafka_consumer import KafkaConsumer
 
@@ -125,6 +132,22 @@ def receiving_end(
             consumer.close()
     finally:
         producer.close()
+
+
+@contextmanager
+def _streaming(folder: Path) -> Iterator[None]:
+    """Be the one that reads a local log: its position is of one stream, which writes to one store."""
+    lock = os.open(folder / _STREAMING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusError(
+                f"another 'wattribute up' or 'stream' reads the local log in {folder}; stop that first"
+            ) from None
+        yield
+    finally:
+        os.close(lock)
 
 
 @contextmanager

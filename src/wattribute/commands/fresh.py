@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from wattribute.commands.ends import is_used
 from wattribute.errors import UsageError, WattributeError
 from wattribute.settings import Settings, local_folder
 
@@ -50,6 +51,8 @@ def empty_folders(settings: Settings) -> None:
         found += entries
     if owner := owner_of(store):
         raise WattributeError(f"the store {store} is in use by {owner}: stop it first")
+    if is_used(bus):
+        raise WattributeError(f"the bus {bus} is in use: stop what collects into it or streams from it first")
     for entry in found:
         _remove(entry)
 

@@ -29,6 +29,8 @@ _PLAINLY: Final = {
     "(read timeout=": f"it was silent for {ANSWER_S} s",
     "('Connection aborted.'": "the connection was cut",
     "(connection closed by server)": "the connection was cut",
+    "Error initializing EmbeddedServer": "its files are damaged (the engine says which); go on with a new"
+    " folder, and 'stream --from-beginning' brings what the bus still has",
 }
 
 
@@ -55,5 +57,5 @@ def _first_line(error: BaseException) -> str:
         if wrapped in text:
             return plain
     line = re.sub(r" \(for url [^)]*\)$", "", text.splitlines()[0]).removeprefix("Code: ")[:500]
-    lacks = re.search(r"Unknown table (function|expression)", line)
+    lacks = re.search(r"Unknown table (function|expression)|Database \w+ does not exist", line)
     return f"{line}; if an older wattribute made it, run 'wattribute migrate'" if lacks else line

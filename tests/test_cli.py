@@ -294,6 +294,8 @@ def test_recording_in_virtual_time_takes_seconds_and_is_the_same_twice(
     assert truth == json.loads((tmp_path / "two.json").read_text())
     assert sum(gpu["total_uj"] for gpu in truth["gpus"]) > 60 * 4 * 50e6  # four GPUs at no less than 50 W
     assert cli.run(["record", "one.ndjson", "--simulate", "--duration", "1"]) == 1  # it is there already
+    assert cli.run(["record", "-", "--simulate", "--duration", "1"]) == 2
+    assert not (tmp_path / "-").exists()
 
 
 def test_price_list_shows_the_bundled_book_with_its_sources(capsys: pytest.CaptureFixture[str]) -> None:

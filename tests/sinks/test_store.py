@@ -108,6 +108,17 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_damaged_folder_is_told_in_a_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "wattribute", "migrate", "--store", f"chdb://{tmp_path}/store"]
+    subprocess.run(command, check=True, capture_output=True)
+    (tmp_path / "store" / "metadata" / "wattribute.sql").write_text("garbage")
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("wattribute: "))
+    assert "its files are damaged" in line
+    assert "Traceback" not in done.stderr
+
+
 def test_values_are_parameters(sink: ClickHouseSink) -> None:
     evil = "' OR 1=1; DROP TABLE attribution -- \\ \n é"
     assert sink.store.query("SELECT {x:String}", {"x": evil}).rows == [(evil,)]

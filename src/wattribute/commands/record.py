@@ -68,6 +68,8 @@ def record(
     """Record this host's readings, to be replayed elsewhere. Ends with SIGTERM, Ctrl-C or --duration."""
     settings = load_settings({"host": host, "fast_hz": fast_hz}, config)
     duration_s = parse_duration_s(duration) if duration else None
+    if str(file) == "-":
+        raise UsageError("record writes a file: name one, or /dev/stdout with --overwrite for a pipe")
     if truth is not None and not simulate:
         raise UsageError("--truth needs --simulate: of a real host nobody knows it")
     if truth is not None:

@@ -49,6 +49,7 @@ _NO_MARKS: Final[tuple[I32, I64, I64, I64]] = (
 _SAMPLE_SERIES: Final = slice(Devices._fields.index("t_ns"), Devices._fields.index("average_mw") + 1)
 # An offset is not needed to rebuild the state after a restart once the hosts' clocks have moved on by this.
 _LOOK_BACK_NS: Final = HORIZON_NS + SLACK_NS + 600_000_000_000
+_GONE_NS: Final = 86_400_000_000_000
 _MARK_EVERY_NS: Final = 60_000_000_000
 
 
@@ -232,7 +233,11 @@ class Engine:
         marked.append((offset, now_ns))
         moved_ns = _moved_ns(marked, now_ns)
         far_enough = moved_ns >= _LOOK_BACK_NS
-        may_begin = far_enough.any(axis=1) & (far_enough | (moved_ns <= 0)).all(axis=1)
+        # A host whose clock stands is gone where another's has passed it by so much: it is not while another
+        # sends what it kept for an hour. Where its own clock was days ahead, a day of another's must do.
+        gone = now_ns.max(initial=0) - now_ns >= _LOOK_BACK_NS
+        gone = (moved_ns == 0) & (gone | (moved_ns >= _GONE_NS).any(axis=1, keepdims=True))
+        may_begin = far_enough.any(axis=1) & (far_enough | gone | (moved_ns < 0)).all(axis=1)
         for place in np.flatnonzero(may_begin)[-1:]:
             del marked[:place]
 

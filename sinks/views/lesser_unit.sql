@@ -28,7 +28,7 @@ WITH
     least(toUnixTimestamp64Milli(until_at), 9000000000000) * 1000000 AS until_ns,
     -- the versions of the models of which units name a run and no phase, and whether they trained or served
     (
-        SELECT groupArray((model, h.1, h.2))
+        SELECT groupUniqArray((model, h.1, h.2))
         FROM
 {{sole_version}} AS sole
         ARRAY JOIN held AS h

@@ -8,7 +8,8 @@
     multiIf(
         told_version != '', told_version,
         is_training, '',
-        length(arrayFilter(h -> NOT h.2 AND h.3 < end_ns AND h.4 > begin_ns, sole.held) AS meanwhile) = 1, meanwhile[1].1,
+        length(arrayDistinct(arrayFilter(h -> NOT h.2 AND h.3 < end_ns AND h.4 > begin_ns, sole.held).1) AS meanwhile) = 1,
+        meanwhile[1],
         notEmpty(meanwhile), '',
-        countEqual(sole.held.2, 0) = 1, arrayFirst(h -> NOT h.2, sole.held).1,
+        length(arrayDistinct(arrayFilter(h -> NOT h.2, sole.held).1) AS served) = 1, served[1],
         '') AS model_version

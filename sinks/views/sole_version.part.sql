@@ -1,33 +1,42 @@
 (
     -- Of each model, which versions held a GPU in the span, whether in what trains (1) or serves (0), and from when until
-    -- when (ns).
-    SELECT model, groupArray((version, trains, begin_ns, end_ns)) AS held
+    -- when (ns): once for each stretch of hours without a break between them. A version that is rolled back to comes again.
+    SELECT
+        model,
+        groupArrayArray(arrayMap(stretch -> (version, trains, stretch[1].1, stretch[-1].2), arraySplit(
+            (hour, ended_before) -> hour.1 > ended_before, hours, arrayPushFront(arrayPopBack(hours.2), 0)))) AS held
     FROM
     (
-        SELECT
-            model,
-            version,
-            trains,
-            min(toUnixTimestamp64Milli(began)) * 1000000 AS begin_ns,
-            max(toUnixTimestamp64Milli(ended)) * 1000000 AS end_ns
+        SELECT model, version, trains, arraySort(groupArray((begin_ns, end_ns))) AS hours
         FROM
         (
-            SELECT model, model_version AS version, {{trains}} AS trains,
-                min(first_at) AS began, max(last_at) AS ended
-            FROM attribution_hour FINAL
-            WHERE account = 'process' AND bucket_start >= toStartOfHour(since_at) AND bucket_start < until_at
-                AND last_at > since_at AND first_at < until_at
-            GROUP BY model, version, trains
-            UNION ALL
-            -- and what the sums of hours do not hold yet
-            SELECT model, model_version AS version, {{trains}} AS trains,
-                min(window_start) AS began, max(window_start + toIntervalMillisecond(window_ms)) AS ended
-            FROM attribution FINAL
-            WHERE account = 'process' AND window_start >= since_at AND window_start < until_at
-                AND window_start >= (
-                    SELECT if(count() = 0, toDateTime('2105-01-01', 'UTC'), min(bucket_start)) FROM dirty_bucket FINAL)
-                AND (host, gpu, toStartOfMinute(window_start)) IN (SELECT host, gpu, bucket_start FROM dirty_bucket FINAL)
-            GROUP BY model, version, trains
+            SELECT
+                model,
+                version,
+                trains,
+                min(toUnixTimestamp64Milli(began)) * 1000000 AS begin_ns,
+                max(toUnixTimestamp64Milli(ended)) * 1000000 AS end_ns
+            FROM
+            (
+                SELECT model, model_version AS version, {{trains}} AS trains, bucket_start AS hour,
+                    min(first_at) AS began, max(last_at) AS ended
+                FROM attribution_hour FINAL
+                WHERE account = 'process' AND bucket_start >= toStartOfHour(since_at) AND bucket_start < until_at
+                    AND last_at > since_at AND first_at < until_at
+                GROUP BY model, version, trains, hour
+                UNION ALL
+                -- and what the sums of hours do not hold yet
+                SELECT model, model_version AS version, {{trains}} AS trains, toStartOfHour(window_start) AS hour,
+                    min(window_start) AS began, max(window_start + toIntervalMillisecond(window_ms)) AS ended
+                FROM attribution FINAL
+                WHERE account = 'process' AND window_start >= since_at AND window_start < until_at
+                    AND window_start >= (SELECT if(count() = 0, toDateTime('2105-01-01', 'UTC'), min(bucket_start))
+                        FROM dirty_bucket FINAL)
+                    AND (host, gpu, toStartOfMinute(window_start)) IN (
+                        SELECT host, gpu, bucket_start FROM dirty_bucket FINAL)
+                GROUP BY model, version, trains, hour
+            )
+            GROUP BY model, version, trains, hour
         )
         GROUP BY model, version, trains
     )

@@ -399,3 +399,22 @@ def test_what_names_no_version_is_of_the_only_one_there_is(
     assert found(since) == {("m", "v7", 10.0), *others}
     assert found(SPAN) == {("m", "v7", 10.0), *others}  # v9 held no GPU while these were counted
     assert found(f"since = fromUnixTimestamp64Milli({start_ms + 60_000}), until = '2100-01-01'") == set()
+
+
+@pytest.mark.parametrize("is_rolled_up", [False, True])
+def test_a_version_that_is_rolled_back_holds_nothing_while_the_other_does(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, is_rolled_up: bool
+) -> None:
+    """v7 for two hours, v8 for three, v7 again; and both within one hour, of which nobody can say."""
+    minutes = [
+        *((minute, "v7") for minute in (*range(0, 130, 10), *range(320, 470, 10))),
+        *((minute, "v8") for minute in (*range(130, 320, 10), 430, 440)),
+    ]
+    priced.write_attribution(
+        as_columns([spent(start_ms, minute, model_version=version) for minute, version in minutes])
+    )
+    if is_rolled_up:
+        priced.refresh_rollups()
+    priced.write_rows("unit", [told(start_ms, "span", 60 * hour + 20, 10**hour) for hour in range(8)])
+    sql = f"SELECT model_version, sum(quantity) FROM counted_unit(unit = 'output_tokens', {SPAN}) GROUP BY 1"
+    assert dict(priced.store.query(sql).rows) == {"v7": 1_100_011, "v8": 11_100, "": 10_000_000}

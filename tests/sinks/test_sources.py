@@ -285,6 +285,33 @@ def test_a_minute_without_a_source_is_left_out_of_both_sides(
     assert row["cost_usd_per_unit"] == pytest.approx(6 / 590)
 
 
+@pytest.mark.parametrize("is_rolled_up", [False, True])
+def test_what_counts_of_the_gpu_time_goes_by_the_policy(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, is_rolled_up: bool
+) -> None:
+    """Of two minutes one is looked at; the policies give them other times and other idle energy."""
+    of_minutes = {"equal": ((1, 1), (1, 3)), "memory": ((2, 1), (4, 5)), "active": ((3, 2), (1, 2))}
+    rows = [spent(start_ms, minute) for minute in range(2)]
+    for policy, minutes in of_minutes.items():
+        for row, (times, idle_j) in zip(rows, minutes, strict=True):
+            row[f"gpu_time_{policy}_ns"] = times * T_NS
+            row[f"idle_energy_{policy}_uj"] = idle_j * 1_000_000
+    priced.write_attribution(as_columns(rows))
+    if is_rolled_up:
+        priced.refresh_rollups()
+    priced.write_rows("unit", [observed(start_ms, 0), told(start_ms, "engine", 0, 100)])
+    for policy, ((times, idle_j), (times_after, _)) in of_minutes.items():
+        sql = f"SELECT * FROM unit_cost(policy = '{policy}', {SPAN}, unit = 'output_tokens')"
+        (row,) = priced.store.query(sql).dicts()
+        assert row["coverage_ratio"] == pytest.approx(times / (times + times_after))
+        assert row["cost_usd_per_unit"] == pytest.approx(times / 100)
+        assert row["j_per_unit"] == pytest.approx((1 + idle_j) / 100)
+        if is_rolled_up:
+            ended = f"since = '2000-01-01', until = fromUnixTimestamp64Milli({start_ms + 120_000})"
+            of_minute = f"SELECT gpu_time_ns FROM model_minute(policy = '{policy}', {ended}) ORDER BY minute"
+            assert priced.store.query(of_minute).rows == [(times * T_NS,), (times_after * T_NS,)]
+
+
 def test_half_a_minute_is_half_left_out(priced: ClickHouseSink, as_columns: AsColumns, start_ms: int) -> None:
     priced.write_attribution(as_columns([spent(start_ms, minute) for minute in range(3)]))
     units = [observed(start_ms, 0), observed(start_ms, 1, 0.5), observed(start_ms, 2, 0.25)]

@@ -42,6 +42,49 @@ WITH
             GROUP BY run, attempt
         )
         GROUP BY run, attempt
+    ),
+    -- Of attempts whose steps several sources told, for each of these: how long a count of it is where that is not told
+    -- (as long as counts are usually apart), and from when until when better ones were there. One was there from its
+    -- first count to its last, but for where it told nothing for more than a minute.
+    several AS
+    (
+        SELECT
+            run,
+            attempt,
+            authority,
+            usual_ns,
+            arraySort(groupArrayArray(stretches) OVER (
+                PARTITION BY run, attempt ORDER BY authority DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+            )) AS better
+        FROM
+        (
+            SELECT
+                run,
+                attempt,
+                authority,
+                toInt64(60000000000) AS minute_ns,
+                arraySort(groupArray((toUnixTimestamp64Nano(t), toInt64(period_ns)))) AS told,
+                arrayMap(n -> n.1, told) AS ends,
+                least(minute_ns, if(length(ends) > 1,
+                    arrayReduce('quantileExact', arrayPopFront(arrayDifference(ends))), minute_ns)) AS usual_ns,
+                arrayMap(n -> n.1 - if(n.2 > 0, n.2, usual_ns), told) AS begins,
+                arrayMap(
+                    of -> (arrayMin(n -> n.1, of), of[-1].2),
+                    arraySplit(
+                        (n, before_ns) -> n.1 > before_ns + minute_ns,
+                        arrayZip(begins, ends),
+                        arrayPushFront(arrayPopBack(ends), ends[1]))) AS stretches
+            FROM unit FINAL
+            WHERE unit = 'steps' AND (run, attempt) IN
+            (
+                SELECT run, attempt
+                FROM unit
+                WHERE unit = 'steps' AND run != ''
+                GROUP BY run, attempt
+                HAVING min(authority) < max(authority)
+            )
+            GROUP BY run, attempt, authority
+        )
     )
 SELECT
     run,
@@ -205,36 +248,42 @@ FROM
                                 SELECT
                                     run,
                                     attempt,
-                                    argMax(of_source, authority) AS counted_steps,
-                                    argMax(from_at, authority) AS counted_from,
-                                    argMax(from_latest_at, authority) AS counted_from_latest,
-                                    argMax(until_at, authority) AS counted_until,
-                                    argMax(row_count, authority) AS counted_rows
+                                    sum(counted_quantity) AS counted_steps,
+                                    min(t) AS counted_from_latest,
+                                    max(t) AS counted_until,
+                                    count() AS counted_rows,
+                                    -- the first of q steps in a period ends after one q-th of it
+                                    min(fromUnixTimestamp64Nano(toUnixTimestamp64Nano(t)
+                                        - toInt64(period_ns * (1 - 1 / greatest(quantity, 1))), 'UTC')) AS counted_from
                                 FROM
                                 (
                                     SELECT
                                         run,
                                         attempt,
-                                        authority,
-                                        sum(quantity * if(t <= known_until OR period_ns = 0, t <= known_until,
-                                            greatest(0, 1 - dateDiff('nanosecond', known_until, t) / period_ns))) AS of_source,
-                                        min(t) AS from_latest_at,
-                                        max(t) AS until_at,
-                                        count() AS row_count,
-                                        -- the first of q steps in a period ends after one q-th of it
-                                        min(fromUnixTimestamp64Nano(
-                                            toUnixTimestamp64Nano(t) - toInt64(period_ns * (1 - 1 / greatest(quantity, 1))), 'UTC')) AS from_at
-                                    FROM
-                                    (
-                                        SELECT
-                                            run, attempt, authority, quantity, t, period_ns,
-                                            if(known.known_until = 0, never, known.known_until) AS known_until
-                                        FROM unit FINAL
-                                        LEFT JOIN known USING (run, attempt)
-                                        WHERE unit = 'steps' AND run != '' AND quantity > 0
-                                    )
-                                    GROUP BY run, attempt, authority
+                                        t,
+                                        period_ns,
+                                        quantity,
+                                        greatest(toInt64(1), if(period_ns > 0, toInt64(period_ns), usual_ns))
+                                            AS length_ns,
+                                        toUnixTimestamp64Nano(t) - length_ns AS begin_ns,
+                                        -- what is told of the time after the last window does not count yet
+                                        least(toUnixTimestamp64Nano(t), if(known.known_until = 0, never_ns,
+                                            toUnixTimestamp64Nano(known.known_until))) AS end_ns,
+                                        -- what no better source told: 1 gone through up to here, 2 ns that they told
+                                        end_ns - begin_ns - arrayFold(
+                                            (told, s) -> (
+                                                greatest(told.1, s.2),
+                                                told.2 + greatest(
+                                                    toInt64(0), least(end_ns, s.2) - greatest(told.1, s.1))),
+                                            better,
+                                            (begin_ns, toInt64(0))).2 AS counted_ns,
+                                        quantity * counted_ns / length_ns AS counted_quantity
+                                    FROM unit FINAL
+                                    LEFT JOIN known USING (run, attempt)
+                                    LEFT JOIN several USING (run, attempt, authority)
+                                    WHERE unit = 'steps' AND run != '' AND quantity > 0
                                 )
+                                WHERE counted_quantity > 0
                                 GROUP BY run, attempt
                             ) AS counted USING (run, attempt)
                         )

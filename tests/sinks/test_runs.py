@@ -439,6 +439,77 @@ def test_several_sources_of_steps_count_once(
     assert row["position"] == 10
 
 
+ENGINE, CLIENT = 4, 2
+# Of each run, what was told of its attempt 0, which held a GPU for 200 s: by whom, from and until when a
+# step a second, and how many seconds a count is long; then how many steps there were.
+SOURCES: dict[str, tuple[list[tuple[int, int, int, int]], float]] = {
+    "client, then engine": ([(CLIENT, 0, 90, 1), (ENGINE, 90, 180, 1)], 180),
+    "engine, then client": ([(ENGINE, 0, 90, 1), (CLIENT, 90, 180, 1)], 180),
+    "both all the time": ([(CLIENT, 0, 180, 1), (ENGINE, 0, 180, 10)], 180),
+    "both for a time: from 50 to 100 s": ([(CLIENT, 0, 100, 1), (ENGINE, 50, 180, 1)], 180),
+    "a count of the client reaches into the engine's": ([(CLIENT, 0, 100, 20), (ENGINE, 90, 180, 10)], 180),
+    "the engine is silent for 70 s": ([(CLIENT, 0, 180, 1), (ENGINE, 0, 60, 1), (ENGINE, 130, 180, 1)], 180),
+    "the engine is silent for 20 s: it made none": (
+        [(CLIENT, 0, 180, 1), (ENGINE, 0, 60, 1), (ENGINE, 80, 180, 1)], 160,
+    ),
+    "others, client and engine": ([(0, 0, 120, 1), (CLIENT, 60, 150, 1), (ENGINE, 100, 180, 1)], 180),
+    "of what the engine told after the last window nothing counts": (
+        [(CLIENT, 0, 90, 1), (ENGINE, 90, 230, 20)], 200,
+    ),
+    "of what the client told after the last window nothing counts": (
+        [(ENGINE, 0, 90, 1), (CLIENT, 90, 230, 20)], 200,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("has_period", [True, False])
+def test_where_the_source_of_steps_changes_each_counts_in_its_time(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, has_period: bool
+) -> None:
+    """Without a period a count is of the time since the one before."""
+    rows, counted = [], []
+    for pid, (run, (told, _)) in enumerate(SOURCES.items(), 1):
+        rows += used(start_ms, 0, 200, run=run, pid=pid)
+        for authority, begin, end, length in told:
+            row = {"run": run, "authority": authority, "period_ns": length * SECOND_NS if has_period else 0}
+            counted += [
+                steps(start_ms, at, 0, float(length), event_id=f"{run} {authority} {at}") | row
+                for at in range(begin + length, end + 1, length)
+            ]
+    priced.write_attribution(as_columns(rows))
+    priced.write_rows("run_event", [event(start_ms, 0, "start", 0, 0) | {"run": run} for run in SOURCES])
+    priced.write_rows("unit", counted)
+
+    found = {row["run"]: row for row in run_rows(priced.store, None, None, "equal")}
+
+    for run, (_, made) in SOURCES.items():
+        assert found[run]["position"] == pytest.approx(made), run
+        assert found[run]["cost_usd_per_step"] == pytest.approx(200 * USD_PER_S / made), run
+
+
+def test_a_change_of_source_and_a_retry(priced: ClickHouseSink, as_columns: AsColumns, start_ms: int) -> None:
+    """A step a second. Of the first attempt the client tells 60, then the engine 40, of which the last 10
+    come after its last window: it was killed, and nobody told so. The next goes on from step 70, of which no
+    checkpoint tells: by an even pace of the 90 counted ones it came at 70 s. It starts up for 9 s, and makes
+    20 steps that the engine tells, and 10 that the client tells."""
+    priced.write_attribution(as_columns([*used(start_ms, 0, 90), *used(start_ms, 110, 149, attempt=1)]))
+    priced.write_rows("run_event", [event(start_ms, 0, "start", 0, 0), event(start_ms, 110, "start", 1, 70)])
+    counted = [steps(start_ms, at, 0, 1.0, authority=CLIENT) for at in range(1, 61)]
+    counted += [steps(start_ms, at, 0, 1.0) for at in range(61, 101)]
+    counted += [steps(start_ms, at, 1, 1.0) for at in range(120, 140)]
+    counted += [steps(start_ms, at, 1, 1.0, authority=CLIENT) for at in range(140, 150)]
+    priced.write_rows("unit", counted)
+
+    killed, retry = attempt_rows(priced.store, "r", "equal")
+    (row,) = run_rows(priced.store, None, None, "equal")
+
+    assert (killed["steps"], retry["steps"]) == (90, 30)
+    assert row["position"] == 70 + 30
+    assert row["wasted_usd"] == pytest.approx((20 + 10) * USD_PER_S)
+    assert row["wasted_most_usd"] == pytest.approx((90 + 10) * USD_PER_S)
+    assert row["cost_usd_per_step"] == pytest.approx((90 + 39) * USD_PER_S / 100)
+
+
 def test_a_price_that_changes_within_a_run(
     sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:

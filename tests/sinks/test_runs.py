@@ -664,6 +664,23 @@ def test_where_a_run_will_end(priced: ClickHouseSink, as_columns: AsColumns, sta
         assert (row["projected_cost_usd"], row["projected_end"]) == (None, None)
 
 
+def test_a_run_is_its_latest_attempts_and_goes_as_far_as_that_tells(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """It was begun by another team, for another model, and was to go further."""
+    first = used(start_ms, 0, 10, team="before", model="old", model_version="v2")
+    second = used(start_ms, 20, 30, attempt=1, team="after", model="new", model_version="v1")
+    priced.write_attribution(as_columns([*first, *second]))
+    told = [event(start_ms, 0, "start", 0, 0), event(start_ms, 10, "fail", 0, 10)]
+    told += [event(start_ms, 20, "start", 1, 10) | {"steps": 30}]
+    priced.write_rows("run_event", [*told, event(start_ms, 30, "checkpoint", 1, 20) | {"steps": 30}])
+
+    (row,) = run_rows(priced.store, None, None, "equal")
+
+    assert (row["team"], row["model"], row["model_version"]) == ("after", "new", "v1")
+    assert (row["position"], row["target_position"]) == (20, 30)
+
+
 @pytest.mark.parametrize(("since_s", "until_s"), [(15, None), (None, 27)])
 def test_a_span_without_an_attempt_or_the_latest_windows_is_not_the_whole_run(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, since_s: int | None, until_s: int | None

@@ -9,8 +9,8 @@
 --     others, or by who resumed from it alone, by an even pace at best, and when it was told at worst
 --     (working_from_latest).
 -- NULL where that does not apply, and for the latter two also where there is no new step yet.
--- While an attempt runs, its steps tell what a step takes from pace_from on: the first new step of a retry, else its
--- start; not before it held a GPU, unless it told steps by then, as where nobody measured yet.
+-- While an attempt runs, its steps tell what a step takes from pace_from on: its first new step, before which it starts
+-- up, else its start; not before it held a GPU, unless it told steps by then, as where nobody measured yet.
 -- While an attempt runs, what is told of the time after its last window does not count yet: its energy is not there.
 CREATE OR REPLACE VIEW attempt_progress AS
 WITH
@@ -104,7 +104,7 @@ SELECT
     if(is_retry AND new_ns < never_ns, first_new_at, NULL) AS working_from,
     if(is_retry AND new_latest_ns < never_ns, fromUnixTimestamp64Nano(new_latest_ns, 'UTC'), NULL) AS working_from_latest,
     if(outcome = 'running', fromUnixTimestamp64Nano(greatest(
-        if(is_retry AND new_ns < never_ns, new_ns, started_ns),
+        if(new_ns < never_ns, new_ns, started_ns),
         if(new_latest_ns < ready_ns, started_ns, ready_ns)), 'UTC'), NULL) AS pace_from,
     fromUnixTimestamp64Nano(progress_ns, 'UTC') AS progress_at,
     progress_count,

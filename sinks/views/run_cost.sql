@@ -37,17 +37,19 @@ SELECT
     min(seen.first_at) >= since_at AND max(seen.last_at) <= until_at AS is_whole,
     if(is_whole AND useful_steps > 0, cost_usd / useful_steps, NULL) AS cost_usd_per_step,
     if(is_whole AND useful_steps > 0, energy_uj / 1e6 / useful_steps, NULL) AS j_per_step,
-    -- The rest at what a step took in the latest attempt, from its first new step, where that is a retry, or its start
-    -- (pace_from) to its last: 1 steps, 2 ns of them, 3 ns until now that were measured, 4 what those cost, GPUs reserved
+    -- The rest at what a step took in the latest attempt, from its first new step (pace_from), before which it
+    -- starts up, to its last: 1 steps, 2 ns of them, 3 ns until now that were measured, 4 what those cost, GPUs reserved
     -- alongside included, 5 ns since the last step, as far as what is told next may have taken.
     argMax((
-        if(progress.outcome = 'running', progress.position - progress.origin_position - progress.is_retry, 0),
+        if(progress.outcome = 'running', progress.position - progress.origin_position - 1, 0),
         toFloat64(dateDiff('nanosecond', progress.pace_from, progress.progress_at)),
         toFloat64(dateDiff('nanosecond', greatest(progress.pace_from, spent.used_from), spent.used_until)),
         spent.pace_usd,
         least(
             toFloat64(greatest(0, dateDiff('nanosecond', progress.progress_at, spent.used_until))),
+            -- its first new step came before, and is one of those that were told
             toFloat64(dateDiff('nanosecond', progress.pace_from, progress.progress_at))
+                * (1 + 1 / greatest(1, progress.position - progress.origin_position - 1))
                 / greatest(1, progress.progress_count))), spent.attempt) AS latest,
     latest.1 AS latest_steps,
     latest.4 AS latest_usd,

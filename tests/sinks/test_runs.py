@@ -165,7 +165,8 @@ def test_steps_whose_energy_is_not_there_yet_do_not_count(
     # of those in (9.5, 10.5] one half, of those from 10 on none
     assert row["position"] == 10 * 2 + 1
     assert row["cost_usd_per_step"] == pytest.approx(10 * USD_PER_S / 21)
-    assert row["projected_cost_usd"] == pytest.approx(10 * USD_PER_S * 40 / 21)
+    # the first came at 0.5 s, the other 20 until 10 s
+    assert row["projected_cost_usd"] == pytest.approx((10 + 19 * 9.5 / 20) * USD_PER_S)
 
     priced.write_rows("run_event", [event(start_ms, 11.5, "finish", 0, 24)])
     (row,) = run_rows(priced.store, None, None, "equal")
@@ -566,6 +567,10 @@ PROJECTED: dict[str, Going] = {
     "ten steps are told at a time, and nine seconds of the next are part of the rest": (
         [(0, 19)], [(0, "start", 0, 0), (10, "checkpoint", 0, 10)], (10, 40), 19 / 10, 40,
     ),
+    "it starts up for 60 s, and a step takes a second": (
+        [(0, 70)], [(0, "start", 0, 0), *((59 + step, "checkpoint", 0, step) for step in range(1, 12))],
+        (11, 40), 70 / 11, 70 + 29,
+    ),
     "it stands still for longer than that": (
         [(0, 40)], [(0, "start", 0, 0), (10, "checkpoint", 0, 10)], (10, 40), 40 / 10, 40 + 30 - 10,
     ),
@@ -725,12 +730,12 @@ def test_an_end_that_is_ages_away_is_a_time_all_the_same(
     priced.write_attribution(as_columns(used(start_ms, 0, 10)))
     far = event(start_ms, 0, "start", 0, 0) | {"steps": 1 << 62}
     priced.write_rows("run_event", [far])
-    priced.write_rows("unit", [steps(start_ms, 10, 0, 1.0)])
+    priced.write_rows("unit", [steps(start_ms, 9, 0, 1.0), steps(start_ms, 10, 0, 1.0)])
 
     (row,) = run_rows(priced.store, None, None, "equal")
 
     assert row["projected_end"] > datetime(2100, 1, 1, tzinfo=UTC)
-    assert row["projected_cost_usd"] == pytest.approx((1 << 62) * 10 * USD_PER_S)
+    assert row["projected_cost_usd"] == pytest.approx((1 << 62) * USD_PER_S)
 
 
 def test_runs_of_one_name_in_two_namespaces_are_told_of(

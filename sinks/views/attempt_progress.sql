@@ -277,7 +277,8 @@ FROM
                                                     toInt64(0), least(end_ns, s.2) - greatest(told.1, s.1))),
                                             better,
                                             (begin_ns, toInt64(0))).2 AS counted_ns,
-                                        quantity * counted_ns / length_ns AS counted_quantity
+                                        if(counted_ns = length_ns, quantity, quantity * counted_ns / length_ns)
+                                            AS counted_quantity
                                     FROM unit FINAL
                                     LEFT JOIN known USING (run, attempt)
                                     LEFT JOIN several USING (run, attempt, authority)

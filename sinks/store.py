@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from traceback import clear_frames
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -78,6 +78,9 @@ _READING: Final[dict[str, Any]] = {
 }
 
 
+_Answer = TypeVar("_Answer")
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """An answer: plain Python values; a time is a datetime in UTC. chDB names no columns where there are no
@@ -127,14 +130,14 @@ class Store:
             return Result(list(answer.column_names), rows)
 
         try:
-            return cast(Result, self._attempt(asked))
+            return self._attempt(asked)
         except StoreAwayError:
             raise
         except StoreError:
             if full == sql:
                 raise
             # what is wrong with it is to be said of the words of whoever asks
-            return cast(Result, self._attempt(lambda client: asked(client, sql)))
+            return self._attempt(lambda client: asked(client, sql))
 
     def command(self, sql: str, params: Mapping[str, Any] | None = None) -> None:
         """Run one statement that answers nothing."""
@@ -223,7 +226,7 @@ class Store:
         except (ClickHouseError, OSError, ImportError) as error:
             raise store_error(f"cannot open the store {self.url}", error) from error
 
-    def _attempt(self, call: Callable[[Any], Any]) -> Any:
+    def _attempt(self, call: Callable[[Any], _Answer]) -> _Answer:
         with self._one_at_a_time:
             try:
                 return call(self._client)

@@ -244,12 +244,12 @@ def new_marks(size: int, devices: int) -> Marks:
     return Marks(**{**arrays, "changed": np.full(devices, FOREVER)})
 
 
-def _shift(length: Any, row: int, cut_ns: int, time_ns: Any, *others: Any) -> None:
-    """Drop the entries of a series whose time lies before ``cut_ns``."""
+def _shift(length: Any, row: int, cut: int, ordered_by: Any, *others: Any) -> None:
+    """Drop the entries of a series whose time, or offset, lies before ``cut``."""
     n = int(length[row])
-    dropped = int(np.searchsorted(time_ns[row, :n], cut_ns))
+    dropped = int(np.searchsorted(ordered_by[row, :n], cut))
     if dropped:
-        for series in (time_ns, *others):
+        for series in (ordered_by, *others):
             # In pieces that do not overlap, so that each is moved once; it is a MB, and mostly in two pieces.
             step = max(dropped, _MOVED_AT_ONCE)
             for at in range(dropped, n, step):

@@ -571,11 +571,13 @@ def test_an_attempt_that_goes_on_costs_what_is_worked_out_by_hand(killed: State)
     assert row["wasted_usd"] == exactly(hand.wasted_usd(0, 1))
     assert row["wasted_most_usd"] == exactly(hand.wasted_usd(0, 1, most=True))
     assert row["cost_usd_per_step"] == exactly(hand.cost_usd(0, 1) / 8)
-    # the last 3 of its 4 steps tell the pace; what came after is part of the next, as far as they are apart
+    # the last 3 of its 4 steps tell the pace; what came after is part of the next, as far as they are told apart
     until_ns = max(window["end_ns"] for window in hand.windows)
     told = [unit["t"] for unit in hand.units if unit["attempt"] == 1]
     paced_ns = max(told) - hand.working_from_ns(1)
-    rest_ns = max(Fraction(0), 2 * paced_ns / 3 - min(until_ns - max(told), paced_ns / len(told)))
+    step_ns = paced_ns / 3
+    apart_ns = step_ns * 4 / len(told)
+    rest_ns = max(Fraction(0), 2 * step_ns - min(until_ns - max(told), apart_ns))
     usd_per_ns = (hand.cost_usd(1) - hand.wasted_usd(1)) / float(until_ns - hand.working_from_ns(1))
     assert row["projected_cost_usd"] == exactly(hand.cost_usd(0, 1) + float(rest_ns) * usd_per_ns)
     ends_ns = until_ns + rest_ns

@@ -85,6 +85,25 @@ def test_a_run_that_failed_and_goes_on(priced: ClickHouseSink, as_columns: AsCol
     assert abs(row["projected_end"] - end) < timedelta(milliseconds=2)
 
 
+def test_of_the_time_since_the_last_step_no_more_counts_than_what_is_told_next_may_take(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """Two steps are told each second, until the tenth; then it hangs for five seconds."""
+    priced.write_rows("run_event", [event(start_ms, 0, "start", 0, 0)])
+    priced.write_rows("unit", [steps(start_ms, second, 0, 2.0) for second in range(1, 11)])
+    for until_s, since_s in ((10, 0), (15, 1)):
+        priced.write_attribution(as_columns(used(start_ms, 0, until_s)))
+
+        (row,) = run_rows(priced.store, None, None, "equal")
+
+        assert (row["position"], row["target_position"]) == (20, 40)
+        rest_s = 20 * 0.5 - since_s
+        end = datetime.fromtimestamp(start_ms / 1000 + until_s + rest_s, UTC)
+        assert abs(row["projected_end"] - end) < timedelta(milliseconds=2)
+        # each second costs what the seconds from its first step on did, hanging or not
+        assert row["projected_cost_usd"] == pytest.approx((until_s + rest_s) * USD_PER_S)
+
+
 def test_who_comes_after_one_that_never_had_a_gpu_does_nothing_again(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:

@@ -33,6 +33,7 @@ from wattribute.stream.fleet import FleetWatts
 from wattribute.stream.identity import Identities
 from wattribute.stream.idle import IdleLevels
 from wattribute.stream.learning import Learning
+from wattribute.stream.look_back import LookBack
 from wattribute.stream.rows import Rows
 from wattribute.stream.series import SLACK_NS, DeviceKey, Series, new_marks
 from wattribute.stream.tables import Tables
@@ -47,10 +48,6 @@ _NO_MARKS: Final[tuple[I32, I64, I64, I64]] = (
     np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
 )  # fmt: skip
 _SAMPLE_SERIES: Final = slice(Devices._fields.index("t_ns"), Devices._fields.index("average_mw") + 1)
-# An offset is not needed to rebuild the state after a restart once the hosts' clocks have moved on by this.
-_LOOK_BACK_NS: Final = HORIZON_NS + SLACK_NS + 600_000_000_000
-_GONE_NS: Final = 86_400_000_000_000
-_MARK_EVERY_NS: Final = 60_000_000_000
 
 
 def version_base(generation: int) -> int:
@@ -91,13 +88,13 @@ class Engine:
         self._restored: dict[DeviceKey, dict[str, Any]] = {}
         self._restored_to = 0
         self._quiet = False
-        self._marked_offsets: list[tuple[int, I64]] = []  # and the hosts' clocks before it
+        self._look_back = LookBack()
 
     def take(self, offsets: Sequence[int], values: Sequence[bytes], quiet: bool = False) -> None:
         """Take messages in. ``quiet``: only to rebuild the state; their rows have been written before."""
         if not offsets:
             return
-        self._mark_offset(offsets[0])
+        self._look_back.note(offsets[0], self._clocks_ns())
         self._next_offset = offsets[-1] + 1
         self._quiet = quiet
         self._take_in(self.decoder.decode(offsets, values))
@@ -142,7 +139,7 @@ class Engine:
         length = devices.length[:count]
         last_ns = devices.t_ns[np.arange(count), np.maximum(length - 1, 0)]
         silent = self.series.hosts.now_ns[devices.host[:count]] - last_ns > SLACK_NS
-        silent |= self._stands_still()[devices.host[:count]]
+        silent |= self._look_back.stands_still(self._clocks_ns())[devices.host[:count]]
         last_ns[~silent] = 0
         now = np.stack([devices.resets[:count], last_ns, devices.sources[:count]], axis=1)
         now[length == 0] = 0
@@ -163,14 +160,6 @@ class Engine:
             }
             changed.append((f"{key.host} {key.boot_id} {key.gpu}", orjson.dumps(saved)))
         return changed
-
-    def _stands_still(self) -> NDArray[np.bool_]:
-        """Of each host whether its clock has stood for two minutes of another's."""
-        now_ns = self.series.hosts.now_ns[: len(self.series.host_rows)]
-        if len(self._marked_offsets) < 3:
-            return np.zeros(len(now_ns), np.bool_)
-        stands: NDArray[np.bool_] = (_moved_ns(self._marked_offsets[-3:-2], now_ns) == 0)[0]
-        return stands
 
     def restore(self, saved: Iterable[bytes], next_offset: int) -> None:
         """Take back what ``state`` gave, before the first message is taken. It may be newer than
@@ -218,28 +207,11 @@ class Engine:
     @property
     def look_back_offset(self) -> int:
         """The offset from which a restart must read to come to the present state."""
-        return self._marked_offsets[0][0] if self._marked_offsets else 0
+        return self._look_back.offset
 
-    def _mark_offset(self, offset: int) -> None:
-        """Remember an offset and where the clock of each host stood, about once a minute and where a host
-        comes, for as long as a restart would have to begin there: until each host's own clock, if it moves
-        at all, has moved on by the look-back."""
-        now_ns = self.series.hosts.now_ns[: len(self.series.host_rows)].copy()
-        marked = self._marked_offsets
-        if marked:
-            moved_ns = _moved_ns(marked[-1:], now_ns)
-            if not ((moved_ns >= _MARK_EVERY_NS) | (moved_ns < 0)).any():
-                return
-        marked.append((offset, now_ns))
-        moved_ns = _moved_ns(marked, now_ns)
-        far_enough = moved_ns >= _LOOK_BACK_NS
-        # A host whose clock stands is gone where another's has passed it by so much: it is not while another
-        # sends what it kept for an hour. Where its own clock was days ahead, a day of another's must do.
-        gone = now_ns.max(initial=0) - now_ns >= _LOOK_BACK_NS
-        gone = (moved_ns == 0) & (gone | (moved_ns >= _GONE_NS).any(axis=1, keepdims=True))
-        may_begin = far_enough.any(axis=1) & (far_enough | gone | (moved_ns < 0)).all(axis=1)
-        for place in np.flatnonzero(may_begin)[-1:]:
-            del marked[:place]
+    def _clocks_ns(self) -> I64:
+        """Where the clock of each host stands."""
+        return self.series.hosts.now_ns[: len(self.series.host_rows)]
 
     def rows(
         self, ended: bool = False, restate: bool = True, provisional: bool = True
@@ -403,13 +375,3 @@ class Engine:
                 offset = int(messages[-1, k.OFFSET])
                 self.tables.dead(offset, f"{count} more readings: {k.REASONS[reason]}", b"", count)
         self.duplicate_count += int(drops.total[k.DUPLICATE])
-
-
-def _moved_ns(marked: Sequence[tuple[int, I64]], now_ns: I64) -> I64:
-    """How far each host's clock has moved since each mark, [mark, host]; -1 of a host that came since, or
-    whose clock was set back: of what is known of it, nothing lies before the mark."""
-    moved_ns = np.full((len(marked), len(now_ns)), -1, np.int64)
-    for row, (_, then_ns) in zip(moved_ns, marked, strict=True):
-        known = now_ns[: len(then_ns)]
-        row[: len(then_ns)] = np.where((then_ns > 0) | (known == 0), np.maximum(known - then_ns, -1), -1)
-    return moved_ns

@@ -571,7 +571,7 @@ def test_an_attempt_that_goes_on_costs_what_is_worked_out_by_hand(killed: State)
     assert row["wasted_usd"] == exactly(hand.wasted_usd(0, 1))
     assert row["wasted_most_usd"] == exactly(hand.wasted_usd(0, 1, most=True))
     assert row["cost_usd_per_step"] == exactly(hand.cost_usd(0, 1) / 8)
-    # the last 3 of its 4 steps tell the pace; what came after is part of the next, as far as they are told apart
+    # the last 3 of its 4 steps tell the pace; what came after is part of what is told next
     until_ns = max(window["end_ns"] for window in hand.windows)
     told = [unit["t"] for unit in hand.units if unit["attempt"] == 1]
     paced_ns = max(told) - hand.working_from_ns(1)

@@ -1,0 +1,74 @@
+"""How far back a restart must read to come to the state that a partition's engine has now."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wattribute.kernels.series import HORIZON_NS, I64
+from wattribute.stream.series import SLACK_NS
+
+_LOOK_BACK_NS: Final = HORIZON_NS + SLACK_NS + 600_000_000_000
+_GONE_NS: Final = 86_400_000_000_000
+_MARK_EVERY_NS: Final = 60_000_000_000
+_NOT_YET: Final = -1
+
+
+class LookBack:
+    """Marks: offsets, and where the clock of each host stood before the message there; about one a minute and
+    one where a host comes. The first that is kept is where a restart begins: an offset is not needed any more
+    once each host's own clock, if it moves at all, has moved on by the look-back."""
+
+    def __init__(self) -> None:
+        self._offsets: list[int] = []
+        self._then_ns = np.zeros((0, 0), np.int64)  # of [mark, host]; _NOT_YET of a host that came since
+
+    @property
+    def offset(self) -> int:
+        """From which a restart must read."""
+        return self._offsets[0] if self._offsets else 0
+
+    def note(self, offset: int, now_ns: I64) -> None:
+        """The message at an offset is about to be taken in; each host's clock (hosts,) stands there."""
+        if self._offsets:
+            moved_ns = self._moved_ns(slice(-1, None), now_ns)
+            if not ((moved_ns >= _MARK_EVERY_NS) | (moved_ns < 0)).any():
+                return
+        self._add(offset, now_ns)
+        moved_ns = self._moved_ns(slice(None), now_ns)
+        far_enough = moved_ns >= _LOOK_BACK_NS
+        # A host whose clock stands is gone where another's has passed it by so much: it is not while another
+        # sends what it kept for an hour. Where its own clock was days ahead, a day of another's must do.
+        gone = now_ns.max(initial=0) - now_ns >= _LOOK_BACK_NS
+        gone = (moved_ns == 0) & (gone | (moved_ns >= _GONE_NS).any(axis=1, keepdims=True))
+        may_begin = far_enough.any(axis=1) & (far_enough | gone | (moved_ns < 0)).all(axis=1)
+        for place in np.flatnonzero(may_begin)[-1:]:
+            del self._offsets[:place]
+            self._then_ns = self._then_ns[place:]
+
+    def stands_still(self, now_ns: I64) -> NDArray[np.bool_]:
+        """Of each host whether its clock, which stands there now, has stood for two minutes of another's."""
+        if len(self._offsets) < 3:
+            return np.zeros(len(now_ns), np.bool_)
+        stands: NDArray[np.bool_] = (self._moved_ns(slice(-3, -2), now_ns) == 0)[0]
+        return stands
+
+    def _add(self, offset: int, now_ns: I64) -> None:
+        count, hosts = self._then_ns.shape
+        then_ns = np.full((count + 1, len(now_ns)), _NOT_YET, np.int64)
+        then_ns[:count, :hosts] = self._then_ns
+        then_ns[count] = now_ns
+        self._offsets.append(offset)
+        self._then_ns = then_ns
+
+    def _moved_ns(self, marks: slice, now_ns: I64) -> I64:
+        """How far each host's clock has moved since some of the marks, [mark, host]; -1 of a host that came
+        since, or whose clock was set back: of what is known of it, nothing lies before the mark."""
+        then_ns = self._then_ns[marks]
+        moved_ns = np.full((len(then_ns), len(now_ns)), -1, np.int64)
+        hosts = then_ns.shape[1]
+        known = (then_ns > 0) | ((then_ns == 0) & (now_ns[:hosts] == 0))
+        np.maximum(now_ns[:hosts] - then_ns, -1, out=moved_ns[:, :hosts], where=known)
+        return moved_ns

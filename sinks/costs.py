@@ -203,23 +203,19 @@ def attempt_rows(store: Readable, run: str, policy: str) -> list[dict[str, Any]]
 
     Each row has run, attempt, model, model_version, team, outcome, started, ended, used_from, used_until,
     energy_j, gpu_hours, cost_usd, wasted_usd, wasted_most_usd, position, target_position (docs/store.md,
-    attempt_cost and attempt_progress), and steps, those that it made. None is what is not known. Raises
-    UsageError for a policy that there is not, StoreError.
+    attempt_cost), and steps, those that it made. None is what is not known. Raises UsageError for a policy
+    that there is not, StoreError.
     """
     return store.query(
-        "SELECT spent.run AS run, spent.attempt AS attempt, spent.model AS model,"
-        " spent.model_version AS model_version, spent.team AS team, outcome,"
+        "SELECT run, attempt, model, model_version, team, outcome,"
         " if(outcome = '', NULL, started) AS started, ended, used_from, used_until,"
         " energy_uj / 1e6 AS energy_j, gpu_time_ns / 3.6e12 AS gpu_hours, cost_usd,"
         " if(outcome = '', NULL, wasted_usd) AS wasted_usd,"
         " if(outcome = '', NULL, wasted_most_usd) AS wasted_most_usd,"
         " if(outcome = '', NULL, position) AS position, target_position,"
         " if(outcome = '', NULL, position - origin_position) AS steps"
-        " FROM attempt_cost("
-        "policy = {policy:String}, since = {since:String}, until = {until:String}) AS spent"
-        " LEFT JOIN attempt_progress AS progress"
-        " ON spent.run = progress.run AND spent.attempt = progress.attempt"
-        " WHERE spent.run = {run:String} ORDER BY attempt",
+        " FROM attempt_cost(policy = {policy:String}, since = {since:String}, until = {until:String})"
+        " WHERE run = {run:String} ORDER BY attempt",
         span_params(policy, None, None) | {"run": run},
     ).dicts()
 

@@ -16,7 +16,7 @@ SELECT
     argMax(spent.team, spent.attempt) AS team,
     count() AS attempts,
     if(any(told.attempt) > max(spent.attempt), any(told.outcome),
-        argMaxIf(progress.outcome, spent.attempt, progress.outcome != '')) AS outcome,
+        argMaxIf(spent.outcome, spent.attempt, spent.outcome != '')) AS outcome,
     min(spent.used_from) AS used_from,
     max(spent.used_until) AS used_until,
     sum(spent.energy_uj) AS energy_uj,
@@ -26,14 +26,14 @@ SELECT
     if(outcome = '' OR cost_usd IS NULL, NULL, sum(spent.wasted_usd)) AS wasted_usd,
     -- of an attempt of which nothing was told, all may have been
     if(outcome = '' OR cost_usd IS NULL, NULL,
-        sum(if(progress.outcome = '', spent.cost_usd, spent.wasted_most_usd))) AS wasted_most_usd,
+        sum(if(spent.outcome = '', spent.cost_usd, spent.wasted_most_usd))) AS wasted_most_usd,
     -- who has no GPU yet has told what it goes on from: what was made beyond that is no longer of use
     if(outcome = '', NULL, ifNull(
         if(any(told.attempt) > max(spent.attempt), any(told.position), NULL),
-        argMaxIf(progress.position, spent.attempt, progress.outcome != ''))) AS position,
-    argMax(progress.target_position, spent.attempt) AS target_position,
+        argMaxIf(spent.position, spent.attempt, spent.outcome != ''))) AS position,
+    argMax(spent.target_position, spent.attempt) AS target_position,
     -- useful: each step once, however often it was made
-    position - minIf(progress.origin_position, progress.is_useful) AS useful_steps,
+    position - minIf(spent.origin_position, spent.is_useful) AS useful_steps,
     min(seen.first_at) >= since_at AND max(seen.last_at) <= until_at AS is_whole,
     if(is_whole AND useful_steps > 0, cost_usd / useful_steps, NULL) AS cost_usd_per_step,
     if(is_whole AND useful_steps > 0, energy_uj / 1e6 / useful_steps, NULL) AS j_per_step,
@@ -41,16 +41,16 @@ SELECT
     -- starts up, to its last: 1 steps, 2 ns of them, 3 ns until now that were measured, 4 what those cost, GPUs reserved
     -- alongside included, 5 ns since the last step, as far as what is told next may have taken.
     argMax((
-        if(progress.outcome = 'running', progress.position - progress.origin_position - 1, 0),
-        toFloat64(dateDiff('nanosecond', progress.pace_from, progress.progress_at)),
-        toFloat64(dateDiff('nanosecond', greatest(progress.pace_from, spent.used_from), spent.used_until)),
+        if(spent.outcome = 'running', spent.position - spent.origin_position - 1, 0),
+        toFloat64(dateDiff('nanosecond', spent.pace_from, spent.progress_at)),
+        toFloat64(dateDiff('nanosecond', greatest(spent.pace_from, spent.used_from), spent.used_until)),
         spent.pace_usd,
         least(
-            toFloat64(greatest(0, dateDiff('nanosecond', progress.progress_at, spent.used_until))),
+            toFloat64(greatest(0, dateDiff('nanosecond', spent.progress_at, spent.used_until))),
             -- its first new step came before, and is one of those that were told
-            toFloat64(dateDiff('nanosecond', progress.pace_from, progress.progress_at))
-                * (1 + 1 / greatest(1, progress.position - progress.origin_position - 1))
-                / greatest(1, progress.progress_count))), spent.attempt) AS latest,
+            toFloat64(dateDiff('nanosecond', spent.pace_from, spent.progress_at))
+                * (1 + 1 / greatest(1, spent.position - spent.origin_position - 1))
+                / greatest(1, spent.progress_count))), spent.attempt) AS latest,
     latest.1 AS latest_steps,
     latest.4 AS latest_usd,
     greatest(0, (target_position - position) * latest.2 / latest_steps - latest.5) AS rest_ns,
@@ -59,7 +59,6 @@ SELECT
     if(is_projected, cost_usd + rest_ns * latest_usd / latest.3, NULL) AS projected_cost_usd,
     if(is_projected, addMilliseconds(used_until, toInt64(least(toFloat64(3e12), rest_ns / 1e6))), NULL) AS projected_end
 FROM attempt_cost(policy = {policy:String}, since = {since:String}, until = {until:String}) AS spent
-LEFT JOIN attempt_progress AS progress ON spent.run = progress.run AND spent.attempt = progress.attempt
 LEFT JOIN (SELECT run, min(first_at) AS first_at, max(last_at) AS last_at FROM measured WHERE run != '' GROUP BY run) AS seen
     ON spent.run = seen.run
 LEFT JOIN

@@ -18,7 +18,7 @@ from wattribute.sinks.contract import Column
 from wattribute.sinks.costs import cost_rows
 from wattribute.sinks.prices import Price, add_prices
 from wattribute.sinks.query_server import open_store_for_reading
-from wattribute.sinks.store import open_store
+from wattribute.sinks.store import _ANALYSIS, _READING, open_store
 
 AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
 
@@ -76,6 +76,20 @@ def test_an_insert_whose_answer_was_lost_may_be_repeated(
     assert sink.store.query("SELECT sum(active_energy_uj) FROM attribution FINAL").rows == [(5,)]
     assert sink.store.query("SELECT sum(active_energy_uj) FROM attribution_day FINAL").rows == [(5,)]
     sink.close()
+
+
+def test_an_older_server_lacks_some_of_what_spares_it_time(
+    shim: ClickHouseShim, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """query_plan_remove_unused_columns came with 25.12: without it the store answers all the same."""
+    monkeypatch.setitem(_ANALYSIS, "a_setting_of_days_to_come", 0)
+    monkeypatch.setitem(_READING, "a_setting_of_days_to_come", 0)
+    open_store(server_url).close()
+    reader = open_store_for_reading(server_url)
+    assert reader.query("SELECT 1").rows == [(1,)]
+    reader.close()
+    assert ("query_plan_merge_expressions", "0") in shim.settings_seen
+    assert "a_setting_of_days_to_come" not in dict(shim.settings_seen)
 
 
 def test_a_long_answer_that_is_cut_is_an_outage(shim: ClickHouseShim, server_url: str) -> None:

@@ -49,8 +49,8 @@ def says_something(column: Column) -> bool:
     return bool(any(column.values) if isinstance(column, Coded | CodedLabels) else column.any())
 
 
-def value_stream(columns: Mapping[str, Sequence[Any]], types: Mapping[str, str]) -> memoryview:
-    """Columns of plain values as an Arrow stream. A time is a datetime, or an integer in the unit of its
+def value_batch(columns: Mapping[str, Sequence[Any]], types: Mapping[str, str]) -> pa.RecordBatch:
+    """Columns of plain values, of equal length. A time is a datetime, or an integer in the unit of its
     column (seconds, ms or ns). Raises StoreError for a value that does not fit its column."""
     arrays = []
     for name, values in columns.items():
@@ -60,7 +60,7 @@ def value_stream(columns: Mapping[str, Sequence[Any]], types: Mapping[str, str])
             arrays.append(pa.array(plain, type=kind))
         except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
             raise StoreError(f"column {name}: {error}") from error
-    return stream(pa.record_batch(arrays, names=list(columns)))
+    return pa.record_batch(arrays, names=list(columns))
 
 
 def stream(batch: pa.RecordBatch, before: bytes = b"") -> memoryview:

@@ -22,7 +22,7 @@ import pytest
 
 from tests.needs import need
 from tests.survival.processes import asked, ran, started, wait_until
-from wattribute.commands.progress import Lines, Patterns, Progress, follow, pattern
+from wattribute.commands.progress import Lines, Patterns, Progress, follow, pattern, written
 from wattribute.errors import UsageError
 from wattribute.records import Record, Run, Unit
 
@@ -355,6 +355,40 @@ def test_a_file_that_comes_later_and_begins_anew_is_followed(tmp_path: Path) -> 
     ended.set()
     follower.join()
     assert found == [b"first, which is long", b"second", b"third", b"fourth, without an end"]
+
+
+def test_what_an_earlier_attempt_left_in_a_file_is_not_read(tmp_path: Path) -> None:
+    """Programs append to their log: those steps were made before."""
+    import threading
+
+    path = tmp_path / "log"
+    assert written(path) == 0
+    path.write_text("resumed at 0\nstep 1\n")
+    place = written(path)
+    with path.open("a") as file:
+        file.write("resumed at 1\nstep 2")
+    found: list[bytes] = []
+    ended = threading.Event()
+    ended.set()
+    follow(path, Lines(found.extend), ended, place)
+    assert found == [b"resumed at 1", b"step 2"]
+
+
+def test_steps_of_an_earlier_attempt_in_the_same_file_are_not_told(tmp_path: Path) -> None:
+    log, store = tmp_path / "log", f"chdb://{tmp_path}/store"
+    log.write_text("step 1/9\nstep 5/9\n")
+    words = ("--progress", r"step (\d+)/(\d+)", "--progress-file", log, "--run", "r", "--attempt", "1")
+    where = ("--store", store, "--bus", f"local://{tmp_path}/bus")
+    ran("run", "--simulate", *words, *where, "--", "sh", "-c", f"echo step 6/9 >> {log}")
+    told = "SELECT event, step FROM run_event FINAL WHERE run = 'r' AND step IS NOT NULL ORDER BY t, event"
+    assert asked(store, told) == [[{"event": "start", "step": 5}, {"event": "finish", "step": 6}]]
+
+
+def test_a_progress_file_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    words = ("run", "--simulate", "--progress", r"(\d+)", "--progress-file", str(tmp_path / "pipe"))
+    refused = ran(*words, "--store", f"chdb://{tmp_path}/store", "--", "true", status=2)
+    assert "is not a file" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -177,9 +177,20 @@ class Progress:
         return number
 
 
-def follow(path: Path, lines: Lines, ended: threading.Event) -> None:
-    """Read a file that grows, which may come later or begin anew, until ``ended`` and to its end."""
-    place = 0
+def written(path: Path) -> int:
+    """How many bytes a file has; 0 where there is none yet. Raises UsageError for what is not a file: to open
+    a named pipe would wait for who writes to it, for good."""
+    try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"--progress-file {path} is not a file")
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def follow(path: Path, lines: Lines, ended: threading.Event, place: int = 0) -> None:
+    """Read a file that grows, which may come later or begin anew, from ``place`` until ``ended`` and to its
+    end."""
     while True:
         last = ended.wait(_FILE_S)
         try:

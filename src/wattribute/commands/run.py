@@ -29,7 +29,7 @@ from wattribute.commands.options import (
 )
 from wattribute.commands.output import Format, check_file, note
 from wattribute.commands.passing import NOT_FOUND, Command, NotStartedError, end_as
-from wattribute.commands.progress import Lines, Patterns, Progress, follow, pattern
+from wattribute.commands.progress import Lines, Patterns, Progress, follow, pattern, written
 from wattribute.commands.run_options import (
     AttemptOption,
     CheckpointOption,
@@ -72,6 +72,7 @@ class Plan:
     attempt: int | None
     patterns: Patterns
     progress_file: Path | None
+    file_bytes: int  # what earlier attempts have left in it: they made these steps
     steps: int | None
     settings: Settings
     source: Callable[[], Source] | None  # None: a collector of this machine measures
@@ -143,6 +144,7 @@ def run(
             pattern("--resume", resume, 1, 1),
         ),
         progress_file=progress_file,
+        file_bytes=0 if progress_file is None else written(progress_file),
         steps=steps,
         settings=settings,
         source=None if collected else lambda: open_command_host(settings, simulate, scenario, seed),
@@ -217,7 +219,7 @@ def _wait(plan: Plan, command: Command, progress: Progress, source: Source | Non
     ended = threading.Event()
     follower = None
     if plan.progress_file is not None:
-        arguments = (plan.progress_file, Lines(progress.read), ended)
+        arguments = (plan.progress_file, Lines(progress.read), ended, plan.file_bytes)
         follower = threading.Thread(target=follow, args=arguments, name="progress", daemon=True)
         follower.start()
     status = command.wait()

@@ -698,6 +698,24 @@ def test_a_command_that_there_is_not(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+def test_a_run_within_another_counts_its_own_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a script that is run, and tries again what it starts."""
+    where = ("--store", f"chdb://{tmp_path}/store", "--bus", f"local://{tmp_path}/bus")
+    command = ("--", "sh", "-c", "echo $WATTRIBUTE_RUN $WATTRIBUTE_ATTEMPT")
+
+    def attempt_of(*words: str) -> str:
+        return ran("run", "--simulate", *where, *words, *command, run="outer", attempt="3").stdout
+
+    assert attempt_of("--run", "inner") == "inner 0\n"
+    assert attempt_of("--run", "inner") == "inner 1\n"
+    assert attempt_of("--run", "inner", "--attempt", "3") == "inner 3\n"
+    assert attempt_of() == "outer 3\n"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert attempt_of("--run", "inner") == "inner 2\n"
+
+
 def test_a_file_that_may_not_be_run(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("no program")
     words = ("run", "--simulate", "--store", f"chdb://{tmp_path}/store", "--", f"{tmp_path}/notes")

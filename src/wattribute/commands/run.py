@@ -12,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import typer
+
 from wattribute.collector.identity import Group, environment, identity
 from wattribute.collector.identity import attempt as attempt_of
 from wattribute.commands.ends import is_collected
@@ -88,6 +90,7 @@ class Plan:
 
 
 def run(
+    context: typer.Context,
     command: CommandArgument,
     model: ModelOption = "",
     model_version: VersionOption = "",
@@ -137,7 +140,7 @@ def run(
         words=command,
         is_named=bool(named),
         whose=_whose(named or _made_up_name(command[0]), model, model_version, team, phase),
-        attempt=attempt_of(os.environ) if attempt is None else attempt,
+        attempt=_counted(attempt, context, named),
         patterns=Patterns(
             pattern("--progress", progress, 1, 2),
             pattern("--checkpoint", checkpoint, 0, 1),
@@ -278,6 +281,16 @@ def _name() -> str:
     raw = b"\0".join(f"{key}={value}".encode(errors="replace") for key, value in os.environ.items())
     named: str = identity(environment(raw), Group())["run"]
     return named
+
+
+def _counted(attempt: int | None, context: typer.Context, run: str) -> int | None:
+    """Which start of the run it is, where somebody said or counts that."""
+    source = context.get_parameter_source("attempt")
+    outer = os.environ.get("WATTRIBUTE_RUN", "")
+    if source is not None and source.name == "ENVIRONMENT" and outer and outer != run:
+        # It is of the run that we are started in. Started in it twice, we would tell of one attempt.
+        return attempt_of({**os.environ, "WATTRIBUTE_ATTEMPT": ""})
+    return attempt_of(os.environ) if attempt is None else attempt
 
 
 def _made_up_name(word: str) -> str:

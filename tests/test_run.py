@@ -716,6 +716,23 @@ def test_a_run_within_another_counts_its_own_attempts(
     assert attempt_of("--run", "inner") == "inner 2\n"
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "what"),
+    [
+        ("--attempt", str(1 << 32), "attempt 4294967296 is outside 0 to 4294967295"),
+        ("--steps", str(1 << 63), "steps 9223372036854775808 is outside 0 to"),
+        ("--price-per-gpu-hour", "inf", "--price-per-gpu-hour"),
+    ],
+)
+def test_a_number_that_no_record_takes_is_refused_before_the_command_runs(
+    tmp_path: Path, option: str, value: str, what: str
+) -> None:
+    words = ("run", "--simulate", "--store", f"chdb://{tmp_path}/store", option, value)
+    refused = ran(*words, "--", "touch", tmp_path / "ran", status=2)
+    assert what in refused.stderr
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_file_that_may_not_be_run(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("no program")
     words = ("run", "--simulate", "--store", f"chdb://{tmp_path}/store", "--", f"{tmp_path}/notes")

@@ -136,11 +136,14 @@ def run(
     if output is not None:
         check_file("--output", output)
     named = name or _name()
+    whose = {"run": named or _made_up_name(command[0]), "model": model, "model_version": model_version}
+    whose |= {"team": team, "phase": phase}
+    counted = _counted(attempt, context, named)
     plan = Plan(
         words=command,
         is_named=bool(named),
-        whose=_whose(named or _made_up_name(command[0]), model, model_version, team, phase),
-        attempt=_counted(attempt, context, named),
+        whose=_whose(whose, counted, steps),
+        attempt=counted,
         patterns=Patterns(
             pattern("--progress", progress, 1, 2),
             pattern("--checkpoint", checkpoint, 0, 1),
@@ -266,11 +269,11 @@ def _report(plan: Plan, measuring: Measuring, attempt: int, status: int, source:
         _say(f"what it cost is not known: {error}")
 
 
-def _whose(run: str, model: str, model_version: str, team: str, phase: str) -> dict[str, str]:
+def _whose(whose: dict[str, str], attempt: int | None, steps: int | None) -> dict[str, str]:
     """Whose it is. Raises UsageError for what no record takes."""
-    whose = {"run": run, "model": model, "model_version": model_version, "team": team, "phase": phase}
     try:
-        parse({"kind": "workload", "t": 1, "pid": 1, "start_ns": 1, **whose})
+        parse({"kind": "workload", "t": 1, "pid": 1, "start_ns": 1, **whose, "attempt": attempt})
+        parse({"kind": "run", "t": 1, "run": whose["run"], "event": "start", "steps": steps})
     except RecordError as error:
         raise UsageError(str(error)) from error
     return whose

@@ -81,6 +81,7 @@ PriceOption = Annotated[
         "--price-per-gpu-hour",
         metavar="USD",
         min=0,
+        max=1e9,  # as the price book takes it
         help="Put into the price book for the GPUs that it held, as by 'price add'.",
     ),
 ]

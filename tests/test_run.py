@@ -254,6 +254,12 @@ def test_steps_are_read_from_lines_and_from_progress_bars() -> None:
     assert (end.event, end.step, end.steps) == ("finish", 10, 50)
 
 
+def test_a_pattern_may_hold_bytes_that_are_not_utf_8() -> None:
+    looked_for = pattern("--progress", os.fsdecode(b"\xe9tape (\\d+)"), 1, 2)
+    assert looked_for is not None
+    assert looked_for.search(b"\xe9tape 7") is not None
+
+
 def test_what_counts_from_anew_and_what_is_no_number_is_no_progress() -> None:
     progress, records = read_of(
         "epoch 1 step 9\nepoch 2 step 3\n", "step x\n", "step 1,200\n", progress=r"step ([\dx,]+)"
@@ -730,6 +736,13 @@ def test_a_number_that_no_record_takes_is_refused_before_the_command_runs(
     words = ("run", "--simulate", "--store", f"chdb://{tmp_path}/store", option, value)
     refused = ran(*words, "--", "touch", tmp_path / "ran", status=2)
     assert what in refused.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_name_that_is_not_utf_8_is_refused_before_the_command_runs(tmp_path: Path) -> None:
+    words = ("run", "--simulate", "--store", f"chdb://{tmp_path}/store", "--run", os.fsdecode(b"caf\xe9"))
+    refused = ran(*words, "--", "touch", tmp_path / "ran", status=2)
+    assert refused.stderr == "wattribute: run holds control characters\n"
     assert not (tmp_path / "ran").exists()
 
 

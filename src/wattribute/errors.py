@@ -54,8 +54,9 @@ def check_texts(told: Any) -> None:
 
 
 def has_controls(text: str) -> bool:
-    """Whether a text holds what no name may: characters that control, or that end a line."""
-    return not text.isprintable() and any(category(char) in ("Cc", "Zl", "Zp") for char in text)
+    """Whether a text holds what no name may: characters that control, or that end a line, or bytes that are
+    not UTF-8, which a command line and an environment give as surrogates."""
+    return not text.isprintable() and any(category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
 
 
 def printable(text: str) -> str:

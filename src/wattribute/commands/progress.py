@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -37,7 +38,7 @@ def pattern(option: str, text: str | None, least: int, most: int) -> re.Pattern[
     if text is None:
         return None
     try:
-        compiled = re.compile(text.encode())
+        compiled = re.compile(os.fsencode(text))  # the bytes that were given, whatever the locale
     except re.error as error:
         raise UsageError(f"{option} {text!r} is no regular expression: {error}") from error
     if not least <= compiled.groups <= most:

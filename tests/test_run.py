@@ -22,6 +22,7 @@ import pytest
 
 from tests.needs import need
 from tests.survival.processes import asked, ran, started, wait_until
+from wattribute.commands import run
 from wattribute.commands.progress import Lines, Patterns, Progress, follow, pattern, written
 from wattribute.errors import UsageError
 from wattribute.records import Record, Run, Unit
@@ -744,6 +745,18 @@ def test_a_name_that_is_not_utf_8_is_refused_before_the_command_runs(tmp_path: P
     refused = ran(*words, "--", "touch", tmp_path / "ran", status=2)
     assert refused.stderr == "wattribute: run holds control characters\n"
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_bug_in_the_report_does_not_change_how_the_command_ended(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Broken:
+        def end(self, ask: object) -> None:
+            raise TypeError("not this")
+
+    report: Any = run._report
+    report(None, Broken(), 0, 0, None)
+    assert "by a bug in wattribute: TypeError: not this" in capsys.readouterr().err
 
 
 def test_a_file_that_may_not_be_run(tmp_path: Path) -> None:

@@ -267,6 +267,8 @@ def _report(plan: Plan, measuring: Measuring, attempt: int, status: int, source:
         _say(f"what it cost is not known: this needs {error.name}: pip install 'wattribute[embedded]'")
     except WattributeError as error:
         _say(f"what it cost is not known: {error}")
+    except Exception as error:  # a bug of ours is no reason to say that the command failed
+        _say(f"what it cost is not known, by a bug in wattribute: {type(error).__name__}: {error}")
 
 
 def _whose(whose: dict[str, str], attempt: int | None, steps: int | None) -> dict[str, str]:

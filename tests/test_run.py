@@ -66,6 +66,17 @@ def test_what_goes_in_and_out_is_unchanged(how: str, tmp_path: Path) -> None:
         assert len((tmp_path / "seen").read_bytes()) == len(text) + 99 + 2
 
 
+def test_where_its_output_cannot_be_written_it_learns_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(passed("read", "yes"), stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == -signal.SIGPIPE
+    said = b"wattribute: what the command writes cannot be written on: No space left on device\n"
+    assert done.stderr == said
+
+
 def test_the_order_of_two_outputs_into_one_file_is_kept(how: str) -> None:
     code = "import os\nfor n in range(2000): os.write(1 + n % 2, b'%d\\n' % n)"
     words = passed(how, PYTHON, "-c", code)

@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from wattribute.commands.output import note
 from wattribute.errors import WattributeError
 
 PASSED: Final = frozenset(
@@ -248,6 +249,8 @@ class _Relay(threading.Thread):
                 self._read(chunk)
         except BrokenPipeError:  # nobody reads it: closing our side lets the command know
             return
+        except OSError as error:  # a full disk: the command's next write fails, too
+            note(f"wattribute: what the command writes cannot be written on: {error.strerror}")
         finally:
             os.close(self._source)
             self._read(b"\n")  # its last line may have no end

@@ -770,6 +770,21 @@ def test_a_bug_in_the_report_does_not_change_how_the_command_ended(
     assert "by a bug in wattribute: TypeError: not this" in capsys.readouterr().err
 
 
+def test_a_script_that_does_not_say_what_runs_it_is_run_by_the_shell(how: str, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text('echo "$0" "$@"; exit 3')
+    script.chmod(0o755)
+    done = subprocess.run(passed(how, str(script), "a b"), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, f"{script} a b\n")
+
+
+def test_a_file_on_the_path_that_may_not_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notes").write_text("no program")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    words = ("run", "--simulate", "--store", f"chdb://{tmp_path}/store", "--", "notes")
+    assert ran(*words, status=126).stderr == "wattribute: cannot run notes: Permission denied\n"
+
+
 def test_a_file_that_may_not_be_run(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("no program")
     words = ("run", "--simulate", "--store", f"chdb://{tmp_path}/store", "--", f"{tmp_path}/notes")

@@ -15,6 +15,7 @@ import os
 import pty
 import resource
 import select
+import shutil
 import signal
 import termios
 import threading
@@ -78,8 +79,9 @@ class Command:
         pairs = self._between() if reader is not None else []
         for pair in pairs:
             actions += ((os.POSIX_SPAWN_DUP2, pair.theirs, number) for number in pair.numbers)
-        try:
-            self.pid = os.posix_spawnp(
+
+        def spawn(words: Sequence[str]) -> int:
+            return os.posix_spawnp(
                 words[0],
                 list(words),
                 environ,
@@ -87,6 +89,15 @@ class Command:
                 setsigmask=self._mask,
                 setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # Python ignores them, and ignoring is inherited
             )
+
+        try:
+            try:
+                self.pid = spawn(words)
+            except OSError as error:
+                if error.errno != errno.ENOEXEC:
+                    raise
+                # A script without a first line that says what runs it is the shell's, as for env and nohup.
+                self.pid = spawn(["/bin/sh", shutil.which(words[0]) or words[0], *words[1:]])
         except OSError as error:
             status = NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
             raise NotStartedError(f"cannot run {words[0]}: {error.strerror}", status) from error

@@ -165,7 +165,7 @@ def run(
 def _run(plan: Plan) -> int:
     """Run it from start to report; its exit status."""
     word = plan.words[0]
-    if shutil.which(word) is None and not ("/" in word and Path(word).exists()):
+    if shutil.which(word, os.F_OK) is None and not ("/" in word and Path(word).exists()):
         _say(f"cannot run {word}: there is no such command")
         return NOT_FOUND
     command = Command()

@@ -272,6 +272,22 @@ def test_a_pattern_may_hold_bytes_that_are_not_utf_8() -> None:
     assert looked_for.search(b"\xe9tape 7") is not None
 
 
+def test_of_no_steps_is_not_how_many_there_are() -> None:
+    """As of a loader whose length is not known."""
+    progress, _ = read_of("step 3/0\n", progress=r"step (\d+)/(\d+)")
+    progress.end(0)
+    (end,) = progress.records()
+    assert isinstance(end, Run)
+    assert (end.step, end.steps) == (3, None)
+
+
+def test_a_group_that_may_be_left_out() -> None:
+    lines = "step 3/9\nstep 4\nsaved\nstep 5\nsaved at 4\n"
+    progress, records = read_of(lines, progress=r"step (\d+)(?:/(\d+))?", checkpoint=r"saved(?: at (\d+))?")
+    assert progress.unread == 0
+    assert events_of(records) == [("start", 0), ("checkpoint", 4), ("checkpoint", 4)]
+
+
 def test_what_counts_from_anew_and_what_is_no_number_is_no_progress() -> None:
     progress, records = read_of(
         "epoch 1 step 9\nepoch 2 step 3\n", "step x\n", "step 1,200\n", progress=r"step ([\dx,]+)"

@@ -72,7 +72,7 @@ class Progress:
 
     def __init__(self, whose: Mapping[str, str], patterns: Patterns, steps: int | None) -> None:
         self.step: int | None = None
-        self.unread = 0  # matches that hold no number
+        self.unread = 0  # matches that hold no whole number
         self._whose = whose
         self._attempt = 0
         self._patterns = patterns
@@ -114,7 +114,7 @@ class Progress:
                 self._resume(step, now_ns)
         self._read_step(line, now_ns)
         if looked_for.checkpoint and (found := looked_for.checkpoint.search(line)):
-            kept = self._number(found, 1) if looked_for.checkpoint.groups else self.step
+            kept = self.step if found.lastindex is None else self._number(found, 1)
             if kept is not None:
                 self._tell("checkpoint", kept, now_ns)
 
@@ -147,7 +147,7 @@ class Progress:
         step = self._number(found, 1)
         if step is None or (self.step is not None and step <= self.step):
             return  # of an epoch that counts from 0 again, of an evaluation, or told twice
-        if found.re.groups == 2 and (steps := self._number(found, 2)) is not None:
+        if found.re.groups == 2 and (steps := self._number(found, 2)):  # of 0: nobody knows
             self._steps = steps
         if self._base is None:
             known = self._checkpoint_step
@@ -168,8 +168,10 @@ class Progress:
         self._waiting.append(record)
 
     def _number(self, found: re.Match[bytes], group: int) -> int | None:
+        if found[group] is None:  # it may be left out, and was
+            return None
         try:
-            number = int((found[group] or b"").replace(b",", b""))
+            number = int(found[group].replace(b",", b""))
         except ValueError:
             number = -1
         if not 0 <= number <= _STEP_MAX:

@@ -239,7 +239,7 @@ def _wait(plan: Plan, command: Command, progress: Progress, source: Source | Non
     if plan.patterns and progress.step is None:
         _say("no step was read: --progress matched no line")
     if progress.unread:
-        _say(f"{progress.unread:,} lines matched, but the group held no number")
+        _say(f"{progress.unread:,} groups that matched held no whole number")
     return status
 
 

@@ -801,6 +801,12 @@ def test_a_file_on_the_path_that_may_not_be_run(tmp_path: Path, monkeypatch: pyt
     assert ran(*words, status=126).stderr == "wattribute: cannot run notes: Permission denied\n"
 
 
+def test_runs_that_nobody_named_and_that_begin_together_are_several() -> None:
+    names = {run._made_up_name("/usr/bin/python3") for _ in range(20)}
+    assert len(names) > 10  # they differ within a second, but for a rare chance
+    assert all(re.fullmatch(r"python3-\d{8}-\d{6}-[0-9a-f]{4}", name) for name in names)
+
+
 def test_a_file_that_may_not_be_run(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("no program")
     words = ("run", "--simulate", "--store", f"chdb://{tmp_path}/store", "--", f"{tmp_path}/notes")

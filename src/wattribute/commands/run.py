@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -299,7 +300,9 @@ def _counted(attempt: int | None, context: typer.Context, run: str) -> int | Non
 
 
 def _made_up_name(word: str) -> str:
-    return f"{Path(word).name}-{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005 - a name, for people
+    moment = f"{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005 - a name, for people
+    # A script may start several within a second, and machines of a fleet the same one, each as its process 1.
+    return f"{Path(word).name}-{moment}-{secrets.token_hex(2)}"
 
 
 def _tagged(plan: Plan, attempt: int) -> dict[str, str]:

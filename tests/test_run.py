@@ -294,6 +294,7 @@ def test_what_counts_from_anew_and_what_is_no_number_is_no_progress() -> None:
     )
     assert progress.step == 1200
     assert progress.unread == 1
+    assert progress.went_back == 1
     assert sum(record.quantity for record in records if isinstance(record, Unit)) == 1200
 
 
@@ -805,6 +806,16 @@ def test_runs_that_nobody_named_and_that_begin_together_are_several() -> None:
     names = {run._made_up_name("/usr/bin/python3") for _ in range(20)}
     assert len(names) > 10  # they differ within a second, but for a rare chance
     assert all(re.fullmatch(r"python3-\d{8}-\d{6}-[0-9a-f]{4}", name) for name in names)
+
+
+def test_steps_that_do_not_count_are_pointed_out(tmp_path: Path) -> None:
+    """Of three epochs the steps of one are told: a step seems to cost three times what it does."""
+    words = ("run", "--simulate", "--store", f"chdb://{tmp_path}/store", "--progress", r"step (\d+)/(\d+)")
+    epochs = "for epoch in 1 2 3; do for step in 1 2 2; do echo step $step/2; done; done"
+    done = ran(*words, "--bus", f"local://{tmp_path}/bus", "--", "sh", "-c", epochs)
+    assert "wattribute: 2 steps were below an earlier one and do not count" in done.stderr
+    again = ran(*words, "--bus", f"local://{tmp_path}/bus", "--", "sh", "-c", "echo step 1/2; echo step 1/2")
+    assert "do not count" not in again.stderr
 
 
 def test_a_file_that_may_not_be_run(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ class Progress:
 
     def __init__(self, whose: Mapping[str, str], patterns: Patterns, steps: int | None) -> None:
         self.step: int | None = None
+        self.went_back = 0  # steps below an earlier one
         self.unread = 0  # matches that hold no whole number
         self._whose = whose
         self._attempt = 0
@@ -146,6 +147,7 @@ class Progress:
             return
         step = self._number(found, 1)
         if step is None or (self.step is not None and step <= self.step):
+            self.went_back += step is not None and step != self.step
             return  # of an epoch that counts from 0 again, of an evaluation, or told twice
         if found.re.groups == 2 and (steps := self._number(found, 2)):  # of 0: nobody knows
             self._steps = steps

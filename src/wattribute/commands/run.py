@@ -239,6 +239,11 @@ def _wait(plan: Plan, command: Command, progress: Progress, source: Source | Non
     command.release()
     if plan.patterns and progress.step is None:
         _say("no step was read: --progress matched no line")
+    if progress.went_back:
+        _say(
+            f"{progress.went_back:,} steps were below an earlier one and do not count: where epochs count"
+            " from anew, let --progress find a step that does not"
+        )
     if progress.unread:
         _say(f"{progress.unread:,} groups that matched held no whole number")
     return status

@@ -270,7 +270,10 @@ def test_while_sums_are_made_nothing_counts_twice(
 def test_a_step_or_a_time_zone_that_there_is_not(new_store: Callable[[], Store]) -> None:
     store = new_store()
     params = {"policy": "equal", "since": "2026-03-27", "until": "2026-04-02"}
-    with pytest.raises(StoreError, match="unknown step"):
+    # The view's own SQL, in which nobody asked, is not part of the line.
+    with pytest.raises(
+        StoreError, match=r"unknown step: it is one of hour, day, week, month, all\. \(FUNCTION"
+    ):
         store.found(OVER_TIME, params | {"step": "fortnight", "tz": "UTC"})
-    with pytest.raises(StoreError, match="Cannot load time zone"):
+    with pytest.raises(StoreError, match=r"Cannot load time zone Europe/Atlantis\. \(BAD_ARGUMENTS\)"):
         store.found(OVER_TIME, params | {"step": "day", "tz": "Europe/Atlantis"})

@@ -86,6 +86,15 @@ def test_all_problems_are_told_at_once_with_the_nearest_key(tmp_path: Path) -> N
         assert part in text
 
 
+def test_a_key_that_is_near_to_none_gets_no_name_that_was_not_meant(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as raised:
+        load_settings({}, written(tmp_path, 'policy = "memory"\n'), HOME | {"WATTRIBUTE_POLICY": "memory"})
+    text = str(raised.value)
+    assert "unknown key 'policy': leave it out; 'wattribute check-config' shows" in text
+    assert "unknown variable WATTRIBUTE_POLICY: leave it out" in text
+    assert "did you mean" not in text
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [

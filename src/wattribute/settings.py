@@ -42,6 +42,7 @@ _KUBERNETES: Final = re.compile(
     r"WATTRIBUTE(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT.*)|PORT(_\d+_(TCP|UDP|SCTP).*)?)"
 )
 _SECRET: Final = re.compile(r"password|secret|key\.pem")  # what librdkafka calls what nobody else may read
+_NO_SETTING: Final = ": leave it out; 'wattribute check-config' shows those that there are"
 _PASSWORD: Final = re.compile(r"(?<=://)([^/:@]*):.*@")  # one that holds / or @ as it is, too
 
 
@@ -233,7 +234,9 @@ def _from_file(
         return
     for key, value in table.items():
         if key not in {item.name for item in _keys()}:
-            problems.append(f"{path}: unknown key {key!r}; did you mean {_nearest(key)!r}?")
+            near = difflib.get_close_matches(key, [item.name for item in _keys()], 1)
+            hint = f"; did you mean {near[0]!r}?" if near else _NO_SETTING
+            problems.append(f"{path}: unknown key {key!r}{hint}")
         elif key == "kafka_password" and path.stat().st_mode & 0o077:
             problems.append(f"{path} holds a password and can be read by others: chmod 600 {path}")
         else:
@@ -250,8 +253,11 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterat
             and name not in known.keys() | _OTHER_VARIABLES
             and not _KUBERNETES.fullmatch(name)
         ):
-            near = difflib.get_close_matches(name, [*known, *_OTHER_VARIABLES], 1, 0.0)[0]
-            problems.append(f"unknown variable {name}; did you mean {near}?")
+            # Without what all have in common, by which any two are near.
+            rests = [each.removeprefix(PREFIX) for each in (*known, *_OTHER_VARIABLES)]
+            near = difflib.get_close_matches(name.removeprefix(PREFIX), rests, 1)
+            hint = f"; did you mean {PREFIX}{near[0]}?" if near else _NO_SETTING
+            problems.append(f"unknown variable {name}{hint}")
     path = environ.get(KAFKA_PASSWORD_FILE)
     if path:
         try:
@@ -377,7 +383,3 @@ def _kubelet_problems(kubelet: str, origins: Mapping[str, str]) -> Iterator[str]
 def _beside(store: str, environ: Mapping[str, str]) -> Path:
     is_folder = store.startswith("chdb:///")
     return Path(unquote(urlsplit(store).path)).parent if is_folder else data_folder(environ)
-
-
-def _nearest(key: str) -> str:
-    return difflib.get_close_matches(key, [item.name for item in _keys()], 1, 0.0)[0]

@@ -483,6 +483,15 @@ def test_logs_of_one_name_that_name_no_gpu_are_refused(tmp_path: Path) -> None:
         list(second)
 
 
+def test_a_log_without_energy_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.csv"
+    for power, is_said in ((" 5 W", False), (" [N/A]", True), (" 0 W", False)):
+        path.write_text(f"timestamp, power.draw [W]\n2023/07/14 10:12:46.483,{power}\n")
+        ((_, lines, _),) = open_inputs([path])
+        list(lines)
+        assert ("run.csv tells no power and no energy" in capsys.readouterr().err) == is_said, power
+
+
 def test_what_can_be_read_only_once_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match="can be read only once"):

@@ -24,7 +24,7 @@ from wattribute.commands.options import ConfigOption, StoreOption
 from wattribute.commands.output import note, on_terminal
 from wattribute.commands.streaming import window_ms_for
 from wattribute.errors import UsageError, WattributeError
-from wattribute.records import Gpu
+from wattribute.records import Device, Gpu
 from wattribute.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def open_inputs(
     for file in files:
         lines, is_log = _lines(file, host, gpu, gpu_model, timezone, workload)
         if is_log:
-            lines = _apart(lines, file, host or "log", whose)
+            lines = _with_energy(_apart(lines, file, host or "log", whose), file)
         inputs.append((file, lines, bool(workload) or not is_log))
     return inputs
 
@@ -198,6 +198,22 @@ def _apart(
                     " itself with its --host, or join them if they are parts of one log"
                 )
         yield line
+
+
+def _with_energy(lines: Iterator[Line], file: Path) -> Iterator[Line]:
+    """The items of a log. One in which no energy can be read has no bad line, and would seem to have used
+    nothing: says so at its end."""
+    count, has_energy = 0, False
+    for line in lines:
+        if isinstance(read := line.record, Device):
+            count += 1
+            has_energy = has_energy or {read.energy_mj, read.power_mw, read.power_average_mw} != {None}
+        yield line
+    if count and not has_energy:
+        note(
+            f"note: {file} tells no power and no energy, so that all of it counts as 0 J: log"
+            " power.draw.instant or total_energy_consumption too"
+        )
 
 
 def _no_log(lines: Iterator[Line]) -> Iterator[Line]:

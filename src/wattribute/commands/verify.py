@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -100,14 +101,15 @@ def verify(
 def _verify_simulated(
     names: Sequence[str], seeds: int, duration_s: int, picture: Path | None, shape: Format
 ) -> None:
-    compiled_engine()
     from wattribute.verify.scenarios import TRIALS
-    from wattribute.verify.score import summaries
 
     known = {trial.name: trial for trial in TRIALS}
     for name in names:
         if name not in known:
-            raise UsageError(f"no scenario {name!r}: there are {', '.join(known)}")
+            raise UsageError(f"no scenario {name!r}: there are {', '.join(map(shlex.quote, known))}")
+    compiled_engine()
+    from wattribute.verify.score import summaries
+
     draw = None if picture is None else _drawing(picture, _title(seeds, duration_s))
     trials = [trial for trial in TRIALS if not names or trial.name in names]
     found = summaries(_outcomes([trial.name for trial in trials], seeds, duration_s), trials)

@@ -45,7 +45,8 @@ def parse_time(text: str | None, now: datetime | None = None, zone: tzinfo = UTC
     word = " ".join(text.lower().split())
     if word == "now":
         return now.astimezone(UTC)
-    if _LENGTH.fullmatch(word):
+    # 1M is a month elsewhere: the cost of a minute would be taken for that of a month.
+    if _LENGTH.fullmatch(word) and not text.rstrip().endswith("M"):
         return (now - timedelta(seconds=parse_duration_s(word))).astimezone(UTC)
     try:
         day = _day(word, now.astimezone(zone).date())

@@ -324,7 +324,10 @@ def _quotients(
 
 
 def check_unit(unit: str) -> None:
-    """Raises UsageError for several names: cached tokens are input tokens too, and are not added to those."""
+    """Raises UsageError for no name, and for several: cached tokens are input tokens too, and are not added
+    to those."""
+    if not unit:
+        raise UsageError("--unit names nothing: write what was counted, as output_tokens")
     if "," in unit:
         raise UsageError(f"--unit {unit}: ask for one unit at a time")
 

@@ -256,6 +256,7 @@ def test_zero_units_give_no_quotient(sink: ClickHouseSink, as_columns: AsColumns
         (["model"], "fair", None, "equal, memory, active"),
         (["gpu"], "equal", "output_tokens", "units are not known by gpu"),
         (["model"], "equal", "input_tokens,cached_tokens", "one unit at a time"),
+        (["model"], "equal", "", "--unit names nothing"),
     ],
 )
 def test_wrong_questions(

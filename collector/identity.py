@@ -197,6 +197,14 @@ def attempt(environ: Mapping[str, str], pod: Pod | None = None, container: str =
     return min(outer * _RESTARTS_MAX + min(inner, _RESTARTS_MAX - 1), _ATTEMPT_MAX)
 
 
+def environment_of(run: str, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """An environment as it tells of a run: an attempt that it names is of the run that it names, and of no
+    other that is told of within."""
+    if _first(environ, _TAGS["run"]) in ("", run):
+        return environ
+    return {key: value for key, value in environ.items() if key not in _TAGS["attempt"]}
+
+
 def _told(environ: Mapping[str, str], pod: Pod | None) -> Iterator[tuple[str, Mapping[str, str]]]:
     """What each source but the rules says, the most trusted first."""
     yield "tag", _values(environ, _TAGS)

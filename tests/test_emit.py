@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.stream import host as made_host
 from tests.survival.processes import ran
 from wattribute import cli
-from wattribute.bus import SAMPLES
+from wattribute.bus import SAMPLES, UNITS
 from wattribute.collector import own_pod
 from wattribute.collector.local_log import LocalLog
 from wattribute.records import Quality, Run, Unit
@@ -63,6 +63,23 @@ def test_what_is_told_comes_to_the_store_and_counts_once(
     assert asked("SELECT run, attempt, event, step, steps FROM run_event FINAL") == [
         {"run": "sft ;'7", "attempt": 2, "event": "checkpoint", "step": 1200, "steps": 5000}
     ]
+
+
+def test_what_is_told_of_another_run_is_not_of_the_attempt_around(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a run, whose name and attempt the environment has, another one is told of."""
+    monkeypatch.setenv("WATTRIBUTE_RUN", "outer")
+    monkeypatch.setenv("WATTRIBUTE_ATTEMPT", "3")
+    for words in (["unit", "images", "4"], ["run", "finish"], ["run", "finish", "--attempt", "1"]):
+        for run in ("outer", "other"):
+            assert cli.run(["emit", *words, "--run", run, "--bus", f"local://{tmp_path}"]) == 0
+
+    with closing(LocalLog(tmp_path)) as log:
+        messages = [*log.read(UNITS, 0, 10), *log.read(SAMPLES, 0, 10)]
+    told = [json.loads(message.value) for message in messages]
+    found = [(record["run"], record.get("attempt", 0)) for message in told for record in message["records"]]
+    assert found == [("outer", 3), ("other", 0), ("outer", 3), ("other", 0), ("outer", 1), ("other", 1)]
 
 
 @settings(max_examples=30, deadline=None)

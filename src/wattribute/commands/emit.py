@@ -12,10 +12,11 @@ from typing import Annotated, Any, Final
 import typer
 
 from wattribute.collector.identity import attempt as attempt_of
+from wattribute.collector.identity import environment_of
 from wattribute.collector.own_pod import own_container, own_pod
 from wattribute.collector.told import record_of
 from wattribute.commands.ends import open_producer
-from wattribute.commands.options import BusOption, ConfigOption, HostOption
+from wattribute.commands.options import BusOption, ConfigOption, HostOption, attempt_given
 from wattribute.commands.output import note
 from wattribute.commands.since import parse_duration_s, parse_time
 from wattribute.errors import BusError, RecordError, UsageError
@@ -72,6 +73,7 @@ AtOption = Annotated[
 
 @emit.command()
 def unit(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="UNIT", help="output_tokens, requests, steps, images, …")],
     quantity: Annotated[float, typer.Argument(metavar="QUANTITY", help="How many came out.")],
     period: Annotated[
@@ -106,7 +108,12 @@ def unit(
     told |= {"event_id": event_id or uuid.uuid4().hex}
     told |= {"model": model, "model_version": model_version, "run": run}
     settings = load_settings({"bus": bus, "host": host}, config)
-    _send("unit", told | {"attempt": _counted(attempt, settings) if run else None}, at, settings)
+    _send(
+        "unit",
+        told | {"attempt": _counted(attempt_given(context, attempt, run), run, settings) if run else None},
+        at,
+        settings,
+    )
 
 
 @emit.command()
@@ -135,6 +142,7 @@ def quality(
 
 @emit.command()
 def run(
+    context: typer.Context,
     event: Annotated[str, typer.Argument(metavar="start|checkpoint|finish|fail")],
     name: RunOption = "",
     attempt: AttemptOption = None,
@@ -153,23 +161,29 @@ def run(
         raise UsageError("say which: --run or WATTRIBUTE_RUN")
     settings = load_settings({"bus": bus, "host": host}, config)
     told = {"run": name, "event": event, "step": step, "steps": steps}
-    _send("run", told | {"attempt": _counted(attempt, settings)}, at, settings)
+    _send(
+        "run",
+        told | {"attempt": _counted(attempt_given(context, attempt, name), name, settings)},
+        at,
+        settings,
+    )
 
 
-def _counted(attempt: int | None, settings: Settings) -> int:
+def _counted(attempt: int | None, run: str, settings: Settings) -> int:
     """As the collector counts it from environment and kubelet: both have to mean the same attempt."""
     if attempt is not None:
         return attempt
     own = own_container()
+    environ = environment_of(run, os.environ)
     if own is None:
-        return attempt_of(os.environ) or 0
+        return attempt_of(environ) or 0
     from wattribute.commands.source import open_kubelet
 
     kubelet = open_kubelet(settings)
     found = None if kubelet is None else own_pod(own, kubelet)
     if found is not None:
-        return attempt_of(os.environ, *found) or 0
-    counted = attempt_of(os.environ) or 0
+        return attempt_of(environ, *found) or 0
+    counted = attempt_of(environ) or 0
     why = "kubelet is off"
     if kubelet is not None:
         why = kubelet.problem.partition(";")[0] or "the kubelet does not list this pod"

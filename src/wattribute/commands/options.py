@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
+from wattribute.collector.identity import environment_of
 from wattribute.commands.output import Format
 
 PLACES: Final = "Where things are"
@@ -27,6 +29,14 @@ def asked(name: str, about: str, metavar: str | None = None) -> Any:
 def policy_note(policy: str) -> str:
     """The line under a table that says who pays for idle time."""
     return f"policy {policy}: {POLICIES[policy]}"
+
+
+def attempt_given(context: typer.Context, attempt: int | None, run: str) -> int | None:
+    """The attempt of --attempt, or of WATTRIBUTE_ATTEMPT where that is of this run: who is started within
+    another finds the other's there, and would tell of one attempt however often it is started."""
+    source = context.get_parameter_source("attempt")
+    is_typed = source is not None and source.name == "COMMANDLINE"
+    return attempt if is_typed or environment_of(run, os.environ) is os.environ else None
 
 
 StoreOption = Annotated[

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from wattribute.collector.identity import Group, environment, identity
+from wattribute.collector.identity import Group, environment, environment_of, identity
 from wattribute.collector.identity import attempt as attempt_of
 from wattribute.commands.ends import is_collected
 from wattribute.commands.measuring import AddPrices, Measuring, Own, Telling
@@ -29,6 +29,7 @@ from wattribute.commands.options import (
     SeedOption,
     SimulateOption,
     StoreOption,
+    attempt_given,
 )
 from wattribute.commands.output import Format, check_file, note
 from wattribute.commands.passing import NOT_FOUND, Command, NotStartedError, end_as
@@ -296,12 +297,8 @@ def _name() -> str:
 
 def _counted(attempt: int | None, context: typer.Context, run: str) -> int | None:
     """Which start of the run it is, where somebody said or counts that."""
-    source = context.get_parameter_source("attempt")
-    outer = os.environ.get("WATTRIBUTE_RUN", "")
-    if source is not None and source.name == "ENVIRONMENT" and outer and outer != run:
-        # It is of the run that we are started in. Started in it twice, we would tell of one attempt.
-        return attempt_of({**os.environ, "WATTRIBUTE_ATTEMPT": ""})
-    return attempt_of(os.environ) if attempt is None else attempt
+    given = attempt_given(context, attempt, run)
+    return attempt_of(environment_of(run, os.environ)) if given is None else given
 
 
 def _made_up_name(word: str) -> str:

@@ -166,7 +166,8 @@ class Evidence:
             usd, currency = parts[0][5:7]
             holds = "" if begin.year == 1970 else f", from {begin:%Y-%m-%d %H:%M}"
             holds += "" if end.year == 2106 else f", until {end:%Y-%m-%d %H:%M}"
-            where = f"{price_id}, {origin}: {source}{f' ({dated})' if dated else ''}{holds}"
+            said = " ".join(filter(None, (source, f"({dated})" if dated else "")))
+            where = f"{price_id}, {origin}{f': {said}' if said else ''}{holds}"
             value = f"{usd:g} USD/h" if usd is not None else f"in {currency}, not summed"
             rows.append(told("price", value, where + (", disputed" if disputed else ""), None, joules, hours))
         return sorted(rows, key=lambda row: -row["gpu_hours"]) + self._tariffs()

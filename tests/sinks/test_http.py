@@ -88,7 +88,7 @@ def test_an_older_server_lacks_some_of_what_spares_it_time(
     reader = open_store_for_reading(server_url)
     assert reader.query("SELECT 1").rows == [(1,)]
     reader.close()
-    assert ("query_plan_merge_expressions", "0") in shim.settings_seen
+    assert ("query_plan_remove_unused_columns", "0") in shim.settings_seen
     assert "a_setting_of_days_to_come" not in dict(shim.settings_seen)
 
 

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import re
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from wattribute.commands.price import remove
+from wattribute.commands.price import import_, remove
 from wattribute.errors import UsageError
 from wattribute.sinks import prices
 from wattribute.sinks.clickhouse import ClickHouseSink
@@ -113,6 +115,11 @@ def test_a_price_that_is_taken_back_is_gone_and_was_known(sink: ClickHouseSink) 
     assert sink.store.query(known).rows == [(3.6, 1), (3.7, 0)]
     add_prices(sink.store, [Price(gpu_model=H200, price=3.8, valid_from=june)])
     assert sink.store.query(known).rows == [(3.6, 1), (3.7, 0), (3.8, 1)]
+
+
+def test_the_help_names_every_column_of_a_file_of_prices() -> None:
+    named = set(re.findall(r"\w+", import_.__doc__ or ""))
+    assert {item.name for item in fields(Price)} | {"capital_per_gpu", "life_years"} <= named
 
 
 @pytest.mark.parametrize(

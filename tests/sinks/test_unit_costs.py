@@ -227,6 +227,14 @@ def test_explain_finds_the_units_that_reach_over_the_end_of_the_span(
     assert [row["value"] for row in said] == ["50 output_tokens", "20000 USD per million"]
 
 
+def test_explain_ends_where_nobody_said_where_a_price_comes_from(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    priced.write_attribution(as_columns([spent(start_ms, 0)]))
+    (said,) = Evidence(priced.store, {"model": "m"}, None, None, "equal").prices()
+    assert said["meaning"].endswith(", user")
+
+
 def test_the_sums_of_a_large_fleet_pass_64_bits(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:

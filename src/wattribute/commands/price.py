@@ -202,7 +202,12 @@ def import_(
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Add the prices of a CSV file, all or none."""
+    """Add the prices of a CSV file, all or none.
+
+    Its columns: gpu_model, and one of price (of a GPU-hour), instance_price with gpus_per_instance, or
+    capital_per_gpu with life_years. Where they matter: provider, region, category, form, currency,
+    valid_from, valid_to, includes_energy, source, source_date, disputed, deleted.
+    """
     settings = load_settings({"store": store}, config)
     from wattribute.sinks.prices import read_prices
 

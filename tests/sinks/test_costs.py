@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -313,6 +314,20 @@ def test_conservation_finds_a_planted_error(
     sink.write_attribution(as_columns([wrong | {column: wrong[column] + 1}]))
     found = sink.store.query("SELECT window_start FROM conservation").rows
     assert found == [(datetime.fromtimestamp(start_ms / 1000 + 1, UTC),)]
+
+
+def test_to_ask_conservation_of_a_while_reads_no_more(
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """The condition reaches the table's key through the view: of ten million rows it took 1.6 s otherwise."""
+    sink.write_attribution(as_columns([{"window_start": start_ms}]))
+    reader = sink.store.reader()
+    plan = reader.query(
+        "EXPLAIN indexes = 1 SELECT * FROM conservation WHERE window_start >= toDateTime64('2026-06-01', 3)"
+    )
+    reader.close()
+    text = "\n".join(line for (line,) in plan.rows)
+    assert re.search(r"PrimaryKey\W+Keys:\W+window_start\W+Condition: \(window_start in ", text), text
 
 
 def test_conservation_tells_two_boots_within_one_window_apart(

@@ -70,8 +70,12 @@ def test_where_its_output_cannot_be_written_it_learns_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
+    # The engine blocks SIGPIPE in the process that runs the tests, and a command inherits that.
+    heard = "import os, signal; signal.signal(signal.SIGPIPE, signal.SIG_DFL);"
+    heard += " signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPIPE]); os.execlp('yes', 'yes')"
     with Path("/dev/full").open("wb") as full:
-        done = subprocess.run(passed("read", "yes"), stdout=full, stderr=subprocess.PIPE, check=False)
+        writing = passed("read", PYTHON, "-c", heard)
+        done = subprocess.run(writing, stdout=full, stderr=subprocess.PIPE, check=False)
     assert done.returncode == -signal.SIGPIPE
     said = b"wattribute: what the command writes cannot be written on: No space left on device\n"
     assert done.stderr == said

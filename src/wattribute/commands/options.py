@@ -36,7 +36,7 @@ def attempt_given(context: typer.Context, attempt: int | None, run: str) -> int 
     another finds the other's there, and would tell of one attempt however often it is started."""
     source = context.get_parameter_source("attempt")
     is_typed = source is not None and source.name == "COMMANDLINE"
-    return attempt if is_typed or environment_of(run, os.environ) is os.environ else None
+    return attempt if is_typed or "WATTRIBUTE_ATTEMPT" in environment_of(run, os.environ) else None
 
 
 StoreOption = Annotated[

@@ -79,8 +79,20 @@ class Command:
         pairs = self._between() if reader is not None else []
         for pair in pairs:
             actions += ((os.POSIX_SPAWN_DUP2, pair.theirs, number) for number in pair.numbers)
+        try:
+            self.pid = self._spawn(words, environ, actions)
+        except OSError as error:
+            status = NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
+            raise NotStartedError(f"cannot run {words[0]}: {error.strerror}", status) from error
+        for pair in pairs:
+            os.close(pair.theirs)
+            if reader is not None:
+                self._relays.append(_Relay(pair.ours, pair.numbers[0], reader(), self._ended))
 
-        def spawn(words: Sequence[str]) -> int:
+    def _spawn(
+        self, words: Sequence[str], environ: Mapping[str, str], actions: Sequence[tuple[int, int, int]]
+    ) -> int:
+        try:
             return os.posix_spawnp(
                 words[0],
                 list(words),
@@ -89,22 +101,11 @@ class Command:
                 setsigmask=self._mask,
                 setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),  # Python ignores them, and ignoring is inherited
             )
-
-        try:
-            try:
-                self.pid = spawn(words)
-            except OSError as error:
-                if error.errno != errno.ENOEXEC:
-                    raise
-                # A script without a first line that says what runs it is the shell's, as for env and nohup.
-                self.pid = spawn(["/bin/sh", shutil.which(words[0]) or words[0], *words[1:]])
         except OSError as error:
-            status = NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
-            raise NotStartedError(f"cannot run {words[0]}: {error.strerror}", status) from error
-        for pair in pairs:
-            os.close(pair.theirs)
-            if reader is not None:
-                self._relays.append(_Relay(pair.ours, pair.numbers[0], reader(), self._ended))
+            if error.errno != errno.ENOEXEC or words[0] == "/bin/sh":
+                raise
+        # A script without a first line that says what runs it is the shell's, as for env and nohup.
+        return self._spawn(["/bin/sh", shutil.which(words[0]) or words[0], *words[1:]], environ, actions)
 
     def check(self) -> None:
         """Raise NotStartedError where a signal has come that ends us: there is no command yet to have it."""

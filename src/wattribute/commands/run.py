@@ -141,10 +141,11 @@ def run(
     whose = {"run": named or _made_up_name(command[0]), "model": model, "model_version": model_version}
     whose |= {"team": team, "phase": phase}
     counted = _counted(attempt, context, named)
+    _check(whose, counted, steps)
     plan = Plan(
         words=command,
         is_named=bool(named),
-        whose=_whose(whose, counted, steps),
+        whose=whose,
         attempt=counted,
         patterns=Patterns(
             pattern("--progress", progress, 1, 2),
@@ -278,14 +279,13 @@ def _report(plan: Plan, measuring: Measuring, attempt: int, status: int, source:
         _say(f"what it cost is not known, by a bug in wattribute: {type(error).__name__}: {error}")
 
 
-def _whose(whose: dict[str, str], attempt: int | None, steps: int | None) -> dict[str, str]:
-    """Whose it is. Raises UsageError for what no record takes."""
+def _check(whose: Mapping[str, str], attempt: int | None, steps: int | None) -> None:
+    """Raises UsageError for what no record takes."""
     try:
         parse({"kind": "workload", "t": 1, "pid": 1, "start_ns": 1, **whose, "attempt": attempt})
         parse({"kind": "run", "t": 1, "run": whose["run"], "event": "start", "steps": steps})
     except RecordError as error:
         raise UsageError(str(error)) from error
-    return whose
 
 
 def _name() -> str:

@@ -12,9 +12,9 @@ from benchmarks.contender import Figures, check, run, timed_s
 from benchmarks.synthetic import I64, SECOND_NS, START_NS, Readings, readings
 from benchmarks.table import Bar, Row
 from wattribute.kernels import attribute as a
-from wattribute.kernels.series import FOREVER, HAS_COUNTER
+from wattribute.kernels.series import FOREVER, HAS_COUNTER, Due
 from wattribute.stream.learning import Learning
-from wattribute.stream.series import DeviceKey, HolderKey, Series, new_marks
+from wattribute.stream.series import DeviceKey, HolderKey, Series
 
 IDLE_MW: Final = 77_700
 _IDLE_SD_W: Final = 40.0
@@ -72,26 +72,20 @@ def attribution(made: Readings, learns: bool) -> Attribution:
     )
     hosts = series.hosts
     hosts.now_ns[0] = made.t_ns[:, -1].max()
-    marks = new_marks(made.devices, rows)
-    marks.made[0] = made.devices
-    marks.device[:] = np.arange(made.devices)
-    marks.first[:] = START_NS // SECOND_NS
-    marks.last[:] = START_NS // SECOND_NS + made.seconds - 1
-    order, bounds = np.arange(made.devices), np.arange(made.devices + 1)
+    first = np.full(made.devices, START_NS // SECOND_NS)
+    due = Due(np.arange(made.devices + 1), first, first + made.seconds - 1, np.zeros(made.devices, np.int64))
     idle = np.full(made.devices, IDLE_MW), np.full(made.devices, _IDLE_SD_W)
     out = np.empty((a.ROW_COLUMNS, made.windows * (made.processes + 2) + made.processes), np.int64)
 
     nobody_works = holders._replace(used_length=np.zeros(holder_rows, np.int64))
-    prior = Learning().watts(hosts, devices, nobody_works, marks, order, bounds, *idle, SECOND_NS, False)
+    prior = Learning().watts(hosts, devices, nobody_works, due, *idle, SECOND_NS, False)
 
     def call() -> int:
         watts, of = prior
         if learns:  # anew each time: nothing is known of what was learned before
-            watts, of = Learning().watts(
-                hosts, devices, holders, marks, order, bounds, *idle, SECOND_NS, False
-            )
+            watts, of = Learning().watts(hosts, devices, holders, due, *idle, SECOND_NS, False)
         count, first, _ = a.attribute(
-            hosts, devices, holders, marks, watts, of, order, bounds, SECOND_NS, 0, 0, True, False, out
+            hosts, devices, holders, due, watts, of, SECOND_NS, 0, 0, True, False, out
         )
         check(first == made.devices, f"the kernel stopped at device {first}")
         return count

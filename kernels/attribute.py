@@ -1,6 +1,6 @@
 """Attribution (docs/attribution.md): the energy and time of each window, to whoever caused them.
 
-For each device, over the windows marked:
+For each device, over the windows that are due:
 
     plan     which windows, and the offset of the newest message that bears on each
     cut      the instants at which anything changes: window edges, holders, SM records, gaps
@@ -21,6 +21,7 @@ from wattribute.kernels.series import (
     AVERAGE_SHIFT_NS,
     BLOCK_NS,
     DEVICES,
+    DUE,
     F64,
     FOREVER,
     HAS_AVERAGE,
@@ -32,15 +33,14 @@ from wattribute.kernels.series import (
     IDLE_QUIET,
     INSTANCE,
     LATENESS_NS,
-    MARKS,
     RESERVED,
     WATTS,
     WATTS_OF,
     WATTS_PRIOR_SD,
     Devices,
+    Due,
     Holders,
     Hosts,
-    Marks,
     Scratch,
     Watts,
     WattsOf,
@@ -195,14 +195,14 @@ def _hold_from(holders: Holders, h: int, j: int) -> int:
 
 
 @part
-def _plan(marks: Marks, order: I64, low: int, windows: I64, offsets: I64) -> int:
-    """The windows that the marks ``order`` name, ascending from ``low`` on, with the newest offset of each;
+def _plan(due: Due, d: int, low: int, windows: I64, offsets: I64) -> int:
+    """The windows that the marks of device d name, ascending from ``low`` on, with the newest offset of each;
     how many."""
     offsets[:] = -1
     high = low + offsets.shape[0] - 1
-    for i in order:
-        for w in range(max(marks.first[i], low), min(marks.last[i], high) + 1):
-            offsets[w - low] = max(offsets[w - low], marks.offset[i])
+    for i in range(due.bounds[d], due.bounds[d + 1]):
+        for w in range(max(due.first[i], low), min(due.last[i], high) + 1):
+            offsets[w - low] = max(offsets[w - low], due.offset[i])
     n = 0
     for k in range(offsets.shape[0]):
         if offsets[k] >= 0:
@@ -1332,9 +1332,7 @@ def _attribute_windows(
 
 
 @allocating_part
-def _span(
-    hosts: Hosts, devices: Devices, marks: Marks, order: I64, d: int, window_ns: int, ended: bool
-) -> tuple[int, int]:
+def _span(hosts: Hosts, devices: Devices, due: Due, d: int, window_ns: int, ended: bool) -> tuple[int, int]:
     """The first and the last window that the marks of device d make due."""
     last_ns = devices.t_ns[d, devices.length[d] - 1]
     high = last_ns // window_ns
@@ -1345,9 +1343,9 @@ def _span(
     if devices.t_ns[d, 0] > devices.first_ns[d]:  # what lies before has been let go
         low = devices.t_ns[d, 0] // window_ns + 1
     first, last = FOREVER, -1
-    for i in order:
-        first = min(first, marks.first[i])
-        last = max(last, marks.last[i])
+    for i in range(due.bounds[d], due.bounds[d + 1]):
+        first = min(first, due.first[i])
+        last = max(last, due.last[i])
     return max(low, first), min(high, last)
 
 
@@ -1356,11 +1354,9 @@ def _span(
         HOSTS,
         DEVICES,
         HOLDERS,
-        MARKS,
+        DUE,
         WATTS,
         WATTS_OF,
-        _i64,
-        _i64,
         types.int64,
         types.int64,
         types.int64,
@@ -1373,11 +1369,9 @@ def attribute(
     hosts: Hosts,
     devices: Devices,
     holders: Holders,
-    marks: Marks,
+    due: Due,
     watts: Watts,
     of: WattsOf,
-    order: I64,
-    bounds: I64,
     window_ns: int,
     first: int,
     first_window: int,
@@ -1385,28 +1379,26 @@ def attribute(
     ended: bool,
     out: I64,
 ) -> tuple[int, int, int]:
-    """Attribute the marked windows of devices ``first`` and on, of that one from ``first_window`` on;
+    """Attribute the windows due of devices ``first`` and on, of that one from ``first_window`` on;
     (rows written, the device and the window to go on with).
 
     What does not fit ``out`` (23, rows) is left for another call. ``watts``, ``of``: what was learned, and
-    which row of it each marked window rests on. ``order`` (marks): the marks by device; those of device d are
-    order[bounds[d]:bounds[d + 1]]. Not ``processes_known``: nobody said who held the devices, so what nobody
-    holds is residual. ``ended``: nothing more will come, so incomplete windows are due too, as of a host
-    whose collector has ended."""
-    row = 0
-    for d in range(first, bounds.shape[0] - 1):
-        own = order[bounds[d] : bounds[d + 1]]
-        if own.shape[0] == 0 or devices.length[d] == 0:
+    which row of it each window due rests on. Not ``processes_known``: nobody said who held the devices, so
+    what nobody holds is residual. ``ended``: nothing more will come, so incomplete windows are due too, as of
+    a host whose collector has ended."""
+    row, n_devices = 0, due.bounds.shape[0] - 1
+    for d in range(first, n_devices):
+        if due.bounds[d] == due.bounds[d + 1] or devices.length[d] == 0:
             continue
         over = ended or hosts.ended_ns[devices.host[d]] == hosts.now_ns[devices.host[d]]
-        low, high = _span(hosts, devices, marks, own, d, window_ns, over)
+        low, high = _span(hosts, devices, due, d, window_ns, over)
         if d == first:
             low = max(low, first_window)
         if low > high:
             continue
         windows = np.empty(high - low + 1, np.int64)
         offsets = np.empty(high - low + 1, np.int64)
-        n = _plan(marks, own, low, windows, offsets)
+        n = _plan(due, d, low, windows, offsets)
         if n == 0:
             continue
         rows = 2  # of each window at most
@@ -1433,4 +1425,4 @@ def attribute(
             )
         if fit < n:
             return row, d, windows[fit]
-    return row, bounds.shape[0] - 1, 0
+    return row, n_devices, 0

@@ -29,6 +29,7 @@ from wattribute.kernels.series import (
     BLOCKS_AHEAD,
     DATED_NS,
     DEVICES,
+    DUE,
     ENERGY_AHEAD_NS,
     F64,
     FITS,
@@ -43,7 +44,6 @@ from wattribute.kernels.series import (
     IDLE_LOW,
     LATENESS_NS,
     LEARNED,
-    MARKS,
     MINUTE,
     SHIFT_MAX_NS,
     WATTS,
@@ -52,10 +52,10 @@ from wattribute.kernels.series import (
     WATTS_PRIOR,
     WATTS_PRIOR_SD,
     Devices,
+    Due,
     Holders,
     Hosts,
     Learned,
-    Marks,
     Watts,
     WattsOf,
     types,
@@ -784,9 +784,7 @@ def _is_used(devices: Devices, holders: Holders, d: int, from_ns: int, to_ns: in
         HOSTS,
         DEVICES,
         HOLDERS,
-        MARKS,
-        types.Array(types.int64, 1, "C"),
-        types.Array(types.int64, 1, "C"),
+        DUE,
         types.int64,
         types.boolean,
         LEARNED,
@@ -798,19 +796,16 @@ def learn(
     hosts: Hosts,
     devices: Devices,
     holders: Holders,
-    marks: Marks,
-    order: I64,
-    bounds: I64,
+    due: Due,
     window_ns: int,
     ended: bool,
     learned: Learned,
     out: Watts,
     of: WattsOf,
 ) -> None:
-    """Learn for every block that a marked window rests on, into ``out``, and which row that is of each
+    """Learn for every block that a window due rests on, into ``out``, and which row that is of each
     window, into ``of.row``.
 
-    ``order`` (marks): the marks by device; those of device d are order[bounds[d]:bounds[d + 1]].
     ``learned``: what was learned before. ``ended``: nothing more will come."""
     members, samples = holders.silent.shape[0], devices.t_ns.shape[1]
     work = _Scratch(
@@ -833,7 +828,7 @@ def learn(
         np.empty(SHIFTS),
     )
     rows = 0
-    for d in range(bounds.shape[0] - 1):
+    for d in range(due.bounds.shape[0] - 1):
         first, windows = of.first_window[d], of.begin[d + 1] - of.begin[d]
         if windows == 0:
             continue
@@ -850,8 +845,8 @@ def learn(
         over = ended or hosts.ended_ns[devices.host[d]] == hosts.now_ns[devices.host[d]]
         settled_ns = FOREVER if over else hosts.now_ns[devices.host[d]] - LATENESS_NS
         row_of_block = np.full(high - low + 1, prior)
-        for i in order[bounds[d] : bounds[d + 1]]:
-            for window in range(max(marks.first[i], first), min(marks.last[i] + 1, first + windows)):
+        for i in range(due.bounds[d], due.bounds[d + 1]):
+            for window in range(max(due.first[i], first), min(due.last[i] + 1, first + windows)):
                 row_of_block[_block_of(window, window_ns, settled_ns) - low] = _WANTED
         for block in range(low, high + 1):
             if row_of_block[block - low] == _WANTED:

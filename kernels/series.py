@@ -182,6 +182,15 @@ class Marks(NamedTuple):
     offset: I64
 
 
+class Due(NamedTuple):
+    """Marks to act on, by device: those of device d stand from ``bounds[d]`` to ``bounds[d + 1]``."""
+
+    bounds: I64  # (devices + 1)
+    first: I64
+    last: I64
+    offset: I64
+
+
 class Drops(NamedTuple):
     """Readings that could not be used: how many by reason, and the first of them."""
 
@@ -288,6 +297,7 @@ LEARNED = types.NamedTuple(
     Learned,
 )
 MARKS = types.NamedTuple((_i64, _i64, _i64, _i32, _i64, _i64, _i64), Marks)
+DUE = types.NamedUniTuple(_i64, 4, Due)
 DROPS = types.NamedTuple((_i64, _i64, _i64, _i64_2), Drops)
 BATCH = types.NamedTuple(
     (

@@ -15,16 +15,18 @@ from numpy.typing import NDArray
 
 from wattribute.kernels import attribute as a
 from wattribute.kernels import ingest as k
+from wattribute.kernels.marks import take_due
 from wattribute.kernels.series import (
+    FOREVER,
     HAS_AVERAGE,
     HAS_COUNTER,
     HAS_INSTANT,
     HORIZON_NS,
-    I32,
     I64,
     LATENESS_NS,
     Devices,
     Drops,
+    Due,
     Marks,
 )  # fmt: skip
 from wattribute.sinks.contract import Column
@@ -40,13 +42,11 @@ from wattribute.stream.tables import Tables
 
 ALGORITHM: Final = 7
 """Goes up when the same messages come to give other rows."""
-_MARKS: Final = 1 << 18
+_MARKS: Final = 1 << 16
 _ROWS: Final = 1 << 15
 _NO_FAULT: Final = (k.DUPLICATE, k.REPEATED)
 _DROPS_LISTED: Final = 4096
-_NO_MARKS: Final[tuple[I32, I64, I64, I64]] = (
-    np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
-)  # fmt: skip
+_MARK_SERIES: Final = slice(Marks._fields.index("device"), None)
 _SAMPLE_SERIES: Final = slice(Devices._fields.index("t_ns"), Devices._fields.index("average_mw") + 1)
 
 
@@ -80,7 +80,6 @@ class Engine:
         self._marks = new_marks(_MARKS, len(self.series.devices.host))
         self._learning = Learning()
         self._out = np.empty((a.ROW_COLUMNS, _ROWS), np.int64)
-        self._waiting = _NO_MARKS
         self._final = np.zeros(0, np.int64)  # of each device the last window written as final
         self._next_offset = 0
         self._written: list[dict[str, Column]] = []
@@ -121,10 +120,9 @@ class Engine:
             self._final[[row for row in anew if row < len(self._final)]] = -1
             return
         n = int(self._marks.made[0])
-        devices = np.concatenate([self._waiting[0], self._marks.device[:n]])
-        first = np.concatenate([self._waiting[1], self._marks.first[:n]])
-        oldest_ns = self.series.hosts.now_ns[self.series.devices.host[devices]] - HORIZON_NS
-        if not self._quiet and (first < oldest_ns // self.window_ns).any():
+        of_host = self.series.devices.host[self._marks.device[:n]]
+        oldest_ns = self.series.hosts.now_ns[of_host] - HORIZON_NS
+        if not self._quiet and (self._marks.first[:n] < oldest_ns // self.window_ns).any():
             self._attribute(ended=False, provisional=False)
 
     def state(self) -> list[tuple[str, bytes]]:
@@ -279,75 +277,62 @@ class Engine:
             self._report(drops, batch.messages)
 
     def _renew_marks(self, quiet: bool, more: bool = False) -> None:
-        """Attribute what is marked and begin with no marks, and with room for ``more``."""
-        if not quiet:
+        """Attribute what is marked, and make room for marks, and ``more``."""
+        if quiet:
+            self._forget_marks()
+        else:
             self._attribute(ended=False, provisional=False)
         devices, holders = len(self.series.devices.host), len(self.series.holders.silent)
-        size = max(len(self._marks.device) * (2 if more else 1), _MARKS + 5 * (devices + holders))
-        self._marks = new_marks(size, devices)
+        made = int(self._marks.made[0])
+        size = max(len(self._marks.device) * (2 if more else 1), made + _MARKS + 5 * (devices + holders))
+        waiting, self._marks = self._marks, new_marks(size, devices)
+        self._marks.made[0] = made
+        for old, new in zip(waiting[_MARK_SERIES], self._marks[_MARK_SERIES], strict=True):
+            new[:made] = old[:made]
 
     def _attribute(self, ended: bool, restate: bool = True, provisional: bool = True) -> None:
         n_devices = len(self.series.device_keys)
         self._learning.changed(self._marks.changed[:n_devices])
-        marks = self._due_marks(n_devices, restate, provisional)
-        if not len(marks.device):
+        due = self._due(n_devices, restate, provisional)
+        if not len(due.first):
             return
-        # Small numbers are sorted by radix: 47 us for 19,200 marks, and 259 as integers of 32 bits.
-        order = np.argsort(marks.device.astype(np.min_scalar_type(n_devices)), kind="stable")
-        bounds = np.searchsorted(marks.device[order], np.arange(n_devices + 1))
         series = self.series
         watts, of = self._learning.watts(
-            series.hosts, series.devices, series.holders, marks, order, bounds, *self._rows.idle_levels(),
-            self.window_ns, ended,
+            series.hosts, series.devices, series.holders, due,
+            *self._rows.idle_levels(), self.window_ns, ended,
         )  # fmt: skip
         first, window, rows = 0, 0, -1
         while first < n_devices:
             if rows == 0:  # not even one window fits
                 self._out = np.empty((a.ROW_COLUMNS, 2 * self._out.shape[1]), np.int64)
             rows, first, window = a.attribute(
-                series.hosts, series.devices, series.holders, marks, watts, of, order, bounds,
+                series.hosts, series.devices, series.holders, due, watts, of,
                 self.window_ns, first, window, self.processes_known, ended, self._out,
             )  # fmt: skip
             if rows:
                 self._written.append(self._rows.columns(self._out[:, :rows]))
-        self._forget_marks()
 
-    def _due_marks(self, n_devices: int, restate: bool, provisional: bool) -> Marks:
-        """The marks to act on; what they leave of windows that are to wait goes to ``_waiting``."""
-        n = int(self._marks.made[0])
-        devices = np.concatenate([self._waiting[0], self._marks.device[:n]])
-        first = np.concatenate([self._waiting[1], self._marks.first[:n]])
-        last = np.concatenate([self._waiting[2], self._marks.last[:n]])
-        offset = np.concatenate([self._waiting[3], self._marks.offset[:n]])
+    def _due(self, n_devices: int, restate: bool, provisional: bool) -> Due:
+        """The marks to act on. What they leave of windows that are to wait is marked still."""
         was_final = np.concatenate([self._final, np.full(n_devices - len(self._final), -1)])
         hosts, of_device = self.series.hosts, self.series.devices.host[:n_devices]
         now_ns = hosts.now_ns[of_device]
         over = hosts.ended_ns[of_device] == now_ns  # all is final then, the window that it stands in too
         now_ns = np.where(over, now_ns + LATENESS_NS + self.window_ns, now_ns)
         self._final = np.maximum(was_final, (now_ns - LATENESS_NS) // self.window_ns - 1)
-        least = was_final[devices] + 1 if not restate else first
-        most = self._final[devices] if not provisional else last
-        waiting = [
-            (devices[part], from_[part], to[part], offset[part])
-            for from_, to in ((first, np.minimum(last, least - 1)), (np.maximum(first, most + 1), last))
-            if (part := from_ <= to).any()
-        ]
-        self._waiting = (
-            np.concatenate([_NO_MARKS[0], *(marks[0] for marks in waiting)]),
-            np.concatenate([_NO_MARKS[1], *(marks[1] for marks in waiting)]),
-            np.concatenate([_NO_MARKS[2], *(marks[2] for marks in waiting)]),
-            np.concatenate([_NO_MARKS[3], *(marks[3] for marks in waiting)]),
-        )
-        first, last = np.maximum(first, least), np.minimum(last, most)
-        due = first <= last
-        made, latest, changed = self._marks[:3]
-        return Marks(made, latest, changed, devices[due], first[due], last[due], offset[due])
+        least = np.full(n_devices, -FOREVER) if restate else was_final + 1
+        most = np.full(n_devices, FOREVER) if provisional else self._final
+        marks, made = self._marks, int(self._marks.made[0])
+        self._marks = new_marks(max(len(marks.device), 2 * made), len(marks.latest))
+        due = Due(np.zeros(n_devices + 1, np.int64), *(np.empty(made, np.int64) for _ in range(3)))
+        count = take_due(marks, least, most, self._marks, due)
+        return Due(due.bounds, due.first[:count], due.last[:count], due.offset[:count])
 
     @property
     def settled_offset(self) -> int:
         """All before this offset is in the rows given out."""
-        waiting = self._waiting[3]
-        return int(waiting.min()) if len(waiting) else self._next_offset
+        made = int(self._marks.made[0])
+        return int(self._marks.offset[:made].min()) if made else self._next_offset
 
     def _forget_marks(self) -> None:
         self._marks.made[0] = 0

@@ -16,10 +16,10 @@ from wattribute.kernels.series import (
     I64,
     WATTS_HOLDERS,
     Devices,
+    Due,
     Holders,
     Hosts,
     Learned,
-    Marks,
     Watts,
     WattsOf,
 )
@@ -39,18 +39,16 @@ class Learning:
         hosts: Hosts,
         devices: Devices,
         holders: Holders,
-        marks: Marks,
-        order: I64,
-        bounds: I64,
+        due: Due,
         idle_mw: I64,
         idle_sd_w: F64,
         window_ns: int,
         ended: bool,
     ) -> tuple[Watts, WattsOf]:
-        """What each process draws, for every block that a marked window rests on, and which that is.
-        ``order``, ``bounds``: the marks by device; ``idle_mw``, ``idle_sd_w`` (devices): the prior of the
-        idle level, and its standard deviation, 0 where it is not learned."""
-        count = len(bounds) - 1
+        """What each process draws, for every block that a window due rests on, and which that is.
+        ``idle_mw``, ``idle_sd_w`` (devices): the prior of the idle level, and its standard deviation, 0 where
+        it is not learned."""
+        count = len(due.bounds) - 1
         if len(self._learned.block) < count:
             before, self._learned = self._learned, _room(2 * count)
             for old, new in zip(_arrays(before), _arrays(self._learned), strict=True):
@@ -58,9 +56,9 @@ class Learning:
         known = min(count, len(self._idle_mw))
         self._learned.fitted[:known][self._idle_mw[:known] != idle_mw[:known]] = _NEVER
         self._idle_mw = idle_mw[:count].copy()
-        of = _windows(devices, marks, order, bounds, window_ns, idle_mw, idle_sd_w)
+        of = _windows(devices, due, window_ns, idle_mw, idle_sd_w)
         out = _rows(len(of.row) + count)
-        k.learn(hosts, devices, holders, marks, order, bounds, window_ns, ended, self._learned, out, of)
+        k.learn(hosts, devices, holders, due, window_ns, ended, self._learned, out, of)
         return out, of
 
     def changed(self, first_block: I64) -> None:
@@ -113,17 +111,15 @@ def _arrays(learned: Learned) -> list[NDArray[Any]]:
     return [*learned[:-1], *learned.fits]
 
 
-def _windows(
-    devices: Devices, marks: Marks, order: I64, bounds: I64, window_ns: int, idle_mw: I64, idle_sd_w: F64
-) -> WattsOf:
-    """Room for a row of each window from the first to the last that is marked and has samples, by device."""
-    count = len(bounds) - 1
-    marked = np.flatnonzero(np.diff(bounds))
+def _windows(devices: Devices, due: Due, window_ns: int, idle_mw: I64, idle_sd_w: F64) -> WattsOf:
+    """Room for a row of each window from the first to the last that is due and has samples, by device."""
+    count = len(due.bounds) - 1
+    marked = np.flatnonzero(np.diff(due.bounds))
     length = devices.length[marked]
     oldest = devices.t_ns[marked, 0] // window_ns
     newest = devices.t_ns[marked, length - 1] // window_ns
-    first = np.maximum(np.minimum.reduceat(marks.first[order], bounds[marked]), oldest)
-    last = np.minimum(np.maximum.reduceat(marks.last[order], bounds[marked]), newest)
+    first = np.maximum(np.minimum.reduceat(due.first, due.bounds[marked]), oldest)
+    last = np.minimum(np.maximum.reduceat(due.last, due.bounds[marked]), newest)
     first_window, windows = np.zeros(count, np.int64), np.zeros(count, np.int64)
     first_window[marked] = first
     windows[marked] = np.where(length > 0, np.maximum(last - first + 1, 0), 0)

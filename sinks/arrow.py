@@ -19,6 +19,7 @@ _LABELS: Final = pa.map_(pa.string(), pa.string())
 _TYPES: Final[dict[str, pa.DataType]] = {
     "Bool": pa.bool_(),
     "Int16": pa.int16(),
+    "Int32": pa.int32(),
     "Int64": pa.int64(),
     "Array(Int64)": pa.list_(pa.int64()),
     "UInt8": pa.uint8(),
@@ -46,7 +47,10 @@ def column_batch(columns: Mapping[str, Column], types: Mapping[str, str]) -> pa.
 
 def says_something(column: Column) -> bool:
     """Whether any row may have another value than the default of its type."""
-    return bool(any(column.values) if isinstance(column, Coded | CodedLabels) else column.any())
+    if isinstance(column, Coded | CodedLabels):
+        return any(column.values)
+    # Mostly the first row tells; and to count is faster than any(), which makes a truth value of each.
+    return bool(len(column) and (column[0] or np.count_nonzero(column)))
 
 
 def value_batch(columns: Mapping[str, Sequence[Any]], types: Mapping[str, str]) -> pa.RecordBatch:

@@ -28,7 +28,7 @@ from wattribute.sinks.contract import Sink
 from wattribute.stream.engine import Engine
 from wattribute.stream.memory import keep_memory
 from wattribute.stream.outage import Outage
-from wattribute.stream.write import Unwritten
+from wattribute.stream.write import Unwritten, write
 
 # The finest sum is that of a minute: every 5 s each was made twelve times, and no query of ours reads them.
 ROLLUP_S: Final = 60.0
@@ -246,8 +246,7 @@ class StreamLoop:
             assigned.unsent += ((DEAD, *letter) for letter in assigned.engine.tables.dead_letters())
             assigned.unwritten.take(assigned.engine, restate=restate, provisional=provisional)
             self._send(assigned)
-            for count in assigned.unwritten.write(self._sink):
-                self.counts.rows += count
+        self.counts.rows += write([assigned.unwritten for assigned in self.assigned.values()], self._sink)
         self._changed = not provisional
         self._wrote_s = time.monotonic()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,8 +64,7 @@ class Rows:
         return self._known()[-2:]
 
     def columns(self, out: NDArray[np.int64]) -> dict[str, Column]:
-        """The table's columns of the kernel's rows (23, n)."""
-        out = out.copy()
+        """The table's columns of the kernel's rows (23, n), which may be overwritten after."""
         series = self._series
         device, holder = out[a.ROW_DEVICE], out[a.ROW_HOLDER]
         ends_ns = (out[a.ROW_WINDOW] + 1) * self._window_ns
@@ -97,14 +96,14 @@ class Rows:
             ),
             "weight_source": Coded(out[a.WEIGHT_SOURCE].astype(np.int32), WEIGHT_SOURCES),
             "memory_bytes": out[a.MEMORY].astype(np.uint64),
-            "covered_ns": out[a.COVERED].astype(np.uint64),
+            "covered_ns": _copied(out[a.COVERED], np.uint32, np.uint64),
             "flags": out[a.FLAGS].astype(np.uint32),
             "segment": out[a.SEGMENT].astype(np.uint32),
-            "version": out[a.ROW_OFFSET].astype(np.uint64) | np.uint64(self._base),
+            "version": (out[a.ROW_OFFSET] | self._base).view(np.uint64),
             "deleted": out[a.DELETED].astype(np.uint8),
             "nothing_due": out[a.NOTHING_DUE].astype(np.uint8),
         }
-        columns |= {name: out[row] for name, row in _COUNTS.items()}
+        columns |= {name: _copied(out[row], np.int32, np.int64) for name, row in _COUNTS.items()}
         columns |= self._identities.columns(series, device, holder, ends_ns)
         return columns
 
@@ -126,3 +125,9 @@ class Rows:
             )
             self._devices_as_of = as_of
         return self._devices
+
+
+def _copied(counts: NDArray[np.int64], narrow: type[np.integer[Any]], wide: type[np.integer[Any]]) -> Column:
+    """A copy, of 32 bits where all fit: 2 s and 2 kJ do, and a row goes to the store with 98 bytes, not 142.
+    What is 0 or greater fits if all its bits do, whose are told in half the time that it takes to compare."""
+    return counts.astype(narrow if 0 <= np.bitwise_or.reduce(counts) < 1 << 31 else wide)

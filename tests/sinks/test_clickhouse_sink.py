@@ -112,6 +112,39 @@ def test_codes_may_repeat_values_and_share_arrays(
     assert stored == [("a", "x"), ("b", "y"), ("a", "z"), ("a", "z"), ("b", "y"), ("a", "x")]
 
 
+def test_integers_may_be_narrower_than_the_table(
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    columns = as_columns([{"window_start": start_ms + 1000 * place} for place in range(2)])
+    narrow = columns | {
+        "active_energy_uj": np.array([0, (1 << 31) - 1], np.int32),
+        "idle_energy_equal_uj": np.array([-(1 << 31), 1], np.int32),
+        "covered_ns": np.array([1, (1 << 32) - 1], np.uint32),
+        "nothing_due": np.array([3, 0], np.uint8),  # the rows it stands for have no energy
+    }
+    wide = {**as_columns([{"window_start": start_ms + 2000}]), "active_energy_uj": np.array([1 << 31])}
+    sink.write_attribution(narrow, wide)
+
+    names = "active_energy_uj, idle_energy_equal_uj, covered_ns"
+    stored = sink.store.query(f"SELECT {names} FROM attribution FINAL ORDER BY window_start").rows
+    assert stored == [(0, -(1 << 31), 1), ((1 << 31) - 1, 1, (1 << 32) - 1), (1 << 31, 0, 0)]
+
+
+def test_of_several_batches_all_are_noted_before_any_is_written(
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    good = as_columns([{"window_start": start_ms}])
+    unfit = as_columns([{"window_start": start_ms + 60_000}]) | {"pid": np.array([-1])}
+    with pytest.raises(StoreError, match="pid"):
+        sink.write_attribution(good, unfit)
+
+    assert sink.store.query("SELECT count() FROM attribution FINAL").rows == [(1,)]
+    assert sink.store.query("SELECT count() FROM dirty_bucket FINAL").rows == [(2,)]
+    sink.write_attribution(good, as_columns([{"window_start": start_ms + 60_000}]))
+    assert sink.store.query("SELECT count() FROM attribution FINAL").rows == [(2,)]
+    assert_rolled_up(sink)
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [

@@ -205,7 +205,7 @@ def add_prices_to(url: str, prices: Sequence[Price]) -> list[str]:
         {name: _field(value) for name, value in asdict(price).items() if value not in (None, "")}
         for price in prices
     ]
-    return _changed(url, {"prices": texts}, lambda store: add_prices(store, prices))
+    return _changed(url, {"prices": texts}, lambda store: add_prices(store, prices), _adds(prices))
 
 
 def add_tariffs_to(url: str, tariffs: Sequence[Tariff]) -> list[str]:
@@ -214,7 +214,7 @@ def add_tariffs_to(url: str, tariffs: Sequence[Tariff]) -> list[str]:
         {name: _field(value) for name, value in asdict(tariff).items()} | {"days": shown_days(tariff.days)}
         for tariff in tariffs
     ]
-    return _changed(url, {"tariffs": texts}, lambda store: add_tariffs(store, tariffs))
+    return _changed(url, {"tariffs": texts}, lambda store: add_tariffs(store, tariffs), _adds(tariffs))
 
 
 def add_billed_to(url: str, billed: BilledHost) -> list[str]:
@@ -224,7 +224,7 @@ def add_billed_to(url: str, billed: BilledHost) -> list[str]:
 
 def remove_billed_from(url: str, host: str) -> None:
     """Take away what is declared of a host."""
-    _changed(url, {"unbilled": host}, lambda store: remove_billed(store, host))
+    _changed(url, {"unbilled": host}, lambda store: remove_billed(store, host), create=False)
 
 
 def add_lineage_to(url: str, made: Lineage) -> list[str]:
@@ -232,15 +232,25 @@ def add_lineage_to(url: str, made: Lineage) -> list[str]:
     return _changed(url, {"lineage": asdict(made)}, lambda store: add_lineage(store, made))
 
 
-def _changed(url: str, message: Mapping[str, Any], change: Callable[[Store], list[str]]) -> list[str]:
-    """Change a store, through the owner where there is one; the remarks."""
+def _changed(
+    url: str, message: Mapping[str, Any], change: Callable[[Store], list[str]], create: bool = True
+) -> list[str]:
+    """Change a store, through the owner where there is one; the remarks. Where there is no store one is made,
+    or, not ``create``, StoreError raised."""
     remote = _owner(url)
     if remote is not None:
         with contextlib.closing(remote):
             return remote.tell(message)
-    with contextlib.closing(open_store(url)) as store:
+    folder = folder_of(url)
+    made = [f"made a new store in {folder}"] if folder is not None and not folder.exists() else []
+    with contextlib.closing(open_store(url, create)) as store:
         migrate(store)
-        return change(store)
+        return made + change(store)
+
+
+def _adds(told: Sequence[Price | Tariff]) -> bool:
+    """Whether anything is told but what is taken back: that is nowhere in a store that is yet to be made."""
+    return not all(each.deleted for each in told)
 
 
 def _owner(url: str) -> RemoteStore | None:

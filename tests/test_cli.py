@@ -133,6 +133,7 @@ def test_collecting_needs_no_array_library(tmp_path: Path) -> None:
         ("cost --since 1h --until 2h", 2, "is empty"),
         ("cost --store chdb:///nowhere/store", 1, "there is no store in /nowhere/store"),
         ("cost --store clickhouse://127.0.0.1:1/x", 1, "cannot open the store clickhouse://127.0.0.1:1/x"),
+        ("price remove --gpu x --store chdb:///nowhere/store", 1, "there is no store in /nowhere/store"),
         ("explain --policy fair", 2, "unknown policy 'fair'"),
         ("explain --window 2026-06-01 --since 1h", 2, "--window goes without"),
         ("price add --gpu x --per-gpu-hour -1", 2, "it must be from 0 to 1e9"),
@@ -296,6 +297,21 @@ def test_recording_in_virtual_time_takes_seconds_and_is_the_same_twice(
     assert cli.run(["record", "one.ndjson", "--simulate", "--duration", "1"]) == 1  # it is there already
     assert cli.run(["record", "-", "--simulate", "--duration", "1"]) == 2
     assert not (tmp_path / "-").exists()
+
+
+def test_a_store_or_bus_that_was_not_there_is_pointed_out(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A name that is mistyped would otherwise be one more store, and all would look as if it were well."""
+    price = ("price", "add", "--gpu", "x", "--per-gpu-hour", "1", "--store", f"chdb://{tmp_path}/s")
+    told = ("emit", "unit", "images", "3", "--model", "m", "--bus", f"local://{tmp_path}/b")
+    for arguments, made in (
+        (price, f"made a new store in {tmp_path}/s"),
+        (told, f"a new bus in {tmp_path}/b"),
+    ):
+        for is_new in (True, False):
+            code, _, errors = ended(capsys, *arguments)
+            assert (code, made in errors) == (0, is_new), errors
 
 
 def test_price_list_shows_the_bundled_book_with_its_sources(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from wattribute.commands.options import BusOption, ConfigOption, HostOption, att
 from wattribute.commands.output import note
 from wattribute.commands.since import parse_duration_s, parse_time
 from wattribute.errors import BusError, RecordError, UsageError
-from wattribute.settings import Settings, load_settings
+from wattribute.settings import Settings, load_settings, local_folder
 from wattribute.wire import Encoder
 
 emit = typer.Typer(
@@ -202,8 +202,12 @@ def _send(kind: str, told: dict[str, Any], at: str | None, settings: Settings) -
     except RecordError as error:
         raise UsageError(str(error)) from error
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    folder = local_folder(settings.bus)
+    is_new = folder is not None and not folder.exists()
     with closing(open_producer(settings)) as producer:
         for topic, key, value in Encoder(settings.host, boot_id, _EPOCH).encode([record]):
             producer.send(topic, key, value, t_ms)
         if producer.flush(_FLUSH_S):
             raise BusError(f"the bus {settings.bus} did not take it within {_FLUSH_S:g} s; say it again")
+    if is_new:
+        note(f"note: made a new bus in {folder}: is it the one that 'wattribute up' or 'stream' reads?")

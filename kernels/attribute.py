@@ -461,7 +461,8 @@ def _repeated_uj(devices: Devices, d: int, from_ns: int, to_ns: int) -> int:
     t_ns, energy_mj, n = devices.t_ns, devices.energy_mj, devices.length[d]
     total_uj = -1
     for r in range(devices.reset_length[d]):
-        begin_ns, end_ns = devices.reset_repeated_ns[d, r], devices.reset_from_ns[d, r]
+        begin_ns = devices.reset_repeated_ns[d, r]
+        end_ns = max(devices.reset_from_ns[d, r], begin_ns + 1)  # of a device read once no more comes again
         if begin_ns == 0 or begin_ns >= to_ns or end_ns <= from_ns or devices.reset_to_ns[d, r] <= t_ns[d, 0]:
             continue
         after = _find(t_ns, d, n, 0, devices.reset_to_ns[d, r], _pace(t_ns, d, n))

@@ -41,27 +41,28 @@ class ClickHouseSink:
         rows = self.store.query("SELECT window_ms FROM attribution LIMIT 1").rows
         return rows[0][0] if rows else None
 
-    def write_attribution(self, *batches: Mapping[str, Column]) -> None:
+    def announce(self, batches: Sequence[Mapping[str, Column]]) -> None:
+        """Note at once which rollup buckets several writes to come touch. Each note is a request of its own,
+        which takes about 1 ms of processor time however many buckets it names."""
+        if len(batches) > 1:
+            self.rollups.note([bucket for columns in batches for bucket in _minutes(columns)])
+
+    def write_attribution(self, columns: Mapping[str, Column]) -> None:
         """Store rows of ``attribution``: every column of the table and ``nothing_due``, ``window_start`` in
         integer ms, texts and enums Coded, ``labels`` CodedLabels. The buckets they touch are noted first."""
         types = {**self.store.column_types("attribution"), "nothing_due": "UInt8"}
-        for columns in batches:
-            if columns.keys() != types.keys():
-                wrong = sorted(columns.keys() ^ types.keys())
-                raise StoreError(f"rows to store lack or add the columns {', '.join(wrong)}")
-        # A note is a request of its own, which takes about 1 ms of processor time however many it notes.
-        with self.rollups.writing([bucket for columns in batches for bucket in _minutes(columns)]):
-            for columns in batches:
-                self._insert(columns, types)
-
-    def _insert(self, columns: Mapping[str, Column], types: Mapping[str, str]) -> None:
+        if columns.keys() != types.keys():
+            wrong = sorted(columns.keys() ^ types.keys())
+            raise StoreError(f"rows to store lack or add the columns {', '.join(wrong)}")
         sent = {
             name: _sent_as(columns[name], kind)
             for name, kind in types.items()
             if name in _ALWAYS_SENT or says_something(columns[name])
         }
         insert, structure = _insert(tuple(sent.items()))
-        self.store.insert_select(insert, structure, column_batch(columns, sent))
+        batch = column_batch(columns, sent)
+        with self.rollups.writing(_minutes(columns)):
+            self.store.insert_select(insert, structure, batch)
 
     def write_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store rows of one of the small tables. Missing columns take their default."""

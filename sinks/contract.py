@@ -34,11 +34,15 @@ class Sink(Protocol):
     nothing, because every table is keyed and versioned. A failed write raises StoreError and may be
     repeated."""
 
-    def write_attribution(self, *batches: Mapping[str, Column]) -> None:
-        """Store attribution rows, of each batch one equally long column for every name of the table
-        ``attribution`` (``window_start`` in integer milliseconds; integers of 64 bits may come as 32), and
-        ``nothing_due``: its bits stand for rows of the same window that are to be deleted, 1 of the account
-        unheld, 2 residual. Also notes which rollup buckets they touch."""
+    def announce(self, batches: Sequence[Mapping[str, Column]]) -> None:
+        """Say what is about to be written with ``write_attribution``: what the sink has to do before may take
+        less for all together. Nothing has to be said."""
+
+    def write_attribution(self, columns: Mapping[str, Column]) -> None:
+        """Store attribution rows: one equally long column for every name of the table ``attribution``
+        (``window_start`` in integer milliseconds; integers of 64 bits may come as 32), and ``nothing_due``:
+        its bits stand for rows of the same window that are to be deleted, 1 of the account unheld, 2
+        residual. Also notes which rollup buckets they touch."""
 
     def write_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store rows of one of the small tables. Missing columns take their default."""

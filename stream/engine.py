@@ -90,7 +90,8 @@ class Engine:
         self._look_back = LookBack()
 
     def take(self, offsets: Sequence[int], values: Sequence[bytes], quiet: bool = False) -> None:
-        """Take messages in. ``quiet``: only to rebuild the state; their rows have been written before."""
+        """Take messages in. ``quiet``: only to rebuild the state, before any others; their rows have been
+        written before."""
         if not offsets:
             return
         self._look_back.note(offsets[0], self._clocks_ns())
@@ -323,7 +324,9 @@ class Engine:
         least = np.full(n_devices, -FOREVER) if restate else was_final + 1
         most = np.full(n_devices, FOREVER) if provisional else self._final
         marks, made = self._marks, int(self._marks.made[0])
-        self._marks = new_marks(max(len(marks.device), 2 * made), len(marks.latest))
+        # Of a mark two are left only where those before and after what is due are to wait.
+        left = made if restate or provisional else 2 * made
+        self._marks = new_marks(max(len(marks.device), left), len(marks.latest))
         due = Due(np.zeros(n_devices + 1, np.int64), *(np.empty(made, np.int64) for _ in range(3)))
         count = take_due(marks, least, most, self._marks, due)
         return Due(due.bounds, due.first[:count], due.last[:count], due.offset[:count])

@@ -28,7 +28,7 @@ from wattribute.sinks.contract import Sink
 from wattribute.stream.engine import Engine
 from wattribute.stream.memory import keep_memory
 from wattribute.stream.outage import Outage
-from wattribute.stream.write import Unwritten, write
+from wattribute.stream.write import Unwritten
 
 # The finest sum is that of a minute: every 5 s each was made twelve times, and no query of ours reads them.
 ROLLUP_S: Final = 60.0
@@ -245,8 +245,13 @@ class StreamLoop:
         for assigned in self.assigned.values():
             assigned.unsent += ((DEAD, *letter) for letter in assigned.engine.tables.dead_letters())
             assigned.unwritten.take(assigned.engine, restate=restate, provisional=provisional)
+        self._sink.announce(
+            [c for assigned in self.assigned.values() for c in assigned.unwritten.attribution]
+        )
+        for assigned in self.assigned.values():
             self._send(assigned)
-        self.counts.rows += write([assigned.unwritten for assigned in self.assigned.values()], self._sink)
+            for count in assigned.unwritten.write(self._sink):
+                self.counts.rows += count
         self._changed = not provisional
         self._wrote_s = time.monotonic()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from wattribute.sinks.contract import Coded, CodedLabels, Column, Sink
@@ -15,37 +15,31 @@ class Unwritten:
     write that failed did not get through stays here."""
 
     def __init__(self) -> None:
-        self.attribution: list[Mapping[str, Column]] = []
-        self.tables: deque[tuple[str, Sequence[Mapping[str, Any]]]] = deque()
+        self.attribution: deque[Mapping[str, Column]] = deque()
+        self._tables: deque[tuple[str, Sequence[Mapping[str, Any]]]] = deque()
 
     def take(
         self, engine: Engine, ended: bool = False, restate: bool = True, provisional: bool = True
     ) -> None:
         """Take all that changed. The options are those of ``Engine.rows``."""
         self.attribution += engine.rows(ended, restate, provisional)
-        self.tables += engine.tables.take().items()
+        self._tables += engine.tables.take().items()
 
-
-def write(unwritten: Sequence[Unwritten], sink: Sink) -> int:
-    """Write what engines have handed out, attribution first and all of it at once; the number of attribution
-    rows. Raises StoreError."""
-    columns = [columns for one in unwritten for columns in one.attribution]
-    if columns:
-        sink.write_attribution(*columns)
-    for one in unwritten:
-        one.attribution.clear()
-    for one in unwritten:
-        while one.tables:
-            sink.write_rows(*one.tables[0])
-            one.tables.popleft()
-    return sum(_length(each) for each in columns)
+    def write(self, sink: Sink) -> Iterator[int]:
+        """Write it, attribution first; the number of attribution rows of each write. Raises StoreError."""
+        while self.attribution:
+            sink.write_attribution(self.attribution[0])
+            yield _length(self.attribution.popleft())
+        while self._tables:
+            sink.write_rows(*self._tables[0])
+            self._tables.popleft()
 
 
 def write_results(engine: Engine, sink: Sink, ended: bool = False) -> int:
     """Write all that changed; the number of attribution rows. Raises StoreError."""
     unwritten = Unwritten()
     unwritten.take(engine, ended)
-    return write([unwritten], sink)
+    return sum(unwritten.write(sink))
 
 
 def _length(columns: Mapping[str, Column]) -> int:

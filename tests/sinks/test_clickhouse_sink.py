@@ -123,25 +123,27 @@ def test_integers_may_be_narrower_than_the_table(
         "nothing_due": np.array([3, 0], np.uint8),  # the rows it stands for have no energy
     }
     wide = {**as_columns([{"window_start": start_ms + 2000}]), "active_energy_uj": np.array([1 << 31])}
-    sink.write_attribution(narrow, wide)
+    sink.write_attribution(narrow)
+    sink.write_attribution(wide)
 
     names = "active_energy_uj, idle_energy_equal_uj, covered_ns"
     stored = sink.store.query(f"SELECT {names} FROM attribution FINAL ORDER BY window_start").rows
     assert stored == [(0, -(1 << 31), 1), ((1 << 31) - 1, 1, (1 << 32) - 1), (1 << 31, 0, 0)]
 
 
-def test_of_several_batches_all_are_noted_before_any_is_written(
+def test_what_is_announced_is_noted_before_any_of_it_is_written(
     sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:
-    good = as_columns([{"window_start": start_ms}])
-    unfit = as_columns([{"window_start": start_ms + 60_000}]) | {"pid": np.array([-1])}
-    with pytest.raises(StoreError, match="pid"):
-        sink.write_attribution(good, unfit)
-
-    assert sink.store.query("SELECT count() FROM attribution FINAL").rows == [(1,)]
+    batches = [as_columns([{"window_start": start_ms + 60_000 * minute}]) for minute in range(3)]
+    sink.announce(batches)
+    assert sink.store.query("SELECT count() FROM dirty_bucket FINAL").rows == [(3,)]
+    sink.write_attribution(batches[0])
+    sink.refresh_rollups()  # takes all the notes: what comes after it notes its own again
+    assert sink.store.query("SELECT count() FROM dirty_bucket FINAL").rows == [(0,)]
+    for columns in batches[1:]:
+        sink.write_attribution(columns)
     assert sink.store.query("SELECT count() FROM dirty_bucket FINAL").rows == [(2,)]
-    sink.write_attribution(good, as_columns([{"window_start": start_ms + 60_000}]))
-    assert sink.store.query("SELECT count() FROM attribution FINAL").rows == [(2,)]
+    assert sink.store.query("SELECT count() FROM attribution FINAL").rows == [(3,)]
     assert_rolled_up(sink)
 
 

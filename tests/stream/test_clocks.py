@@ -155,6 +155,19 @@ def test_of_time_that_comes_twice_the_first_stands_and_what_the_second_used_is_r
     assert sum(int(row["reason"].split()[0]) for row in came_twice) == 11 * back_s
 
 
+def test_of_a_device_that_was_read_once_no_time_comes_twice() -> None:
+    """What it used from that reading until its clock was past it is residual at that instant."""
+    at_ns = START_NS + SECOND_NS // 2
+    after: list[list[Record]] = [
+        [Device(t=at_ns + (second - 5) * SECOND_NS, gpu="g", energy_mj=10**6 + 300_000 * (second + 1))]
+        for second in range(20)
+    ]
+    messages = sent(("a", "b1", 1, [[Device(t=at_ns, gpu="g", energy_mj=10**6)]]), ("a", "b1", 2, after))
+    rows = made_host.table(made_host.stream(Engine("test"), messages, [1]))
+    assert sum(joules(rows, 0, 14)) == 300 * 20 - 150
+    assert joules(of_account(rows, "residual"), 0, 3) == [300 * 7, 0, 0]
+
+
 @pytest.mark.parametrize("at", [118, 121, 130, 149, 151, 153])
 def test_time_that_comes_twice_is_the_same_after_a_restart(at: int) -> None:
     messages = twice(30)

@@ -22,8 +22,10 @@ class _Written:
     def __init__(self) -> None:
         self.columns: list[Mapping[str, Column]] = []
 
-    def write_attribution(self, *batches: Mapping[str, Column]) -> None:
-        self.columns += batches
+    def announce(self, batches: Sequence[Mapping[str, Column]]) -> None: ...
+
+    def write_attribution(self, columns: Mapping[str, Column]) -> None:
+        self.columns.append(columns)
 
     def write_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None: ...
 

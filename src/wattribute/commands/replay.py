@@ -255,9 +255,9 @@ def _noting_sink(settings: Settings) -> Iterator[Any]:
         dead_count = 0
         first_dead: Sequence[Mapping[str, Any]] = ()
 
-        def write_attribution(self, *batches: Mapping[str, Any]) -> None:
-            super().write_attribution(*batches)
-            self.row_count += sum(len(columns["window_start"]) for columns in batches)
+        def write_attribution(self, columns: Mapping[str, Any]) -> None:
+            super().write_attribution(columns)
+            self.row_count += len(columns["window_start"])
 
         def write_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
             super().write_rows(table, rows)

@@ -65,15 +65,17 @@ class MemorySink:
         if self.steps_left < 0:
             raise KilledError
 
-    def write_attribution(self, *batches: Mapping[str, Column]) -> None:
+    def announce(self, batches: Sequence[Mapping[str, Column]]) -> None:
+        """Nothing is done before."""
+
+    def write_attribution(self, columns: Mapping[str, Column]) -> None:
         """Keep them."""
-        for columns in batches:
-            self.step()
-            for row in rows_of(columns):
-                key = tuple(row[name] for name in KEY)
-                if key not in self.rows or self.rows[key]["version"] <= row["version"]:
-                    self.keep(key, row)
-            self.step()
+        self.step()
+        for row in rows_of(columns):
+            key = tuple(row[name] for name in KEY)
+            if key not in self.rows or self.rows[key]["version"] <= row["version"]:
+                self.keep(key, row)
+        self.step()
 
     def keep(self, key: tuple[Any, ...], row: Row) -> None:
         """Keep a row in place of an earlier one."""

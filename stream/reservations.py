@@ -65,9 +65,7 @@ class Reservations:
                 events.append((k.GIVEN, row, told_ns, _AT_ONCE_NS))
                 told_ns += _AT_ONCE_NS
             events.append((k.GIVEN, row, told_ns, _PERIOD_NS))
-            since_ns = self._note_owner(device, row, owner, record)
-            if since_ns is not None:
-                events.append((k.TOUCH, device, since_ns, 0))
+            events += self._note_owner(device, owner, record)
         return events
 
     def begin_anew(self, host_row: int) -> None:
@@ -75,12 +73,22 @@ class Reservations:
         hosts = self._series.devices.host
         self._of = {place: given for place, given in self._of.items() if hosts[place[0]] != host_row}
 
-    def _note_owner(self, device: int, row: int, owner: HolderKey, record: Reservation) -> int | None:
+    def _note_owner(
+        self, device: int, owner: HolderKey, record: Reservation
+    ) -> list[tuple[int, int, int, int]]:
+        """Keep what the owner is; where that is news, events for all that is given to it."""
         key = self._series.device_keys[device]
         said: dict[str, Any] = {name: getattr(record, name) for name in _SHARED}
         workload = Workload(t=record.t, pid=owner.pid, start_ns=owner.start_ns, **said)
         process = (key.host, key.boot_id, owner.pid, owner.start_ns)
-        return self._identities.note_workload(process, workload, [row])
+        rows = self._series.holders_of((key.host, key.boot_id), owner.pid, owner.start_ns)
+        since_ns = self._identities.note_workload(process, workload, rows)
+        if since_ns is None:
+            return []
+        return [
+            (k.TOUCH, held, since_ns, 0)
+            for held in sorted({self._series.holder_keys[row][0] for row in rows})
+        ]
 
 
 def _key(record: Reservation) -> HolderKey:

@@ -103,6 +103,29 @@ def test_whose_it_is_stands_on_the_row() -> None:
     assert len({row["process_start_ns"] for row in reserved}) == 1
 
 
+@pytest.mark.parametrize("sizes", [[1], [3, 1, 7], [99]])
+@pytest.mark.parametrize("late_s", [0, 6])
+def test_what_is_told_of_a_pod_stands_on_all_gpus_that_are_given_to_it(sizes: list[int], late_s: int) -> None:
+    """With a record for each of them, of which the first is news."""
+    flushes: list[list[Record]] = []
+    for second, read in enumerate(readings(20)):
+        told = [given(1, "a")] if second == 1 else [given(5, "a", team="x")] if second == 5 + late_s else []
+        records: list[Device | Reservation] = [
+            *(record for record in read if isinstance(record, Device)),
+            *told,
+        ]
+        flushes.append([replace(record, gpu=gpu) for gpu in (GPU, "g2") for record in records])
+    rows = table(stream(Engine("t"), messages(flushes), sizes)).values()
+    teams = {
+        (row["gpu"], (row["window_start"] * 1_000_000 - START_NS) // SECOND_NS): row["team"]
+        for row in rows
+        if row["account"] == "reserved"
+    }
+    assert teams == {
+        (gpu, second): "x" if second >= 5 else "" for gpu in (GPU, "g2") for second in range(1, 20)
+    }
+
+
 def test_a_mig_instance_and_what_was_told_before_change_nothing() -> None:
     found = held(readings(20), given(5, "a"), given(9, "b", gpu_instance=3), given(12))
     assert found[8] == found[10] == {"a": 1000}

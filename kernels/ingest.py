@@ -807,12 +807,14 @@ def _take_instance(
         since_ns = FOREVER
     elif reason != ACCEPTED:
         return
+    tells_use = activity >= 0
     for k in range(holders.used_length[h] - 1, -1, -1):  # what was told after it is not of the time before it
         if holders.used_ns[h, k] <= t:
             break
         if holders.used_from_ns[h, k] < t:
             since_ns = min(since_ns, holders.used_from_ns[h, k])
             holders.used_from_ns[h, k] = t
+            tells_use = True
     k = holders.seen_length[h]
     while k > 0 and holders.seen_ns[h, k - 1] >= t:
         k -= 1
@@ -822,7 +824,7 @@ def _take_instance(
     if since_ns == FOREVER or devices.length[d] == 0:
         return
     to_ns = max(now_ns, t)
-    if activity >= 0:
+    if tells_use:  # of what they draw too, then
         from_ns = since_ns - SHIFT_MAX_NS
         _mark_readings(marks, hosts, devices, d, from_ns, to_ns, since_ns, now_ns, window_ns, offset)
     else:

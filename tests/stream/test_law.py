@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.stream import host as made_host
@@ -147,6 +147,13 @@ class Hostile:
 @pytest.mark.long
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 1 << 30), window_ns=st.sampled_from(WINDOWS_NS))
+# Found with 6,400 seeds: a clock set back to the only reading of a device, a pod with two GPUs, a late record
+# of an instance that tells no activity but cuts what was told after it.
+@example(seed=124, window_ns=WINDOWS_NS[2])
+@example(seed=212, window_ns=WINDOWS_NS[3])
+@example(seed=2470, window_ns=WINDOWS_NS[2])
+@example(seed=100_693, window_ns=WINDOWS_NS[2])
+@example(seed=102_822, window_ns=WINDOWS_NS[1])
 def test_rows_are_a_function_of_the_messages(seed: int, window_ns: int) -> None:
     rng = random.Random(seed)
     parts = [

@@ -177,6 +177,7 @@ def test_in_a_pod_the_attempt_is_the_one_that_kubernetes_counts(
     mounts.write_text(MOUNTS.format(pod="21111111-2222-4333-8444-555555555555", name="pytorch"))
     monkeypatch.setattr(own_pod, "_MOUNTS", mounts)
     bus = tmp_path / "bus"
+    bus.mkdir()  # that it was made would be told of too
     for name, value in {"WATTRIBUTE_KUBELET": str(PODS), **given}.items():
         monkeypatch.setenv(name, value)
     assert cli.run(["emit", "run", "start", "--run", "r", "--bus", f"local://{bus}"]) == 0

@@ -40,7 +40,7 @@ from wattribute.stream.rows import Rows
 from wattribute.stream.series import SLACK_NS, DeviceKey, Series, new_marks
 from wattribute.stream.tables import Tables
 
-ALGORITHM: Final = 7
+ALGORITHM: Final = 8
 """Goes up when the same messages come to give other rows."""
 _MARKS: Final = 1 << 16
 _ROWS: Final = 1 << 15

@@ -9,8 +9,9 @@ _i64 = types.Array(types.int64, 1, "C")
 @kernel(types.int64(MARKS, _i64, _i64, MARKS, DUE))
 def take_due(marks: Marks, least: I64, most: I64, waiting: Marks, due: Due) -> int:
     """Part the marks: of each device the windows from ``least`` to ``most`` (devices) into ``due``, the
-    others into ``waiting``; how many are due. ``most`` is not before the window before ``least``. ``due`` has
-    room for as many as there are, ``waiting`` for twice as many, and the bounds of ``due`` are zero."""
+    others into ``waiting``; how many are due. ``most`` is not before the window before ``least``. Both have
+    room for as many as there are; of a mark that reaches beyond both, ``waiting`` takes two. The bounds of
+    ``due`` are zero."""
     bounds = due.bounds
     left = waiting.made[0]
     for i in range(marks.made[0]):

@@ -61,7 +61,7 @@ class Rollups:
         self._writer = uuid.uuid4().hex
         self._noted: dict[Bucket, int] = {}  # by us since the last refresh began, and when
         self._due: set[Note] = set()  # what a refresh has to bring up, and then to delete
-        self._changing = threading.Lock()
+        self._changing = threading.RLock()
         # A folder of chDB has one writer: whoever left a note there is gone.
         self._gone_s = 0 if folder_of(store.url) else _GONE_S
         self.buckets_past_retention = 0
@@ -71,21 +71,18 @@ class Rollups:
     def writing(self, buckets: Sequence[Bucket]) -> Iterator[None]:
         """Note, durably, that rows of these buckets are about to be written; they are, when this ends."""
         with self._changing:  # a refresh that took the notes before the rows are there would miss the rows
-            self._note(buckets)
+            self.note(buckets)
             yield
 
     def note(self, buckets: Sequence[Bucket]) -> None:
-        """Note those of several writes to come, each of which notes again what is not by then."""
+        """Note those that are not by now; of several writes to come, each notes again what is not by then."""
         with self._changing:
-            self._note(buckets)
-
-    def _note(self, buckets: Sequence[Bucket]) -> None:
-        now_ns = time.monotonic_ns()
-        late_ns = now_ns - _NOTE_S * 1_000_000_000
-        new = [bucket for bucket in buckets if self._noted.get(bucket, late_ns) <= late_ns]
-        if new:
-            self._write(self._store, [(*bucket, self._writer, now_ns) for bucket in new], deleted=0)
-            self._noted |= dict.fromkeys(new, now_ns)
+            now_ns = time.monotonic_ns()
+            late_ns = now_ns - _NOTE_S * 1_000_000_000
+            new = [bucket for bucket in buckets if self._noted.get(bucket, late_ns) <= late_ns]
+            if new:
+                self._write(self._store, [(*bucket, self._writer, now_ns) for bucket in new], deleted=0)
+                self._noted |= dict.fromkeys(new, now_ns)
 
     def refresh(self) -> None:
         """Bring up every bucket that is noted by now, then delete the notes. Where it fails, the next refresh

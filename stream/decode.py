@@ -279,7 +279,7 @@ class Decoder:
             if len(self._exits) >= _EXITS_MOST:
                 self._exits.pop(next(iter(self._exits)))
             self._exits[host, boot_id, record.pid, record.start_ns] = record.t
-            holders = self.series.holders_of(boot, record.pid, record.start_ns)
+            holders = self.series.holders_of((*boot, record.pid, record.start_ns))
             return [(k.EXIT, row, record.t, 0) for row in holders]
         if isinstance(record, End):
             return [(k.END, 0, 0, 0)]
@@ -299,11 +299,10 @@ class Decoder:
         priors: list[tuple[int, int, int, int]] = []
         devices: Iterable[int] = ()
         if isinstance(record, Workload):
-            key = (host, boot_id, record.pid, record.start_ns)
-            rows = self.series.holders_of(boot, record.pid, record.start_ns)
-            since_ns = self.identities.note_workload(key, record, rows)
-            devices = {self.series.holder_keys[row][0] for row in rows}
-            priors = self._know_watts(rows)
+            process = (host, boot_id, record.pid, record.start_ns)
+            since_ns = self.identities.note_workload(self.series, process, record)
+            devices = self.series.devices_of(process)
+            priors = self._know_watts(self.series.holders_of(process))
         elif isinstance(record, Host):
             since_ns = self.identities.note_host(host, record)
             devices = [row for key, row in self.series.device_rows.items() if key.host == host]

@@ -259,9 +259,10 @@ class Engine:
             )  # fmt: skip
             if first < 0:  # devices may forget their readings: whoever takes smaller batches has written them
                 first = settled = -1 - first
-                if not quiet:
+                if quiet:
+                    self._forget_marks()
+                else:
                     self._attribute(ended=False)
-                self._forget_marks()
                 continue
             if first == len(batch.messages):
                 break

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from wattribute.kernels.series import HORIZON_NS
 from wattribute.records import Gpu, Host, Record, Workload
 from wattribute.sinks.contract import Coded, CodedLabels, Column
-from wattribute.stream.series import SLACK_NS, DeviceKey, Series
+from wattribute.stream.series import SLACK_NS, DeviceKey, ProcessKey, Series
 
-ProcessKey = tuple[str, str, int, int]
 """host, boot_id, pid, start_ns"""
 
 _WORKLOAD_COLUMNS: Final = (
@@ -168,11 +167,11 @@ class Identities:
             self._forget_codes()
         return since_ns
 
-    def note_workload(self, key: ProcessKey, record: Workload, holders: Iterable[int]) -> int | None:
-        """Keep what the process in those rows of holders is; since when that changes anything."""
+    def note_workload(self, series: Series, key: ProcessKey, record: Workload) -> int | None:
+        """Keep what a process is; since when that changes anything, on every device that it holds."""
         since_ns = self._workloads.setdefault(key, Timeline()).note(record)
         if since_ns is not None:
-            for row in holders:
+            for row in series.holders_of(key):
                 if row < len(self._of_holder):
                     self._of_holder[row] = _UNKNOWN
         return since_ns

@@ -81,14 +81,10 @@ class Reservations:
         said: dict[str, Any] = {name: getattr(record, name) for name in _SHARED}
         workload = Workload(t=record.t, pid=owner.pid, start_ns=owner.start_ns, **said)
         process = (key.host, key.boot_id, owner.pid, owner.start_ns)
-        rows = self._series.holders_of((key.host, key.boot_id), owner.pid, owner.start_ns)
-        since_ns = self._identities.note_workload(process, workload, rows)
+        since_ns = self._identities.note_workload(self._series, process, workload)
         if since_ns is None:
             return []
-        return [
-            (k.TOUCH, held, since_ns, 0)
-            for held in sorted({self._series.holder_keys[row][0] for row in rows})
-        ]
+        return [(k.TOUCH, held, since_ns, 0) for held in self._series.devices_of(process)]
 
 
 def _key(record: Reservation) -> HolderKey:

@@ -34,6 +34,10 @@ _FILL: Final = dict.fromkeys(
 )
 
 
+ProcessKey = tuple[str, str, int, int]
+"""host, boot, pid and start in ns."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceKey:
     """A device of one boot: another boot of the host is another device, for its counter began anew."""
@@ -69,7 +73,7 @@ class Series:
         self.processes = _processes(32)
         """What rows say of a process, by its row in holders; nobody's stands last."""
         self._members: list[list[tuple[HolderKey, int]]] = []  # of each device, sorted
-        self._rows_of: dict[tuple[str, str, int, int], list[int]] = {}  # of a process, on all its devices
+        self._rows_of: dict[ProcessKey, list[int]] = {}  # of a process, on all its devices
         self._free: list[int] = []
 
     def host_row(self, host: str) -> int:
@@ -122,9 +126,13 @@ class Series:
             self._link(device)
         return row
 
-    def holders_of(self, boot: tuple[str, str], pid: int, start_ns: int) -> list[int]:
+    def holders_of(self, process: ProcessKey) -> list[int]:
         """Rows of one process on all devices of its boot."""
-        return self._rows_of.get((*boot, pid, start_ns), [])
+        return self._rows_of.get(process, [])
+
+    def devices_of(self, process: ProcessKey) -> list[int]:
+        """The devices on which a process has a row, ascending."""
+        return sorted({self.holder_keys[row][0] for row in self.holders_of(process)})
 
     def holders_on(self, device: int) -> list[int]:
         """Rows of all that may hold a device."""
@@ -175,9 +183,9 @@ class Series:
             kept_from = devices.showed_offset[d, devices.showed_length[d] - _KEPT_OFFSETS]
             _shift(devices.showed_length, int(d), min(before, int(kept_from)), devices.showed_offset)
 
-    def forget(self) -> tuple[list[int], list[tuple[str, str, int, int]]]:
+    def forget(self) -> tuple[list[int], list[ProcessKey]]:
         """Give up the rows of processes of which nothing is left on a device: those devices, and the
-        processes (host, boot, pid, start) of which nothing is left on any. One of which nothing has been
+        processes of which nothing is left on any. One of which nothing has been
         taken in yet is still to come. Only between batches: rows that a message about to be taken in names
         must not move."""
         gone = [
@@ -219,7 +227,7 @@ class Series:
         reach_ns = int(self.holders.reach_to_ns[row])
         return reach_ns == 0 or reach_ns < int(self.hosts.now_ns[self.devices.host[device]]) - HORIZON_NS
 
-    def _process(self, device: int, key: HolderKey) -> tuple[str, str, int, int]:
+    def _process(self, device: int, key: HolderKey) -> ProcessKey:
         own = self.device_keys[device]
         return (own.host, own.boot_id, key.pid, key.start_ns)
 

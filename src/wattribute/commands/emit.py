@@ -108,12 +108,8 @@ def unit(
     told |= {"event_id": event_id or uuid.uuid4().hex}
     told |= {"model": model, "model_version": model_version, "run": run}
     settings = load_settings({"bus": bus, "host": host}, config)
-    _send(
-        "unit",
-        told | {"attempt": _counted(attempt_given(context, attempt, run), run, settings) if run else None},
-        at,
-        settings,
-    )
+    counted = _counted(context, attempt, run, settings) if run else None
+    _send("unit", told | {"attempt": counted}, at, settings)
 
 
 @emit.command()
@@ -161,18 +157,14 @@ def run(
         raise UsageError("say which: --run or WATTRIBUTE_RUN")
     settings = load_settings({"bus": bus, "host": host}, config)
     told = {"run": name, "event": event, "step": step, "steps": steps}
-    _send(
-        "run",
-        told | {"attempt": _counted(attempt_given(context, attempt, name), name, settings)},
-        at,
-        settings,
-    )
+    _send("run", told | {"attempt": _counted(context, attempt, name, settings)}, at, settings)
 
 
-def _counted(attempt: int | None, run: str, settings: Settings) -> int:
-    """As the collector counts it from environment and kubelet: both have to mean the same attempt."""
-    if attempt is not None:
-        return attempt
+def _counted(context: typer.Context, attempt: int | None, run: str, settings: Settings) -> int:
+    """As given, or as the collector counts it from environment and kubelet: both have to mean the same."""
+    given = attempt_given(context, attempt, run)
+    if given is not None:
+        return given
     own = own_container()
     environ = environment_of(run, os.environ)
     if own is None:

@@ -140,7 +140,7 @@ def run(
     named = name or _name()
     whose = {"run": named or _made_up_name(command[0]), "model": model, "model_version": model_version}
     whose |= {"team": team, "phase": phase}
-    counted = _counted(attempt, context, named)
+    counted = _counted(context, attempt, named)
     _check(whose, counted, steps)
     plan = Plan(
         words=command,
@@ -295,7 +295,7 @@ def _name() -> str:
     return named
 
 
-def _counted(attempt: int | None, context: typer.Context, run: str) -> int | None:
+def _counted(context: typer.Context, attempt: int | None, run: str) -> int | None:
     """Which start of the run it is, where somebody said or counts that."""
     given = attempt_given(context, attempt, run)
     return attempt_of(environment_of(run, os.environ)) if given is None else given

@@ -327,7 +327,8 @@ def test_to_ask_conservation_of_a_while_reads_no_more(
     )
     reader.close()
     text = "\n".join(line for (line,) in plan.rows)
-    assert re.search(r"PrimaryKey\W+Keys:\W+window_start\W+Condition: \(window_start in ", text), text
+    minute = r"toStartOfMinute\(window_start\)"
+    assert re.search(rf"PrimaryKey\W+Keys:\W+{minute}\W+Condition: \({minute} in ", text), text
 
 
 def test_conservation_tells_two_boots_within_one_window_apart(

@@ -196,17 +196,32 @@ def test_a_store_that_others_made_is_refused(url: str, number: int, name: str, t
             migrate(store)
 
 
-def test_a_store_whose_tables_are_the_same_but_for_their_granules_is_taken(url: str) -> None:
-    """As it was made before they were finer."""
+def test_a_store_whose_tables_are_the_same_but_for_their_order_is_taken(url: str) -> None:
+    """As it was made before, by host and GPU: it stays so."""
     sql = (Path(migrations.__file__).parent / "migrations" / "0001_tables.sql").read_text(encoding="utf-8")
-    coarse = re.sub(r"(\n--[^\n]*)*\nSETTINGS index_granularity = [^;]*", "", sql)
+    by_host = re.sub(r"(\n--[^\n]*)*\nPRIMARY KEY [^\n]*", "", sql)
+    by_host = re.sub(r"ORDER BY \(toStartOf\w+\(\w+\), ", "ORDER BY (", by_host)
+    by_host = by_host.replace(
+        "(bucket_start, host, gpu, gpu_instance, ", "(host, gpu, gpu_instance, bucket_start, "
+    )
+    tables = ("attribution", "attribution_minute", "attribution_hour", "attribution_day")
     with closing(open_store(url)) as store:
         migrate(store)
+        for table in tables:
+            store.command(f"DROP TABLE {table}")
+        for statement in by_host.split(";\n"):
+            store.command(statement)
         store.command(
             "INSERT INTO migration (number, name, checksum) VALUES (1, '0001_tables.sql', {sum:String})",
-            {"sum": hashlib.sha256(coarse.encode()).hexdigest()},
+            {"sum": hashlib.sha256(by_host.encode()).hexdigest()},
         )
         assert migrate(store) == []
+        keys = store.query(
+            "SELECT sorting_key FROM system.tables"
+            " WHERE database = currentDatabase() AND has({t:Array(String)}, name)",
+            {"t": list(tables)},
+        ).rows
+    assert [key.startswith("host, gpu, gpu_instance, ") for (key,) in keys] == [True] * 4
 
 
 def test_a_view_of_another_text_is_made_anew_with_those_after_it_and_no_other(

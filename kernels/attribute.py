@@ -72,6 +72,7 @@ _ACTIVE, _IDLE, _USED, _TIME = 0, 1, 4, 5  # idle and time: three policies each
 _ERROR_UJ, _ERROR_NS, _HELD, _CONTESTED, _SM, _BETWEEN = 8, 9, 10, 11, 12, 13
 _PARTS = 14
 _POLICIES = 3  # equal, memory, active
+_EQUAL, _BY_MEMORY, _BY_SM, _BY_WATTS = range(4)  # rows of shares: those of the policies, of active energy
 
 # Rows of what is known of the MIG instances that a piece is split to: which member it is, its compute slices,
 # the first of those present after its own; what it gets. And its activity, how unsure its watts are, its
@@ -131,27 +132,27 @@ def _product_over(a: int, b: int, c: int) -> int:
 
 
 @part
-def _to_ratios(weights: F64, n: int) -> None:
+def _to_ratios(weights: F64, row: int, n: int) -> None:
     """Turn n weights (sum > 0) into their shares of the whole: several quantities are split by the same."""
     whole = 0.0
     for k in range(n):
-        whole += weights[k]
+        whole += weights[row, k]
     for k in range(n):
-        weights[k] /= whole
+        weights[row, k] /= whole
 
 
 @part
-def _apportion(total: int, ratios: F64, n: int, parts: I64, rests: F64) -> None:
-    """Split ``total`` by n ratios (sum 1) by largest remainder; equal remainders in order.
+def _apportion(total: int, ratios: F64, row: int, n: int, parts: I64, rests: F64) -> None:
+    """Split ``total`` by n ratios (sum 1), of that row, by largest remainder; equal remainders in order.
     ``rests`` is room for them.
 
     To whom a unit goes is as good as random: found without a branch, a window of four processes came from
     1228 ns to 1063."""
     left = total
     for k in range(n):
-        share = total * ratios[k]
+        share = total * ratios[row, k]
         parts[k] = int(share)
-        rests[k] = share - parts[k] if ratios[k] > 0.0 else _NO_SHARE
+        rests[k] = share - parts[k] if ratios[row, k] > 0.0 else _NO_SHARE
         left -= parts[k]
     while left > 0:
         best, most = 0, -2.0
@@ -734,6 +735,16 @@ def _error_uj(
 
 
 @part
+def _share_out(work: Scratch, begin: int, n: int, by: int, total: int, what: int) -> None:
+    """Split a total by those shares to the n present from ``begin`` on, into that column of ``work.sums``."""
+    if total == 0:
+        return
+    _apportion(total, work.shares, by, n, work.parts, work.rests)
+    for k in range(n):
+        work.sums[work.present[begin + k], what] += work.parts[k]
+
+
+@part
 def _split_shared(
     watts: Watts, row: int, work: Scratch, begin: int, end: int, active_uj: int, idle_uj: int, length_ns: int,
     edges: int,
@@ -742,20 +753,27 @@ def _split_shared(
     by policy, active by watts × SM time. The flags it raises."""
     flags, n = 0, end - begin
     sums, parts, shares, present = work.sums, work.parts, work.shares, work.present
-    sm_percent, memory_bytes = work.sm_percent, work.memory_bytes
     used_ns = 0
-    sm_sum = memory_sum = 0.0
+    sm_sum = memory_sum = drawn = spread = 0.0  # the last two: Σ watts, and the variance of that
     for k in range(n):
-        sm_sum += sm_percent[begin + k]
-        memory_sum += memory_bytes[begin + k]
-        parts[k] = int(sm_percent[begin + k] * length_ns / 100.0)
+        percent = work.sm_percent[begin + k]
+        sm_sum += percent
+        memory_sum += work.memory_bytes[begin + k]
+        shares[_BY_WATTS, k] = percent * work.watts[present[begin + k]]
+        drawn += shares[_BY_WATTS, k]
+        spread += percent**2 * work.unsure[begin + k]
+        parts[k] = int(percent * length_ns / 100.0)
         used_ns += parts[k]
+    for k in range(n):
+        shares[_EQUAL, k] = shares[_BY_MEMORY, k] = shares[_BY_SM, k] = 1.0 / n
+        if memory_sum > 0.0:
+            shares[_BY_MEMORY, k] = work.memory_bytes[begin + k] / memory_sum
+        if sm_sum > 0.0:
+            shares[_BY_SM, k] = work.sm_percent[begin + k] / sm_sum
+            shares[_BY_WATTS, k] /= drawn
     if used_ns > length_ns:
         flags |= SCALED
-        for k in range(n):
-            shares[k] = sm_percent[begin + k]
-        _to_ratios(shares, n)
-        _apportion(length_ns, shares, n, parts, work.rests)
+        _apportion(length_ns, shares, _BY_SM, n, parts, work.rests)
         used_ns = length_ns
     for k in range(n):
         m = present[begin + k]
@@ -764,22 +782,11 @@ def _split_shared(
             sums[m, _TIME + policy] += parts[k]
         sums[m, _CONTESTED] += length_ns
         sums[m, _ERROR_NS] += length_ns // 100  # SM time comes in whole percent
-        if sm_percent[begin + k] > 0.0:
+        if work.sm_percent[begin + k] > 0.0:
             sums[m, _SM] = 1
     for policy in range(_POLICIES):
-        for k in range(n):
-            shares[k] = 1.0
-            if policy == 1 and memory_sum > 0.0:
-                shares[k] = memory_bytes[begin + k]
-            elif policy == 2 and sm_sum > 0.0:
-                shares[k] = sm_percent[begin + k]
-        _to_ratios(shares, n)
-        _apportion(idle_uj, shares, n, parts, work.rests)
-        for k in range(n):
-            sums[present[begin + k], _IDLE + policy] += parts[k]
-        _apportion(length_ns - used_ns, shares, n, parts, work.rests)
-        for k in range(n):
-            sums[present[begin + k], _TIME + policy] += parts[k]
+        _share_out(work, begin, n, policy, idle_uj, _IDLE + policy)
+        _share_out(work, begin, n, policy, length_ns - used_ns, _TIME + policy)
     if sm_sum <= 0.0:
         if active_uj == 0:
             return flags
@@ -790,19 +797,13 @@ def _split_shared(
         for k in range(n):
             sums[present[begin + k], _ERROR_UJ] += unsure_uj // n
         return flags | NO_SM
-    drawn = spread = 0.0  # Σ watts, and the variance of that
+    _share_out(work, begin, n, _BY_WATTS, active_uj, _ACTIVE)
     for k in range(n):
-        shares[k] = sm_percent[begin + k] * work.watts[present[begin + k]]
-        drawn += shares[k]
-        spread += sm_percent[begin + k] ** 2 * work.unsure[begin + k]
-    _to_ratios(shares, n)
-    _apportion(active_uj, shares, n, parts, work.rests)
-    for k in range(n):
-        m, own = present[begin + k], sm_percent[begin + k] ** 2 * work.unsure[begin + k]
-        sums[m, _ACTIVE] += parts[k]
-        sums[m, _ERROR_UJ] += _error_uj(
-            watts, row, shares[k], own, spread, drawn, active_uj, active_uj + idle_uj, length_ns, edges
-        )
+        own = work.sm_percent[begin + k] ** 2 * work.unsure[begin + k]
+        sums[present[begin + k], _ERROR_UJ] += _error_uj(
+            watts, row, shares[_BY_WATTS, k], own, spread, drawn, active_uj, active_uj + idle_uj, length_ns,
+            edges,
+        )  # fmt: skip
     return flags
 
 
@@ -870,7 +871,7 @@ def _weigh_instances(work: Scratch, count: int, slices: int) -> tuple[float, flo
 @part
 def _give_instances(work: Scratch, groups: int, what: int, total: int) -> None:
     """Split a total to MIG instances by ``work.shares``, into that row of ``work.instances``."""
-    _apportion(total, work.shares, groups, work.parts, work.rests)
+    _apportion(total, work.shares, 0, groups, work.parts, work.rests)
     for g in range(groups):
         work.instances[what, g] = work.parts[g]
 
@@ -900,9 +901,9 @@ def _portion(
     instances[_SLICES, count] = max(slices - taken, 0)
     _group(holders, work, n, count)
     for g in range(groups):
-        shares[g] = instances[_SLICES, g]
+        shares[0, g] = instances[_SLICES, g]
         held += _is_held(instances, g)
-    _to_ratios(shares, groups)
+    _to_ratios(shares, 0, groups)
     _give_instances(work, groups, _LENGTH_NS, length_ns)
     _give_instances(work, groups, _IDLE_UJ, idle_uj)
     drawn, spread = _weigh_instances(work, count, max(slices, taken))
@@ -912,8 +913,8 @@ def _portion(
     if drawn > 0.0 or held == 1:
         for g in range(groups):
             own = 1.0 if _is_held(instances, g) else 0.0
-            shares[g] = activity[_WEIGHT, g] if drawn > 0.0 else own
-        _to_ratios(shares, groups)
+            shares[0, g] = activity[_WEIGHT, g] if drawn > 0.0 else own
+        _to_ratios(shares, 0, groups)
     _give_instances(work, groups, _ACTIVE_UJ, active_uj)
     return drawn, spread, flags
 
@@ -1165,7 +1166,7 @@ def _scratch(devices: Devices, holders: Holders, d: int, from_ns: int, to_ns: in
         np.empty(n + 1),
         np.empty(n + 1),
         np.empty(n + 1),
-        np.empty(n + 1),
+        np.empty((_POLICIES + 1, n + 1)),
         np.empty(n + 1),
         np.empty(n + 1, np.int64),
         np.zeros((n + 2, _PARTS), np.int64),

@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 # stay together, for they share stores and brokers; tests/conftest.py says which files begin.
 PYTEST := $(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install kernels demo test test-long test-plain lint bench clean
+.PHONY: help install kernels demo test test-long test-plain test-bounds lint bench clean
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
@@ -33,6 +33,9 @@ test-long: kernels  ## the tests that take minutes: kills, outages, every answer
 
 test-plain: install  ## the tests of the stream, with the kernels as plain Python
 	NUMBA_DISABLE_JIT=1 $(PYTEST) tests/stream
+
+test-bounds: install  ## the tests of the stream, with every index of the kernels checked
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$$(mktemp -d) $(PYTEST) tests/stream
 
 lint: install  ## style, types and who may import whom
 	$(BIN)/ruff check .

@@ -36,4 +36,4 @@ def take_due(marks: Marks, least: I64, most: I64, waiting: Marks, due: Due) -> i
             due.last[place[d]] = last
             due.offset[place[d]] = marks.offset[i]
             place[d] += 1
-    return int(bounds[-1])
+    return int(bounds[bounds.shape[0] - 1])

@@ -104,6 +104,7 @@ class _Scratch(NamedTuple):
     place: I64  # (holders + PLACES): where each stands in the sums, -1 = nowhere yet
     edges_ns: I64  # (_EDGES): when that was read
     read_ns: I64  # (samples): when the counter was read to have changed
+    sum_ns: I64  # (samples + 1): of the changes before each in its run, Σ time since the first
     curve_ns: I64  # (samples): cumulative energy, as points of a line
     curve_j: F64
     late_s2: F64  # (1): variance of how late it was read, s²
@@ -169,7 +170,7 @@ def _draw_changes(devices: Devices, d: int, first: int, to_ns: int, work: _Scrat
     while counters change at a steady pace: so it is dated at the mean of those around it in its run, but no
     further from when it was read than half the time since the reading before."""
     t_ns, energy_mj = devices.t_ns, devices.energy_mj
-    read_ns, curve_ns, curve_j = work.read_ns, work.curve_ns, work.curve_j
+    read_ns, sum_ns, curve_ns, curve_j = work.read_ns, work.sum_ns, work.curve_ns, work.curve_j
     while first > 0 and t_ns[d, first] > to_ns - _LONGEST_NS and _is_same(energy_mj, d, first):
         first -= 1  # to where it came to that reading
     n = 0
@@ -188,25 +189,25 @@ def _draw_changes(devices: Devices, d: int, first: int, to_ns: int, work: _Scrat
         if i < devices.length[d] and t_ns[d, i] > enough_ns and n > 0 and read_ns[n - 1] <= to_ns:
             enough_ns = min(t_ns[d, i], to_ns + _LONGEST_NS)  # it changes seldom
     off_s2 = 0.0
+    newest_ns = -FOREVER
     begin = 0
     while begin < n:  # a run in which it changed at a steady pace
         end = begin + 1
         while end < n and read_ns[end] - read_ns[end - 1] <= _STEADY_NS and curve_j[end] > curve_j[end - 1]:
             end += 1
-        low = high = begin
-        total_ns = 0  # of the changes low to high, both in, Σ time since the first
+        first_ns, total_ns = read_ns[begin], 0
+        for k in range(begin, end):
+            sum_ns[k] = total_ns
+            total_ns += read_ns[k] - first_ns
+        sum_ns[end] = total_ns
         for k in range(begin, end):
             reach = min(_DATED_CHANGES, k - begin, end - 1 - k)
-            while high < k + reach:
-                high += 1
-                total_ns += read_ns[high] - read_ns[begin]
-            while low < k - reach:
-                total_ns -= read_ns[low] - read_ns[begin]
-                low += 1
-            dated_ns = read_ns[begin] + total_ns // (high - low + 1)
+            around_ns = sum_ns[k + reach + 1] - sum_ns[k - reach]
+            dated_ns = first_ns + around_ns // (2 * reach + 1)
             dated_ns = min(max(dated_ns, read_ns[k] - curve_ns[k]), read_ns[k] + curve_ns[k])
-            curve_ns[k] = max(dated_ns, curve_ns[k - 1]) if k > 0 else dated_ns
-            off_s2 += ((read_ns[k] - curve_ns[k]) / 1e9) ** 2
+            newest_ns = max(dated_ns, newest_ns)
+            curve_ns[k] = newest_ns
+            off_s2 += ((read_ns[k] - newest_ns) / 1e9) ** 2
         begin = end
     work.late_s2[0] = off_s2 / max(n, 1)
     return n
@@ -815,6 +816,7 @@ def learn(
         np.empty(members + PLACES, np.int64),
         np.empty(_EDGES, np.int64),
         np.empty(samples, np.int64),
+        np.empty(samples + 1, np.int64),
         np.empty(samples, np.int64),
         np.empty(samples),
         np.empty(1),

@@ -28,6 +28,8 @@ END: Final = datetime(2106, 2, 7, 6, 28, tzinfo=UTC)  # the last whole minute of
 YEAR_HOURS: Final = 365 * 24
 PRICE_MOST: Final = 1e9  # what sums of it come to is still a number
 OWNED: Final = "owned"
+_LISTED_PRICE: Final = "price_per_gpu_hour"  # how 'price list' heads what a file of prices calls its price
+_LISTED_ONLY: Final = ("origin", "price_id")
 _BOOK_RECORDED: Final = datetime(2026, 11, 1, tzinfo=UTC)
 
 
@@ -131,7 +133,8 @@ def list_prices(store: Readable) -> list[dict[str, Any]]:
 
 
 def read_prices(path: Path) -> list[Price]:
-    """The prices of a CSV file with a header: gpu_model and price, and what else Price has.
+    """The prices of a CSV file with a header: gpu_model and price, and what else Price has; or of one that
+    'price list' has written, without the bundled prices that are in it as they are.
 
     Raises UsageError, which names the line.
     """
@@ -141,7 +144,7 @@ def read_prices(path: Path) -> list[Price]:
         raise UsageError(
             f"cannot read the prices in {path}: {getattr(error, 'strerror', None) or error}"
         ) from error
-    return _parse(text, str(path))
+    return _parse(text, str(path), bundled())
 
 
 def parse_time(text: str) -> datetime:
@@ -183,13 +186,15 @@ def bundled() -> list[Price]:
     return _parse((files("wattribute.sinks") / "prices.csv").read_text(encoding="utf-8"), "prices.csv")
 
 
-def _parse(text: str, name: str) -> list[Price]:
+def _parse(text: str, name: str, in_book: Sequence[Price] = ()) -> list[Price]:
     reader = csv.DictReader(io.StringIO(text))
     known = [*(item.name for item in fields(Price)), "capital_per_gpu", "life_years"]
-    for place, column in enumerate(reader.fieldnames or ()):
-        if column in (reader.fieldnames or ())[:place]:
+    columns = ["price" if column == _LISTED_PRICE else column for column in reader.fieldnames or ()]
+    reader.fieldnames = columns
+    for place, column in enumerate(columns):
+        if column in columns[:place]:
             raise UsageError(f"{name}: the column {column!r} is there twice")
-        if column not in known:
+        if column not in known and column not in _LISTED_ONLY:
             near = difflib.get_close_matches(str(column), known, 1)
             meant = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(known)}"
             raise UsageError(f"{name}: unknown column {column!r}; {meant}")
@@ -198,7 +203,10 @@ def _parse(text: str, name: str) -> list[Price]:
         try:
             if None in row:
                 raise UsageError(f"it has more fields than the header, which names {len(row) - 1}")
-            price = price_of({key: value for key, value in row.items() if value})
+            texts = {key: value for key, value in row.items() if value and key not in _LISTED_ONLY}
+            price = price_of(texts)
+            if row.get("origin") == "bundled" and price in in_book:
+                continue
             line, _ = prices.setdefault(price.price_id, (reader.line_num, price))
             if line != reader.line_num:
                 raise UsageError(f"the GPU, place and beginning of line {line} again: which one holds?")

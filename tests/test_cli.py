@@ -324,6 +324,30 @@ def test_price_list_shows_the_bundled_book_with_its_sources(capsys: pytest.Captu
     assert len(list(csv.DictReader(io.StringIO(out)))) == len(rows)
 
 
+def test_a_list_of_prices_can_be_edited_and_given_back(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def told(*arguments: str) -> str:
+        status, out, errors = ended(capsys, "price", *arguments, "--store", f"chdb://{tmp_path}/store")
+        assert status == 0, errors
+        return out if arguments[0] == "list" else errors
+
+    listed = tmp_path / "prices.csv"
+    told("add", "--gpu", "NVIDIA H200", "--capital-per-gpu", "35000", "--life-years", "4")
+    told("add", "--gpu", "NVIDIA H200", "--per-gpu-hour", "3.6", "--provider", "x", "--until", "2026-09-01")
+    listed.write_text(before := told("list", "--format", "csv"))
+    assert "2 prices from" in told("import", str(listed))
+    assert told("list", "--format", "csv") == before
+
+    bundled = "runpod,,on_demand,1.39,"
+    listed.write_text(before.replace(bundled, "runpod,,on_demand,1.25,").replace(",3.6,", ",3.5,"))
+    assert "3 prices from" in told("import", str(listed))
+    rows = json.loads(told("list", "--format", "json"))
+    yours = [row["price_per_gpu_hour"] for row in rows if row["origin"] == "user"]
+    assert sorted(yours) == [pytest.approx(35000 / 4 / 8760), 1.25, 3.5]
+    assert bundled in told("list", "--format", "csv")  # yours goes before it
+
+
 @pytest.mark.parametrize(
     ("text", "at"),
     [

@@ -207,13 +207,16 @@ def import_(
     Its columns: gpu_model, and one of price (of a GPU-hour), instance_price with gpus_per_instance, or
     capital_per_gpu with life_years. Where they matter: provider, region, category, form, currency,
     valid_from, valid_to, includes_energy, source, source_date, disputed, deleted.
+
+    What 'price list --format csv' writes is such a file too: the bundled prices in it that you changed become
+    yours, and the others stay as they are.
     """
     settings = load_settings({"store": store}, config)
     from wattribute.sinks.prices import read_prices
 
     prices = read_prices(file)
     if not prices:
-        raise UsageError(f"{file} has no price in it")
+        raise UsageError(f"{file} has no price in it that is new")
     _add(settings.store, prices)
     note(f"{len(prices)} prices from {file}")
 

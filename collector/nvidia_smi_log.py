@@ -6,14 +6,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, tzinfo
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, cast
 from zoneinfo import ZoneInfo
 
 from wattribute.collector import nvidia_smi_csv as csv
 from wattribute.collector.trace import Line, bad_line, raw_lines
-from wattribute.errors import RecordError, UsageError, WattributeError
+from wattribute.errors import RecordError, UsageError, WattributeError, meant
 from wattribute.records import TRACE_VERSION, Device, Exit, Gpu, Process, Record, Trace, Workload, parse
 
 _PERIOD_MAX_NS: Final = 86_400_000_000_000  # the longest that a record may claim
@@ -51,8 +50,7 @@ def option_workload(values: Mapping[str, str]) -> Workload:
     obj: dict[str, Any] = dict(values)
     for key in values:
         if key not in _OPTION_KEYS:
-            nearest = get_close_matches(key, _OPTION_KEYS, n=1, cutoff=0.0)[0]
-            raise UsageError(f"a workload has no {key!r}; did you mean {nearest!r}?")
+            raise UsageError(f"a workload has no {key!r}; {meant(key, _OPTION_KEYS)}")
     if values.get("attempt", "").isdecimal():
         obj["attempt"] = int(values["attempt"])
     obj |= {"kind": Workload.kind, "t": 1, "pid": 0, "start_ns": 0, "identity_source": "option"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import uuid
 from dataclasses import fields
 from typing import Any, Final
@@ -10,7 +9,7 @@ from typing import Any, Final
 import orjson
 
 from wattribute.collector.told import Told, record_of
-from wattribute.errors import RecordError
+from wattribute.errors import RecordError, meant
 from wattribute.records import KINDS, Record, shown
 
 PATHS: Final = {"/v1/units": "unit", "/v1/quality": "quality", "/v1/runs": "run"}
@@ -67,9 +66,7 @@ def _record(kind: str, obj: object, now_ns: int) -> Record:
     names = [item.name for item in fields(KINDS[kind])]
     for name in obj:
         if name not in names and name != "kind":
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(names)}"
-            raise RecordError(f"unknown field {shown(name)}; {hint}")
+            raise RecordError(f"unknown field {shown(name)}; {meant(name, names)}")
     if obj.get("kind", kind) != kind:
         raise RecordError(f"kind is {shown(obj['kind'])}; here it is {kind}")
     if kind != "run" and not obj.get("model") and not obj.get("run"):

@@ -13,7 +13,6 @@ the classes below.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import tomllib
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from wattribute.errors import UsageError
+from wattribute.errors import UsageError, meant
 
 BUNDLED: Final = Path(__file__).with_name("scenarios")
 
@@ -254,8 +253,7 @@ def _scalar(kind: str, item: Field[Any], value: Any, where: str) -> Any:
 
 
 def _unknown(key: str, known: Any) -> str:
-    near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)
-    return f"unknown key {key!r}; the nearest known one is {near[0]!r}"
+    return f"unknown key {key!r}; {meant(key, known)}"
 
 
 def _check(scenario: Scenario) -> None:

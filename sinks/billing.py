@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
-from wattribute.errors import UsageError, check_texts
+from wattribute.errors import UsageError, check_texts, meant
 from wattribute.sinks.prices import BEGINNING, END
 from wattribute.sinks.span import Time, span_params, span_times
 from wattribute.sinks.store import Readable, Store
@@ -112,9 +112,7 @@ def reconcile_rows(store: Readable, by: str, since: Time, until: Time, policy: s
     in ``cost_rows`` money is None where any time in it has no price. Raises UsageError, StoreError.
     """
     if by not in RECONCILE_BY:
-        near = difflib.get_close_matches(by, RECONCILE_BY, 1)
-        hint = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(RECONCILE_BY)}"
-        raise UsageError(f"reconcile by {by!r} is not known; {hint}")
+        raise UsageError(f"reconcile by {by!r} is not known; {meant(by, RECONCILE_BY)}")
     money = ", ".join(
         f"if(countIf({name}_usd IS NULL AND {name}_ns != 0) = 0, ifNull(sum({name}_usd), 0), NULL) AS {name}"
         for name in (*PARTS, "billed")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-from wattribute.errors import UsageError
+from wattribute.errors import UsageError, meant
 from wattribute.sinks.schema import IDENTITY, POLICIES, UNIT_IDENTITY
 from wattribute.sinks.span import BUCKET, STEPS, UNTIL, Time, by_name, span_params, span_times, time_text
 from wattribute.sinks.store import Readable
@@ -139,10 +138,8 @@ def selected(by: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         elif name in (*_BY, *STEPS, "account"):
             expressions.append(BUCKET if name in STEPS else name)
         else:
-            near = difflib.get_close_matches(name, (*_BY, *STEPS), 1)
-            known = ", ".join((*_BY, f"{_LABEL}<name>", *STEPS))
-            hint = f"did you mean {near[0]}?" if near else f"it is one of {known}"
-            raise UsageError(f"cost by {name!r} is not known; {hint}")
+            known = (*_BY, f"{_LABEL}<name>", *STEPS)
+            raise UsageError(f"cost by {name!r} is not known; {meant(name, known)}")
     return expressions, params
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Final
 
-from wattribute.errors import UsageError
+from wattribute.errors import UsageError, meant
 
 _CODES: Final = """
 AED AFN ALL AMD ANG AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BRL BSD BTN BWP BYN BZD
@@ -22,6 +21,5 @@ CURRENCIES: Final = frozenset(_CODES.split())
 def check_currency(currency: str) -> None:
     """Raises UsageError for one that there is not."""
     if currency not in CURRENCIES:
-        near = difflib.get_close_matches(currency.upper(), sorted(CURRENCIES), 1, 0.3)
-        hint = "USD" if "USD".startswith(currency.upper()) else near[0] if near else "USD"
-        raise UsageError(f"currency {currency!r} is not known; did you mean {hint}?")
+        hint = meant(currency, sorted(CURRENCIES), "write its code, as USD or EUR")
+        raise UsageError(f"currency {currency!r} is not known; {hint}")

@@ -7,7 +7,6 @@ wins over a bundled one.
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import math
 import time
@@ -18,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
 
-from wattribute.errors import UsageError, check_texts
+from wattribute.errors import UsageError, check_texts, meant
 from wattribute.sinks.currencies import check_currency
 from wattribute.sinks.price_remarks import remarks_on
 from wattribute.sinks.store import Readable, Store
@@ -195,9 +194,7 @@ def _parse(text: str, name: str, in_book: Sequence[Price] = ()) -> list[Price]:
         if column in columns[:place]:
             raise UsageError(f"{name}: the column {column!r} is there twice")
         if column not in known and column not in _LISTED_ONLY:
-            near = difflib.get_close_matches(str(column), known, 1)
-            meant = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(known)}"
-            raise UsageError(f"{name}: unknown column {column!r}; {meant}")
+            raise UsageError(f"{name}: unknown column {column!r}; {meant(column, known)}")
     prices: dict[str, tuple[int, Price]] = {}
     for row in _rows(reader, name):
         try:

@@ -3,12 +3,11 @@ name or a token."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from urllib.parse import urlsplit
 
-from wattribute.errors import UsageError
+from wattribute.errors import UsageError, meant
 
 _PATH = "/metrics"
 
@@ -58,8 +57,7 @@ def _endpoint(table: Mapping[str, object]) -> Endpoint:
     known = [item.name for item in fields(Endpoint)]
     for key, value in table.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1, 0.0)[0]
-            raise UsageError(f"endpoints: unknown key {key!r}; did you mean {near!r}?")
+            raise UsageError(f"endpoints: unknown key {key!r}; {meant(key, known)}")
         if not isinstance(value, str) or not value.isprintable():
             raise UsageError(f"endpoints: {key} is not a text of one line")
     if "url" not in table:

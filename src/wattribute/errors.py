@@ -11,7 +11,9 @@
 Anything else that reaches the user is a bug.
 """
 
+from collections.abc import Iterable
 from dataclasses import fields
+from difflib import get_close_matches
 from typing import Any
 from unicodedata import category
 
@@ -43,6 +45,16 @@ class StoreAwayError(StoreError):
 
 class RecordError(ValueError):
     """A record that cannot be used; the text says which field and why."""
+
+
+def meant(name: str, known: Iterable[str], otherwise: str = "", prefix: str = "") -> str:
+    """The end of a line about a name that is not known: the nearest of those that are; where none is near,
+    ``otherwise``, or all of them. ``prefix`` is what all begin with, and is left out of ``known``."""
+    folded = {each.casefold(): f"{prefix}{each}" for each in known}
+    near = get_close_matches(name.casefold().removeprefix(prefix.casefold()), folded, 1)
+    if near:
+        return f"did you mean {folded[near[0]]}?"
+    return otherwise or f"it is one of {', '.join(folded.values())}"
 
 
 def check_texts(told: Any) -> None:

@@ -12,14 +12,13 @@ others say whose it then is:
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from wattribute.errors import UsageError
+from wattribute.errors import UsageError, meant
 
 PATTERNS: Final = ("command", "image", "user", "namespace", "container")
 """What a rule can ask of a process: its command line, its user, the image and name of its container, …"""
@@ -62,8 +61,7 @@ def _rule(name: str, table: object) -> Rule:
     says: dict[str, str] = {}
     for key, text in table.items():
         if key not in (*PATTERNS, *FIELDS):
-            near = difflib.get_close_matches(key, [*PATTERNS, *FIELDS], 1, 0.0)[0]
-            raise UsageError(f"{name}: unknown key {key!r}; did you mean {near!r}?")
+            raise UsageError(f"{name}: unknown key {key!r}; {meant(key, (*PATTERNS, *FIELDS))}")
         if not isinstance(text, str) or not text.strip():
             raise UsageError(f"{name}: {key} is {text!r}, not a text")
         if key in PATTERNS:

@@ -6,7 +6,6 @@ An option wins over the environment (``WATTRIBUTE_STORE``), that over the config
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import socket
@@ -19,7 +18,7 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from wattribute.endpoints import Endpoint, parse_endpoints
-from wattribute.errors import UsageError
+from wattribute.errors import UsageError, meant
 from wattribute.rules import Rule, parse_rules
 
 FILE: Final = "wattribute.toml"
@@ -42,7 +41,7 @@ _KUBERNETES: Final = re.compile(
     r"WATTRIBUTE(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT.*)|PORT(_\d+_(TCP|UDP|SCTP).*)?)"
 )
 _SECRET: Final = re.compile(r"password|secret|key\.pem")  # what librdkafka calls what nobody else may read
-_NO_SETTING: Final = ": leave it out; 'wattribute check-config' shows those that there are"
+_NO_SETTING: Final = "leave it out: 'wattribute check-config' shows those that there are"
 _PASSWORD: Final = re.compile(r"(?<=://)([^/:@]*):.*@")  # one that holds / or @ as it is, too
 
 
@@ -232,11 +231,10 @@ def _from_file(
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         problems.append(f"{path} is not a TOML file: {error}")
         return
+    known = [item.name for item in _keys()]
     for key, value in table.items():
-        if key not in {item.name for item in _keys()}:
-            near = difflib.get_close_matches(key, [item.name for item in _keys()], 1)
-            hint = f"; did you mean {near[0]!r}?" if near else _NO_SETTING
-            problems.append(f"{path}: unknown key {key!r}{hint}")
+        if key not in known:
+            problems.append(f"{path}: unknown key {key!r}; {meant(key, known, _NO_SETTING)}")
         elif key == "kafka_password" and path.stat().st_mode & 0o077:
             problems.append(f"{path} holds a password and can be read by others: chmod 600 {path}")
         else:
@@ -255,9 +253,7 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterat
         ):
             # Without what all have in common, by which any two are near.
             rests = [each.removeprefix(PREFIX) for each in (*known, *_OTHER_VARIABLES)]
-            near = difflib.get_close_matches(name.removeprefix(PREFIX), rests, 1)
-            hint = f"; did you mean {PREFIX}{near[0]}?" if near else _NO_SETTING
-            problems.append(f"unknown variable {name}{hint}")
+            problems.append(f"unknown variable {name}; {meant(name, rests, _NO_SETTING, PREFIX)}")
     path = environ.get(KAFKA_PASSWORD_FILE)
     if path:
         try:

@@ -300,7 +300,7 @@ def test_which_reader_a_file_needs(tmp_path: Path, content: str, expected: bool)
 
 
 def test_a_wrong_workload_is_refused() -> None:
-    with pytest.raises(UsageError, match="no 'modle'; did you mean 'model'"):
+    with pytest.raises(UsageError, match="no 'modle'; did you mean model"):
         option_workload({"modle": "x"})
     with pytest.raises(UsageError, match="attempt is 'x', not a whole number"):
         option_workload({"attempt": "x"})

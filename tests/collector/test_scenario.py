@@ -14,8 +14,8 @@ from wattribute.errors import UsageError
     ("toml", "said"),
     [
         ("[host]\nname = 3", "host: name: 3 is not a text"),
-        ("[host]\nnmae = 'h'", "host: unknown key 'nmae'; the nearest known one is 'name'"),
-        ("[hosts]\nname = 'h'", "unknown key 'hosts'; the nearest known one is 'host'"),
+        ("[host]\nnmae = 'h'", "host: unknown key 'nmae'; did you mean name?"),
+        ("[hosts]\nname = 'h'", "unknown key 'hosts'; did you mean host?"),
         ("[host]\nregion = 'x'", "host: name is missing"),
         ("gpu = 4", "the section [host] is missing"),
         ("[host]\nname='h'", "there is no [[gpu]]"),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from typing import Final
 from zoneinfo import ZoneInfo, available_timezones
 
-from wattribute.errors import UsageError
+from wattribute.errors import UsageError, meant
 
 EXAMPLES: Final = "2026-06-01, 2026-06, 2026-06-01T08:00Z, today, monday, 'last month', or an age as 12h, 7d"
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
@@ -27,9 +26,7 @@ def parse_zone(name: str | None) -> tzinfo:
             return ZoneInfo(name)
     except (OSError, ValueError):
         pass  # what is no name of a zone may be no name of a file either
-    folded = {zone.casefold(): zone for zone in available_timezones()}
-    near = difflib.get_close_matches(name.casefold(), folded, 1, 0.5)
-    hint = f"did you mean {folded[near[0]]}?" if near else "write UTC or a name as Europe/Berlin"
+    hint = meant(name, sorted(available_timezones()), "write UTC or a name as Europe/Berlin")
     raise UsageError(f"time zone {name!r} is not known; {hint}")
 
 

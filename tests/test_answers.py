@@ -127,6 +127,20 @@ def test_by_calendar_in_a_time_zone(demo: str) -> None:
     table = ran("cost", "--by", "month,team", "--tz", "Asia/Kolkata", "--store", demo).stdout
     assert re.search(r"^\d{4}-\d{2} +\w", table, re.MULTILINE)
     assert "each month is one of the calendar in Asia/Kolkata" in table
+    assert "ends (Asia/Kolkata)" in ran("runs", "--tz", "Asia/Kolkata", "--store", demo).stdout
+
+
+@pytest.mark.parametrize("command", ["models", "runs", "watts", "cost"])
+def test_a_time_without_a_zone_is_one_of_the_calendar(demo: str, command: str) -> None:
+    """Half past five hours before it would be that time in UTC."""
+    (span,) = asked(
+        demo,
+        "query",
+        "SELECT formatDateTime(toStartOfHour(min(window_start)), '%Y-%m-%dT%H:%i', 'Asia/Kolkata') AS begin"
+        " FROM attribution",
+    )
+    assert asked(demo, command, "--since", span["begin"], "--tz", "Asia/Kolkata")
+    assert not asked(demo, command, "--since", span["begin"])
 
 
 def test_explain_names_what_a_unit_rests_on(demo: str) -> None:
@@ -157,6 +171,7 @@ def test_explain_names_what_a_unit_rests_on(demo: str) -> None:
         (("cost", "--by", "day,month"), "two calendars at once"),
         (("cost", "--by", "dya"), "did you mean day"),
         (("cost", "--by", "day", "--tz", "Europe/Berlim"), "did you mean Europe/Berlin"),
+        (("runs", "--tz", "Europe/Berlim"), "did you mean Europe/Berlin"),
         (("cost", "--since", "next week"), "write 2026-06-01"),
         (("cost", "--since", "2026-06-02", "--until", "2026-06-01"), "--since must be before --until"),
         (("cost", "--unallocated", "all"), "separate, owner, tenants"),

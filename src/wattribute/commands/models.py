@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from datetime import datetime
+from datetime import datetime, tzinfo
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -15,6 +15,7 @@ from wattribute.commands.options import (
     PolicyOption,
     SinceOption,
     StoreOption,
+    TzOption,
     UntilOption,
     policy_note,
 )
@@ -28,7 +29,7 @@ from wattribute.commands.output import (
     write_grid,
     write_rows,
 )
-from wattribute.commands.since import parse_span
+from wattribute.commands.since import parse_span, parse_zone
 from wattribute.settings import load_settings
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ _UNMATCHED: Final = {
 def models(
     since: SinceOption = None,
     until: UntilOption = None,
+    tz: TzOption = "UTC",
     policy: PolicyOption = "equal",
     wide: Annotated[bool, typer.Option("--wide", help="Every column, however narrow the terminal.")] = False,
     limit: Annotated[
@@ -96,7 +98,8 @@ def models(
     token have a price each, together the whole cost. What training cost is a column of its own.
     """
     settings = load_settings({"store": store}, config)
-    begin, end = parse_span(since, until)
+    zone = parse_zone(tz)
+    begin, end = parse_span(since, until, zone)
     from wattribute.sinks.models import COLUMNS, count_versions, model_rows
     from wattribute.sinks.query_server import open_store_for_reading
 
@@ -118,7 +121,7 @@ def models(
         if any(row["cost_usd"] is None or row["training_cost_usd"] is None for row in rows):
             notes += unpriced_notes(opened, [{"cost_usd": None}], policy, begin, end)
         notes += _unmatched_notes(rows)
-        notes += _version_notes(opened, rows, begin, end)
+        notes += _version_notes(opened, rows, begin, end, zone)
         if not any(row["model"] for row in rows):
             notes = ["no model was seen in this span: set WATTRIBUTE_MODEL where you start one"]
         write_grid(_grid([row for row in rows if row["model"]], notes, wide))
@@ -214,7 +217,9 @@ def _unmatched_notes(rows: Rows) -> list[str]:
     return notes
 
 
-def _version_notes(store: Readable, rows: Rows, since: datetime | None, until: datetime | None) -> list[str]:
+def _version_notes(
+    store: Readable, rows: Rows, since: datetime | None, until: datetime | None, zone: tzinfo
+) -> list[str]:
     """Versions that another beats in every way, and those that are one process under two names."""
     from wattribute.sinks.model_comparison import dominated
     from wattribute.sinks.models import quality_rows, renamed_rows
@@ -227,8 +232,8 @@ def _version_notes(store: Readable, rows: Rows, since: datetime | None, until: d
     for row in renamed_rows(store, since, until):
         other = {"model": row["next_model"], "model_version": row["next_version"]}
         notes.append(
-            f"renamed: a process was {_name(row)} until {row['at']:%Y-%m-%d %H:%M:%S}, then {_name(other)}:"
-            " it counts as two"
+            f"renamed: a process was {_name(row)} until {row['at'].astimezone(zone):%Y-%m-%d %H:%M:%S %Z},"
+            f" then {_name(other)}: it counts as two"
         )
     return notes
 

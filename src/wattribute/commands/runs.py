@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from datetime import tzinfo
 from typing import Any, Final
 
 from wattribute.commands.cost import unpriced_notes
@@ -14,11 +15,12 @@ from wattribute.commands.options import (
     PolicyOption,
     SinceOption,
     StoreOption,
+    TzOption,
     UntilOption,
     policy_note,
 )
 from wattribute.commands.output import Format, Grid, Rows, decimals_for, shown_number, write_grid, write_rows
-from wattribute.commands.since import parse_span
+from wattribute.commands.since import parse_span, parse_zone
 from wattribute.settings import load_settings
 
 _COLUMNS: Final = (
@@ -38,6 +40,7 @@ _STYLES: Final = {"failed": "red", "running": "green", "waiting": "yellow"}
 def runs(
     since: SinceOption = None,
     until: UntilOption = None,
+    tz: TzOption = "UTC",
     policy: PolicyOption = "equal",
     shape: FormatOption = Format.table,
     store: StoreOption = None,
@@ -49,7 +52,8 @@ def runs(
     new step: part of the cost. It is a span where nobody said what was resumed from.
     """
     settings = load_settings({"store": store}, config)
-    begin, end = parse_span(since, until)
+    zone = parse_zone(tz)
+    begin, end = parse_span(since, until, zone)
     from wattribute.sinks.costs import run_places, run_rows, run_teams
     from wattribute.sinks.query_server import open_store_for_reading
 
@@ -74,7 +78,7 @@ def runs(
             notes += unpriced_notes(opened, rows, policy, begin, end)
         if not rows:
             notes = ["no run was seen in this span: set WATTRIBUTE_RUN where you start one"]
-        write_grid(_grid(rows[:_SHOWN], notes))
+        write_grid(_grid(rows[:_SHOWN], notes, zone, tz))
 
 
 def _name_notes(found: Mapping[str, Sequence[str]], were: str, how: str, more_notes: str) -> list[str]:
@@ -117,7 +121,7 @@ def _why_no_end(row: Any) -> str:
     )
 
 
-def _grid(rows: Rows, notes: list[str]) -> Grid:
+def _grid(rows: Rows, notes: list[str], zone: tzinfo, tz: str) -> Grid:
     money = decimals_for([row["cost_usd"] for row in rows])
     per_step = decimals_for([row["cost_usd_per_step"] for row in rows])
     energy, hours, rate = (
@@ -127,7 +131,7 @@ def _grid(rows: Rows, notes: list[str]) -> Grid:
     return Grid(
         headers=[
             *("run", "model", "version", "attempts", "outcome", "steps", "energy J", "GPU hours", "cost USD"),
-            *("USD per hour", "wasted USD", "USD per step", "at the end USD", "ends (UTC)"),
+            *("USD per hour", "wasted USD", "USD per step", "at the end USD", f"ends ({tz})"),
         ],
         rows=[
             [
@@ -141,7 +145,9 @@ def _grid(rows: Rows, notes: list[str]) -> Grid:
                 shown_waste(row, money),
                 shown_number(row["cost_usd_per_step"], per_step),
                 shown_number(row["projected_cost_usd"], money),
-                "-" if row["projected_end"] is None else f"{row['projected_end']:%Y-%m-%d %H:%M:%S}",
+                "-"
+                if row["projected_end"] is None
+                else f"{row['projected_end'].astimezone(zone):%Y-%m-%d %H:%M:%S}",
             ]
             for row in rows
         ],

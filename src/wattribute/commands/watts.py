@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from wattribute.commands.options import ConfigOption, FormatOption, SinceOption, StoreOption, UntilOption
+from wattribute.commands.options import (
+    ConfigOption,
+    FormatOption,
+    SinceOption,
+    StoreOption,
+    TzOption,
+    UntilOption,
+)
 from wattribute.commands.output import Format, Grid, write_grid, write_rows
-from wattribute.commands.since import parse_span
+from wattribute.commands.since import parse_span, parse_zone
 from wattribute.settings import load_settings
 
 
 def watts(
     since: SinceOption = None,
     until: UntilOption = None,
+    tz: TzOption = "UTC",
     shape: FormatOption = Format.table,
     store: StoreOption = None,
     config: ConfigOption = None,
@@ -23,7 +31,7 @@ def watts(
     model, before its own readings tell, and goes by it for those that one GPU cannot tell apart.
     """
     settings = load_settings({"store": store}, config)
-    begin, end = parse_span(since, until)
+    begin, end = parse_span(since, until, parse_zone(tz))
     from wattribute.sinks.query_server import open_store_for_reading
     from wattribute.sinks.watts import COLUMNS, watts_rows
 

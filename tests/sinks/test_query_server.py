@@ -146,6 +146,15 @@ def test_what_reads_is_answered(remote: RemoteStore, sql: str) -> None:
     assert remote.query(sql).columns or columns_of(remote, sql)
 
 
+@pytest.mark.parametrize(
+    "sql", ["SELECT", "SELECT (1", "SELECT 1 FROM", "DESCRIBE", "SELECT host FROM gap GROUP BY ;"]
+)
+def test_an_unfinished_query_is_told_in_words_that_stand_in_it(remote: RemoteStore, sql: str) -> None:
+    with pytest.raises(UsageError, match=r"^the query ends too early: something is missing after '") as told:
+        remote.query(sql)
+    assert "FORMAT" not in str(told.value)
+
+
 def test_a_reader_in_the_process_itself_is_as_strict(sink: ClickHouseSink) -> None:
     reader = Reader(sink.store)
     with pytest.raises(UsageError, match="one statement"):

@@ -755,6 +755,27 @@ def test_a_run_within_another_counts_its_own_attempts(
     assert attempt_of("--run", "inner") == "inner 2\n"
 
 
+def test_a_run_within_itself_is_one_attempt_that_starts_and_ends_once(tmp_path: Path) -> None:
+    """As a script that is run, and runs its parts so, of which one may fail."""
+    where = ("--store", f"chdb://{tmp_path}/store", "--bus", f"local://{tmp_path}/bus")
+    part = f"{PYTHON} -m wattribute run --run r --progress 's(.)/(.)' -- sh -c"
+    code = f"{part} 'echo s1/2; exit 3'; {part} 'echo s2/2'"
+    ran("run", "--simulate", *where, "--run", "r", "--", "sh", "-c", code)
+    events, attempts = asked(
+        f"chdb://{tmp_path}/store",
+        "SELECT event, attempt, step, steps FROM run_event FINAL ORDER BY t",
+        "SELECT count() AS all, any(outcome) AS outcome FROM attempt FINAL",
+    )
+    begun = {"event": "start", "attempt": 0, "step": 0}
+    assert events == [
+        {**begun, "steps": None},
+        {**begun, "steps": 2},  # where the steps of a part begin, and how many there are
+        {**begun, "steps": 2},
+        {"event": "finish", "attempt": 0, "step": None, "steps": None},
+    ]
+    assert attempts == [{"all": 1, "outcome": "finished"}]
+
+
 @pytest.mark.parametrize(
     ("option", "value", "what"),
     [

@@ -33,7 +33,7 @@ _OTHER_VARIABLES: Final = frozenset(
     f"{PREFIX}{name}"
     for name in (
         *("CONFIG", "STORE_PASSWORD", "STORE_PASSWORD_FILE", "KAFKA_PASSWORD_FILE"),
-        *("APPLICATION", "WORKLOAD", "PHASE", "MODEL", "MODEL_VERSION", "RUN", "RUN_ID", "ATTEMPT"),
+        *("APPLICATION", "WORKLOAD", "PHASE", "MODEL", "MODEL_VERSION", "RUN", "RUN_ID", "ATTEMPT", "WITHIN"),
     )
 )
 # Kubernetes sets these in every pod for a service that is named wattribute.

@@ -76,6 +76,7 @@ class Progress:
         self.unread = 0  # matches that hold no whole number
         self._whose = whose
         self._attempt = 0
+        self._is_part = False
         self._patterns = patterns
         self._steps = steps
         self._checkpoint_step: int | None = None
@@ -86,10 +87,13 @@ class Progress:
         self._waiting: list[Record] = []
         self._lock = threading.Lock()
 
-    def start(self, attempt: int, checkpoint_step: int | None) -> None:
-        """The command is being started. ``checkpoint_step``: the last one that an earlier attempt told."""
-        self._attempt, self._checkpoint_step = attempt, checkpoint_step
+    def start(self, attempt: int, checkpoint_step: int | None, is_part: bool = False) -> None:
+        """The command is being started. ``checkpoint_step``: the last one that an earlier attempt told.
+        ``is_part``: the attempt began before, goes on after, and who started it tells both."""
+        self._attempt, self._checkpoint_step, self._is_part = attempt, checkpoint_step, is_part
         self._told_ns = time.time_ns()
+        if is_part:  # where its steps begin it tells with the first of them, and how many there are
+            return
         fresh = attempt == 0 and self._patterns.resume is None
         self._base = 0 if fresh else None
         with self._lock:
@@ -97,6 +101,8 @@ class Progress:
 
     def end(self, status: int) -> None:
         """The command has ended."""
+        if self._is_part:
+            return
         with self._lock:
             self._tell("finish" if status == 0 else "fail", self.step, time.time_ns())
 

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 # Of several that a launcher starts together, the first tells how far they are.
 _COUNTS: Final = ("SLURM_NTASKS", "WORLD_SIZE")
 _RANKS: Final = ("RANK", "SLURM_PROCID")
+_WITHIN: Final = "WATTRIBUTE_WITHIN"  # the attempt of ours that a command is of: it tells its start and end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +214,8 @@ def _start(plan: Plan, command: Command, progress: Progress, measuring: Measurin
         are_several = any(os.environ.get(name, "1") != "1" for name in _COUNTS)
         known = None if earlier is None or are_several else earlier.attempt
         attempt = 0 if known is None else known + 1
-    progress.start(attempt, earlier.checkpoint_step if earlier else None)
+    is_part = os.environ.get(_WITHIN) == _within(plan, attempt)
+    progress.start(attempt, earlier.checkpoint_step if earlier else None, is_part)
     reads_output = plan.patterns and plan.progress_file is None
     reader = (lambda: Lines(progress.read).feed) if reads_output else None
     command.start(plan.words, _tagged(plan, attempt), reader)
@@ -307,10 +309,14 @@ def _made_up_name(word: str) -> str:
     return f"{Path(word).name}-{moment}-{secrets.token_hex(2)}"
 
 
+def _within(plan: Plan, attempt: int) -> str:
+    return f"{attempt} {plan.run}"
+
+
 def _tagged(plan: Plan, attempt: int) -> dict[str, str]:
     """The command's environment."""
     tags = {f"WATTRIBUTE_{key.upper()}": value for key, value in plan.whose.items() if value}
-    tags |= {"WATTRIBUTE_ATTEMPT": str(attempt)}
+    tags |= {"WATTRIBUTE_ATTEMPT": str(attempt), _WITHIN: _within(plan, attempt)}
     tags |= {"WATTRIBUTE_STORE": plan.settings.store, "WATTRIBUTE_BUS": plan.settings.bus}
     return {**os.environ, **tags}
 

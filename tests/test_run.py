@@ -755,6 +755,34 @@ def test_a_run_within_another_counts_its_own_attempts(
     assert attempt_of("--run", "inner") == "inner 2\n"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_its_cost_is_worked_out_ends_it_as_the_command_ended(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    where = ("--store", f"chdb://{tmp_path}/store", "--bus", f"local://{tmp_path}/bus")
+    words = ("run", "--simulate", *where, "--run", "r", "--", "sh", "-c", "echo begun; sleep 1; exit 7")
+    with subprocess.Popen(
+        [PYTHON, "-m", "wattribute", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as ours:
+        assert ours.stdout is not None
+        assert ours.stderr is not None
+        assert ours.stdout.readline() == "begun\n"
+        children = Path(f"/proc/{ours.pid}/task/{ours.pid}/children")
+        wait_until(lambda: not children.read_text(encoding="ascii"), ours)
+        ours.send_signal(number)
+        said = ours.stderr.read()
+    assert ours.returncode == 7
+    assert said.startswith("wattribute: what it cost is not waited for: ")
+    assert len(said.splitlines()) == 1
+    ran("run", "--simulate", *where, "--run", "other", "--", "true")  # the next one takes what is on the bus
+    attempts, cost = asked(
+        f"chdb://{tmp_path}/store",
+        "SELECT outcome FROM attempt FINAL WHERE run = 'r'",
+        "SELECT sum(active_energy_uj) > 0 AS any FROM attribution FINAL WHERE run = 'r'",
+    )
+    assert (attempts, cost) == ([{"outcome": "failed"}], [{"any": True}])
+
+
 def test_a_run_within_itself_is_one_attempt_that_starts_and_ends_once(tmp_path: Path) -> None:
     """As a script that is run, and runs its parts so, of which one may fail."""
     where = ("--store", f"chdb://{tmp_path}/store", "--bus", f"local://{tmp_path}/bus")
@@ -808,7 +836,7 @@ def test_a_bug_in_the_report_does_not_change_how_the_command_ended(
             raise TypeError("not this")
 
     report: Any = run._report
-    report(None, Broken(), 0, 0, None)
+    report(None, Broken(), 0, None)
     assert "by a bug in wattribute: TypeError: not this" in capsys.readouterr().err
 
 

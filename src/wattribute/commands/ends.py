@@ -187,9 +187,9 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def wait(self) -> None:
+    def wait(self, most_s: float | None = None) -> None:
         """Wait for its end, however it ends."""
-        self._thread.join()
+        self._thread.join(most_s)
 
     def join(self) -> None:
         """Wait for its end."""

@@ -31,6 +31,7 @@ _TAIL_S: Final = 0.3  # after the end of a window, until there is a reading to c
 _PERIOD_S: Final = 1.0
 _CHECK_S: Final = 0.1
 _FLUSH_S: Final = 5.0
+_LEAVE_S: Final = 6.0
 _WAITING_MAX: Final = 10_000
 _ARRIVAL_S: Final = 15.0  # from a collector's bus by way of a stream into the store
 _EPOCH: Final = 0  # below that of every collector, as of 'wattribute emit'
@@ -52,6 +53,9 @@ class Measuring(Protocol):
     def end(self, ask: Ask) -> None:
         """The command has ended: ``ask`` the store once all is in it. Raises WattributeError where there is
         no answer."""
+
+    def leave(self) -> None:
+        """Put what was measured onto the bus, while another thread is in ``end``, and wait for no more."""
 
 
 class Own:
@@ -110,6 +114,11 @@ class Own:
             except StoreError as error:
                 raise failed or error from error
 
+    def leave(self) -> None:
+        """See ``Measuring``."""
+        self._stop.set()
+        self._collector.wait(_LEAVE_S)
+
     def _collect(self) -> None:
         source = self._source
         producer, log = open_sending_end(self._settings)
@@ -164,6 +173,11 @@ class Telling:
         else:  # the collector has ended, and nobody takes what was told since
             with opened_stream(self._settings) as (sink, loop, _):
                 _ask_own(sink, loop, ask)
+
+    def leave(self) -> None:
+        """See ``Measuring``."""
+        self._stop.set()
+        self._teller.wait(_LEAVE_S)
 
     def _tell(self) -> None:
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -134,11 +134,15 @@ class Command:
             relay.join()
         return os.waitstatus_to_exitcode(status)
 
-    def release(self) -> None:
-        """Take signals as before; those that came for the command are forgotten."""
+    def forget(self) -> None:
+        """It has ended: the signals that came for it are forgotten, and those that come now wait."""
         self._sentinel.close()
         while signal.sigtimedwait(PASSED, 0) is not None:
             pass
+
+    def release(self) -> None:
+        """Take signals as before; those that came for the command are forgotten."""
+        self.forget()
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def _between(self) -> list[_Pair]:

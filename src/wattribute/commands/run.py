@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -32,7 +33,7 @@ from wattribute.commands.options import (
     attempt_given,
 )
 from wattribute.commands.output import Format, check_file, note
-from wattribute.commands.passing import NOT_FOUND, Command, NotStartedError, end_as
+from wattribute.commands.passing import ENDING, NOT_FOUND, Command, NotStartedError, end_as
 from wattribute.commands.progress import Lines, Patterns, Progress, follow, pattern, written
 from wattribute.commands.run_options import (
     AttemptOption,
@@ -199,7 +200,9 @@ def _run(plan: Plan) -> int:
             os._exit(error.status)  # no thread that has begun is to hold it up
         status = _wait(plan, command, progress, source)
         if measuring is not None:
-            _report(plan, measuring, attempt, status, source)
+            told_to_leave = threading.Thread(target=_leave_if_told, args=(measuring, status), daemon=True)
+            told_to_leave.start()
+            _report(plan, measuring, attempt, source)
     return status
 
 
@@ -240,7 +243,7 @@ def _wait(plan: Plan, command: Command, progress: Progress, source: Source | Non
     if follower is not None:
         follower.join()
     progress.end(status)
-    command.release()
+    command.forget()
     if plan.patterns and progress.step is None:
         _say("no step was read: --progress matched no line")
     if progress.went_back:
@@ -253,7 +256,7 @@ def _wait(plan: Plan, command: Command, progress: Progress, source: Source | Non
     return status
 
 
-def _report(plan: Plan, measuring: Measuring, attempt: int, status: int, source: Source | None) -> None:
+def _report(plan: Plan, measuring: Measuring, attempt: int, source: Source | None) -> None:
     """Say what it cost. Nothing that fails here changes how the command ended."""
     simulated = source is not None and source.simulated is not None
 
@@ -270,15 +273,20 @@ def _report(plan: Plan, measuring: Measuring, attempt: int, status: int, source:
 
     try:
         measuring.end(ask)
-    except KeyboardInterrupt:
-        _say("what it cost is not waited for; 'wattribute runs' shows what is in the store")
-        os._exit(status if status >= 0 else 128 - status)  # the threads of the store would hold us up
     except ModuleNotFoundError as error:
         _say(f"what it cost is not known: this needs {error.name}: pip install 'wattribute[embedded]'")
     except WattributeError as error:
         _say(f"what it cost is not known: {error}")
     except Exception as error:  # a bug of ours is no reason to say that the command failed
         _say(f"what it cost is not known, by a bug in wattribute: {type(error).__name__}: {error}")
+
+
+def _leave_if_told(measuring: Measuring, status: int) -> None:
+    """Where a signal comes that ends us, end as the command did, and leave what it cost for later."""
+    signal.sigwait({number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN})
+    _say("what it cost is not waited for: 'wattribute runs' has it when what is on the bus is in the store")
+    measuring.leave()
+    os._exit(status if status >= 0 else 128 - status)  # the threads of the store would hold us up
 
 
 def _check(whose: Mapping[str, str], attempt: int | None, steps: int | None) -> None:

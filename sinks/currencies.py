@@ -1,4 +1,5 @@
-"""The currencies there are: the codes of ISO 4217, without funds, metals and test codes."""
+"""Amounts of money: how great they may be, and in which currencies, by the codes of ISO 4217 without funds,
+metals and test codes."""
 
 from __future__ import annotations
 
@@ -15,7 +16,14 @@ NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR RON RSD RUB RWF SAR SBD SCR SDG SEK SGD 
 STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH UGX USD UYU UZS VED VES VND VUV WST XAF XCD
 XOF XPF YER ZAR ZMW ZWG
 """
+AMOUNT_MOST: Final = 1e9  # what sums of it come to is still a number
 CURRENCIES: Final = frozenset(_CODES.split())
+
+
+def check_amount(name: str, amount: float) -> None:
+    """Raises UsageError for one that is no price."""
+    if not 0 <= amount <= AMOUNT_MOST:  # of NaN neither holds
+        raise UsageError(f"the {name} is {amount:g}: it must be from 0 to {AMOUNT_MOST:,.0f}")
 
 
 def check_currency(currency: str) -> None:

@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from wattribute.errors import UsageError, check_texts, meant
-from wattribute.sinks.currencies import check_currency
+from wattribute.sinks.currencies import check_amount, check_currency
 from wattribute.sinks.price_remarks import remarks_on
 from wattribute.sinks.store import Readable, Store
 
 BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 END: Final = datetime(2106, 2, 7, 6, 28, tzinfo=UTC)  # the last whole minute of ClickHouse's DateTime
 YEAR_HOURS: Final = 365 * 24
-PRICE_MOST: Final = 1e9  # what sums of it come to is still a number
 OWNED: Final = "owned"
 _LISTED_PRICE: Final = "price_per_gpu_hour"  # how 'price list' heads what a file of prices calls its price
 _LISTED_ONLY: Final = ("origin", "price_id")
@@ -60,8 +59,7 @@ class Price:
         if not self.gpu_model:
             raise UsageError("a price needs the GPU's name as NVML gives it, for instance 'NVIDIA H200'")
         for name, amount in (("instance price", self.instance_price or 0.0), ("price", self.price)):
-            if not 0 <= amount <= PRICE_MOST:  # of NaN neither holds
-                raise UsageError(f"the {name} of {self.gpu_model} is {amount:g}: it must be from 0 to 1e9")
+            check_amount(f"{name} of {self.gpu_model}", amount)
         check_currency(self.currency)
         for name, at in (("valid from", self.valid_from), ("valid to", self.valid_to)):
             if at.second or at.microsecond:

@@ -10,8 +10,8 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from wattribute.errors import UsageError, check_texts
-from wattribute.sinks.currencies import check_currency
-from wattribute.sinks.prices import BEGINNING, END, PRICE_MOST, number, parse_time, truth, whole
+from wattribute.sinks.currencies import check_amount, check_currency
+from wattribute.sinks.prices import BEGINNING, END, number, parse_time, truth, whole
 from wattribute.sinks.store import Readable, Store
 
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -44,8 +44,7 @@ class Tariff:
 
     def __post_init__(self) -> None:
         check_texts(self)
-        if not 0 <= self.price_per_kwh <= PRICE_MOST:
-            raise UsageError(f"the price of a kWh is {self.price_per_kwh:g}: it must be from 0 to 1e9")
+        check_amount("price of a kWh", self.price_per_kwh)
         for name, ratio in (("node power ratio", self.node_power_ratio), ("PUE", self.pue_ratio)):
             if not 1 <= ratio <= 100:
                 raise UsageError(f"the {name} is {ratio:g}: it must be from 1 to 100, as 1.25")

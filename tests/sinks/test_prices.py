@@ -43,9 +43,9 @@ def test_the_bundled_prices_name_their_source_and_fit_their_instances() -> None:
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [
-        ({"price": -1.0}, "from 0 to 1e9"),
-        ({"price": float("nan")}, "from 0 to 1e9"),
-        ({"price": float("inf")}, "from 0 to 1e9"),
+        ({"price": -1.0}, "from 0 to 1,000,000,000"),
+        ({"price": float("nan")}, "from 0 to 1,000,000,000"),
+        ({"price": float("inf")}, "from 0 to 1,000,000,000"),
         ({"currency": "usd"}, "did you mean USD"),
         ({"currency": "EURO"}, "did you mean EUR"),
         ({"gpu_model": ""}, "as NVML gives it"),

@@ -205,8 +205,8 @@ def test_what_was_known_at_a_time_stays_known(sink: ClickHouseSink, as_columns: 
 @pytest.mark.parametrize(
     ("wrong", "line"),
     [
-        ({"price_per_kwh": -0.1}, "from 0 to 1e9"),
-        ({"price_per_kwh": float("nan")}, "from 0 to 1e9"),
+        ({"price_per_kwh": -0.1}, "from 0 to 1,000,000,000"),
+        ({"price_per_kwh": float("nan")}, "from 0 to 1,000,000,000"),
         ({"pue_ratio": 0.9}, "the PUE is 0.9: it must be from 1 to 100"),
         ({"node_power_ratio": float("inf")}, "the node power ratio"),
         ({"currency": "EURO"}, "did you mean EUR"),

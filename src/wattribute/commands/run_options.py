@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from wattribute.commands.output import Format
+from wattribute.sinks.currencies import AMOUNT_MOST
 
 _WHOSE: Final = "Whose it is"
 _FAR: Final = "How far it is"
@@ -81,7 +82,7 @@ PriceOption = Annotated[
         "--price-per-gpu-hour",
         metavar="USD",
         min=0,
-        max=1e9,  # as the price book takes it
+        max=AMOUNT_MOST,
         help="Put into the price book for the GPUs that it held, as by 'price add'.",
     ),
 ]

@@ -9,7 +9,9 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from wattribute.errors import UsageError, meant
 
-EXAMPLES: Final = "2026-06-01, 2026-06, 2026-06-01T08:00Z, today, monday, 'last month', or an age as 12h, 7d"
+EXAMPLES: Final = (
+    "2026-06-01, 2026-06, 2026-06-01T08:00Z, today, monday, 'last month', or an age as 30m (minutes), 12h, 7d"
+)
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 _LENGTH: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
 _MONTH: Final = re.compile(r"(\d{4})-(\d{2})")
@@ -42,9 +44,8 @@ def parse_time(text: str | None, now: datetime | None = None, zone: tzinfo = UTC
     word = " ".join(text.lower().split())
     if word == "now":
         return now.astimezone(UTC)
-    # 1M is a month elsewhere: the cost of a minute would be taken for that of a month.
-    if _LENGTH.fullmatch(word) and not text.rstrip().endswith("M"):
-        return (now - timedelta(seconds=parse_duration_s(word))).astimezone(UTC)
+    if _length(text):
+        return (now - timedelta(seconds=parse_duration_s(text))).astimezone(UTC)
     try:
         day = _day(word, now.astimezone(zone).date())
         at = datetime.fromisoformat(text.strip()) if day is None else datetime.combine(day, time())
@@ -85,12 +86,20 @@ def parse_span(
     return begin, end
 
 
+def _length(text: str) -> re.Match[str] | None:
+    """A number with a unit. 1M is a month elsewhere: the cost of a minute would be taken for that of one."""
+    word = text.strip()
+    return None if word.endswith("M") else _LENGTH.fullmatch(word.lower())
+
+
 def parse_duration_s(text: str) -> float:
     """Seconds: a number, or one with ms, s, m, h, d or w. Raises UsageError."""
-    word = text.strip().lower()
-    match = _LENGTH.fullmatch(word) or re.fullmatch(r"(\d+(?:\.\d+)?)()", word)
+    match = _length(text) or re.fullmatch(r"(\d+(?:\.\d+)?)()", text.strip())
     if not match:
-        raise UsageError(f"{text!r} is not a duration: write 30, 90s, 10m, 2h, 7d or 4w")
+        raise UsageError(
+            f"{text!r} is not a duration: write seconds, or a number with ms, s, m (minutes), h, d or w,"
+            " as 90s or 10m"
+        )
     seconds = float(match.group(1)) * _UNIT_S[match.group(2) or "s"]
     if not 0 < seconds <= _MAX_S:
         raise UsageError(f"{text!r}: a duration is more than 0, and {_MAX_S / 86_400:,.0f} days at most")

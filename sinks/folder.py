@@ -32,7 +32,18 @@ def folder_of(url: str) -> Path | None:
 
 def is_another_s(folder: Path) -> bool:
     """Whether a folder that is there holds something, and no store of ours."""
-    return not (folder / _LOCK).exists() and any(folder.iterdir())
+    return not has_store(folder) and any(folder.iterdir())
+
+
+def has_store(folder: Path) -> bool:
+    """Whether there is one of ours in a folder. Raises StoreError where that cannot be looked at."""
+    try:
+        (folder / _LOCK).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    return True
 
 
 def hold(folder: Path, create: bool) -> int:
@@ -41,7 +52,7 @@ def hold(folder: Path, create: bool) -> int:
 
     Raises StoreError where another process has it, where it cannot be used, or where it holds something else.
     """
-    if not create and not (folder / _LOCK).exists():
+    if not create and not has_store(folder):
         raise StoreError(f"there is no store in {folder}; 'wattribute up' or 'wattribute replay' makes one")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -60,22 +71,26 @@ def hold(folder: Path, create: bool) -> int:
             lock, f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:2]])})".encode(), 0
         )
     except OSError as error:
-        raise StoreError(f"cannot use the folder {folder} as a store: {error.strerror}") from error
+        raise _unusable(folder, error) from error
     return lock
 
 
 def owner_of(folder: Path) -> str | None:
     """Who holds a store's folder, for an error line; None if nobody does. Raises StoreError."""
-    if not (folder / _LOCK).exists():  # whatever folder it is: to ask leaves nothing in it
+    if not has_store(folder):  # whatever folder it is: to ask leaves nothing in it
         return None
     try:
         lock = _lock(folder)
     except OSError as error:
-        raise StoreError(f"cannot use the folder {folder} as a store: {error.strerror}") from error
+        raise _unusable(folder, error) from error
     if lock is None:
         return _written(folder)
     os.close(lock)
     return None
+
+
+def _unusable(folder: Path, error: OSError) -> StoreError:
+    return StoreError(f"cannot use the folder {folder} as a store: {error.strerror}")
 
 
 def _written(folder: Path) -> str:

@@ -196,6 +196,17 @@ def test_a_bug_is_one_line_unless_debug_is_asked_for(
     assert "Traceback" in err
 
 
+def test_where_no_compiled_kernel_can_be_kept_it_says_what_to_do() -> None:
+    code = (
+        "from numba.core import caching; caching.CodeLibraryCacheImpl._locator_classes.clear();"
+        "caching.CompileResultCacheImpl._locator_classes.clear(); from wattribute.cli import run;"
+        "raise SystemExit(run(['verify', 'constant']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "set NUMBA_CACHE_DIR to a folder" in done.stderr
+
+
 def test_an_interrupt_ends_with_130_and_a_missing_extra_says_which(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +216,11 @@ def test_an_interrupt_ends_with_130_and_a_missing_extra_says_which(
     def missing(*_: object) -> None:
         raise ModuleNotFoundError("No module named 'chdb'", name="chdb")
 
+    def closed(*_: object) -> None:
+        Path("/" + "x" * 300).exists()  # as of a folder that may not be looked into
+
+    monkeypatch.setattr("wattribute.commands.check_config.load_settings", closed)
+    assert ended(capsys, "check-config")[2].endswith("xxx: File name too long\n")
     monkeypatch.setattr("wattribute.commands.check_config.load_settings", interrupted)
     assert ended(capsys, "check-config") == (130, "", "wattribute: interrupted\n")
     monkeypatch.setattr("wattribute.commands.check_config.load_settings", missing)

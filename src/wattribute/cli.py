@@ -25,6 +25,7 @@ from wattribute.errors import UsageError, WattributeError, printable
 _ClickException: Final[Any] = typer.BadParameter.__mro__[2]
 _INTERRUPTED: Final = 130
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_CLOSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 _EXTRAS: Final = {
     "numba": "stream",
     "numpy": "stream",
@@ -263,6 +264,8 @@ def _ending(error: BaseException) -> tuple[str, int]:
     elif isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _EXTRAS:
         extra = _EXTRAS[(error.name or "").partition(".")[0]]
         what = f"this needs {error.name}: pip install 'wattribute[{extra}]'"
+    elif isinstance(error, OSError) and error.errno in _CLOSED and error.filename is not None:
+        what = f"cannot use {error.filename}: {error.strerror}"
     elif isinstance(error, OSError) and error.errno in _FULL:
         what = f"cannot write what is to be shown: {error.strerror}"
     return what, status

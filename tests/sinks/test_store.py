@@ -69,6 +69,9 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         open_store(f"chdb://{tmp_path}/file/store")
     with pytest.raises(StoreError, match="there is no store in"):
         open_store(f"chdb://{tmp_path}/none", create=False)
+    for create in (True, False):  # as of a folder that only its owner may look into
+        with pytest.raises(StoreError, match=r"cannot use the folder .* as a store: File name too long"):
+            open_store(f"chdb://{tmp_path}/{'x' * 300}", create=create)
 
 
 def test_the_folder_is_its_owner_s_alone_and_held_by_one_process(sink: ClickHouseSink, folder: Path) -> None:

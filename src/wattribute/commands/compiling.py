@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from wattribute.commands.output import note
+from wattribute.errors import WattributeError
 
 if TYPE_CHECKING:
     from wattribute.stream.engine import Engine
@@ -16,6 +17,17 @@ if TYPE_CHECKING:
 _PATIENCE_S: Final = 2.0  # from a cache they take 0.4 s
 # Numba compiles one at a time: another process takes the half of the work, and puts it into the cache.
 _OTHERS: Final = "import wattribute.kernels.ingest, wattribute.kernels.learn"
+
+
+def _compile_largest() -> None:
+    try:
+        import wattribute.kernels.attribute  # noqa: F401
+    except RuntimeError as error:  # of numba
+        if "cannot cache" not in str(error):
+            raise
+        raise WattributeError(
+            "compiled kernels can be kept nowhere: set NUMBA_CACHE_DIR to a folder that may be written"
+        ) from error
 
 
 def compiled_engine() -> tuple[type[Engine], Callable[..., Any]]:
@@ -32,8 +44,7 @@ def compiled_engine() -> tuple[type[Engine], Callable[..., Any]]:
     late.daemon = True
     late.start()
     try:
-        import wattribute.kernels.attribute  # noqa: F401 - the largest
-
+        _compile_largest()
         for helper in helpers:
             helper.wait()
         from wattribute.stream.engine import Engine

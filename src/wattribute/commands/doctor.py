@@ -85,6 +85,8 @@ def _found(part: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Findin
     except WattributeError as error:
         what, _, advice = str(error).partition("; ")
         yield Finding(part, "broken", what, advice)
+    except OSError as error:
+        yield Finding(part, "broken", f"cannot use {error.filename}: {error.strerror}")
 
 
 def _nvml() -> Iterator[Finding]:
@@ -240,11 +242,11 @@ def _bus(settings: Settings) -> Iterator[Finding]:
 
 
 def _store(settings: Settings) -> Iterator[Finding]:
-    from wattribute.sinks.folder import folder_of
+    from wattribute.sinks.folder import folder_of, has_store
     from wattribute.sinks.query_server import open_store_for_reading
 
     folder = folder_of(settings.store)
-    if folder is not None and not (folder / "owner.lock").exists():
+    if folder is not None and not has_store(folder):
         if reason := why_not_made(folder):
             yield Finding("store", "broken", reason, "choose another --store")
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +13,8 @@ from wattribute.sinks.store import Readable
 if TYPE_CHECKING:
     from wattribute.sinks.prices import Price
 
+_SHOWN: Final = 3
+_WORD: Final = re.compile(r"[a-z0-9]+")
 CATEGORIES: Final = ("on_demand", "spot", "committed", "capacity_block", "owned", "serverless")
 _TOO_DEAR_RATIO: Final = 4  # against the dearest other price of the GPU: an instance has 2, 4 or 8 of them
 
@@ -69,10 +72,13 @@ def _instance(price: Price, told: Iterable[tuple[str, str, float]]) -> str:
 
 def _nearly(what: str, name: str, known: Iterable[str]) -> str:
     folded = {other.casefold(): other for other in known if other}
-    near = difflib.get_close_matches(name.casefold(), folded, 1, 0.75)
-    if not name or name in folded.values() or not near:
+    if not name or name in folded.values():
         return ""
-    return f"no {what} named {name!r} was seen yet; one named {folded[near[0]]!r} is known"
+    near = difflib.get_close_matches(name.casefold(), folded, 1, 0.75)
+    words = set(_WORD.findall(name.casefold()))  # of H200, without NVIDIA, or a100 80gb
+    near = near or sorted(other for other in folded if words and words <= set(_WORD.findall(other)))
+    shown = " or ".join(repr(folded[other]) for other in near[:_SHOWN])
+    return f"no {what} named {name!r} was seen yet; one named {shown} is known" if near else ""
 
 
 def _gaps(prices: Sequence[Price], book: Sequence[Mapping[str, Any]]) -> list[str]:

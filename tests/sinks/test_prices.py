@@ -127,6 +127,9 @@ def test_the_help_names_every_column_of_a_file_of_prices() -> None:
     [
         ({"gpu_model": "NVIDIA H200 "}, "one named 'NVIDIA H200' is known"),
         ({"gpu_model": "nvidia l40s"}, "one named 'NVIDIA L40S' is known"),
+        ({"gpu_model": "H200"}, "one named 'NVIDIA H200' is known"),
+        ({"gpu_model": "a100 80gb"}, "'NVIDIA A100 80GB PCIe' or 'NVIDIA A100-SXM4-80GB' is"),
+        ({"gpu_model": "H20"}, None),
         ({"gpu_model": H200, "price": 28.0}, "is it an instance"),
         ({"gpu_model": H200, "category": "on-demand"}, "one named 'on_demand' is known"),
         ({"gpu_model": H200, "category": "capacity_block"}, None),

@@ -291,10 +291,10 @@ def load_pynvml() -> Any:
 
 def _why_not(error: Any) -> str:
     what = {
-        DRIVER_NOT_LOADED: "the NVIDIA driver is not loaded: `modprobe nvidia`, or see `dmesg | grep NVRM`",
-        LIBRARY_NOT_FOUND: "no NVML here (libnvidia-ml.so.1 cannot be loaded): install the NVIDIA driver, or "
+        DRIVER_NOT_LOADED: "the NVIDIA driver is not loaded; `modprobe nvidia`, or see `dmesg | grep NVRM`",
+        LIBRARY_NOT_FOUND: "no NVML here (libnvidia-ml.so.1 cannot be loaded); install the NVIDIA driver, or "
         "give the container its GPUs",
-        LIB_RM_VERSION_MISMATCH: "the NVIDIA library and the loaded driver differ in version: reload the "
+        LIB_RM_VERSION_MISMATCH: "the NVIDIA library and the loaded driver differ in version; reload the "
         "driver, or reboot",
     }
     return what.get(error.value, f"NVML does not start: {error} (NVML {error.value}); see `nvidia-smi`")

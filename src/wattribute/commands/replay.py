@@ -154,6 +154,8 @@ def _replay_one(
     shown = f"{file}: {done.lines:,} lines, {done.samples:,} samples, {sink.row_count - rows_before:,} rows"
     repeated = f", {done.duplicates:,} repeated" if done.duplicates else ""
     note(f"{shown}{repeated} in {time.monotonic() - begin:.1f} s")
+    if done.dropped and not done.lines:
+        note(f"{file} is no trace, and no log of nvidia-smi: not one of its lines could be used")
     return done.dropped
 
 

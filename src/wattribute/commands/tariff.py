@@ -220,4 +220,5 @@ def list_(shape: FormatOption = Format.table, store: StoreOption = None, config:
         "from",
         "until",
     ]
-    write_grid(Grid(headers, cells, frozenset({2, 4, 5})))
+    notes = [] if rows else ["there is no tariff yet: wattribute price tariff add"]
+    write_grid(Grid(headers, cells, frozenset({2, 4, 5}), notes=notes))

@@ -297,6 +297,22 @@ def told(
     return dict(zip(COLUMNS, (about, value, rows, energy_j, gpu_hours, meaning), strict=True))
 
 
+def gpu_named(store: Readable, beginning: str) -> str:
+    """The one GPU whose name begins so, as 'wattribute top' shows it; else what was given. Raises UsageError
+    where several do."""
+    found = store.query(
+        "SELECT DISTINCT gpu FROM attribution_day WHERE startsWith(gpu, {beginning:String}) LIMIT 100",
+        {"beginning": beginning},
+    ).rows
+    gpus = sorted(gpu for (gpu,) in found)
+    if beginning in gpus or not gpus:
+        return beginning
+    if len(gpus) > 1:
+        shown = f"{', '.join(gpus[:3])}{', …' if gpus[3:] else ''}"
+        raise UsageError(f"--gpu {beginning!r} begins {len(gpus)} names: {shown}; say more of it")
+    return str(gpus[0])
+
+
 def _all(columns: Sequence[str]) -> str:
     """That every column has the value that is wanted; an empty name is no condition."""
     texts = [f"toString({name})" if name in _NO_TEXTS else name for name in columns]

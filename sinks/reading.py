@@ -29,6 +29,8 @@ _TOKEN: Final = re.compile(
 _FIRST: Final = frozenset({"select", "with", "show", "describe", "desc", "explain", "exists", "("})
 _QUOTES: Final = frozenset("'`\"\u2018\u2019\u201c\u201d")  # the last four are quotes to the engine too
 _FORBIDDEN: Final = frozenset({"file", "outfile", "infile", "format"})
+# What the engine says of a view that is asked without its parameters.
+_UNASKED: Final = ("(UNKNOWN_QUERY_PARAMETER)", "(EMPTY_LIST_OF_COLUMNS_QUERIED)")
 # The client puts FORMAT Native behind a query, which may not hold that word: of one that is not finished the
 # engine takes it for a column, a table or an alias.
 _UNFINISHED: Final = re.compile(
@@ -59,6 +61,11 @@ class Reader:
         try:
             return self._handle.query(sql, params)
         except StoreError as error:
+            if any(code in str(error) for code in _UNASKED):
+                raise UsageError(
+                    "a view with parameters is asked with all of them, as cost(policy = 'equal',"
+                    " since = '2026-01-01', until = '2027-01-01'); 'wattribute query --help' names them"
+                ) from error
             if "FORMAT" in sql or not _UNFINISHED.search(str(error)):
                 raise
             raise UsageError(

@@ -161,6 +161,11 @@ def test_explain_names_what_a_unit_rests_on(demo: str) -> None:
     assert "partial" in flags
     table = ran("explain", "--where", "labels.precision=fp8", "--store", demo).stdout
     assert table.startswith("What the cost of labels.precision fp8 rests on\n")
+    (first, *_) = asked(demo, "query", "SELECT gpu FROM attribution FINAL")
+    by_name, by_beginning = (
+        asked(demo, "explain", "--gpu", name) for name in (first["gpu"], first["gpu"][:12])
+    )
+    assert by_name == by_beginning
     nothing = asked(demo, "explain", *chosen, "--unit", "images")[-1]
     assert (nothing["about"], nothing["value"]) == ("unit cost", "none")
 
@@ -186,6 +191,7 @@ def test_explain_names_what_a_unit_rests_on(demo: str) -> None:
         (("explain", "--where", "pod"), "COLUMN=VALUE"),
         (("explain", "--where", "pdo=x"), "did you mean pod"),
         (("explain", "--account", "unobserved"), "wattribute reconcile"),
+        (("explain", "--gpu", "GPU-"), "'GPU-' begins 4 names: GPU-"),
         (("explain", "--team", "x' OR 1=1 -- 渋谷"), "nothing was measured that fits"),
         (("explain", "--team", "support", "--unit", "requests"), "units are not known by team"),
     ],

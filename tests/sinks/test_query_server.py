@@ -155,6 +155,12 @@ def test_an_unfinished_query_is_told_in_words_that_stand_in_it(remote: RemoteSto
     assert "FORMAT" not in str(told.value)
 
 
+@pytest.mark.parametrize("sql", ["SELECT * FROM cost", "SELECT * FROM cost('equal')"])
+def test_a_view_without_its_parameters_is_told_how_it_is_asked(remote: RemoteStore, sql: str) -> None:
+    with pytest.raises(UsageError, match=r"asked with all of them, as cost\(policy = 'equal', since = "):
+        remote.query(sql)
+
+
 def test_a_reader_in_the_process_itself_is_as_strict(sink: ClickHouseSink) -> None:
     reader = Reader(sink.store)
     with pytest.raises(UsageError, match="one statement"):

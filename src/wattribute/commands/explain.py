@@ -94,7 +94,12 @@ def explain(
     run: _Chosen = None,
     team: _Chosen = None,
     host: _Chosen = None,
-    gpu: Annotated[str | None, typer.Option("--gpu", metavar="UUID", rich_help_panel=SPAN)] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu", metavar="UUID", help="Or how it begins, as 'top' shows it.", rich_help_panel=SPAN
+        ),
+    ] = None,
     account: Annotated[
         str | None,
         typer.Option("--account", metavar="process|reserved|unheld|residual", rich_help_panel=SPAN),
@@ -140,10 +145,12 @@ def explain(
         also = "; 'wattribute reconcile' has what no collector saw" if account == "unobserved" else ""
         raise UsageError(f"account {account!r} has no rows: it is one of {', '.join(_ACCOUNTS)}{also}")
     begin, end = _span(window, since, until, settings.window_ms, parse_zone(tz))
-    from wattribute.sinks.evidence import COLUMNS
+    from wattribute.sinks.evidence import COLUMNS, gpu_named
     from wattribute.sinks.query_server import open_store_for_reading
 
     with closing(open_store_for_reading(settings.store)) as opened:
+        if gpu is not None:
+            wanted["gpu"] = gpu_named(opened, gpu)
         rows = explain_rows(opened, wanted, begin, end, policy, unit, window is not None)
     if shape is not Format.table:
         write_rows(rows, shape, COLUMNS)

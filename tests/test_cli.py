@@ -454,13 +454,18 @@ def test_the_parts_on_a_cost_table_add_up_to_its_total_down_and_across() -> None
 
 
 def test_what_is_little_beside_the_rest_does_not_read_nothing() -> None:
-    rows = [cost_row("process", 0.1, 0.0, 0.125, model="a"), cost_row("unheld", 0.0, 75_000.0, 12_810.0)]
+    rows = [
+        cost_row("process", 0.1, 0.0, 0.001, model="a"),
+        cost_row("process", 0.05, 0.0, 0.3, model="b"),
+        cost_row("unheld", 0.0, 75_000.0, 12_810.0),
+    ]
     grid = cost_grid(rows, ["model"], "equal", [])
-    little, much, total = [dict(zip(grid.headers, line, strict=True)) for line in grid.rows]
-    assert (little["active USD"], little["idle USD"], little["cost USD"]) == ("<1", "<1", "<1")
+    little, cents, much, total = [dict(zip(grid.headers, line, strict=True)) for line in grid.rows]
+    assert (little["active USD"], little["idle USD"], little["cost USD"]) == ("<0.01", "<0.01", "<0.01")
+    assert (cents["active USD"], cents["idle USD"], cents["cost USD"]) == ("0.30", "0.10", "0.40")
     assert (little["active J"], little["idle J"], little["energy J"]) == ("<1", "0", "<1")
     assert (much["active J"], total["active J"], total["energy J"]) == ("0", "<1", "75,000")
-    assert (much["cost USD"], total["cost USD"]) == ("17,080", "17,080")
+    assert (much["cost USD"], total["cost USD"]) == ("17,080.00", "17,080.40")
 
 
 def test_what_has_no_price_is_unpriced_never_nothing() -> None:

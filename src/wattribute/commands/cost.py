@@ -21,7 +21,7 @@ from wattribute.commands.options import (
     policy_note,
 )
 from wattribute.commands.output import Format, Grid, Rows, decimals_for, shown_number, write_grid, write_rows
-from wattribute.commands.rounding import column, split_columns, values
+from wattribute.commands.rounding import CENTS, column, split_columns, values
 from wattribute.commands.since import parse_span, parse_time, parse_zone
 from wattribute.commands.unit_table import unit_grid
 from wattribute.errors import UsageError
@@ -145,11 +145,11 @@ def cost_grid(rows: Rows, by: Sequence[str], policy: str, notes: Sequence[str], 
     hours = column(
         [row["gpu_hours"] for row in ordered], decimals_for([math.fsum(values(ordered, "gpu_hours"))])
     )
-    money = split_columns(ordered, _MONEY)
+    money = split_columns(ordered, _MONEY, CENTS)
     figures = [[*energy[place], hours[place], *money[place]] for place in range(len(ordered) + 1)]
     headers = ["active J", "idle J", "energy J", "GPU hours", "active USD", "idle USD", "cost USD"]
     if ordered and "charged_usd" in ordered[0]:
-        decimals = decimals_for([math.fsum(values(ordered, "cost_usd"))])
+        decimals = max(CENTS, decimals_for([math.fsum(values(ordered, "cost_usd"))]))
         shares = column([row["charged_usd"] for row in ordered], decimals)
         figures = [[*cells, share] for cells, share in zip(figures, shares, strict=True)]
         headers.append("of it charged USD")

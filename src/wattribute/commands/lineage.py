@@ -91,7 +91,7 @@ def list_(shape: FormatOption = Format.table, store: StoreOption = None, config:
 
 def _grid(rows: list[dict[str, Any]]) -> Grid:
     return Grid(
-        headers=["model", "version", "run", "share", "from", "until", "seen"],
+        headers=["model", "version", "run", "share", "from (UTC)", "until (UTC)", "seen"],
         rows=[
             [
                 *(str(row[name]) for name in ("model", "model_version", "run")),

@@ -18,7 +18,7 @@ from wattribute.commands.options import (
     policy_note,
 )
 from wattribute.commands.output import Format, Grid, Rows, decimals_for, write_grid, write_rows
-from wattribute.commands.rounding import column, shown_money, values
+from wattribute.commands.rounding import CENTS, column, shown_money, values
 from wattribute.commands.since import parse_span, parse_zone
 from wattribute.errors import UsageError
 from wattribute.settings import load_settings
@@ -88,7 +88,7 @@ def reconcile(
 
 def _grid(rows: Rows, by: str, notes: list[str]) -> Grid:
     whole = math.fsum(values(rows, "billed_usd"))
-    decimals = max(2, decimals_for([whole]))  # beside an invoice, cents count
+    decimals = max(CENTS, decimals_for([whole]))  # beside an invoice, cents count
     money = [column([row[name] for row in rows], decimals) for name in _MONEY.values()]
     hours = column(
         [row["billed_gpu_hours"] for row in rows],

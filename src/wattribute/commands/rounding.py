@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 from wattribute.commands.output import Rows, decimals_for, shown_number
+
+CENTS: Final = 2  # the decimals that a bill has at least: beside a great sum a small one is to be read, too
 
 
 def values(rows: Rows, name: str) -> list[float]:
@@ -14,9 +17,10 @@ def values(rows: Rows, name: str) -> list[float]:
     return [row[name] for row in rows if row[name] is not None]
 
 
-def split_columns(rows: Rows, names: tuple[str, str, str]) -> list[list[str]]:
-    """Cells of two columns and their sum, a total below; rounded, it still adds up, down and across."""
-    decimals = decimals_for([math.fsum(values(rows, names[2]))])
+def split_columns(rows: Rows, names: tuple[str, str, str], least: int = 0) -> list[list[str]]:
+    """Cells of two columns and their sum, a total below, with so many decimals at ``least``; rounded, it
+    still adds up, down and across."""
+    decimals = max(least, decimals_for([math.fsum(values(rows, names[2]))]))
     first = _rounded([row[names[0]] for row in rows], decimals)
     whole = round(math.fsum(values(rows, names[2])) * 10**decimals)
     second = _rounded([row[names[1]] for row in rows], decimals, whole - sum(part or 0 for part in first))

@@ -14,11 +14,13 @@ from typing import Any, Final, TypeVar
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic, overload
 from numba.np import arrayobj
 
 # Parts are called by kernels alone. What would make them callable from Python was a third of the compilation.
 _NO_WRAPPERS: Final[dict[str, Any]] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_TO_INDEX: Final = "fix_integer_index"  # of numba: what adds the length to a negative index
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -29,17 +31,21 @@ def _indices_from_zero() -> Iterator[None]:
 
     To look at the sign of every index was a fifth of all kernels: a window of four processes came from 906 ns
     to 749, and of one from 180 to 144. Numba leaves it out for unsigned indices only, which would have to be
-    cast in each place. ``make test-bounds`` tells where one is negative."""
-    counts_from_end = arrayobj.fix_integer_index
+    cast in each place; a numba that does it elsewhere makes the same kernels, as slow as before. ``make
+    test-bounds`` tells where an index is negative."""
+    counts_from_end = getattr(arrayobj, _TO_INDEX, None)
 
     def as_it_is(context: Any, builder: Any, kind: Any, index: Any, size: Any) -> Any:  # noqa: ARG001
         return context.cast(builder, index, kind, types.intp)
 
-    arrayobj.fix_integer_index = as_it_is
-    try:
-        yield
-    finally:
-        arrayobj.fix_integer_index = counts_from_end
+    with global_compiler_lock:  # nobody else compiles meanwhile
+        if counts_from_end is not None:
+            setattr(arrayobj, _TO_INDEX, as_it_is)
+        try:
+            yield
+        finally:
+            if counts_from_end is not None:
+                setattr(arrayobj, _TO_INDEX, counts_from_end)
 
 
 def kernel(signature: Any) -> Callable[[Function], Function]:

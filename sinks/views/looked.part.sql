@@ -4,15 +4,18 @@
     -- asks for them six times read 3 M rows, 0.4 s of processor time
     (
         SELECT groupUniqArray((host, pod, model, model_version, first_told))
-        FROM unit AS looked_unit
+        FROM (SELECT DISTINCT host, pod, model, model_version, authority FROM unit WHERE unit = 'observed_ns') AS looked_unit
         INNER JOIN
         (
             SELECT model, authority, argMin(unit, indexOf(splitByChar(',', {unit:String}), unit)) AS first_told
-            FROM unit
-            WHERE unit IN (SELECT arrayJoin(splitByChar(',', {unit:String})))
+            FROM
+            (
+                SELECT DISTINCT unit, model, authority
+                FROM unit
+                WHERE unit IN (SELECT arrayJoin(splitByChar(',', {unit:String})))
+            )
             GROUP BY model, authority
         ) AS tells USING (model, authority)
-        WHERE looked_unit.unit = 'observed_ns'
     ) AS told_places,
     places AS (SELECT p.1, p.2, p.3 AS model, p.4 FROM (SELECT arrayJoin(told_places) AS p)),
     looked AS

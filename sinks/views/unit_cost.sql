@@ -29,10 +29,10 @@ SELECT
 FROM
 (
     SELECT
-        model,
-        model_version,
-        run,
-        is_training,
+        who.1 AS model,
+        who.2 AS model_version,
+        who.3 AS run,
+        who.4 AS is_training,
         sum(spent_row) AS spent_rows,
         sum(1 - spent_row) AS unit_rows,
         sum(number) AS counted_quantity,
@@ -47,11 +47,9 @@ FROM
         max(known) AS is_known
     FROM
     (
+        -- one key, not four: for each the engine looks at all that lies below, 0.03 s
         SELECT
-            model,
-            model_version,
-            run,
-            is_training,
+            (model, model_version, run, is_training) AS who,
             1 AS spent_row,
             0. AS number,
             energy_uj AS energy_part,
@@ -63,8 +61,8 @@ FROM
             is_known AS known
         FROM covered_cost(policy = {policy:String}, since = {since:String}, until = {until:String}, unit = {unit:String})
         UNION ALL
-        SELECT model, model_version, run, is_training, 0, quantity, 0, 0, 0, 0, 0, 0, 0
+        SELECT (model, model_version, run, is_training), 0, quantity, 0, 0, 0, 0, 0, 0, 0
         FROM counted_unit(unit = {unit:String}, since = {since:String}, until = {until:String})
     )
-    GROUP BY model, model_version, run, is_training
+    GROUP BY who
 )

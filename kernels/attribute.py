@@ -132,13 +132,14 @@ def _product_over(a: int, b: int, c: int) -> int:
 
 
 @part
-def _to_ratios(weights: F64, row: int, n: int) -> None:
-    """Turn n weights (sum > 0) into their shares of the whole: several quantities are split by the same."""
+def _to_ratios(weights: F64, n: int) -> None:
+    """Turn the first n weights (sum > 0) into their shares of the whole: several quantities are split by the
+    same."""
     whole = 0.0
     for k in range(n):
-        whole += weights[row, k]
+        whole += weights[0, k]
     for k in range(n):
-        weights[row, k] /= whole
+        weights[0, k] /= whole
 
 
 @part
@@ -870,7 +871,7 @@ def _weigh_instances(work: Scratch, count: int, slices: int) -> tuple[float, flo
 
 @part
 def _give_instances(work: Scratch, groups: int, what: int, total: int) -> None:
-    """Split a total to MIG instances by ``work.shares``, into that row of ``work.instances``."""
+    """Split a total to MIG instances by the first of ``work.shares``, into that row of ``work.instances``."""
     _apportion(total, work.shares, 0, groups, work.parts, work.rests)
     for g in range(groups):
         work.instances[what, g] = work.parts[g]
@@ -903,7 +904,7 @@ def _portion(
     for g in range(groups):
         shares[0, g] = instances[_SLICES, g]
         held += _is_held(instances, g)
-    _to_ratios(shares, 0, groups)
+    _to_ratios(shares, groups)
     _give_instances(work, groups, _LENGTH_NS, length_ns)
     _give_instances(work, groups, _IDLE_UJ, idle_uj)
     drawn, spread = _weigh_instances(work, count, max(slices, taken))
@@ -914,7 +915,7 @@ def _portion(
         for g in range(groups):
             own = 1.0 if _is_held(instances, g) else 0.0
             shares[0, g] = activity[_WEIGHT, g] if drawn > 0.0 else own
-        _to_ratios(shares, 0, groups)
+        _to_ratios(shares, groups)
     _give_instances(work, groups, _ACTIVE_UJ, active_uj)
     return drawn, spread, flags
 

@@ -33,19 +33,17 @@ def _indices_from_zero() -> Iterator[None]:
     to 749, and of one from 180 to 144. Numba leaves it out for unsigned indices only, which would have to be
     cast in each place; a numba that does it elsewhere makes the same kernels, as slow as before. ``make
     test-bounds`` tells where an index is negative."""
-    counts_from_end = getattr(arrayobj, _TO_INDEX, None)
 
     def as_it_is(context: Any, builder: Any, kind: Any, index: Any, size: Any) -> Any:  # noqa: ARG001
         return context.cast(builder, index, kind, types.intp)
 
-    with global_compiler_lock:  # nobody else compiles meanwhile
-        if counts_from_end is not None:
-            setattr(arrayobj, _TO_INDEX, as_it_is)
+    with global_compiler_lock:  # nobody else compiles meanwhile, nor takes ours for numba's own
+        counts_from_end = getattr(arrayobj, _TO_INDEX, None)
+        setattr(arrayobj, _TO_INDEX, as_it_is)
         try:
             yield
         finally:
-            if counts_from_end is not None:
-                setattr(arrayobj, _TO_INDEX, counts_from_end)
+            setattr(arrayobj, _TO_INDEX, counts_from_end)
 
 
 def kernel(signature: Any) -> Callable[[Function], Function]:

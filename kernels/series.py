@@ -226,7 +226,7 @@ class Scratch(NamedTuple):
     sm_percent: F64  # (m + 1): of those present, as are the next two
     unsure: F64  # variance of their watts per percent
     memory_bytes: F64
-    shares: F64  # (4, m + 1): what a quantity is split by
+    shares: F64  # (4, m + 1): what quantities are split by; of MIG instances the first row alone
     rests: F64  # (m + 1): what rounding down leaves of each
     parts: I64  # (m + 1): and into
     sums: I64  # (m + 2, 14): accumulators of a window: the members', unheld, residual

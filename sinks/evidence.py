@@ -301,10 +301,10 @@ def gpu_named(store: Readable, beginning: str) -> str:
     """The one GPU whose name begins so, as 'wattribute top' shows it; else what was given. Raises UsageError
     where several do."""
     found = store.query(
-        "SELECT DISTINCT gpu FROM attribution_day WHERE startsWith(gpu, {beginning:String}) LIMIT 100",
+        "SELECT DISTINCT gpu FROM attribution_day WHERE startsWith(gpu, {beginning:String}) ORDER BY gpu",
         {"beginning": beginning},
     ).rows
-    gpus = sorted(gpu for (gpu,) in found)
+    gpus = [gpu for (gpu,) in found]
     if beginning in gpus or not gpus:
         return beginning
     if len(gpus) > 1:

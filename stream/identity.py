@@ -21,8 +21,6 @@ from wattribute.records import Gpu, Host, Record, Workload
 from wattribute.sinks.contract import Coded, CodedLabels, Column
 from wattribute.stream.series import SLACK_NS, DeviceKey, ProcessKey, Series
 
-"""host, boot_id, pid, start_ns"""
-
 _WORKLOAD_COLUMNS: Final = (
     "container", "pod", "namespace", "job", "user", "application", "workload", "phase", "model",
     "model_version", "run", "identity_source",

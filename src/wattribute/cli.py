@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import typer
 
 from wattribute import __version__
-from wattribute.errors import UsageError, WattributeError, printable
+from wattribute.errors import UsageError, WattributeError, printable, unusable
 
 # typer brings a click of its own since 0.20, and used the installed one before: this finds either.
 _ClickException: Final[Any] = typer.BadParameter.__mro__[2]
@@ -265,7 +265,7 @@ def _ending(error: BaseException) -> tuple[str, int]:
         extra = _EXTRAS[(error.name or "").partition(".")[0]]
         what = f"this needs {error.name}: pip install 'wattribute[{extra}]'"
     elif isinstance(error, OSError) and error.errno in _CLOSED and error.filename is not None:
-        what = f"cannot use {error.filename}: {error.strerror}"
+        what = unusable(error)
     elif isinstance(error, OSError) and error.errno in _FULL:
         what = f"cannot write what is to be shown: {error.strerror}"
     return what, status

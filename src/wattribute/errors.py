@@ -47,6 +47,11 @@ class RecordError(ValueError):
     """A record that cannot be used; the text says which field and why."""
 
 
+def unusable(error: OSError) -> str:
+    """What cannot be used, and why."""
+    return f"cannot use {error.filename}: {error.strerror}" if error.filename is not None else str(error)
+
+
 def meant(name: str, known: Iterable[str], otherwise: str = "", prefix: str = "") -> str:
     """The end of a line about a name that is not known: the nearest of those that are; where none is near,
     ``otherwise``, or all of them. ``prefix`` is what all begin with, and is left out of ``known``."""

@@ -149,7 +149,7 @@ def cost_grid(rows: Rows, by: Sequence[str], policy: str, notes: Sequence[str], 
     figures = [[*energy[place], hours[place], *money[place]] for place in range(len(ordered) + 1)]
     headers = ["active J", "idle J", "energy J", "GPU hours", "active USD", "idle USD", "cost USD"]
     if ordered and "charged_usd" in ordered[0]:
-        decimals = max(CENTS, decimals_for([math.fsum(values(ordered, "cost_usd"))]))
+        decimals = decimals_for([math.fsum(values(ordered, "cost_usd"))], CENTS)
         shares = column([row["charged_usd"] for row in ordered], decimals)
         figures = [[*cells, share] for cells, share in zip(figures, shares, strict=True)]
         headers.append("of it charged USD")

@@ -21,7 +21,7 @@ from wattribute.commands.ends import check_bus, why_not_made
 from wattribute.commands.options import BusOption, ConfigOption, FormatOption, SimulateOption, StoreOption
 from wattribute.commands.output import Format, Grid, write_grid, write_rows
 from wattribute.commands.source import open_kubelet
-from wattribute.errors import WattributeError
+from wattribute.errors import WattributeError, unusable
 from wattribute.settings import Settings, load_settings
 
 _STYLES: Final = {"ok": "green", "weak": "yellow", "broken": "bold red"}
@@ -86,7 +86,7 @@ def _found(part: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Findin
         what, _, advice = str(error).partition("; ")
         yield Finding(part, "broken", what, advice)
     except OSError as error:
-        yield Finding(part, "broken", f"cannot use {error.filename}: {error.strerror}")
+        yield Finding(part, "broken", unusable(error))
 
 
 def _nvml() -> Iterator[Finding]:

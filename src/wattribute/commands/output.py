@@ -132,12 +132,12 @@ def shown_percent(ratio: float) -> str:
     return f"{100 * ratio:.1f}"
 
 
-def decimals_for(values: Sequence[float | None], digits: int = 4) -> int:
-    """How many decimals show the greatest of ``values`` with so many digits; 0 to 9."""
+def decimals_for(values: Sequence[float | None], least: int = 0) -> int:
+    """How many decimals show the greatest of ``values`` with four digits; from ``least`` to 9."""
     greatest = max((abs(value) for value in values if value is not None), default=0.0)
     if not greatest or not math.isfinite(greatest):
-        return 0
-    return min(9, max(0, digits - 1 - math.floor(math.log10(greatest))))
+        return least
+    return min(9, max(least, 3 - math.floor(math.log10(greatest))))
 
 
 def note(text: str) -> None:

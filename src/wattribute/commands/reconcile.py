@@ -88,7 +88,7 @@ def reconcile(
 
 def _grid(rows: Rows, by: str, notes: list[str]) -> Grid:
     whole = math.fsum(values(rows, "billed_usd"))
-    decimals = max(CENTS, decimals_for([whole]))  # beside an invoice, cents count
+    decimals = decimals_for([whole], CENTS)
     money = [column([row[name] for row in rows], decimals) for name in _MONEY.values()]
     hours = column(
         [row["billed_gpu_hours"] for row in rows],

@@ -20,7 +20,7 @@ def values(rows: Rows, name: str) -> list[float]:
 def split_columns(rows: Rows, names: tuple[str, str, str], least: int = 0) -> list[list[str]]:
     """Cells of two columns and their sum, a total below, with so many decimals at ``least``; rounded, it
     still adds up, down and across."""
-    decimals = max(least, decimals_for([math.fsum(values(rows, names[2]))]))
+    decimals = decimals_for([math.fsum(values(rows, names[2]))], least)
     first = _rounded([row[names[0]] for row in rows], decimals)
     whole = round(math.fsum(values(rows, names[2])) * 10**decimals)
     second = _rounded([row[names[1]] for row in rows], decimals, whole - sum(part or 0 for part in first))

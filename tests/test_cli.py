@@ -340,6 +340,31 @@ def test_price_list_shows_the_bundled_book_with_its_sources(capsys: pytest.Captu
     assert len(list(csv.DictReader(io.StringIO(out)))) == len(rows)
 
 
+def test_prices_and_lives_begin_and_end_by_the_clock_of_a_zone(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """From 1 June was from midnight in UTC alone, and the first two hours of it in Berlin had no price."""
+
+    def told(*arguments: str) -> tuple[str, str]:
+        status, out, errors = ended(capsys, *arguments, "--store", f"chdb://{tmp_path}/store")
+        assert status == 0, errors
+        return out, errors
+
+    def mine() -> list[tuple[str, str]]:
+        rows = json.loads(told("price", "list", "--format", "json")[0])
+        return [(row["valid_from"], row["valid_to"]) for row in rows if row["origin"] == "user"]
+
+    span = ("--from", "2026-06-01", "--until", "2026-12-01", "--tz", "Europe/Berlin")
+    told("price", "add", "--gpu", "NVIDIA H200", "--per-gpu-hour", "3.6", *span)
+    assert mine() == [("2026-05-31T22:00:00Z", "2026-11-30T23:00:00Z")]
+    told("price", "remove", "--gpu", "NVIDIA H200", *span[:2], *span[4:])
+    assert mine() == []
+    _, said = told("lineage", "add", "--model", "chat", "--run", "sft-7", *span)
+    assert "from 2026-06-01 until 2026-12-01" in said
+    (life,) = json.loads(told("lineage", "list", "--format", "json")[0])
+    assert life["life_from"] == "2026-05-31T22:00:00Z"
+
+
 def test_a_list_of_prices_can_be_edited_and_given_back(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from wattribute.commands.options import ConfigOption, FormatOption, StoreOption
 from wattribute.commands.output import Format, Grid, note, write_grid, write_rows
-from wattribute.commands.since import parse_time
+from wattribute.commands.since import parse_time, parse_zone
 from wattribute.errors import StoreError, UsageError
 from wattribute.settings import load_settings
 
@@ -43,6 +43,7 @@ def add(
             show_default="its first day of service",
         ),
     ] = None,
+    tz: Annotated[str, typer.Option("--tz", metavar="ZONE", help="Time zone of --from and --until.")] = "UTC",
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -54,7 +55,8 @@ def add(
     """
     settings = load_settings({"store": store}, config)
     now = datetime.now(UTC)
-    life_from, life_to, why = parse_time(since, now), parse_time(until, now), ""
+    zone = parse_zone(tz)
+    life_from, life_to, why = parse_time(since, now, zone), parse_time(until, now, zone), ""
     from wattribute.sinks.lineage import Lineage, life_began
     from wattribute.sinks.query_server import add_lineage_to, open_store_for_reading
 
@@ -69,7 +71,8 @@ def add(
     made = Lineage(model, model_version, run, life_from, life_to, share)
     for remark in add_lineage_to(settings.store, made):
         note(f"note: {remark}")
-    life = f"from {life_from:%Y-%m-%d}{f' ({why})' if why else ''} until {life_to:%Y-%m-%d}"
+    begin, end = life_from.astimezone(zone), life_to.astimezone(zone)
+    life = f"from {begin:%Y-%m-%d}{f' ({why})' if why else ''} until {end:%Y-%m-%d}"
     named = f"{model} {model_version}".rstrip()
     note(f"{named}: {share:.4g} of run {run}, {life}" if share else f"{run}: taken back")
 

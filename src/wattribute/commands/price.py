@@ -14,10 +14,12 @@ from wattribute.commands.output import Format, Grid, note, write_grid, write_row
 from wattribute.commands.price_options import (
     WHERE,
     CurrencyOption,
+    FromOption,
     ProviderOption,
     RegionOption,
+    UntilOption,
 )
-from wattribute.commands.since import parse_time
+from wattribute.commands.since import parse_time, parse_zone
 from wattribute.commands.tariff import tariff
 from wattribute.errors import UsageError
 from wattribute.settings import load_settings
@@ -55,18 +57,9 @@ _HOW: Final = "How much (one of the ways)"
 _GpuOption = Annotated[
     str, typer.Option("--gpu", metavar="NAME", help="The GPU as NVML names it, as 'NVIDIA H200'.")
 ]
-_FromOption = Annotated[
-    str | None,
-    typer.Option(
-        "--from",
-        metavar="TIME",
-        help="From this whole minute on, in UTC.",
-        rich_help_panel=WHERE,
-    ),
-]
-_UntilOption = Annotated[
-    str | None,
-    typer.Option("--until", metavar="TIME", help="Until before this minute.", rich_help_panel=WHERE),
+_TzOption = Annotated[
+    str,
+    typer.Option("--tz", metavar="ZONE", help="Time zone of --from and --until.", rich_help_panel=WHERE),
 ]
 _CategoryOption = Annotated[
     str,
@@ -130,13 +123,15 @@ def add(
     category: _CategoryOption = "",
     form: Annotated[str, typer.Option("--form", help="SXM, PCIe, …: told on, not compared.")] = "",
     currency: CurrencyOption = "USD",
-    valid_from: _FromOption = None,
-    valid_to: _UntilOption = None,
+    valid_from: FromOption = None,
+    valid_to: UntilOption = None,
+    tz: _TzOption = "UTC",
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Add a price of yours; it wins over the bundled ones, for what is stored already too."""
     settings = load_settings({"store": store}, config)
+    zone = parse_zone(tz)
     from wattribute.sinks.prices import BEGINNING, END, Price, pays_for_energy, price_per_gpu_hour
 
     amount = price_per_gpu_hour(
@@ -152,8 +147,8 @@ def add(
         currency=currency,
         instance_price=per_instance_hour,
         gpus_per_instance=gpus_per_instance,
-        valid_from=parse_time(valid_from) or BEGINNING,
-        valid_to=parse_time(valid_to) or END,
+        valid_from=parse_time(valid_from, zone=zone) or BEGINNING,
+        valid_to=parse_time(valid_to, zone=zone) or END,
         includes_energy=(
             pays_for_energy(category, capital_per_gpu is not None)
             if includes_energy is None
@@ -173,12 +168,14 @@ def remove(
     provider: ProviderOption = "",
     region: RegionOption = "",
     category: _CategoryOption = "",
-    valid_from: _FromOption = None,
+    valid_from: FromOption = None,
+    tz: _TzOption = "UTC",
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Take back a price of yours, named by what it was added with. 'cost --as-of' still knows it."""
     settings = load_settings({"store": store}, config)
+    zone = parse_zone(tz)
     from wattribute.sinks.prices import BEGINNING, Price
 
     told = Price(
@@ -187,7 +184,7 @@ def remove(
         provider=provider,
         region=region,
         category=category,
-        valid_from=parse_time(valid_from) or BEGINNING,
+        valid_from=parse_time(valid_from, zone=zone) or BEGINNING,
         deleted=True,
     )
     _add(settings.store, [told])

@@ -13,8 +13,10 @@ from wattribute.commands.output import Format, Grid, note, write_grid, write_row
 from wattribute.commands.price_options import (
     WHERE,
     CurrencyOption,
+    FromOption,
     ProviderOption,
     RegionOption,
+    UntilOption,
 )
 from wattribute.commands.since import parse_time, parse_zone
 from wattribute.settings import load_settings
@@ -63,14 +65,6 @@ _DaysOption = Annotated[
         rich_help_panel=WHERE,
     ),
 ]
-_FromOption = Annotated[
-    str | None,
-    typer.Option("--from", metavar="TIME", help="From this whole minute on, by --tz.", rich_help_panel=WHERE),
-]
-_UntilOption = Annotated[
-    str | None,
-    typer.Option("--until", metavar="TIME", help="Until before this minute, by --tz.", rich_help_panel=WHERE),
-]
 _TzOption = Annotated[
     str,
     typer.Option(
@@ -100,8 +94,8 @@ def add(
     to_hour: _ToHourOption = 24,
     days: _DaysOption = "mon-sun",
     tz: _TzOption = "UTC",
-    valid_from: _FromOption = None,
-    valid_to: _UntilOption = None,
+    valid_from: FromOption = None,
+    valid_to: UntilOption = None,
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
@@ -142,7 +136,7 @@ def remove(
     to_hour: _ToHourOption = 24,
     days: _DaysOption = "mon-sun",
     tz: _TzOption = "UTC",
-    valid_from: _FromOption = None,
+    valid_from: FromOption = None,
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from wattribute import __version__, cli
 from wattribute.commands.cost import cost_grid
-from wattribute.commands.output import Format, write_rows
+from wattribute.commands.output import Format, Grid, write_grid, write_rows
 from wattribute.commands.replay import open_inputs
 from wattribute.commands.since import parse_duration_s, parse_span, parse_time
 from wattribute.commands.unit_table import unit_grid
@@ -592,3 +592,25 @@ def test_a_closed_stream_is_no_bug(tmp_path: Path, closed: str) -> None:
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, input="", check=False)
     assert done.returncode == 1
     assert "bug" not in done.stderr
+
+
+class Terminal(io.StringIO):
+    """A file that says that a person looks at it."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("columns", [30, 60, 80, 200])
+def test_no_figure_is_cut_on_a_narrow_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    headers = ["model", "model_version", "output_tokens", "cost USD", "USD per million output_tokens", "J"]
+    cells = ["support-chat", "v1", "2,160,000", "8.797", "1,234.567", "2.083"]
+    terminal = Terminal()
+    write_grid(Grid(headers, [cells], frozenset(range(2, 6)), spare=[5]), terminal)
+    said = terminal.getvalue()
+    assert all(f" {figure} " in said for figure in cells[2:5])
+    assert all(word in said for word in ("output_tokens", "million"))
+    assert ("narrow: J" in said) == (columns < 100)
+    assert "supp" in said and "v1" in said

@@ -7,8 +7,9 @@ import json
 import math
 import os
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -25,6 +26,7 @@ from wattribute.errors import UsageError, printable
 
 _PLAIN_WIDTH: Final = 10_000  # piped: lines as long as they are
 _GUTTER: Final = 3  # between two columns on a terminal
+_LEAST: Final = 4  # how narrow a column of texts may become
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -87,7 +89,14 @@ def write_grid(grid: Grid, to: TextIO | None = None) -> None:
         if grid.title:
             console.print(Text(grid.title, style="bold"))
         without = _too_much(grid, console.width) if console.is_terminal else ()
-        console.print(rendered(grid, console.is_terminal, without))
+        if console.is_terminal:
+            width = console.width
+            grid, least = _with_whole_figures(grid, without, width)
+            console.width = max(width, least)
+            console.print(rendered(grid, True, without))
+            console.width = width
+        else:
+            console.print(rendered(grid, False))
         for line in grid.notes:
             console.print(Text(printable(line)))
         if named := [grid.headers[place] for place in without if grid.headers[place]]:
@@ -111,10 +120,35 @@ def rendered(grid: Grid, colour: bool, without: Sequence[int] = ()) -> Table:
     return table
 
 
+def _widths(grid: Grid) -> list[int]:
+    return [max(map(cell_len, column)) for column in zip(grid.headers, *grid.rows, strict=True)]
+
+
+def _with_whole_figures(grid: Grid, without: Sequence[int], most: int) -> tuple[Grid, int]:
+    """The table for a terminal that is ``most`` wide, and how wide to draw it: a cut figure is a wrong
+    one. Headings of figures are broken between words, then texts anywhere; then the terminal breaks lines."""
+    places = [place for place in range(len(grid.headers)) if place not in without]
+    if sum(_widths(grid)[place] + _GUTTER for place in places) <= most:
+        return grid, most
+    headers = list(grid.headers)
+    for place in grid.numeric.intersection(places):
+        figures = max((cell_len(row[place]) for row in grid.rows), default=1)
+        headers[place] = "\n".join(
+            textwrap.wrap(
+                headers[place], max(figures, _LEAST), break_long_words=False, break_on_hyphens=False
+            )
+        )
+    broken = replace(grid, headers=headers)
+    lines = [max(map(cell_len, header.split("\n"))) for header in headers]
+    figures_at = _widths(replace(grid, headers=[""] * len(headers)))
+    widths = [max(pair) for pair in zip(lines, figures_at, strict=True)]
+    least = [widths[place] if place in grid.numeric else min(widths[place], _LEAST) for place in places]
+    return broken, sum(least) + _GUTTER * len(least)
+
+
 def _too_much(grid: Grid, most: int) -> Sequence[int]:
     """The columns to leave out where a terminal is ``most`` wide."""
-    columns = zip(grid.headers, *grid.rows, strict=True)
-    widths = [max(map(cell_len, column)) + _GUTTER for column in columns]
+    widths = [width + _GUTTER for width in _widths(grid)]
     count, width = 0, sum(widths)
     while width > most and count < len(grid.spare):
         width -= widths[grid.spare[count]]

@@ -301,4 +301,4 @@ def _grid(rows: Sequence[dict[str, Any]]) -> Grid:
         for row in rows
     ]
     styles = ["bold" if row["origin"] == "user" else "" for row in rows]
-    return Grid(headers, cells, frozenset({4}), styles)
+    return Grid(headers, cells, frozenset({4}), styles, spare=(9, 5, 8, 7, 6))

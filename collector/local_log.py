@@ -54,19 +54,25 @@ class LocalLog:
     ``wattribute.state`` keeps the newest message per key and is never dropped. ``durable='normal'``: what
     was flushed outlives the death of the process; ``'full'``: a power failure too.
 
-    A damaged file is set aside under the name in ``quarantined``, and the log starts empty. Every method
-    raises BusError where the file cannot be used.
+    A damaged file is set aside under the name in ``quarantined``, and the log starts empty; without
+    ``set_aside`` it is an error, and stays where it is. Every method raises BusError where the file cannot be
+    used.
     """
 
     def __init__(
-        self, path: Path, *, max_bytes: int = MAX_BYTES, durable: Literal["normal", "full"] = "normal"
+        self,
+        path: Path,
+        *,
+        max_bytes: int = MAX_BYTES,
+        durable: Literal["normal", "full"] = "normal",
+        set_aside: bool = True,
     ) -> None:
         self.held: dict[str, int] = {}
         """By topic: messages before this offset are on their way elsewhere, and are not dropped."""
         self.max_bytes = max_bytes
         self._queued: list[tuple[str, str, int, bytes]] = []
         self._queued_bytes = 0
-        self._file = LogFile(path, synchronous=durable)
+        self._file = LogFile(path, synchronous=durable, set_aside=set_aside)
         self._connection = self._file.connection
 
     @property

@@ -44,11 +44,13 @@ class LogFullError(BusAwayError):
 class LogFile:
     """The file in folder ``folder``, made where it does not exist: folder 0700, file 0600.
 
-    A damaged file is renamed to the name in ``quarantined`` and a new one begun. Raises BusError.
+    A damaged file is renamed to the name in ``quarantined`` and a new one begun; without ``set_aside`` it is
+    an error. Raises BusError.
     """
 
-    def __init__(self, folder: Path, *, synchronous: str) -> None:
+    def __init__(self, folder: Path, *, synchronous: str, set_aside: bool = True) -> None:
         self.path = folder / _NAME
+        self._may_set_aside = set_aside
         self.quarantined: Path | None = None
         with self.failing():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -126,6 +128,11 @@ class LogFile:
         try:
             if not _is_sound(connection):
                 connection.close()
+                if not self._may_set_aside:
+                    raise BusError(
+                        f"local log {self.path} is damaged; 'up', 'collect' or 'stream' sets it aside and"
+                        " begins a new one: what it holds that is not in the store is then missing there"
+                    )
                 self._set_aside()
                 return self._open()
             connection.execute("PRAGMA journal_mode = WAL")

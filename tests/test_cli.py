@@ -540,6 +540,19 @@ def test_doctor_tells_of_kubelet_and_pod_resources(
     assert "hidden" not in out + err
 
 
+def test_doctor_says_that_a_local_log_is_damaged_and_leaves_it_where_it_is(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "bus" / "bus.sqlite"
+    file.parent.mkdir()
+    file.write_bytes(b"no database " * 400)
+    _, out, _ = ended(capsys, "doctor", "--simulate", "--bus", f"local://{tmp_path}/bus", "--format", "json")
+    (row,) = [row for row in json.loads(out) if row["part"] == "bus"]
+    assert (row["state"], row["finding"]) == ("broken", f"local log {file} is damaged")
+    assert "sets it aside" in row["advice"]
+    assert file.read_bytes() == b"no database " * 400
+
+
 @pytest.mark.parametrize(("ratio", "shown"), [(0.75, ["3.000", "1,500", "75"]), (0.0, ["0", "-", "0"])])
 def test_a_unit_table_shows_the_cost_that_its_price_is_of(ratio: float, shown: list[str]) -> None:
     made = cost_row("process", 1.0, 1.0, 3.0, model="a")

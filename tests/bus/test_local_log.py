@@ -238,6 +238,9 @@ def test_a_damaged_file_is_set_aside(tmp_path: Path, damage: str) -> None:
     else:
         del content[len(content) // 2 :]
     file.write_bytes(content)
+    with pytest.raises(BusError, match=r"bus.sqlite is damaged; "):
+        LocalLog(tmp_path, set_aside=False)
+    assert file.read_bytes() == content
     log = LocalLog(tmp_path)
     assert log.quarantined is not None
     assert log.quarantined.name.startswith("bus.sqlite.corrupt-")

@@ -267,7 +267,7 @@ def check_bus(settings: Settings) -> str:
         if reason := why_not_made(folder):
             raise BusError(f"{reason}; choose another --bus")
         return f"there is none in {folder} yet: 'wattribute up' or 'collect' makes it"
-    log = LocalLog(folder, max_bytes=settings.spool_max_bytes)
+    log = LocalLog(folder, max_bytes=settings.spool_max_bytes, set_aside=False)
     try:
         ends, dropped = log.end_offsets(), log.dropped_messages()
         ends = {topic: end for topic, end in ends.items() if topic in (SAMPLES, UNITS)}  # streams read these

@@ -67,6 +67,7 @@ class Counts:
     messages: int = 0
     rows: int = 0
     skipped_messages: int = 0
+    dead_letters: int = 0
 
 
 class Rollup(threading.Thread):
@@ -243,7 +244,9 @@ class StreamLoop:
             restate, self._restated_s = True, now_s
         self._changed = True  # until all of it is in the store
         for assigned in self.assigned.values():
-            assigned.unsent += ((DEAD, *letter) for letter in assigned.engine.tables.dead_letters())
+            letters = assigned.engine.tables.dead_letters()
+            assigned.unsent += ((DEAD, *letter) for letter in letters)
+            self.counts.dead_letters += len(letters)
             assigned.unwritten.take(assigned.engine, restate=restate, provisional=provisional)
         self._sink.announce(
             [c for assigned in self.assigned.values() for c in assigned.unwritten.attribution]

@@ -15,6 +15,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from tests.kafka_broker import KafkaBroker
 from tests.survival.processes import ran, started, wait_until
 from wattribute.bus import UNITS, Fetched, Position
+from wattribute.collector.local_log import LocalLog
 from wattribute.errors import BusAwayError
 from wattribute.stream.kafka_consumer import KafkaConsumer
 
@@ -65,6 +66,16 @@ def test_a_local_bus_has_one_stream(tmp_path: Path) -> None:
         ran("stream", "--until-idle", *other)
     finally:
         first.kill()
+
+
+def test_a_stream_says_at_its_end_what_it_could_not_use(tmp_path: Path) -> None:
+    log = LocalLog(tmp_path / "bus")
+    for text in (b"{", b"x"):
+        log.send(UNITS, "m", text, 1)
+    log.close()
+    where = ("--bus", f"local://{tmp_path / 'bus'}", "--store", f"chdb://{tmp_path / 'store'}")
+    assert "2 dead letters: the table dead" in ran("stream", "--until-idle", *where).stderr
+    assert "dead" not in ran("stream", "--until-idle", *where).stderr
 
 
 def test_a_stream_ends_though_its_broker_is_frozen(kafka_broker: KafkaBroker, tmp_path: Path) -> None:

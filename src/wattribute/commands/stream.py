@@ -9,7 +9,7 @@ import typer
 from wattribute.commands.ends import stopping
 from wattribute.commands.options import BusOption, ConfigOption, StoreOption
 from wattribute.commands.output import note
-from wattribute.commands.streaming import opened_stream
+from wattribute.commands.streaming import opened_stream, tell_dead
 from wattribute.settings import load_settings
 
 
@@ -35,3 +35,4 @@ def stream(
         note(f"streaming {settings.bus} -> {settings.store}")
         loop.run(stop, until_idle)
     note(f"{loop.counts.messages:,} messages read, {loop.counts.rows:,} rows written")
+    tell_dead(loop)

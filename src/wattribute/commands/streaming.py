@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from wattribute.bus import Partition
 from wattribute.commands.compiling import compiled_engine
 from wattribute.commands.ends import receiving_end
+from wattribute.commands.output import note
 from wattribute.errors import UsageError
 from wattribute.settings import Settings
 
@@ -79,3 +80,9 @@ def opened_stream(
         consumer, producer = stack.enter_context(receiving_end(settings, on_assign, on_revoke))
         loop = StreamLoop(consumer, producer, sink, make_engine)
         yield sink, loop, window_ms
+
+
+def tell_dead(loop: StreamLoop) -> None:
+    """Say what could not be used, if there is any."""
+    if count := loop.counts.dead_letters:
+        note(f"{count:,} dead letters: the table dead, which 'wattribute query' shows, says what and why")

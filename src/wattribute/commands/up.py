@@ -39,7 +39,7 @@ from wattribute.commands.output import note, on_terminal, write_grid
 from wattribute.commands.replay import Inputs, open_inputs, replay_files
 from wattribute.commands.since import parse_duration_s
 from wattribute.commands.source import Source, load_host_settings, open_hosts
-from wattribute.commands.streaming import opened_stream
+from wattribute.commands.streaming import opened_stream, tell_dead
 from wattribute.commands.top import show_live, top_grid, top_rows
 from wattribute.commands.unit_table import unit_grid
 from wattribute.errors import UsageError, WattributeError
@@ -147,6 +147,7 @@ def _live(
         loop.run(threading.Event(), until_idle=True)  # what the collectors sent last
         for scraped in filter(None, (host.scraped() for host in hosts)):
             note(scraped)
+        tell_dead(loop)
         began = datetime.fromtimestamp(began_ns / 1e9, UTC)
         _print_cost(sink.store, policy, began, hosts[0].simulated is not None)
     _print_what_next(settings)

@@ -114,6 +114,7 @@ def test_a_key_that_is_near_to_none_gets_no_name_that_was_not_meant(tmp_path: Pa
         ('store = "clickhouse://[::1/d"', "neither chdb:///"),
         ('store = "clickhouse:///d"', "neither chdb:///"),
         ("scrape_s = 0.0001", "scrape_s is 0.0001: it must be 0, or 0.1 to 3600"),
+        ("spool_max_bytes = 3", "is 3: it must be 1048576 to 17592186044416"),
         ("host", "not a TOML file"),
     ],
 )

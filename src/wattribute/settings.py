@@ -283,7 +283,7 @@ def _value(item: Field[Any], raw: object) -> Any:
     least, most = item.metadata["least"], item.metadata["most"]
     if not (least <= value <= most or (item.metadata["or_0"] and value == 0)):  # NaN fails this too
         or_0 = "0, or " if item.metadata["or_0"] else ""
-        raise UsageError(f"{item.name} is {value:g}: it must be {or_0}{least:g} to {most:g}")
+        raise UsageError(f"{item.name} is {value:.15g}: it must be {or_0}{least:.15g} to {most:.15g}")
     return value
 
 

@@ -508,6 +508,9 @@ def test_a_unit_table_holds_what_made_units() -> None:
     grid = unit_grid([made, cost_row("unheld", 0.0, 1.0, 1.0) | {"quantity": None}], ["model"], "requests")
     assert [list(line) for line in grid.rows] == [["a", "2,000", "4.000", "2,000", "0.001000"]]
     assert unit_grid([], ["model"], "requests").notes == ["no requests were counted in this span"]
+    told = cost_row("unmatched", 0.0, 0.0, 0.0, model="b") | {"quantity": 64.0, "coverage_ratio": None}
+    (note,) = unit_grid([told], ["model"], "requests").notes  # it was counted: nothing says that it was not
+    assert note == "unmatched: 64 requests of b; no GPU time of this name was seen"
 
 
 PODS = Path(__file__).parent / "data" / "nodes" / "kubernetes-v1-containerd" / "pods.json"

@@ -45,7 +45,7 @@ def unit_grid(rows: Rows, by: Sequence[str], unit: str, known: Sequence[str] = (
         ],
         numeric=frozenset(range(len(by), len(by) + 5)),
         notes=[
-            *([] if counted else [f"no {unit} were counted in this span{_but(known)}"]),
+            *([] if counted or unmatched else [f"no {unit} were counted in this span{_but(known)}"]),
             *([f"counted USD: spent while {unit} were counted, coverage % of the time"] if in_part else []),
             *(_training_note(row, by, unit) for row in counted if row.get("training_quantity")),
             *(_unmatched_note(row, by, unit) for row in unmatched),

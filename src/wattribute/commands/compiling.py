@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from wattribute.commands.output import note
@@ -38,7 +39,8 @@ def compiled_engine() -> tuple[type[Engine], Callable[..., Any]]:
         note("compiling the kernels (once) …")
         quiet = subprocess.DEVNULL
         command = [sys.executable, "-c", _OTHERS]
-        helpers.append(subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet))  # noqa: S603 - ours
+        with suppress(OSError):  # as where no process may be started: then this one compiles all of it
+            helpers.append(subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet))  # noqa: S603 - ours
 
     late = threading.Timer(_PATIENCE_S, hurry)
     late.daemon = True

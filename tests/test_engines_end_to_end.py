@@ -193,3 +193,21 @@ def test_a_recorded_trace_holds_what_came_out(nvml: Path, tmp_path: Path) -> Non
         record for line in trace.read_text().splitlines() if (record := json.loads(line))["kind"] == "unit"
     ]
     assert {record["unit"] for record in units} == {"observed_ns"}
+
+
+def test_a_second_collector_says_that_what_engines_count_comes_twice(nvml: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "wattribute", "collect", "--bus", f"local://{tmp_path}/bus"]
+    environ = on_the_gpus(nvml, os.getpid()) | {"WATTRIBUTE_SCRAPE_S": "0", "WATTRIBUTE_INTAKE": "off"}
+    said = []
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as first:
+        try:
+            assert first.stderr is not None
+            said.append(first.stderr.readline())
+            second = [*command, "--duration", "1s"]
+            said.append(
+                subprocess.run(second, env=environ, capture_output=True, text=True, check=True).stderr
+            )
+        finally:
+            first.terminate()
+    assert ["another collector of this machine sends" in text for text in said] == [False, True]
+    assert "comes twice; end one of them" in said[1]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from wattribute.collector.publish import Publisher
-from wattribute.commands.ends import collecting, open_sending_end, stopping
+from wattribute.commands.ends import collecting, open_sending_end, stopping, tell_of_another
 from wattribute.commands.intake import open_intake
 from wattribute.commands.options import (
     BusOption,
@@ -43,6 +43,8 @@ def collect(
     duration_s = parse_duration_s(duration) if duration else None
     source = open_source(settings, simulate, scenario, seed)
     producer, log = open_sending_end(settings)
+    if source.simulated is None:
+        tell_of_another(settings)
     with closing(producer), closing(source), collecting(settings), stopping() as stop:
         publisher = Publisher(producer, log, source.name, source.boot_id)
 

@@ -67,6 +67,15 @@ def is_collected(settings: Settings) -> bool:
     return _is_locked(_log_folder(settings) / _COLLECTING)
 
 
+def tell_of_another(settings: Settings) -> None:
+    """Say so where a collector of this machine sends to the bus already. Ask before ``collecting``."""
+    if is_collected(settings):
+        note(
+            f"another collector of this machine sends to {settings.bus} already: while both run, what serving"
+            " engines count comes twice; end one of them"
+        )
+
+
 def is_used(folder: Path) -> bool:
     """Whether a collector sends to a local log, or a stream reads it."""
     return _is_locked(folder / _COLLECTING) or _is_locked(folder / _STREAMING)

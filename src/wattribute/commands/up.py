@@ -18,7 +18,7 @@ import typer
 
 from wattribute.collector.publish import Publisher
 from wattribute.commands.cost import balance_note, cost_grid, unpriced_notes
-from wattribute.commands.ends import Worker, collecting, open_sending_end, stopping
+from wattribute.commands.ends import Worker, collecting, open_sending_end, stopping, tell_of_another
 from wattribute.commands.fresh import empty_folders
 from wattribute.commands.intake import open_intake
 from wattribute.commands.options import (
@@ -159,6 +159,8 @@ def _collecting(
 ) -> Iterator[Callable[[threading.Event], None]]:
     """What reads a host and sends it to the bus until an event is set."""
     producer, log = open_sending_end(settings)
+    if host.simulated is None:
+        tell_of_another(settings)
     with closing(host), closing(producer), collecting(settings), ExitStack() as intake:
         publisher = Publisher(producer, log, host.name, host.boot_id)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -121,6 +122,8 @@ def _engines(settings: Settings) -> Iterator[Finding]:
         scraper = Scraper(
             Path("/proc"), tree.living_since_ns, settings.host, time.time_ns(), 1, settings.endpoints
         )
+        # That an endpoint fails is a finding, and nobody asks it again.
+        logging.getLogger(Scraper.__module__).addFilter(lambda record: "asked again" not in str(record.msg))
         scraper.look(time.time_ns(), on_gpus)
         scraper.read(time.time_ns, {})
     for target, text in zip(scraper.targets.values(), shown(scraper), strict=True):

@@ -158,7 +158,6 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Take in what is sent, and say whether it was."""
         health = self.server.told.health
-        health.requests += 1
         path = self.path.partition("?")[0].rstrip("/")
         signal = _SIGNALS.get(path, "")
         is_json = self.headers.get_content_type() == "application/json"
@@ -167,11 +166,11 @@ class _Handler(BaseHTTPRequestHandler):
             body = self._body(is_json or not signal)
             now_ns = time.time_ns()
             if signal:
-                self._answer(
-                    HTTPStatus.OK, self.server.otlp.read(signal, body, is_json, now_ns), signal, is_json
-                )
+                reply = self.server.otlp.read(signal, body, is_json, now_ns)
             else:
-                self._answer(HTTPStatus.OK, read_plain(path, body, self.server.told, now_ns), "", True)
+                reply = read_plain(path, body, self.server.told, now_ns)
+            health.requests += 1
+            self._answer(HTTPStatus.OK, reply, signal, is_json or not signal)
         except _RefusedError as error:
             self._refuse(error.status, str(error), signal, is_json)
         except RecordError as error:

@@ -30,8 +30,8 @@ class FullError(Exception):
 class IntakeHealth:
     """How the intake is doing. ``rejected`` counts what could not be used, by reason."""
 
-    requests: int = 0
-    refused: int = 0  # requests that were answered with 4xx or 5xx
+    requests: int = 0  # that were taken
+    refused: int = 0  # that were answered with 4xx or 5xx
     records: int = 0
     moved: int = 0  # records whose time was not believed
     repeated: int = 0  # points of a series that are no later than its last

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -122,10 +122,9 @@ def _engines(settings: Settings) -> Iterator[Finding]:
         scraper = Scraper(
             Path("/proc"), tree.living_since_ns, settings.host, time.time_ns(), 1, settings.endpoints
         )
-        # That an endpoint fails is a finding, and nobody asks it again.
-        logging.getLogger(Scraper.__module__).addFilter(lambda record: "asked again" not in str(record.msg))
-        scraper.look(time.time_ns(), on_gpus)
-        scraper.read(time.time_ns, {})
+        with _unlogged(Scraper.__module__):  # what a collector warns of is a finding here
+            scraper.look(time.time_ns(), on_gpus)
+            scraper.read(time.time_ns, {})
     for target, text in zip(scraper.targets.values(), shown(scraper), strict=True):
         if target.problem:
             yield Finding("engines", "broken", f"{text}: {target.problem}", "see docs/units.md, Endpoints")
@@ -133,9 +132,22 @@ def _engines(settings: Settings) -> Iterator[Finding]:
             yield Finding("engines", "ok", text)
     for problem in sorted(scraper.problems):
         yield Finding("engines", "weak", problem, "see docs/units.md")
+    if count := scraper.counts.unusable_samples:
+        unusable = f"samples left out, for they are NaN, negative or there twice: {count}"
+        yield Finding("engines", "weak", unusable, "see docs/units.md")
     if not scraper.targets and not scraper.problems:
         advice = "if one should be there, see docs/units.md"
         yield Finding("engines", "ok", f"none serves the {len(on_gpus)} processes on GPUs", advice)
+
+
+@contextmanager
+def _unlogged(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = False
 
 
 def _pids_on_gpus() -> set[int]:

@@ -806,6 +806,23 @@ def test_a_run_within_itself_is_one_attempt_that_starts_and_ends_once(tmp_path: 
     assert attempts == [{"all": 1, "outcome": "finished"}]
 
 
+@pytest.mark.parametrize("outer", ["without a GPU", "on another bus"])
+def test_a_run_within_one_that_tells_nobody_here_tells_its_start_and_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outer: str
+) -> None:
+    """As a batch script that is run on a machine without a GPU, and runs its part on another."""
+    (tmp_path / "libnvidia-ml.so.1").touch()
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    where = f"--store chdb://{tmp_path}/store --bus local://{tmp_path}/bus"
+    other = ("--store", f"chdb://{tmp_path}/other", "--bus", f"local://{tmp_path}/other-bus", "--simulate")
+    part = f"{PYTHON} -m wattribute run --simulate {where} --run r -- true"
+    words = other if outer == "on another bus" else where.split()
+    done = ran("run", *words, "--run", "r", "--", "sh", "-c", part)
+    assert ("nothing is measured: no GPU to read" in done.stderr) == (outer == "without a GPU")
+    (attempts,) = asked(f"chdb://{tmp_path}/store", "SELECT run, attempt, outcome FROM attempt FINAL")
+    assert attempts == [{"run": "r", "attempt": 0, "outcome": "finished"}]
+
+
 @pytest.mark.parametrize(
     ("option", "value", "what"),
     [

@@ -65,7 +65,7 @@ if TYPE_CHECKING:
 # Of several that a launcher starts together, the first tells how far they are.
 _COUNTS: Final = ("SLURM_NTASKS", "WORLD_SIZE")
 _RANKS: Final = ("RANK", "SLURM_PROCID")
-_WITHIN: Final = "WATTRIBUTE_WITHIN"  # the attempt of ours that a command is of: it tells its start and end
+_WITHIN: Final = "WATTRIBUTE_WITHIN"  # the attempt that a command is of, where we tell its start and end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +221,7 @@ def _start(plan: Plan, command: Command, progress: Progress, measuring: Measurin
     progress.start(attempt, earlier.checkpoint_step if earlier else None, is_part)
     reads_output = plan.patterns and plan.progress_file is None
     reader = (lambda: Lines(progress.read).feed) if reads_output else None
-    command.start(plan.words, _tagged(plan, attempt), reader)
+    command.start(plan.words, _tagged(plan, attempt, measuring is not None), reader)
     return attempt
 
 
@@ -318,13 +318,13 @@ def _made_up_name(word: str) -> str:
 
 
 def _within(plan: Plan, attempt: int) -> str:
-    return f"{attempt} {plan.run}"
+    return f"{attempt} {plan.settings.bus} {plan.run}"
 
 
-def _tagged(plan: Plan, attempt: int) -> dict[str, str]:
-    """The command's environment."""
+def _tagged(plan: Plan, attempt: int, is_told: bool) -> dict[str, str]:
+    """The command's environment. ``is_told``: that the attempt starts and ends is told by us."""
     tags = {f"WATTRIBUTE_{key.upper()}": value for key, value in plan.whose.items() if value}
-    tags |= {"WATTRIBUTE_ATTEMPT": str(attempt), _WITHIN: _within(plan, attempt)}
+    tags |= {"WATTRIBUTE_ATTEMPT": str(attempt)} | ({_WITHIN: _within(plan, attempt)} if is_told else {})
     tags |= {"WATTRIBUTE_STORE": plan.settings.store, "WATTRIBUTE_BUS": plan.settings.bus}
     return {**os.environ, **tags}
 

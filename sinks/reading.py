@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from wattribute.errors import StoreError, UsageError
 from wattribute.sinks.store import Readable, Result, Store
+from wattribute.sinks.view_texts import VIEWS, view
 
 _TOKEN: Final = re.compile(
     r"""
@@ -29,7 +30,7 @@ _TOKEN: Final = re.compile(
 _FIRST: Final = frozenset({"select", "with", "show", "describe", "desc", "explain", "exists", "("})
 _QUOTES: Final = frozenset("'`\"\u2018\u2019\u201c\u201d")  # the last four are quotes to the engine too
 _FORBIDDEN: Final = frozenset({"file", "outfile", "infile", "format"})
-# What the engine says of a view that is asked without its parameters.
+# What the engine says of a view that is asked without its parameters, and not of that alone.
 _UNASKED: Final = ("(UNKNOWN_QUERY_PARAMETER)", "(EMPTY_LIST_OF_COLUMNS_QUERIED)")
 # The client puts FORMAT Native behind a query, which may not hold that word: of one that is not finished the
 # engine takes it for a column, a table or an alias.
@@ -61,7 +62,7 @@ class Reader:
         try:
             return self._handle.query(sql, params)
         except StoreError as error:
-            if any(code in str(error) for code in _UNASKED):
+            if any(code in str(error) for code in _UNASKED) and _names_a_view(sql):
                 raise UsageError(
                     "a view with parameters is asked with all of them, as cost(policy = 'equal',"
                     " since = '2026-01-01', until = '2027-01-01'); 'wattribute query --help' names them"
@@ -87,6 +88,11 @@ def columns_of(store: Readable, sql: str) -> list[str]:
     if not sql.lstrip().upper().startswith(("SELECT", "WITH")):
         return []
     return [row[0] for row in store.query(f"DESCRIBE ({sql}\n)").rows]
+
+
+def _names_a_view(sql: str) -> bool:
+    """Whether a statement names a view that has parameters."""
+    return any(name in VIEWS and ":String}" in view(name) for name in re.findall(r"\w+", sql))
 
 
 def checked(sql: str, table_functions: frozenset[str]) -> str:

@@ -161,6 +161,12 @@ def test_a_view_without_its_parameters_is_told_how_it_is_asked(remote: RemoteSto
         remote.query(sql)
 
 
+@pytest.mark.parametrize("sql", ["SELECT {x:String}", "SELECT COLUMNS('none') FROM gap"])
+def test_what_is_wrong_without_a_view_is_not_said_of_one(remote: RemoteStore, sql: str) -> None:
+    with pytest.raises(StoreError, match="refused"):
+        remote.query(sql)
+
+
 def test_a_reader_in_the_process_itself_is_as_strict(sink: ClickHouseSink) -> None:
     reader = Reader(sink.store)
     with pytest.raises(UsageError, match="one statement"):

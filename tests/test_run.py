@@ -737,6 +737,12 @@ def test_a_command_that_there_is_not(tmp_path: Path) -> None:
     assert not (tmp_path / "store").exists()
 
 
+def test_a_command_that_may_not_be_looked_at_ends_as_one_that_may_not_be_run(tmp_path: Path) -> None:
+    word = f"/{'x' * 300}"  # as one in a folder of somebody else
+    done = ran("run", "--simulate", "--store", f"chdb://{tmp_path}/store", "--", word, status=126)
+    assert done.stderr == f"wattribute: cannot run {word}: File name too long\n"
+
+
 def test_a_run_within_another_counts_its_own_attempts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,7 +170,7 @@ def run(
 def _run(plan: Plan) -> int:
     """Run it from start to report; its exit status."""
     word = plan.words[0]
-    if shutil.which(word, os.F_OK) is None and not ("/" in word and Path(word).exists()):
+    if not _may_be_there(word):
         _say(f"cannot run {word}: there is no such command")
         return NOT_FOUND
     command = Command()
@@ -204,6 +204,14 @@ def _run(plan: Plan) -> int:
             told_to_leave.start()
             _report(plan, measuring, attempt, source)
     return status
+
+
+def _may_be_there(word: str) -> bool:
+    """Whether there is such a command; of one that may not be looked at, to start it says why not."""
+    try:
+        return shutil.which(word, os.F_OK) is not None or ("/" in word and Path(word).exists())
+    except OSError:
+        return True
 
 
 def _start(plan: Plan, command: Command, progress: Progress, measuring: Measuring | None) -> int:

@@ -11,11 +11,13 @@ import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from wattribute import __version__, cli
-from wattribute.commands.cost import cost_grid
+from wattribute.commands import runs
+from wattribute.commands.cost import cost_grid, write_policies
 from wattribute.commands.output import Format, Grid, write_grid, write_rows
 from wattribute.commands.replay import open_inputs
 from wattribute.commands.since import parse_duration_s, parse_span, parse_time
@@ -493,6 +495,29 @@ def test_what_is_little_beside_the_rest_does_not_read_nothing() -> None:
     assert (much["cost USD"], total["cost USD"]) == ("17,080.00", "17,080.40")
 
 
+def test_what_is_little_beside_the_rest_has_cents_in_every_table_of_cost_and_in_runs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    amounts = (12_810.0, 0.3)
+    made = [cost_row("process", 1.0, 0.0, usd, model="a") | {"covered_cost_usd": usd} for usd in amounts]
+    counted = {"quantity": 1.0, "cost_usd_per_million": 1.0, "j_per_unit": 1.0, "coverage_ratio": None}
+    grid = unit_grid([row | counted for row in made], ["model"], "requests")
+    assert [row[2] for row in grid.rows] == ["12,810.00", "0.30"]
+
+    columns = ("equal_usd", "memory_usd", "active_usd", "difference_usd", "difference_ratio")
+    write_policies([{"team": "t"} | dict.fromkeys(columns, usd) for usd in amounts], ["team"], Format.table)
+    assert capsys.readouterr().out.count(" 0.30 ") == 4
+
+    names = [
+        *("run", "model", "model_version", "attempts", "outcome", "position", "target_position"),
+        *("energy_j", "gpu_hours", "cost_usd_per_hour", "wasted_usd", "wasted_most_usd"),
+        *("cost_usd_per_step", "projected_cost_usd", "projected_end"),
+    ]
+    shown: Any = runs._grid
+    listed = shown([dict.fromkeys(names) | {"cost_usd": usd} for usd in amounts], [], UTC, "UTC")
+    assert [row[listed.headers.index("cost USD")] for row in listed.rows] == ["12,810.00", "0.30"]
+
+
 def test_what_has_no_price_is_unpriced_never_nothing() -> None:
     rows = [cost_row("process", 1.0, 1.0, 3.0, model="a"), cost_row("unheld", 0.0, 1.0, None)]
     grid = cost_grid(rows, ["model"], "equal", [])
@@ -556,7 +581,7 @@ def test_doctor_says_that_a_local_log_is_damaged_and_leaves_it_where_it_is(
     assert file.read_bytes() == b"no database " * 400
 
 
-@pytest.mark.parametrize(("ratio", "shown"), [(0.75, ["3.000", "1,500", "75"]), (0.0, ["0", "-", "0"])])
+@pytest.mark.parametrize(("ratio", "shown"), [(0.75, ["3.000", "1,500", "75"]), (0.0, ["0.00", "-", "0"])])
 def test_a_unit_table_shows_the_cost_that_its_price_is_of(ratio: float, shown: list[str]) -> None:
     made = cost_row("process", 1.0, 1.0, 3.0, model="a")
     made |= {"quantity": 2000.0, "covered_cost_usd": 4 * ratio, "coverage_ratio": ratio}

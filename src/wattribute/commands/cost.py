@@ -175,7 +175,7 @@ def write_policies(rows: Rows, by: Sequence[str], shape: Format) -> None:
     if shape is not Format.table:
         write_rows(rows, shape, [*by, *money, "difference_usd", "difference_ratio"])
         return
-    decimals = decimals_for([row[name] for row in rows for name in money])
+    decimals = decimals_for([row[name] for row in rows for name in money], CENTS)
     shown = [column([row[name] for row in rows], decimals) for name in money]
     cells = [
         [

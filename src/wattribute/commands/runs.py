@@ -20,6 +20,7 @@ from wattribute.commands.options import (
     policy_note,
 )
 from wattribute.commands.output import Format, Grid, Rows, decimals_for, shown_number, write_grid, write_rows
+from wattribute.commands.rounding import CENTS
 from wattribute.commands.since import parse_span, parse_zone
 from wattribute.settings import load_settings
 
@@ -122,7 +123,7 @@ def _why_no_end(row: Any) -> str:
 
 
 def _grid(rows: Rows, notes: list[str], zone: tzinfo, tz: str) -> Grid:
-    money = decimals_for([row["cost_usd"] for row in rows])
+    money = decimals_for([row["cost_usd"] for row in rows], CENTS)
     per_step = decimals_for([row["cost_usd_per_step"] for row in rows])
     energy, hours, rate = (
         decimals_for([row[name] for row in rows]) for name in ("energy_j", "gpu_hours", "cost_usd_per_hour")

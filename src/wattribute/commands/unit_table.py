@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wattribute.commands.output import Grid, Rows, decimals_for, shown_number
-from wattribute.commands.rounding import shown_money
+from wattribute.commands.rounding import CENTS, shown_money
 
 
 def unit_grid(rows: Rows, by: Sequence[str], unit: str, known: Sequence[str] = ()) -> Grid:
@@ -20,7 +20,7 @@ def unit_grid(rows: Rows, by: Sequence[str], unit: str, known: Sequence[str] = (
     joules = [row["j_per_unit"] for row in counted]
     money = [row["covered_cost_usd"] for row in counted]
     in_part = any(ratio is not None and ratio < 1 for ratio in covered)
-    places = [decimals_for(values) for values in (money, per_million, joules)]
+    places = [decimals_for(money, CENTS), decimals_for(per_million), decimals_for(joules)]
     return Grid(
         headers=[
             *by,

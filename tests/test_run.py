@@ -791,6 +791,27 @@ def test_a_signal_while_its_cost_is_worked_out_ends_it_as_the_command_ended(
     assert (attempts, cost) == ([{"outcome": "failed"}], [{"any": True}])
 
 
+@pytest.mark.parametrize("number", [None, signal.SIGHUP])
+def test_where_nobody_reads_what_it_cost_it_ends_as_the_command_ended(
+    tmp_path: Path, number: signal.Signals | None
+) -> None:
+    """As in a terminal that is closed, of which a signal tells, or not."""
+    where = ("--store", f"chdb://{tmp_path}/store", "--bus", f"local://{tmp_path}/bus")
+    words = ("run", "--simulate", *where, "--run", "r", "--", "sh", "-c", "echo begun; sleep 1; exit 7")
+    with subprocess.Popen(
+        [PYTHON, "-m", "wattribute", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as ours:
+        assert ours.stdout is not None
+        assert ours.stderr is not None
+        assert ours.stdout.readline() == "begun\n"
+        children = Path(f"/proc/{ours.pid}/task/{ours.pid}/children")
+        wait_until(lambda: not children.read_text(encoding="ascii"), ours)
+        ours.stderr.close()
+        if number is not None:
+            ours.send_signal(number)
+        assert ours.wait() == 7
+
+
 def test_a_run_within_itself_is_one_attempt_that_starts_and_ends_once(tmp_path: Path) -> None:
     """As a script that is run, and runs its parts so, of which one may fail."""
     where = ("--store", f"chdb://{tmp_path}/store", "--bus", f"local://{tmp_path}/bus")

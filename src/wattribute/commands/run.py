@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -351,4 +351,5 @@ def _point_out(plan: Plan, earlier: Earlier | None) -> None:
 
 
 def _say(text: str) -> None:
-    note(f"wattribute: {text}")
+    with suppress(OSError):  # its terminal was closed: how the command ended is the same
+        note(f"wattribute: {text}")

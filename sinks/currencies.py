@@ -29,5 +29,6 @@ def check_amount(name: str, amount: float) -> None:
 def check_currency(currency: str) -> None:
     """Raises UsageError for one that there is not."""
     if currency not in CURRENCIES:
-        hint = meant(currency, sorted(CURRENCIES), "write its code, as USD or EUR")
+        begun = "USD" if currency and "USD".startswith(currency.upper()) else currency  # US is as near to UZS
+        hint = meant(begun, sorted(CURRENCIES), "write its code, as USD or EUR")
         raise UsageError(f"currency {currency!r} is not known; {hint}")

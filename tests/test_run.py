@@ -818,19 +818,33 @@ def test_a_run_within_itself_is_one_attempt_that_starts_and_ends_once(tmp_path: 
     part = f"{PYTHON} -m wattribute run --run r --progress 's(.)/(.)' -- sh -c"
     code = f"{part} 'echo s1/2; exit 3'; {part} 'echo s2/2'"
     ran("run", "--simulate", *where, "--run", "r", "--", "sh", "-c", code)
-    events, attempts = asked(
+    events, attempts, steps = asked(
         f"chdb://{tmp_path}/store",
         "SELECT event, attempt, step, steps FROM run_event FINAL ORDER BY t",
         "SELECT count() AS all, any(outcome) AS outcome FROM attempt FINAL",
+        "SELECT position FROM attempt_progress",
     )
     begun = {"event": "start", "attempt": 0, "step": 0}
     assert events == [
         {**begun, "steps": None},
         {**begun, "steps": 2},  # where the steps of a part begin, and how many there are
-        {**begun, "steps": 2},
+        {**begun, "steps": 2, "step": 1},  # and of the next: when it was 0, 150 of 100 were made
         {"event": "finish", "attempt": 0, "step": None, "steps": None},
     ]
     assert attempts == [{"all": 1, "outcome": "finished"}]
+    assert steps == [{"position": 2}]
+
+
+def test_a_part_that_outlives_its_attempt_tells_how_it_ended(tmp_path: Path) -> None:
+    """As what sbatch or setsid leaves behind has the environment of an attempt that is over."""
+    where = ("--store", f"chdb://{tmp_path}/store", "--bus", f"local://{tmp_path}/bus")
+    within = tmp_path / "within"
+    ran("run", "--simulate", *where, "--run", "r", "--", "sh", "-c", f"echo $WATTRIBUTE_WITHIN > {within}")
+    words = ("--run", "r", "--attempt", "0", "--", "sh", "-c", "exit 3")
+    ran("run", "--simulate", *where, *words, status=3, within=within.read_text().strip())
+    (events,) = asked(f"chdb://{tmp_path}/store", "SELECT event, attempt FROM run_event FINAL ORDER BY t")
+    assert [row["event"] for row in events] == ["start", "finish", "start", "fail"]
+    assert {row["attempt"] for row in events} == {0}
 
 
 @pytest.mark.parametrize("outer", ["without a GPU", "on another bus"])

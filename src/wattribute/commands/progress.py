@@ -80,6 +80,7 @@ class Progress:
         self._patterns = patterns
         self._steps = steps
         self._checkpoint_step: int | None = None
+        self._reached: int | None = None  # of a part: what the attempt told before counts once
         self._base: int | None = None  # what the attempt resumed from
         self._step_ns = 0  # when the step was read
         self._told = 0  # the step up to which units were told, and when
@@ -87,10 +88,18 @@ class Progress:
         self._waiting: list[Record] = []
         self._lock = threading.Lock()
 
-    def start(self, attempt: int, checkpoint_step: int | None, is_part: bool = False) -> None:
+    def start(
+        self,
+        attempt: int,
+        checkpoint_step: int | None,
+        is_part: bool = False,
+        reached: int | None = None,
+    ) -> None:
         """The command is being started. ``checkpoint_step``: the last one that an earlier attempt told.
-        ``is_part``: the attempt began before, goes on after, and who started it tells both."""
+        ``is_part``: the attempt began before, goes on after, and who started it tells both; it has come to
+        step ``reached``, where that is known."""
         self._attempt, self._checkpoint_step, self._is_part = attempt, checkpoint_step, is_part
+        self._reached = reached if is_part else None
         self._told_ns = time.time_ns()
         if is_part:  # where its steps begin it tells with the first of them, and how many there are
             return
@@ -160,7 +169,8 @@ class Progress:
         if self._base is None:
             known = self._checkpoint_step
             first = 0 if self._attempt == 0 else max(0, step - 1)
-            self._resume(known if known is not None and known < step else first, now_ns)
+            base = known if known is not None and known < step else first
+            self._resume(base if self._reached is None else self._reached, now_ns)
         self.step, self._step_ns = step, now_ns
 
     def _resume(self, step: int, now_ns: int) -> None:

@@ -35,7 +35,7 @@ test-plain: install  ## the tests of the stream, with the kernels as plain Pytho
 	NUMBA_DISABLE_JIT=1 $(PYTEST) tests/stream
 
 test-bounds: install  ## the tests of the stream, with every index of the kernels checked
-	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(VENV)/bounds $(PYTEST) tests/stream
+	NUMBA_BOUNDSCHECK=1 $(PYTEST) tests/stream
 
 lint: install  ## style, types and who may import whom
 	$(BIN)/ruff check .

@@ -29,6 +29,6 @@ def check_amount(name: str, amount: float) -> None:
 def check_currency(currency: str) -> None:
     """Raises UsageError for one that there is not."""
     if currency not in CURRENCIES:
-        begun = "USD" if currency and "USD".startswith(currency.upper()) else currency  # US is as near to UZS
-        hint = meant(begun, sorted(CURRENCIES), "write its code, as USD or EUR")
+        known = sorted(CURRENCIES) if len(currency) in (3, 4) else ()  # US is as near to UZS, dollars to ARS
+        hint = meant(currency, known, "write its code, as USD or EUR")
         raise UsageError(f"currency {currency!r} is not known; {hint}")

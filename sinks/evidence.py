@@ -299,7 +299,9 @@ def told(
 
 def gpu_named(store: Readable, beginning: str) -> str:
     """The one GPU whose name begins so, as 'wattribute top' shows it; else what was given. Raises UsageError
-    where several do."""
+    where several do, and for none at all."""
+    if not beginning:
+        raise UsageError("--gpu names nothing: write the beginning of its name, as 'wattribute top' shows it")
     found = store.query(
         "SELECT DISTINCT gpu FROM attribution_day WHERE startsWith(gpu, {beginning:String}) ORDER BY gpu",
         {"beginning": beginning},

@@ -16,7 +16,8 @@ __all__ = ["kafka_broker"]
 # for each text of the kernels: numba does not see that a cached kernel's callee in another file has changed.
 _ROOT = Path(__file__).parents[1]
 _TEXT = b"".join(path.read_bytes() for path in sorted((_ROOT / "kernels").glob("*.py")))
-_CACHE = _ROOT / ".pytest_cache" / f"kernels-{hashlib.sha256(_TEXT).hexdigest()[:12]}"
+_CHECKED = "-bounds" if os.environ.get("NUMBA_BOUNDSCHECK") == "1" else ""
+_CACHE = _ROOT / ".pytest_cache" / f"kernels-{hashlib.sha256(_TEXT).hexdigest()[:12]}{_CHECKED}"
 os.environ.setdefault("NUMBA_CACHE_DIR", str(_CACHE))
 
 # Files that take a minute begin: a file's tests run in one process, and one that came last would have it work

@@ -192,6 +192,7 @@ def test_explain_names_what_a_unit_rests_on(demo: str) -> None:
         (("explain", "--where", "pdo=x"), "did you mean pod"),
         (("explain", "--account", "unobserved"), "wattribute reconcile"),
         (("explain", "--gpu", "GPU-"), "'GPU-' begins 4 names: GPU-"),
+        (("explain", "--gpu", ""), "--gpu names nothing: write the beginning of its name"),
         (("explain", "--team", "x' OR 1=1 -- 渋谷"), "nothing was measured that fits"),
         (("explain", "--team", "support", "--unit", "requests"), "units are not known by team"),
     ],

@@ -140,6 +140,8 @@ def test_collecting_needs_no_array_library(tmp_path: Path) -> None:
         ("explain --window 2026-06-01 --since 1h", 2, "--window goes without"),
         ("price add --gpu x --per-gpu-hour -1", 2, "it must be from 0 to 1,000,000,000"),
         ("price add --gpu x --per-gpu-hour 1e308", 2, "it must be from 0 to 1,000,000,000"),
+        ("cost --tz PST", 2, "time zone 'PST' is not known; write UTC or a name as Europe/Berlin"),
+        ("cost --tz berlin", 2, "did you mean Europe/Berlin?"),
         ("price tariff add --per-kwh 1e308", 2, "it must be from 0 to 1,000,000,000"),
         ("price import .", 2, "cannot read the prices in .: Is a directory"),
         ("host add node --gpus 0 --from 2026-06-01", 2, "--gpus 0: it must be 1 or more"),

@@ -87,7 +87,7 @@ def _found(part: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Findin
         what, _, advice = str(error).partition("; ")
         yield Finding(part, "broken", what, advice)
     except OSError as error:
-        yield Finding(part, "broken", unusable(error))
+        yield Finding(part, "broken", unusable(error), "let this user use it, or choose another")
 
 
 def _nvml() -> Iterator[Finding]:

@@ -28,7 +28,8 @@ def parse_zone(name: str | None) -> tzinfo:
             return ZoneInfo(name)
     except (OSError, ValueError):
         pass  # what is no name of a zone may be no name of a file either
-    hint = meant(name, sorted(available_timezones()), "write UTC or a name as Europe/Berlin")
+    places = sorted(place for place in available_timezones() if "/" in place)  # PST is near to MST
+    hint = meant(name, places, "write UTC or a name as Europe/Berlin")
     raise UsageError(f"time zone {name!r} is not known; {hint}")
 
 

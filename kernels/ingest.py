@@ -121,7 +121,6 @@ def _mark_readings(
     from_ns: int,
     to_ns: int,
     learned_ns: int,
-    now_ns: int,
     window_ns: int,
     offset: int,
 ) -> None:
@@ -130,14 +129,32 @@ def _mark_readings(
     that rest on what is learned of it."""
     block = learned_ns // BLOCK_NS
     marks.changed[d] = min(marks.changed[d], block)
-    to_ns = max(to_ns, now_ns)
     host = devices.host[d]
-    is_over = hosts.ended_ns[host] == hosts.now_ns[host]  # then all windows were final
+    now_ns = hosts.now_ns[host]
+    to_ns = max(to_ns, now_ns)
+    is_over = hosts.ended_ns[host] == now_ns  # then all windows were final
     since_ns = (block - BLOCKS_AHEAD) * BLOCK_NS
     if since_ns < (now_ns if is_over else now_ns - LATENESS_NS):
         from_ns = min(from_ns, max(since_ns, to_ns - HORIZON_NS))
         to_ns += LEARNED_NS
     _mark(marks, d, max(from_ns, devices.first_ns[d]) // window_ns, to_ns // window_ns, offset)
+
+
+@part
+def _mark_energy(
+    marks: Marks,
+    hosts: Hosts,
+    devices: Devices,
+    d: int,
+    from_ns: int,
+    to_ns: int,
+    window_ns: int,
+    offset: int,
+) -> None:
+    """Mark the windows of which the energy changed, and those before them in which these readings have a
+    say."""
+    learned_ns = from_ns - _DATED_BEFORE_NS
+    _mark_readings(marks, hosts, devices, d, from_ns, to_ns, learned_ns, window_ns, offset)
 
 
 @part
@@ -368,8 +385,7 @@ def _come_again(
             holders.exit_ns[h] = newest
         h = holders.next_holder[h]
     if changed_ns < newest:
-        learned_ns, now_ns = changed_ns - _DATED_BEFORE_NS, hosts.now_ns[devices.host[d]]
-        _mark_readings(marks, hosts, devices, d, changed_ns, newest, learned_ns, now_ns, window_ns, offset)
+        _mark_energy(marks, hosts, devices, d, changed_ns, newest, window_ns, offset)
 
 
 @part
@@ -562,18 +578,7 @@ def _take_samples(
                 continue
             n += 1
             changed_ns = _changed_since(devices, d, at)
-            _mark_readings(
-                marks,
-                hosts,
-                devices,
-                d,
-                changed_ns,
-                newest,
-                changed_ns - _DATED_BEFORE_NS,
-                now_ns,
-                window_ns,
-                offset,
-            )
+            _mark_energy(marks, hosts, devices, d, changed_ns, newest, window_ns, offset)
             if energy >= 0 and energy != counter and _next_reading(devices.energy_mj, d, n, at + 1) == n:
                 counter, knot = energy, t
             elif energy == counter:
@@ -633,9 +638,7 @@ def _take_samples(
     devices.counter_mj[d] = counter
     devices.knot_ns[d] = knot
     if n > 0:
-        _mark_readings(
-            marks, hosts, devices, d, from_ns, newest, from_ns - _DATED_BEFORE_NS, now_ns, window_ns, offset
-        )
+        _mark_energy(marks, hosts, devices, d, from_ns, newest, window_ns, offset)
     return int(newest)
 
 
@@ -826,7 +829,7 @@ def _take_instance(
     to_ns = max(now_ns, t)
     if tells_use:  # of what they draw too, then
         from_ns = since_ns - SHIFT_MAX_NS
-        _mark_readings(marks, hosts, devices, d, from_ns, to_ns, since_ns, now_ns, window_ns, offset)
+        _mark_readings(marks, hosts, devices, d, from_ns, to_ns, since_ns, window_ns, offset)
     else:
         _mark(marks, d, max(since_ns, devices.first_ns[d]) // window_ns, to_ns // window_ns, offset)
 
@@ -906,11 +909,9 @@ def _take_event(
     else:
         to_ns = now_ns
     if devices.length[d] > 0 and kind == PRIOR:
-        _mark_readings(marks, hosts, devices, d, from_ns, to_ns, from_ns, now_ns, window_ns, offset)
+        _mark_readings(marks, hosts, devices, d, from_ns, to_ns, from_ns, window_ns, offset)
     elif devices.length[d] > 0 and kind == GAP:
-        _mark_readings(
-            marks, hosts, devices, d, from_ns, to_ns, from_ns - _DATED_BEFORE_NS, now_ns, window_ns, offset
-        )
+        _mark_energy(marks, hosts, devices, d, from_ns, to_ns, window_ns, offset)
     elif devices.length[d] > 0:
         _mark(marks, d, max(from_ns, devices.first_ns[d]) // window_ns, to_ns // window_ns, offset)
 
@@ -1024,13 +1025,12 @@ def _take_process_rows(
     batch: Batch,
     m: int,
     layout: int,
-    before_ns: int,
     now_ns: int,
     window_ns: int,
     marks: Marks,
     drops: Drops,
 ) -> None:
-    """Take the process rows of message m; ``before_ns``: the host's clock before the message."""
+    """Take the process rows of message m; ``now_ns``: what the host's clock will be after it."""
     above = batch.messages[m, DEVICE_ROWS]
     word = (
         batch.messages[m, WORD]
@@ -1063,9 +1063,7 @@ def _take_process_rows(
             d, to_ns, offset = holders.device[h], max(now_ns, t), batch.messages[m, OFFSET]
             if percent >= 0.0:
                 shifted_ns = from_ns - SHIFT_MAX_NS  # it may turn out to be dated too late
-                _mark_readings(
-                    marks, hosts, devices, d, shifted_ns, to_ns, from_ns, before_ns, window_ns, offset
-                )
+                _mark_readings(marks, hosts, devices, d, shifted_ns, to_ns, from_ns, window_ns, offset)
             else:
                 _mark(marks, d, from_ns // window_ns, to_ns // window_ns, offset)
 
@@ -1133,8 +1131,6 @@ def ingest(
         if m != settled and _may_begin_anew(hosts, batch, m):
             return -1 - m
         now_ns = _take_device_rows(hosts, devices, batch, m, layout, window_ns, marks, drops)
-        _take_process_rows(
-            hosts, devices, holders, batch, m, layout, hosts.now_ns[host], now_ns, window_ns, marks, drops
-        )
+        _take_process_rows(hosts, devices, holders, batch, m, layout, now_ns, window_ns, marks, drops)
         _pass_time(hosts, devices, holders, host, now_ns, offset, window_ns, marks)
     return int(messages.shape[0])

@@ -871,6 +871,66 @@ def _take_instance(
 
 
 @part
+def _take_given(
+    devices: Devices,
+    holders: Holders,
+    hosts: Hosts,
+    h: int,
+    t: int,
+    period_ns: int,
+    offset: int,
+    window_ns: int,
+    marks: Marks,
+) -> None:
+    """Note to whom a device is given, and for how long that speaks."""
+    d = holders.device[h]
+    now_ns = hosts.now_ns[devices.host[d]]
+    holders.account[h] = RESERVED
+    reason, since_ns = _take_process(holders, h, now_ns, 0, t, period_ns, -1, -1.0)
+    if reason == ACCEPTED and devices.length[d] > 0:
+        first = max(since_ns, devices.first_ns[d]) // window_ns
+        _mark(marks, d, first, max(now_ns, t) // window_ns, offset)
+
+
+@part
+def _take_exit(devices: Devices, holders: Holders, h: int, t: int) -> int:
+    """Note when a process ended; since when that changes anything."""
+    t = max(t, devices.repeated_to_ns[holders.device[h]])  # it was there up to where the clock stood
+    since_ns = min(t, holders.exit_ns[h])  # a second exit may name a later time
+    holders.exit_ns[h] = t
+    n = holders.seen_length[h]
+    return int(min(since_ns, holders.seen_ns[h, n - 1]) if n > 0 else since_ns)
+
+
+@part
+def _take_of_host(
+    hosts: Hosts,
+    devices: Devices,
+    holders: Holders,
+    host: int,
+    kind: int,
+    from_ns: int,
+    offset: int,
+    window_ns: int,
+    marks: Marks,
+) -> None:
+    """Take what all devices of a host share: its collector begins anew, or ends; its clock was set back."""
+    now_ns = hosts.now_ns[host]
+    if kind == END:
+        hosts.ended_ns[host] = now_ns
+    d = hosts.first_device[host]
+    while d >= 0:
+        if kind == REPEAT:
+            _come_again(hosts, devices, holders, d, from_ns, window_ns, offset, marks)
+        elif kind == EPOCH:
+            devices.broken[d] = devices.length[d] > 0
+        elif devices.length[d] > 0:
+            open_ns = max(now_ns - LATENESS_NS, devices.first_ns[d])
+            _mark(marks, d, open_ns // window_ns, _newest_ns(devices, d) // window_ns, offset)
+        d = devices.next_device[d]
+
+
+@part
 def _take_event(
     hosts: Hosts,
     devices: Devices,
@@ -882,73 +942,38 @@ def _take_event(
     window_ns: int,
     marks: Marks,
 ) -> None:
+    """Take what a message tells beside readings, and mark what that changes."""
     kind, index, from_ns, to_ns = events[e, 0], events[e, 1], events[e, 2], events[e, 3]
-    now_ns = hosts.now_ns[host]
-    d = index
-    if kind == EPOCH:
-        d = hosts.first_device[host]
-        while d >= 0:
-            devices.broken[d] = devices.length[d] > 0
-            d = devices.next_device[d]
+    if kind in (EPOCH, REPEAT, END):
+        _take_of_host(hosts, devices, holders, host, kind, from_ns, offset, window_ns, marks)
         return
-    if kind == REPEAT:
-        d = hosts.first_device[host]
-        while d >= 0:
-            _come_again(hosts, devices, holders, d, from_ns, window_ns, offset, marks)
-            d = devices.next_device[d]
+    d = index if kind in (GAP, TOUCH) else holders.device[index]
+    if kind in (GIVEN, MIG_INSTANCE):
+        t = max(from_ns, devices.repeated_to_ns[d] + 1)  # what time that came twice told holds from its end
+        if kind == GIVEN:
+            _take_given(devices, holders, hosts, index, t, to_ns, offset, window_ns, marks)
+        else:
+            _take_instance(devices, holders, hosts, index, t, to_ns, offset, window_ns, marks)
         return
-    if kind in (GIVEN, MIG_INSTANCE):  # what time that came twice told holds from its end
-        from_ns = max(from_ns, devices.repeated_to_ns[holders.device[index]] + 1)
-    if kind == GIVEN:
-        d = holders.device[index]
-        holders.account[index] = RESERVED
-        reason, since_ns = _take_process(holders, index, now_ns, 0, from_ns, to_ns, -1, -1.0)
-        if reason == ACCEPTED and devices.length[d] > 0:
-            first = max(since_ns, devices.first_ns[d]) // window_ns
-            _mark(marks, d, first, max(now_ns, from_ns) // window_ns, offset)
-        return
-    if kind == MIG_INSTANCE:
-        _take_instance(devices, holders, hosts, index, from_ns, to_ns, offset, window_ns, marks)
-        return
-    if kind == END:
-        hosts.ended_ns[host] = now_ns
-        d = hosts.first_device[host]
-        while d >= 0:
-            if devices.length[d] > 0:
-                open_ns = max(now_ns - LATENESS_NS, devices.first_ns[d])
-                newest = devices.t_ns[d, devices.length[d] - 1] // window_ns
-                _mark(marks, d, open_ns // window_ns, newest, offset)
-            d = devices.next_device[d]
-        return
-    if kind in (EXIT, PRIOR):
-        d = holders.device[index]
+    now_ns, has_samples = hosts.now_ns[host], devices.length[d] > 0
     floor_ns = now_ns - HORIZON_NS  # what lies before it is not touched any more
-    if devices.length[d] > 0 and kind != TOUCH:
-        floor_ns = min(floor_ns, devices.t_ns[d, devices.length[d] - 1] - HORIZON_NS)
+    if has_samples and kind != TOUCH:
+        floor_ns = min(floor_ns, _newest_ns(devices, d) - HORIZON_NS)
     from_ns = max(from_ns, floor_ns)
+    if kind != GAP:
+        to_ns = now_ns
+    elif to_ns > from_ns:
+        _add_gap(devices, d, from_ns, to_ns)
+        from_ns, to_ns = _readings_around(devices, d, from_ns, to_ns)
     if kind == EXIT:
-        from_ns = max(from_ns, devices.repeated_to_ns[d])  # it was there up to where the clock stood
-        exit_ns = holders.exit_ns[index]  # a second exit may name a later time
-        holders.exit_ns[index] = from_ns
-        from_ns = min(from_ns, exit_ns)
-        n = holders.seen_length[index]
-        if n > 0:
-            from_ns = min(from_ns, holders.seen_ns[index, n - 1])
-        from_ns = max(from_ns, floor_ns)
-        to_ns = now_ns
-    elif kind == GAP:
-        if to_ns > from_ns:
-            _add_gap(devices, d, from_ns, to_ns)
-            from_ns, to_ns = _readings_around(devices, d, from_ns, to_ns)
+        from_ns = max(_take_exit(devices, holders, index, from_ns), floor_ns)
     elif kind == PRIOR:
-        from_ns, to_ns = max(holders.reach_from_ns[index], floor_ns), now_ns
-    else:
-        to_ns = now_ns
-    if devices.length[d] > 0 and kind == PRIOR:
+        from_ns = max(holders.reach_from_ns[index], floor_ns)
+    if has_samples and kind == PRIOR:
         _mark_readings(marks, hosts, devices, d, from_ns, to_ns, from_ns, window_ns, offset)
-    elif devices.length[d] > 0 and kind == GAP:
+    elif has_samples and kind == GAP:
         _mark_energy(marks, hosts, devices, d, from_ns, to_ns, window_ns, offset)
-    elif devices.length[d] > 0:
+    elif has_samples:
         _mark(marks, d, max(from_ns, devices.first_ns[d]) // window_ns, to_ns // window_ns, offset)
 
 

@@ -1143,6 +1143,31 @@ def _write_row(
     out[DELETED, row] = 0 if due else 1
 
 
+@part
+def _write_rows(
+    holders: Holders, work: Scratch, from_ns: int, to_ns: int, source: int, dispute: float, out: I64, row: int
+) -> tuple[int, int]:
+    """Rows of a window: of all that may hold the device, and of unheld and residual where anything is due;
+    (the row after the last, which of those two have none)."""
+    n, nothing_due = work.members.shape[0], 0
+    for m in range(n):
+        if _may_hold(holders, work.members[m], from_ns, to_ns):
+            memory_bytes = int(work.held_bytes_ns[m] / max(work.sums[m, _HELD], 1))
+            _write_row(out, row, work.members[m], work.sums, m, memory_bytes, source, dispute)
+            row += 1
+    if not _is_due(work.sums, n):
+        nothing_due |= NO_UNHELD
+    else:
+        _write_row(out, row, UNHELD, work.sums, n, 0, source, dispute)
+        row += 1
+    if not _is_due(work.sums, n + 1):
+        nothing_due |= NO_RESIDUAL
+    else:
+        _write_row(out, row, RESIDUAL, work.sums, n + 1, 0, source, dispute)
+        row += 1
+    return row, nothing_due
+
+
 @allocating_part
 def _scratch(devices: Devices, holders: Holders, d: int, from_ns: int, to_ns: int, windows: int) -> Scratch:
     """Room for windows of device d within [from, to), and the processes that may hold it there."""
@@ -1265,7 +1290,6 @@ def _attribute_windows(
     n_cuts = _cut(devices, holders, watts, of, d, now_ns, windows, window_ns, work)
     read_from, known_from_ns, known_to_ns, beside, lacks_energy = _measure(devices, d, n_cuts, work)
     _rewind(holders, work, low_ns)
-    n = work.members.shape[0]
     gap, known = 0, -1
     quiet_mw = int(IDLE_QUIET * of.idle_mw[d]) if of.idle_sd_w[d] > 0.0 else of.idle_mw[d]
     held_from_ns, held_ns, found = -1, max(window_ns, _HELD_AGAINST_NS), 0.0
@@ -1277,19 +1301,8 @@ def _attribute_windows(
             _know_watts(holders, watts, learned, work)
             known = learned
         covered_ns, energy_uj, flags, gap = _split_window(
-            devices,
-            holders,
-            watts,
-            d,
-            learned,
-            quiet_mw,
-            now_ns,
-            k,
-            gap,
-            processes_known,
-            lacks_energy,
-            work,
-        )
+            devices, holders, watts, d, learned, quiet_mw, now_ns, k, gap, processes_known, lacks_energy, work
+        )  # fmt: skip
         if covered_ns == 0:
             continue
         if to_ns > settled_ns:
@@ -1308,22 +1321,7 @@ def _attribute_windows(
             dispute = found
             flags |= DISPUTED if dispute > 0.0 else 0
         begin = row
-        for m in range(n):
-            if _may_hold(holders, work.members[m], from_ns, to_ns):
-                memory_bytes = int(work.held_bytes_ns[m] / max(work.sums[m, _HELD], 1))
-                _write_row(out, row, work.members[m], work.sums, m, memory_bytes, band, dispute)
-                row += 1
-        nothing_due = 0
-        if _is_due(work.sums, n):
-            _write_row(out, row, UNHELD, work.sums, n, 0, band, dispute)
-            row += 1
-        else:
-            nothing_due |= NO_UNHELD
-        if _is_due(work.sums, n + 1):
-            _write_row(out, row, RESIDUAL, work.sums, n + 1, 0, band, dispute)
-            row += 1
-        else:
-            nothing_due |= NO_RESIDUAL
+        row, nothing_due = _write_rows(holders, work, from_ns, to_ns, band, dispute, out, row)
         # There is a last row: the covered time is due to somebody.
         for r in range(begin, row):  # a slice would cost as much as all of the loop
             out[NOTHING_DUE, r] = nothing_due if r == row - 1 else 0

@@ -152,26 +152,10 @@ def explain(
         if gpu is not None:
             wanted["gpu"] = gpu_named(opened, gpu)
         rows = explain_rows(opened, wanted, begin, end, policy, unit, window is not None)
-    if shape is not Format.table:
+    if shape is Format.table:
+        write_grid(_grid(rows, wanted))
+    else:
         write_rows(rows, shape, COLUMNS)
-        return
-    cells = [
-        [
-            row["about"],
-            row["value"],
-            "" if row["rows"] is None else f"{row['rows']:,}",
-            "" if row["energy_j"] is None else shown_number(row["energy_j"], 3),
-            "" if row["gpu_hours"] is None else shown_number(row["gpu_hours"], 6),
-            row["meaning"],
-        ]
-        for row in rows
-    ]
-    shown = ", ".join(f"{name} {value}" for name, value in wanted.items()) or "everything"
-    headers = ("about", "value", "rows", "energy J", "GPU hours", "meaning")
-    styles = ["bold" if row["about"] in ("figure", "unit cost") else "" for row in rows]
-    notes = ["each block of one name splits the figure's rows; one row may have several flags"]
-    title = f"What the cost of {shown} rests on"
-    write_grid(Grid(headers, cells, frozenset({2, 3, 4}), styles, title, notes, (4, 2)))
 
 
 def explain_rows(
@@ -201,6 +185,26 @@ def explain_rows(
     if is_one:
         rows += evidence.split()
     return rows + evidence.prices() + evidence.units(unit)
+
+
+def _grid(rows: Sequence[Mapping[str, Any]], wanted: Mapping[str, str]) -> Grid:
+    cells = [
+        [
+            row["about"],
+            row["value"],
+            "" if row["rows"] is None else f"{row['rows']:,}",
+            "" if row["energy_j"] is None else shown_number(row["energy_j"], 3),
+            "" if row["gpu_hours"] is None else shown_number(row["gpu_hours"], 6),
+            row["meaning"],
+        ]
+        for row in rows
+    ]
+    shown = ", ".join(f"{name} {value}" for name, value in wanted.items()) or "everything"
+    headers = ("about", "value", "rows", "energy J", "GPU hours", "meaning")
+    styles = ["bold" if row["about"] in ("figure", "unit cost") else "" for row in rows]
+    notes = ["each block of one name splits the figure's rows; one row may have several flags"]
+    title = f"What the cost of {shown} rests on"
+    return Grid(headers, cells, frozenset({2, 3, 4}), styles, title, notes, (4, 2))
 
 
 def _others(where: Sequence[str]) -> dict[str, str]:

@@ -801,6 +801,30 @@ def test_the_checkpoint_told_last_is_the_one_to_go_on_from(priced: ClickHouseSin
     assert earlier_attempts(priced.store, "r").checkpoint_step == 3
 
 
+def test_what_earlier_attempts_came_to(priced: ClickHouseSink, start_ms: int) -> None:
+    told = [event(start_ms, 0, "start", 0, 0), event(start_ms, 6, "fail", 0, 7)]
+    priced.write_rows("run_event", [*told, event(start_ms, 10, "start", 1, 5)])
+    priced.write_rows("unit", [steps(start_ms, 11, 1, 4.0)])
+    earlier = earlier_attempts(priced.store, "r")
+    assert (earlier.attempt, earlier.ended) == (1, {0})
+    assert earlier.reached == {0: 7, 1: 9}
+
+
+def test_of_several_names_an_attempt_has_the_last_however_they_are_stored(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """What is said late names an attempt too: any of them was picked, now this and now that."""
+    late = {"model": "", "model_version": "", "team": ""}
+    for part in (
+        used(start_ms, 0, 2, model="n", model_version="v1", team="a"),
+        used(start_ms, 2, 5, **late),
+        used(start_ms, 5, 7, model="m", model_version="v9", team="b"),
+    ):
+        priced.write_attribution(as_columns(part))
+    (row,) = attempt_rows(priced.store, "r", "equal")
+    assert (row["model"], row["model_version"], row["team"]) == ("n", "v1", "b")
+
+
 def test_why_it_is_not_known_where_a_run_ends() -> None:
     row: dict[str, Any] = {
         "run": "a",

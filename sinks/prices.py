@@ -102,7 +102,9 @@ def add_prices(store: Store, prices: Sequence[Price]) -> list[str]:
     ).dicts()
     book = {row["price_id"]: row for row in stored}
     rows = [_row(price, "user", datetime.now(UTC), time.time_ns()) for price in prices]
-    for row in rows:
+    for row in sorted(
+        rows, key=lambda row: not row["deleted"]
+    ):  # what is taken back makes room, wherever it stands
         if row["deleted"]:
             if book.pop(row["price_id"], None) is None:
                 raise UsageError("you told no such price: 'wattribute price list' shows the user's")
@@ -329,7 +331,8 @@ def _check_overlap(new: Mapping[str, Any], old: Mapping[str, Any]) -> None:
             advice = f"end this one with --until {shown_time(old['valid_from'])}"
         raise UsageError(
             f"the price of {new['gpu_model']} from {shown_time(new['valid_from'])} overlaps the one from"
-            f" {shown_time(old['valid_from'])} to {shown_time(old['valid_to'])}; {advice}"
+            f" {shown_time(old['valid_from'])} to {shown_time(old['valid_to'])}; {advice}, or take that one"
+            " back ('wattribute price remove'; in a file, its line with deleted true)"
         )
 
 

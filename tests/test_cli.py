@@ -391,6 +391,15 @@ def test_a_list_of_prices_can_be_edited_and_given_back(
     yours = [row["price_per_gpu_hour"] for row in rows if row["origin"] == "user"]
     assert sorted(yours) == [pytest.approx(35000 / 4 / 8760), 1.25, 3.5]
     assert bundled in told("list", "--format", "csv")  # yours goes before it
+    # until when one holds and from when the next does is moved in one go, whichever line comes first
+    told("add", "--gpu", "X1", "--per-gpu-hour", "1", "--until", "2026-06-01")
+    told("add", "--gpu", "X1", "--per-gpu-hour", "2", "--from", "2026-06-01")
+    header = "gpu_model,price,valid_from,valid_to,deleted"
+    first, last = "X1,1,,2026-07-01,", "X1,2,2026-07-01,,"
+    listed.write_text(f"{header}\n{first}\n{last}\nX1,2,2026-06-01,,true\n")
+    told("import", str(listed))
+    mine = [line.split(",")[6:8] for line in told("list", "--format", "csv").splitlines() if "X1," in line]
+    assert mine == [["", "2026-07-01T00:00:00Z"], ["2026-07-01T00:00:00Z", ""]]
 
 
 @pytest.mark.parametrize(

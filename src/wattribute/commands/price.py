@@ -206,7 +206,8 @@ def import_(
     valid_from, valid_to, includes_energy, source, source_date, disputed, deleted.
 
     What 'price list --format csv' writes is such a file too: the bundled prices in it that you changed become
-    yours, and the others stay as they are.
+    yours, and the others stay as they are. A price that is to begin at another time is another one: keep its
+    old line, with deleted true.
     """
     settings = load_settings({"store": store}, config)
     from wattribute.sinks.prices import read_prices

@@ -12,7 +12,7 @@ from wattribute.sinks.store import Readable
 class Earlier:
     """The earlier attempts of a run: the last one's number, the models that they were of, and the last
     checkpoint that any of them told: one that began anew may have told a lower one than those before it.
-    Which of them have ended, and how far each has come, where that is known."""
+    Which of them have ended, and to which step each has come, where a step of it was told."""
 
     attempt: int | None = None
     models: tuple[str, ...] = ()
@@ -34,14 +34,27 @@ def earlier_attempts(store: Readable, run: str) -> Earlier:
         {"run": run},
     ).rows[0]
     attempts = [int(row[1]) for row in (told, used) if row[0]]
+    # Not of attempt_progress: that leaves out what is told of the time after the last window, and takes an
+    # attempt that told no step for one at step 0.
     states = store.query(
-        "SELECT attempt, ended IS NOT NULL, position FROM attempt_progress WHERE run = {run:String}",
+        "SELECT attempt, countIf(event IN ('finish', 'fail')) > 0, argMinIf(step, t, event = 'start'),"
+        " max(step) FROM run_event FINAL WHERE run = {run:String} GROUP BY attempt",
         {"run": run},
     ).rows
+    # Of sources that count the same steps each has them all.
+    counted = store.query(
+        "SELECT attempt, max(steps) FROM (SELECT attempt, authority, sum(quantity) AS steps FROM unit FINAL"
+        " WHERE unit = 'steps' AND run = {run:String} GROUP BY attempt, authority) GROUP BY attempt",
+        {"run": run},
+    ).rows
+    reached = {attempt: step for attempt, _, _, step in states if step is not None}
+    resumed = {attempt: step or 0 for attempt, _, step, _ in states}
+    for attempt, steps in counted:
+        reached[attempt] = max(reached.get(attempt, 0), resumed.get(attempt, 0) + int(steps))
     return Earlier(
         attempt=max(attempts, default=None),
         models=tuple(used[2]),
         checkpoint_step=told[2] if told[0] else None,
-        ended=frozenset(attempt for attempt, has_ended, _ in states if has_ended),
-        reached={attempt: int(position) for attempt, _, position in states if position is not None},
+        ended=frozenset(attempt for attempt, has_ended, _, _ in states if has_ended),
+        reached=reached,
     )

@@ -810,6 +810,20 @@ def test_what_earlier_attempts_came_to(priced: ClickHouseSink, start_ms: int) ->
     assert earlier.reached == {0: 7, 1: 9}
 
 
+def test_how_far_an_attempt_has_come_is_what_was_told_of_it(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """Its last window may end before its last step is told, and one that told no step is not at step 0."""
+    priced.write_attribution(as_columns(used(start_ms, 0, 10, attempt=4)))
+    priced.write_rows("run_event", [event(start_ms, 0, "start", 4, None)])
+    assert earlier_attempts(priced.store, "r").reached == {}
+    priced.write_rows("run_event", [event(start_ms, 2, "start", 4, 5_000)])
+    priced.write_rows("unit", [steps(start_ms, 9, 4, 30.0), steps(start_ms, 11, 4, 20.0)])
+    assert earlier_attempts(priced.store, "r").reached == {4: 5_050}
+    priced.write_rows("unit", [steps(start_ms, 9, 4, 50.0, authority=3, event_id="as others told it")])
+    assert earlier_attempts(priced.store, "r").reached == {4: 5_050}
+
+
 def test_of_several_names_an_attempt_has_the_last_however_they_are_stored(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:

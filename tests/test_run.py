@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -237,12 +237,16 @@ def test_ctrl_c_reaches_the_command_once(how: str) -> None:
 # What is read.
 
 
+def reading_of(patterns: Mapping[str, str]) -> Progress:
+    looked_for = {name: pattern(name, text, 0, 2) for name, text in patterns.items()}
+    whose = {"run": "r", "model": "m", "model_version": "v", "phase": "training"}
+    return Progress(whose, Patterns(**looked_for), None)
+
+
 def read_of(
     *lines: str, attempt: int = 0, kept: int | None = None, **patterns: str
 ) -> tuple[Progress, list[Record]]:
-    looked_for = {name: pattern(name, text, 0, 2) for name, text in patterns.items()}
-    whose = {"run": "r", "model": "m", "model_version": "v", "phase": "training"}
-    progress = Progress(whose, Patterns(**looked_for), None)
+    progress = reading_of(patterns)
     progress.start(attempt, kept)
     reading = Lines(progress.read)
     for line in lines:
@@ -315,9 +319,7 @@ def test_of_lines_that_come_together_the_greatest_step_counts() -> None:
 
 def test_no_step_is_told_of_the_time_before_the_first_of_a_retry() -> None:
     """Of it the cost is in vain, and how long it was is what the period of the first steps must not hide."""
-    looked_for = {"progress": pattern("progress", r"step (\d+)", 1, 2)}
-    whose = {"run": "r", "model": "m", "model_version": "v", "phase": "training"}
-    progress = Progress(whose, Patterns(**looked_for), None)
+    progress = reading_of({"progress": r"step (\d+)"})
     progress.start(1, 40)
     time.sleep(0.2)
     before_ns = time.time_ns()
@@ -326,6 +328,28 @@ def test_no_step_is_told_of_the_time_before_the_first_of_a_retry() -> None:
     (unit,) = [record for record in progress.records() if isinstance(record, Unit)]
     assert unit.quantity == 4
     assert unit.t - (unit.period_ns or 0) >= before_ns
+
+
+@pytest.mark.parametrize(
+    ("lines", "reached", "resumed", "made"),
+    [
+        ("step 51\nstep 100\n", 50, 50, 50),
+        ("resumed at 40\nstep 41\nstep 100\n", 50, 40, 50),  # ten of them are made again
+        ("resumed at 70\nstep 71\nstep 100\n", 50, 70, 30),
+        ("step 41\nstep 45\n", 50, 50, 0),
+        ("step 51\nstep 100\n", None, 0, 100),  # nobody knows
+    ],
+)
+def test_a_part_tells_the_steps_beyond_those_that_its_attempt_has_made(
+    lines: str, reached: int | None, resumed: int, made: int
+) -> None:
+    looked_for = {"progress": r"step (\d+)", "resume": r"resumed at (\d+)"}
+    progress = reading_of(looked_for)
+    progress.start(0, None, is_part=True, reached=reached)
+    progress.read([line.encode() for line in lines.splitlines()])
+    records = progress.records()
+    assert events_of(records) == [("start", resumed)]
+    assert sum(record.quantity for record in records if isinstance(record, Unit)) == made
 
 
 @pytest.mark.parametrize(

@@ -174,8 +174,8 @@ class Progress:
         self.step, self._step_ns = step, now_ns
 
     def _resume(self, step: int, now_ns: int) -> None:
-        """The attempt goes on from this step: none was made before."""
-        self._base = self._told = step
+        """It goes on from this step: none was made before, or those up to ``_reached`` by an earlier part."""
+        self._base, self._told = step, max(step, self._reached or 0)
         self._told_ns = now_ns
         self._tell("start", step, now_ns)
 

@@ -863,12 +863,19 @@ def test_a_part_that_outlives_its_attempt_tells_how_it_ended(tmp_path: Path) -> 
     """As what sbatch or setsid leaves behind has the environment of an attempt that is over."""
     where = ("--store", f"chdb://{tmp_path}/store", "--bus", f"local://{tmp_path}/bus")
     within = tmp_path / "within"
-    ran("run", "--simulate", *where, "--run", "r", "--", "sh", "-c", f"echo $WATTRIBUTE_WITHIN > {within}")
-    words = ("--run", "r", "--attempt", "0", "--", "sh", "-c", "exit 3")
-    ran("run", "--simulate", *where, *words, status=3, within=within.read_text().strip())
-    (events,) = asked(f"chdb://{tmp_path}/store", "SELECT event, attempt FROM run_event FINAL ORDER BY t")
-    assert [row["event"] for row in events] == ["start", "finish", "start", "fail"]
+    words = ("--run", "r", "--progress", "s(.)/4", "--", "sh", "-c")
+    ran("run", "--simulate", *where, *words, f"echo $WATTRIBUTE_WITHIN > {within}; echo s2/4")
+    late = ("--attempt", "0", *words, "echo s3/4; echo s4/4; exit 3")
+    ran("run", "--simulate", *where, *late, status=3, within=within.read_text().strip())
+    events, steps = asked(
+        f"chdb://{tmp_path}/store",
+        "SELECT event, attempt, step FROM run_event FINAL ORDER BY t",
+        "SELECT position FROM attempt_progress",
+    )
+    told = [("start", 0), ("finish", 2), ("start", None), ("start", 2), ("fail", 4)]
+    assert [(row["event"], row["step"]) for row in events] == told
     assert {row["attempt"] for row in events} == {0}
+    assert steps == [{"position": 4}]  # it was 6: they were counted from 0 anew
 
 
 @pytest.mark.parametrize("outer", ["without a GPU", "on another bus"])

@@ -80,7 +80,7 @@ class Progress:
         self._patterns = patterns
         self._steps = steps
         self._checkpoint_step: int | None = None
-        self._reached: int | None = None  # of a part: what the attempt told before counts once
+        self._reached: int | None = None  # what was told of the attempt before counts once
         self._base: int | None = None  # what the attempt resumed from
         self._step_ns = 0  # when the step was read
         self._told = 0  # the step up to which units were told, and when
@@ -96,14 +96,14 @@ class Progress:
         reached: int | None = None,
     ) -> None:
         """The command is being started. ``checkpoint_step``: the last one that an earlier attempt told.
-        ``is_part``: the attempt began before, goes on after, and who started it tells both; it has come to
-        step ``reached``, where that is known."""
+        ``is_part``: the attempt began before, goes on after, and who started it tells both. ``reached``: the
+        step to which it has come, where it began before and that is known."""
         self._attempt, self._checkpoint_step, self._is_part = attempt, checkpoint_step, is_part
-        self._reached = reached if is_part else None
+        self._reached = reached
         self._told_ns = time.time_ns()
         if is_part:  # where its steps begin it tells with the first of them, and how many there are
             return
-        fresh = attempt == 0 and self._patterns.resume is None
+        fresh = attempt == 0 and self._patterns.resume is None and reached is None
         self._base = 0 if fresh else None
         with self._lock:
             self._tell("start", self._base, self._told_ns)

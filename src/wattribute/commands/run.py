@@ -225,13 +225,11 @@ def _start(plan: Plan, command: Command, progress: Progress, measuring: Measurin
         are_several = any(os.environ.get(name, "1") != "1" for name in _COUNTS)
         known = None if earlier is None or are_several else earlier.attempt
         attempt = 0 if known is None else known + 1
-    is_part = os.environ.get(_WITHIN) == _within(plan, attempt)
-    if earlier is None:
-        progress.start(attempt, None, is_part)
-    else:
-        # What outlives the attempt that it was started in, as by sbatch or setsid, is no part of it any more.
-        is_part = is_part and attempt not in earlier.ended
-        progress.start(attempt, earlier.checkpoint_step, is_part, earlier.reached.get(attempt))
+    is_within = os.environ.get(_WITHIN) == _within(plan, attempt)
+    # What outlives the attempt that it was started in, as by sbatch or setsid, is no part of it any more.
+    is_part = is_within and (earlier is None or attempt not in earlier.ended)
+    reached = earlier.reached.get(attempt) if earlier and is_within else None
+    progress.start(attempt, earlier.checkpoint_step if earlier else None, is_part, reached)
     reads_output = plan.patterns and plan.progress_file is None
     reader = (lambda: Lines(progress.read).feed) if reads_output else None
     command.start(plan.words, _tagged(plan, attempt, measuring is not None), reader)

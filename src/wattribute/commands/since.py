@@ -28,8 +28,9 @@ def parse_zone(name: str | None) -> tzinfo:
             return ZoneInfo(name)
     except (OSError, ValueError):
         pass  # what is no name of a zone may be no name of a file either
-    places = sorted(place for place in available_timezones() if "/" in place)  # PST is near to MST
-    hint = meant(name, places, "write UTC or a name as Europe/Berlin")
+    # PST is near to MST, and GMT+2 to Etc/GMT+2, which is two hours behind.
+    places = [place for place in available_timezones() if "/" in place and not place.startswith("Etc/")]
+    hint = meant(name, ["UTC", *sorted(places)], "write UTC or a name as Europe/Berlin")
     raise UsageError(f"time zone {name!r} is not known; {hint}")
 
 

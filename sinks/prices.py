@@ -102,16 +102,15 @@ def add_prices(store: Store, prices: Sequence[Price]) -> list[str]:
     ).dicts()
     book = {row["price_id"]: row for row in stored}
     rows = [_row(price, "user", datetime.now(UTC), time.time_ns()) for price in prices]
-    for row in sorted(
-        rows, key=lambda row: not row["deleted"]
-    ):  # what is taken back makes room, wherever it stands
-        if row["deleted"]:
-            if book.pop(row["price_id"], None) is None:
-                raise UsageError("you told no such price: 'wattribute price list' shows the user's")
-            continue
+    # What is taken back or replaced makes room, wherever it stands.
+    for row in rows:
+        if row["deleted"] and book.pop(row["price_id"], None) is None:
+            raise UsageError("you told no such price: 'wattribute price list' shows the user's")
+    added = [row for row in rows if not row["deleted"]]
+    book |= {row["price_id"]: row for row in added}
+    for row in added:
         for other in book.values():
             _check_overlap(row, other)
-        book[row["price_id"]] = row
     store.insert_rows("price", rows)
     told = [price for price in prices if not price.deleted]
     return remarks_on(store, told, bundled(), list(book.values()))

@@ -76,10 +76,8 @@ def test_overlapping_prices_are_refused_and_none_is_stored(sink: ClickHouseSink)
     assert [row["gpu_model"] for row in list_prices(sink.store) if row["origin"] == "user"] == [H200]
     # another place is another price; and the first may be given its end
     add_prices(sink.store, [Price(gpu_model=H200, price=3, provider="nebius", valid_from=june)])
-    add_prices(
-        sink.store,
-        [Price(gpu_model=H200, price=3.6, valid_to=june), Price(gpu_model=H200, price=4, valid_from=june)],
-    )
+    ended = Price(gpu_model=H200, price=3.6, valid_to=june)
+    add_prices(sink.store, [Price(gpu_model=H200, price=4, valid_from=june), ended])  # wherever they stand
     mine = [row for row in list_prices(sink.store) if row["origin"] == "user"]
     assert [(row["provider"], row["price_per_gpu_hour"], row["valid_to"]) for row in mine] == [
         ("", 3.6, june),

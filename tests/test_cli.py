@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from wattribute.commands.cost import cost_grid, write_policies
 from wattribute.commands.output import Format, Grid, write_grid, write_rows
 from wattribute.commands.replay import open_inputs
 from wattribute.commands.since import parse_duration_s, parse_span, parse_time
+from wattribute.commands.top import show_live, top_grid
 from wattribute.commands.unit_table import unit_grid
 from wattribute.errors import UsageError
 
@@ -666,3 +668,20 @@ def test_no_figure_is_cut_on_a_narrow_terminal(columns: int, monkeypatch: pytest
     assert all(word in said for word in ("output_tokens", "million"))
     assert ("narrow: J" in said) == (columns < 100)
     assert "supp" in said and "v1" in said
+
+
+@pytest.mark.parametrize("columns", [40, 60, 100])
+def test_no_figure_is_cut_while_it_is_shown_live(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, text in {"COLUMNS": str(columns), "TERM": "xterm", "FORCE_COLOR": "1"}.items():
+        monkeypatch.setenv(name, text)
+    row = {"host": "h", "gpu": "GPU-1f2e3d4c", "account": "process", "pid": 1_234_567, "team": "research"}
+    row |= {"model": "m", "model_version": "v1", "run": "r", "watts": 12_345.6, "sm_percent": 99.0}
+    going_on = iter([True, False, False])
+    show_live(
+        lambda: top_grid([row | {"memory_bytes": 2**37, "usd_per_hour": 12.34}]), partial(next, going_on)
+    )
+    said = capsys.readouterr().out
+    assert all(f" {figure} " in said for figure in ("12,345.6", "12.34"))
+    assert ("left out" in said) == (columns < 100)

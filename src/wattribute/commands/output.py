@@ -88,7 +88,7 @@ def write_grid(grid: Grid, to: TextIO | None = None) -> None:
     with console.capture() as captured:
         if grid.title:
             console.print(Text(grid.title, style="bold"))
-        without = _too_much(grid, console.width) if console.is_terminal else ()
+        without = too_much(grid, console.width) if console.is_terminal else ()
         if console.is_terminal:
             width = console.width
             grid, least = _with_whole_figures(grid, without, width)
@@ -97,10 +97,8 @@ def write_grid(grid: Grid, to: TextIO | None = None) -> None:
             console.width = width
         else:
             console.print(rendered(grid, False))
-        for line in grid.notes:
-            console.print(Text(printable(line)))
-        if named := [grid.headers[place] for place in without if grid.headers[place]]:
-            console.print(Text(f"left out, the terminal is too narrow: {', '.join(named)}"))
+        for line in lines_below(grid, without):
+            console.print(Text(line))
     text = captured.get()
     file.write(text if console.is_terminal else "\n".join(map(str.rstrip, text.splitlines())) + "\n")
 
@@ -146,7 +144,14 @@ def _with_whole_figures(grid: Grid, without: Sequence[int], most: int) -> tuple[
     return broken, sum(least) + _GUTTER * len(least)
 
 
-def _too_much(grid: Grid, most: int) -> Sequence[int]:
+def lines_below(grid: Grid, without: Sequence[int]) -> list[str]:
+    """What is said below a table that is drawn ``without`` some columns."""
+    named = ", ".join(grid.headers[place] for place in without if grid.headers[place])
+    left_out = [f"left out, the terminal is too narrow: {named}"] if named else []
+    return [*map(printable, grid.notes), *left_out]
+
+
+def too_much(grid: Grid, most: int) -> Sequence[int]:
     """The columns to leave out where a terminal is ``most`` wide."""
     widths = [width + _GUTTER for width in _widths(grid)]
     count, width = 0, sum(widths)

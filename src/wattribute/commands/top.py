@@ -18,9 +18,11 @@ from wattribute.commands.options import ConfigOption, FormatOption, StoreOption
 from wattribute.commands.output import (
     Format,
     Grid,
+    lines_below,
     on_terminal,
     rendered,
     shown_number,
+    too_much,
     write_grid,
     write_rows,
 )
@@ -115,8 +117,9 @@ def show_live(grid: Callable[[], Grid], going_on: Callable[[], bool]) -> None:
         while going_on():
             due_s = time.monotonic() + _PERIOD_S
             shown = grid()
-            notes = Text("\n".join(shown.notes))
-            live.update(Group(Text(shown.title, style="bold"), rendered(shown, True), notes), refresh=True)
+            without = too_much(shown, console.width)
+            table, notes = rendered(shown, True, without), Text("\n".join(lines_below(shown, without)))
+            live.update(Group(Text(shown.title, style="bold"), table, notes), refresh=True)
             while going_on() and (left_s := due_s - time.monotonic()) > 0:
                 time.sleep(min(0.1, left_s))
 
@@ -188,4 +191,5 @@ def top_grid(rows: list[dict[str, Any]], title: str = "", waiting: str = _NOBODY
         numeric=frozenset({2, 4, 5, 6, 7}),
         styles=[*("" if row["account"] == "process" else "yellow" for row in rows), "bold"],
         title=title,
+        spare=(3, 6, 5, 2),
     )

@@ -350,6 +350,7 @@ def test_a_part_tells_the_steps_beyond_those_that_its_attempt_has_made(
     records = progress.records()
     assert events_of(records) == [("start", resumed)]
     assert sum(record.quantity for record in records if isinstance(record, Unit)) == made
+    assert progress.told_before == (None if made else reached)
 
 
 @pytest.mark.parametrize(

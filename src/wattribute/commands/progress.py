@@ -115,6 +115,11 @@ class Progress:
         with self._lock:
             self._tell("finish" if status == 0 else "fail", self.step, time.time_ns())
 
+    @property
+    def told_before(self) -> int | None:
+        """The step to which the attempt had come before, where no step that was read is beyond it."""
+        return self._reached if self.step is not None and self.step <= (self._reached or 0) else None
+
     def read(self, lines: Sequence[bytes]) -> None:
         """Lines of its output that came together."""
         with self._lock:

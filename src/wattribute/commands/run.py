@@ -257,6 +257,11 @@ def _wait(plan: Plan, command: Command, progress: Progress, source: Source | Non
     command.forget()
     if plan.patterns and progress.step is None:
         _say("no step was read: --progress matched no line")
+    if progress.told_before is not None:
+        _say(
+            f"its steps do not count: this attempt had come to step {progress.told_before:,} before; where"
+            " they are others, give it another --run"
+        )
     if progress.went_back:
         _say(
             f"{progress.went_back:,} steps were below an earlier one and do not count: where epochs count"

@@ -866,6 +866,8 @@ def test_a_part_that_outlives_its_attempt_tells_how_it_ended(tmp_path: Path) -> 
     within = tmp_path / "within"
     words = ("--run", "r", "--progress", "s(.)/4", "--", "sh", "-c")
     ran("run", "--simulate", *where, *words, f"echo $WATTRIBUTE_WITHIN > {within}; echo s2/4")
+    # a folder of the same name on another machine is another bus
+    assert Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip() in within.read_text()
     late = ("--attempt", "0", *words, "echo s3/4; echo s4/4; exit 3")
     ran("run", "--simulate", *where, *late, status=3, within=within.read_text().strip())
     events, steps = asked(

@@ -56,7 +56,7 @@ from wattribute.commands.run_report import add_price, notes_of, report_rows, wri
 from wattribute.commands.source import Source, load_host_settings, open_command_host
 from wattribute.errors import RecordError, UsageError, WattributeError
 from wattribute.records import Record, parse
-from wattribute.settings import Settings
+from wattribute.settings import Settings, local_folder
 
 if TYPE_CHECKING:
     from wattribute.sinks.earlier import Earlier
@@ -334,7 +334,10 @@ def _made_up_name(word: str) -> str:
 
 
 def _within(plan: Plan, attempt: int) -> str:
-    return f"{attempt} {plan.settings.bus} {plan.run}"
+    bus = plan.settings.bus
+    if local_folder(bus) is not None:  # on another machine, as by srun, that folder is another bus
+        bus = f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {bus}"
+    return f"{attempt} {bus} {plan.run}"
 
 
 def _tagged(plan: Plan, attempt: int, is_told: bool) -> dict[str, str]:

@@ -6,7 +6,6 @@ import os
 import uuid
 from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -15,7 +14,7 @@ from wattribute.collector.identity import attempt as attempt_of
 from wattribute.collector.identity import environment_of
 from wattribute.collector.own_pod import own_container, own_pod
 from wattribute.collector.told import record_of
-from wattribute.commands.ends import open_producer
+from wattribute.commands.ends import open_producer, own_boot_id
 from wattribute.commands.options import BusOption, ConfigOption, HostOption, attempt_given
 from wattribute.commands.output import note
 from wattribute.commands.since import parse_duration_s, parse_time
@@ -193,11 +192,10 @@ def _send(kind: str, told: dict[str, Any], at: str | None, settings: Settings) -
         record = record_of(kind, {**told, "t": t_ms * 1_000_000})
     except RecordError as error:
         raise UsageError(str(error)) from error
-    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     folder = local_folder(settings.bus)
     is_new = folder is not None and not folder.exists()
     with closing(open_producer(settings)) as producer:
-        for topic, key, value in Encoder(settings.host, boot_id, _EPOCH).encode([record]):
+        for topic, key, value in Encoder(settings.host, own_boot_id(), _EPOCH).encode([record]):
             producer.send(topic, key, value, t_ms)
         if producer.flush(_FLUSH_S):
             raise BusError(f"the bus {settings.bus} did not take it within {_FLUSH_S:g} s; say it again")

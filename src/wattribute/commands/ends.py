@@ -96,6 +96,11 @@ def _is_locked(file: Path) -> bool:
         os.close(lock)
 
 
+def own_boot_id() -> str:
+    """Which boot of this machine it is."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 def open_producer(settings: Settings) -> Producer:
     """Where to send a few messages to: the bus itself, without a spool. Raises BusError, UsageError."""
     folder = local_folder(settings.bus)

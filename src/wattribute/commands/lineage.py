@@ -43,7 +43,9 @@ def add(
             show_default="its first day of service",
         ),
     ] = None,
-    tz: Annotated[str, typer.Option("--tz", metavar="ZONE", help="Time zone of --from and --until.")] = "UTC",
+    tz: Annotated[
+        str, typer.Option("--tz", metavar="ZONE", help="Time zone of times that name none.")
+    ] = "UTC",
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:

@@ -7,11 +7,17 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from wattribute.collector.publish import Publisher
-from wattribute.commands.ends import Worker, collecting, is_collected, open_producer, open_sending_end
+from wattribute.commands.ends import (
+    Worker,
+    collecting,
+    is_collected,
+    open_producer,
+    open_sending_end,
+    own_boot_id,
+)
 from wattribute.commands.output import note
 from wattribute.commands.source import Source
 from wattribute.commands.streaming import opened_stream
@@ -180,8 +186,7 @@ class Telling:
         self._teller.wait(_LEAVE_S)
 
     def _tell(self) -> None:
-        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        encoder = Encoder(self._settings.host, boot_id, _EPOCH)
+        encoder = Encoder(self._settings.host, own_boot_id(), _EPOCH)
         failed, is_alone = "", False
         while True:
             last = self._stop.wait(_PERIOD_S)

@@ -59,7 +59,7 @@ _GpuOption = Annotated[
 ]
 _TzOption = Annotated[
     str,
-    typer.Option("--tz", metavar="ZONE", help="Time zone of --from and --until.", rich_help_panel=WHERE),
+    typer.Option("--tz", metavar="ZONE", help="Time zone of times that name none.", rich_help_panel=WHERE),
 ]
 _CategoryOption = Annotated[
     str,

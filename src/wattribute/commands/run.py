@@ -18,7 +18,7 @@ import typer
 
 from wattribute.collector.identity import Group, environment, environment_of, identity
 from wattribute.collector.identity import attempt as attempt_of
-from wattribute.commands.ends import is_collected
+from wattribute.commands.ends import is_collected, own_boot_id
 from wattribute.commands.measuring import AddPrices, Measuring, Own, Telling
 from wattribute.commands.options import (
     BusOption,
@@ -336,7 +336,7 @@ def _made_up_name(word: str) -> str:
 def _within(plan: Plan, attempt: int) -> str:
     bus = plan.settings.bus
     if local_folder(bus) is not None:  # on another machine, as by srun, that folder is another bus
-        bus = f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {bus}"
+        bus = f"{own_boot_id()} {bus}"
     return f"{attempt} {bus} {plan.run}"
 
 

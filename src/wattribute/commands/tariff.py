@@ -67,9 +67,7 @@ _DaysOption = Annotated[
 ]
 _TzOption = Annotated[
     str,
-    typer.Option(
-        "--tz", metavar="ZONE", help="Time zone of hours and days, and of --from.", rich_help_panel=WHERE
-    ),
+    typer.Option("--tz", metavar="ZONE", help="Time zone of hours, days and times.", rich_help_panel=WHERE),
 ]
 
 

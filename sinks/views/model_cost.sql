@@ -224,9 +224,9 @@ FROM
             GROUP BY model, model_version
         ) AS used
         LEFT JOIN model_throughput(policy = {policy:String}, since = {since:String}, until = {until:String}) AS pace
-            ON used.model = pace.model AND used.model_version = pace.model_version
+            USING (model, model_version)
         LEFT JOIN amortised_training(policy = {policy:String}, since = {since:String}, until = {until:String}) AS trained
-            ON used.model = trained.model AND used.model_version = trained.model_version
+            USING (model, model_version)
         LEFT JOIN
         (
             SELECT
@@ -238,7 +238,7 @@ FROM
                 mapFromArrays(groupArrayIf(metric, is_latency), groupArrayIf(value, is_latency)) AS latency
             FROM (SELECT * FROM model_quality(since = {since:String}, until = {until:String}) ORDER BY metric, dataset)
             GROUP BY model, model_version
-        ) AS measured ON used.model = measured.model AND used.model_version = measured.model_version
-        WHERE used.gpu_time > 0 OR used.training_gpu_time > 0 OR used.unit_rows > 0 OR used.energy > 0 OR used.training_energy > 0
+        ) AS measured USING (model, model_version)
+        WHERE used.gpu_time + used.training_gpu_time + used.energy + used.training_energy + used.unit_rows > 0
     )
 )

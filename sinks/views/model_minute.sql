@@ -168,5 +168,5 @@ FROM
     )
     GROUP BY model, model_version, minute, unit, told_by
 )
-WHERE minute >= first_minute AND minute < end_minute
+WHERE if(minute < first_minute, 0, minute < end_minute)
 GROUP BY model, model_version, minute

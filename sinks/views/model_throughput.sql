@@ -11,11 +11,11 @@ SELECT
     fit_minutes,
     input_token_ns,
     output_token_ns,
-    if(fit_minutes > 2 AND spread > 0, 1 - rest / spread, NULL) AS fit_r_squared,
+    multiIf(fit_minutes < 3, NULL, spread > 0, 1 - rest / spread, NULL) AS fit_r_squared,
     multiIf(
         fit_minutes < 10, 'fewer than 10 minutes with tokens and GPU time',
         input_token_ns IS NULL, 'input and output tokens rise and fall together',
-        input_token_ns <= 0 OR output_token_ns <= 0, 'the fit makes a token cost less than nothing',
+        least(input_token_ns, output_token_ns) <= 0, 'the fit makes a token cost less than nothing',
         ifNull(fit_r_squared, 0) < 0.5, 'tokens explain less than half of how GPU time varies',
         -- each is to be known to a half of itself (95 %): two standard errors
         2 * input_error_ns > input_token_ns / 2 OR 2 * output_error_ns > output_token_ns / 2,
@@ -66,7 +66,7 @@ FROM
                     output_tokens AS y,
                     toFloat64(active_time_ns) AS active,
                     -- a count over more than a minute says nothing of one
-                    x + y > 0 AND longest_period_ns <= 60000000000 AS fits,
+                    if(longest_period_ns <= 60000000000, x + y > 0, 0) AS fits,
                     sum(output_tokens) OVER quarter AS tokens,
                     sum(gpu_time_ns) OVER quarter AS time_ns,
                     count() OVER quarter AS minutes,

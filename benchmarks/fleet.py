@@ -89,11 +89,14 @@ ROWS: Final = _ROWS.replace("{shares}", _shares())
 
 
 def fill_windows(sink: ClickHouseSink, gpus: int, seconds: int) -> int:
-    """Windows of a second of each device, and their rollups; how many rows that is."""
+    """Windows of a second of each device, and their rollups; how many rows that is. All but the last insert
+    are merged."""
     columns = ", ".join(sink.store.column_types("attribution"))
     each = max(60, _INSERT_ROWS // (gpus * ROWS_PER_WINDOW) // 60 * 60)
     begin = int(START.timestamp())
     for first in range(0, seconds, each):
+        if first + each >= seconds:
+            _merge(sink.store, "attribution", "attribution_minute")
         count = min(each, seconds - first)
         minutes = range((begin + first) // 60 * 60, begin + first + count, 60)
         buckets = [
@@ -158,7 +161,8 @@ _RUN_EVENTS: Final = """
 
 
 def fill_hours(store: Store, gpus: int, hours: int) -> int:
-    """The sums of hours and days alone, each hour as if one second of it were all; how many rows of hours."""
+    """The sums of hours and days alone, merged, each hour as if one second of it were all; how many rows of
+    hours."""
     keys, sums = ", ".join(_KEYS), ", ".join(SUMS)
     identity = ", ".join(IDENTITY)
     count = gpus * hours * ROWS_PER_WINDOW
@@ -175,4 +179,12 @@ def fill_hours(store: Store, gpus: int, hours: int) -> int:
         f" {', '.join(f'sum({name})' for name in SUMS)}, sum(window_count), 1"
         f" FROM attribution_hour FINAL GROUP BY day, {keys}, identity"
     )
+    _merge(store, "attribution_hour", "attribution_day")
     return count
+
+
+def _merge(store: Store, *tables: str) -> None:
+    """As what a stream writes is by itself: of 2.9 M rows in inserts of two seconds 0.4 % were in no merged
+    part after the last one. Inserts of a million rows stay as they are."""
+    for table in tables:
+        store.command(f"OPTIMIZE TABLE {table}")

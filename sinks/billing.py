@@ -96,12 +96,6 @@ def list_billed(store: Readable) -> list[dict[str, Any]]:
     return [row | {"billed_to": None if row["billed_to"] == END else row["billed_to"]} for row in rows]
 
 
-def billed_of(texts: Mapping[str, Any]) -> BilledHost:
-    """What was declared, from JSON with times as ISO texts. Raises UsageError."""
-    times = {name: datetime.fromisoformat(texts[name]) for name in ("billed_from", "billed_to")}
-    return BilledHost(**{**texts, **times})
-
-
 def reconcile_rows(store: Readable, by: str, since: Time, until: Time, policy: str) -> list[dict[str, Any]]:
     """What is billed in [since, until) beside the parts that it went into, by one of RECONCILE_BY, the
     dearest first.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -90,12 +89,6 @@ def list_lineage(store: Readable) -> list[dict[str, Any]]:
         " run IN (SELECT run FROM attribution_day WHERE run IN (SELECT run FROM lineage)) AS is_seen"
         " FROM lineage FINAL WHERE share_ratio > 0 ORDER BY model, model_version, run"
     ).dicts()
-
-
-def lineage_of(texts: Mapping[str, Any]) -> Lineage:
-    """What another process of ours has written as JSON."""
-    times = {name: datetime.fromisoformat(texts[name]) for name in ("life_from", "life_to")}
-    return Lineage(**{**texts, **times})
 
 
 def _remarks(store: Store, made: Lineage) -> list[str]:

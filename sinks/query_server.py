@@ -2,8 +2,8 @@
 
 A message is four bytes of length, big-endian, and a JSON object: one way ``{"sql", "params"}``,
 ``{"prices"}``, ``{"tariffs"}``, ``{"billed"}``, ``{"unbilled"}`` or ``{"lineage"}``, the other
-``{"columns", "rows", "times"}``, ``{"remarks"}`` or ``{"error", "usage"}``. ``times`` are the columns whose
-texts are datetimes.
+``{"columns", "rows"}``, ``{"remarks"}`` or ``{"error", "usage"}``. What JSON has no word for, a time or a
+decimal, is an object of its kind and its text.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from wattribute.errors import StoreError, UsageError, WattributeError
-from wattribute.sinks.billing import BilledHost, add_billed, billed_of, remove_billed
+from wattribute.sinks.billing import BilledHost, add_billed, remove_billed
 from wattribute.sinks.folder import PATIENCE_WITHOUT_SOCKET_S, SOCKET, folder_of, owner_of
-from wattribute.sinks.lineage import Lineage, add_lineage, lineage_of
+from wattribute.sinks.lineage import Lineage, add_lineage
 from wattribute.sinks.migrate import migrate
 from wattribute.sinks.prices import Price, add_prices, price_of
 from wattribute.sinks.reading import Reader
@@ -36,6 +37,9 @@ from wattribute.sinks.tariffs import Tariff, add_tariffs, shown_days, tariff_of
 _REQUEST_MAX_BYTES: Final = 1 << 20
 _CONNECTIONS_MAX: Final = 8
 _IDLE_S: Final = 300.0
+_AS_IT_IS: Final = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATETIME
+_KIND: Final = "\0kind"  # no name that anybody gives
+_KINDS: Final[Mapping[type, Callable[[str], Any]]] = {datetime: datetime.fromisoformat, Decimal: Decimal}
 
 
 class QueryServer:
@@ -85,7 +89,8 @@ class QueryServer:
             connection.settimeout(_IDLE_S)
             if not self._places.acquire(blocking=False):
                 with contextlib.suppress(OSError), connection:
-                    _send(connection, {"error": f"{_CONNECTIONS_MAX} others are asking already; try again"})
+                    refusal = {"error": f"{_CONNECTIONS_MAX} others are asking already; try again"}
+                    connection.sendall(_packed(refusal))
                 continue
             thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
             with self._lock:
@@ -102,7 +107,7 @@ class QueryServer:
                     answer = self._answer(reader, request)
                 except WattributeError as error:
                     answer = {"error": str(error), "usage": isinstance(error, UsageError)}
-                _send(connection, answer)
+                connection.sendall(_packed(answer))
         except (OSError, ValueError):
             pass  # the client is gone or does not speak the protocol: its connection ends, nothing else
         finally:
@@ -122,21 +127,16 @@ class QueryServer:
         if "tariffs" in request:
             return {"remarks": add_tariffs(self._store, [tariff_of(told) for told in request["tariffs"]])}
         if "billed" in request:
-            return {"remarks": add_billed(self._store, billed_of(request["billed"]))}
+            return {"remarks": add_billed(self._store, BilledHost(**request["billed"]))}
         if "unbilled" in request:
             return {"remarks": remove_billed(self._store, str(request["unbilled"]))}
         if "lineage" in request:
-            return {"remarks": add_lineage(self._store, lineage_of(request["lineage"]))}
+            return {"remarks": add_lineage(self._store, Lineage(**request["lineage"]))}
         sql, params = request.get("sql"), request.get("params") or {}
         if not isinstance(sql, str) or not isinstance(params, dict):
             raise UsageError("a request holds sql, a text, and params, an object")
         result = reader.query(sql, params)
-        times = [
-            place
-            for place in range(len(result.columns))
-            if any(isinstance(row[place], datetime) for row in result.rows)
-        ]
-        return {"columns": result.columns, "rows": result.rows, "times": times}
+        return {"columns": result.columns, "rows": result.rows}
 
 
 class RemoteStore:
@@ -156,12 +156,7 @@ class RemoteStore:
     def query(self, sql: str, params: Mapping[str, Any] | None = None) -> Result:
         """The answer to one reading statement. Raises UsageError, StoreError."""
         answer = self._ask({"sql": sql, "params": dict(params or {})})
-        times = set(answer["times"])
-        rows = [
-            tuple(_time(value) if place in times else value for place, value in enumerate(row))
-            for row in answer["rows"]
-        ]
-        return Result(answer["columns"], rows)
+        return Result(answer["columns"], [tuple(row) for row in answer["rows"]])
 
     def tell(self, message: Mapping[str, Any]) -> list[str]:
         """Have the owner change something; its remarks. Raises UsageError, StoreError."""
@@ -173,8 +168,14 @@ class RemoteStore:
         self._socket.close()
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        packed = _packed(request)
+        if len(packed) > _REQUEST_MAX_BYTES:
+            raise UsageError(
+                f"that is more than {_REQUEST_MAX_BYTES >> 20} MiB, and the store {self._folder} is in use by"
+                " a process that takes no more at once: tell it in parts, or stop that first"
+            )
         try:
-            _send(self._socket, request)
+            self._socket.sendall(packed)
             answer = _receive(self._socket, None)
         except (OSError, ValueError) as error:
             raise StoreError(f"the owner of the store {self._folder} does not answer: {error}") from error
@@ -280,9 +281,12 @@ def _address(folder: Path) -> Iterator[str]:
         os.close(opened)
 
 
-def _send(connection: socket.socket, message: Mapping[str, Any]) -> None:
-    body = orjson.dumps(message, default=str, option=orjson.OPT_NON_STR_KEYS)
-    connection.sendall(struct.pack(">I", len(body)) + body)
+def _packed(message: Mapping[str, Any]) -> bytes:
+    try:
+        body = orjson.dumps(message, default=_spelt, option=_AS_IT_IS)
+    except TypeError:  # it has no whole numbers beyond 64 bits
+        body = json.dumps(message, default=_spelt).encode()
+    return struct.pack(">I", len(body)) + body
 
 
 def _receive(connection: socket.socket, limit: int | None) -> Any:
@@ -294,7 +298,7 @@ def _receive(connection: socket.socket, limit: int | None) -> Any:
     if limit is not None and length > limit:
         raise ValueError("the message is too long")
     body = _exactly(connection, length)
-    return None if body is None else json.loads(body)
+    return None if body is None else json.loads(body, object_hook=_read)
 
 
 def _exactly(connection: socket.socket, count: int) -> bytes | None:
@@ -307,8 +311,16 @@ def _exactly(connection: socket.socket, count: int) -> bytes | None:
     return bytes(parts)
 
 
-def _time(text: Any) -> Any:
-    return None if text is None else datetime.fromisoformat(text)
+def _spelt(value: Any) -> Any:
+    """A value that JSON has no word for."""
+    kind = next((kind for kind in _KINDS if isinstance(value, kind)), None)
+    return str(value) if kind is None else {_KIND: kind.__name__, "text": str(value)}
+
+
+def _read(found: dict[str, Any]) -> Any:
+    """An object, or the value that ``_spelt`` made it of."""
+    kind = next((kind for kind in _KINDS if kind.__name__ == found.get(_KIND)), None)
+    return found if kind is None else _KINDS[kind](found["text"])
 
 
 def _field(value: Any) -> str:

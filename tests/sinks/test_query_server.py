@@ -9,13 +9,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from wattribute.commands.output import Format, write_rows
 from wattribute.errors import StoreError, UsageError
 from wattribute.sinks.billing import BilledHost, list_billed
 from wattribute.sinks.clickhouse import ClickHouseSink
@@ -32,7 +35,7 @@ from wattribute.sinks.query_server import (
     serve,
 )
 from wattribute.sinks.reading import Reader, columns_of
-from wattribute.sinks.store import open_store
+from wattribute.sinks.store import Readable, open_store
 
 AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
 
@@ -65,6 +68,33 @@ def test_the_owner_answers(
     assert answer.rows == [(start, {"a": "é"}, 2**63, "process", 0.1, None)]
     assert answer.columns[0] == "window_start"
     assert columns_of(remote, "SELECT host FROM attribution WHERE 0") == ["host"]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT toDecimal64(1.5, 2) AS d, toDate('2026-01-01') AS day, NULL AS n",
+        "SELECT toInt128('170141183460469231731687303715884105727') AS i, toDecimal64(1.5, 2) AS d",
+        "SELECT [toDateTime('2026-01-01 00:00:00', 'UTC')] AS l, map('a', toDateTime64(0, 3, 'UTC')) AS m",
+        "SELECT toDateTime('2026-07-01 00:00:00', 'Europe/Berlin') AS t",
+    ],
+)
+def test_the_owner_s_answer_is_what_the_store_itself_would_say(
+    sink: ClickHouseSink, remote: RemoteStore, sql: str
+) -> None:
+    def shown(store: Readable) -> str:
+        to = StringIO()
+        write_rows(store.query(sql).dicts(), Format.json, to=to)
+        return to.getvalue()
+
+    with closing(Reader(sink.store)) as reader:
+        assert shown(remote) == shown(reader)
+
+
+def test_what_the_owner_takes_no_more_of_is_refused_in_words(remote: RemoteStore) -> None:
+    with pytest.raises(UsageError, match=r"more than 1 MiB.*tell it in parts"):
+        remote.query("SELECT 1 -- " + "x" * (1 << 20))
+    assert remote.query("SELECT 1").rows == [(1,)]
 
 
 REFUSED = [
@@ -253,7 +283,7 @@ OWNER = """
 import sys, time
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.query_server import serve
-from wattribute.sinks.store import open_store
+from wattribute.sinks.store import Readable, open_store
 sink = ClickHouseSink(open_store(sys.argv[1]))
 server = serve(sink.store)
 print("ready", flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ COLUMNS: Final = ("about", "value", "rows", "energy_j", "gpu_hours", "meaning")
 _SOURCES: Final = ("account", "energy source", "weight source", "identity source", "flag")
 _COST: Final = "cost(policy = {policy:String}, since = {since:String}, until = {until:String})"
 _NO_TEXTS: Final = ("account", "attempt", "gpu_instance")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_UNITS: Final = 20
 _MOST_SHARING: Final = 20
 
@@ -88,7 +90,7 @@ class Evidence:
         return self._query(
             "SELECT toString(account), toString(energy_source), toString(weight_source), identity_source,"
             " flags, grouping(flags) AS is_all,"
-            " uniqExactIf((host, boot_id, pid, process_start_ns), pid != 0), count(),"
+            " uniqExactIf((host, boot_id, pid, process_start_ns), account = 'process'), count(),"
             f" sum(toInt128(active_energy_uj + idle_energy_{self._policy}_uj)) / 1e6,"
             f" sum(toInt128(gpu_time_{self._policy}_ns)) / 3.6e12,"
             " sum(toInt128(error_uj)) / 1e6, sum(toInt128(error_ns)) / 3.6e12"
@@ -313,6 +315,14 @@ def gpu_named(store: Readable, beginning: str) -> str:
         shown = f"{', '.join(gpus[:3])}{', …' if gpus[3:] else ''}"
         raise UsageError(f"--gpu {beginning!r} begins {len(gpus)} names: {shown}; say more of it")
     return str(gpus[0])
+
+
+def window_at(store: Readable, at: datetime) -> tuple[datetime, datetime]:
+    """From when until when the window is in which a time lies: all of a store are of one length."""
+    found = store.query("SELECT window_ms FROM attribution LIMIT 1").rows
+    length = timedelta(milliseconds=found[0][0] if found else 1)
+    begin = at - (at - _EPOCH) % length
+    return begin, begin + length
 
 
 def _all(columns: Sequence[str]) -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from wattribute.errors import StoreError, UsageError
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
 from wattribute.sinks.costs import cost_rows
+from wattribute.sinks.evidence import Evidence, window_at
 from wattribute.sinks.prices import Price, add_prices
 from wattribute.sinks.reading import Reader
 
@@ -343,3 +344,18 @@ def test_conservation_tells_two_boots_within_one_window_apart(
     lost = dict.fromkeys((name for name in UNHELD if name.endswith(("_uj", "_ns"))), 0)
     sink.write_attribution(as_columns([after | lost | {"version": 2}]))
     assert sink.store.query("SELECT boot_id FROM conservation").rows == [("after",)]
+
+
+def test_the_one_window_of_explain_is_as_long_as_those_of_the_store(
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    sink.write_attribution(as_columns([SERVER | {"window_start": start_ms, "window_ms": 5_000}]))
+    asked = datetime.fromtimestamp(start_ms / 1000 + 3.25, UTC)
+    begin, end = window_at(sink.store, asked)
+    assert (begin, end) == (at(start_ms, 0), at(start_ms, 0) + timedelta(seconds=5))
+    assert Evidence(sink.store, {}, begin, end, "equal").figure()[0]["rows"] == 1
+
+
+def test_a_log_that_an_option_made_a_process_is_one(sink: ClickHouseSink, as_columns: AsColumns) -> None:
+    sink.write_attribution(as_columns([SERVER | {"pid": 0}, UNHELD]))
+    assert "processes: 1;" in Evidence(sink.store, {}, None, None, "equal").figure()[0]["meaning"]

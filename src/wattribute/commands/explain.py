@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from datetime import datetime, timedelta, tzinfo
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -144,13 +144,19 @@ def explain(
     if wanted.get("account", "process") not in _ACCOUNTS:
         also = "; 'wattribute reconcile' has what no collector saw" if account == "unobserved" else ""
         raise UsageError(f"account {account!r} has no rows: it is one of {', '.join(_ACCOUNTS)}{also}")
-    begin, end = _span(window, since, until, settings.window_ms, parse_zone(tz))
-    from wattribute.sinks.evidence import COLUMNS, gpu_named
+    zone = parse_zone(tz)
+    at = parse_time(window, zone=zone)
+    if at is not None and (since or until):
+        raise UsageError("--window goes without --since and --until")
+    begin, end = parse_span(since, until, zone)
+    from wattribute.sinks.evidence import COLUMNS, gpu_named, window_at
     from wattribute.sinks.query_server import open_store_for_reading
 
     with closing(open_store_for_reading(settings.store)) as opened:
         if gpu is not None:
             wanted["gpu"] = gpu_named(opened, gpu)
+        if at is not None:
+            begin, end = window_at(opened, at)
         rows = explain_rows(opened, wanted, begin, end, policy, unit, window is not None)
     if shape is Format.table:
         write_grid(_grid(rows, wanted))
@@ -218,17 +224,3 @@ def _others(where: Sequence[str]) -> dict[str, str]:
             )
         found[name.strip()] = value
     return found
-
-
-def _span(
-    window: str | None, since: str | None, until: str | None, window_ms: int, zone: tzinfo
-) -> tuple[datetime | None, datetime | None]:
-    at = parse_time(window, zone=zone)
-    if at is None:
-        return parse_span(since, until, zone)
-    if since or until:
-        raise UsageError("--window goes without --since and --until")
-    begin = at - timedelta(milliseconds=int(at.timestamp() * 1000) % window_ms)
-    return begin.replace(microsecond=begin.microsecond // 1000 * 1000), begin + timedelta(
-        milliseconds=window_ms
-    )

@@ -24,13 +24,13 @@ _PASSING: Final = frozenset(
         *(236, 394),  # shut down or cancelled meanwhile
     )
 )
+GO_ON: Final = "go on with a new folder, and 'stream --from-beginning' brings what the bus still has"
 _PLAINLY: Final = {
     "(connect timeout=": f"nobody answers within {CONNECT_S} s",
     "(read timeout=": f"it was silent for {ANSWER_S} s",
     "('Connection aborted.'": "the connection was cut",
     "(connection closed by server)": "the connection was cut",
-    "Error initializing EmbeddedServer": "its files are damaged (the engine says which); go on with a new"
-    " folder, and 'stream --from-beginning' brings what the bus still has",
+    "Error initializing EmbeddedServer": f"its files are damaged (the engine says which); {GO_ON}",
 }
 
 # Where in its plan ClickHouse was: of a view that is pages of SQL which who asks did not write, and the code

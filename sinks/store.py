@@ -6,6 +6,7 @@ Both speak the same SQL through clickhouse-connect. A chDB folder belongs to one
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import threading
@@ -29,12 +30,14 @@ from urllib3.exceptions import HTTPError
 from wattribute.errors import StoreAwayError, StoreError, UsageError
 from wattribute.sinks.arrow import stream, value_batch
 from wattribute.sinks.folder import folder_of, hold
-from wattribute.sinks.refusal import ANSWER_S, CONNECT_S, store_error
+from wattribute.sinks.refusal import ANSWER_S, CONNECT_S, GO_ON, store_error
 from wattribute.sinks.view_texts import in_full
 
 PASSWORD: Final = "WATTRIBUTE_STORE_PASSWORD"  # noqa: S105 - the name of the variable
 PASSWORD_FILE: Final = "WATTRIBUTE_STORE_PASSWORD_FILE"  # noqa: S105
 DATABASE: Final = "wattribute"
+LEFT_OUT: Final = "parts of these tables are damaged, and what they held is in no answer: {}"
+_log = logging.getLogger(__name__)
 
 # Said aloud because the defaults moved between releases (async_insert became 1 in 26.2), and these decide
 # whether a returned insert is durable and whole. The guarantee against doubles is key and version in the
@@ -305,7 +308,19 @@ def _open_chdb(url: str, folder: Path, create: bool) -> Store:
         os.close(lock)
         raise
     store.keep(lock)
+    if tables := damaged_tables(store):
+        _log.warning("the store %s: %s; %s", url, LEFT_OUT.format(tables), GO_ON)
     return store
+
+
+def damaged_tables(store: Readable) -> str:
+    """The tables of a folder of which the engine, when it loaded them, set parts aside that it found damaged;
+    empty where there are none. It says nothing of that itself, and answers without them."""
+    rows = store.query(
+        "SELECT DISTINCT table FROM system.detached_parts"
+        " WHERE database = currentDatabase() AND startsWith(reason, 'broken') ORDER BY table"
+    ).rows
+    return ", ".join(table for (table,) in rows)
 
 
 def _check_zone(name: str) -> None:

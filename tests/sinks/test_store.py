@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import stat
@@ -120,6 +121,24 @@ def test_a_damaged_folder_is_told_in_a_line(tmp_path: Path) -> None:
     (line,) = (line for line in done.stderr.splitlines() if line.startswith("wattribute: "))
     assert "its files are damaged" in line
     assert "Traceback" not in done.stderr
+
+
+def test_parts_that_the_engine_leaves_out_as_damaged_are_told(tmp_path: Path) -> None:
+    def ran(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "wattribute", *arguments, "--store", f"chdb://{tmp_path}/store"]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == status
+        return done
+
+    assert ran("migrate").stderr == ""
+    for file in (tmp_path / "store" / "store").rglob("data.bin"):
+        file.write_bytes(b"cut off")
+    said = ran("price", "list").stderr
+    assert "parts of these tables are damaged, and what they held is in no answer: migration, price" in said
+    found = json.loads(ran("doctor", "--format", "json", status=1).stdout)
+    broken = [row["finding"] for row in found if (row["part"], row["state"]) == ("store", "broken")]
+    assert len(broken) == 1
+    assert "migration, price" in broken[0]
 
 
 def test_values_are_parameters(sink: ClickHouseSink) -> None:

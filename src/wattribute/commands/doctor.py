@@ -259,6 +259,8 @@ def _bus(settings: Settings) -> Iterator[Finding]:
 def _store(settings: Settings) -> Iterator[Finding]:
     from wattribute.sinks.folder import folder_of, has_store
     from wattribute.sinks.query_server import open_store_for_reading
+    from wattribute.sinks.refusal import GO_ON
+    from wattribute.sinks.store import LEFT_OUT, damaged_tables
 
     folder = folder_of(settings.store)
     if folder is not None and not has_store(folder):
@@ -278,6 +280,8 @@ def _store(settings: Settings) -> Iterator[Finding]:
         rows, newest = store.query("SELECT count(), max(window_start) FROM attribution FINAL").rows[0]
         shown = f"{settings.store} answers (ClickHouse {version}): {rows:,} rows"
         yield Finding("store", "ok", shown + (f", the newest of {newest:%Y-%m-%dT%H:%M:%SZ}" if rows else ""))
+        if folder is not None and (damaged := damaged_tables(store)):
+            yield Finding("store", "broken", LEFT_OUT.format(damaged), GO_ON)
         (wrong,) = store.query("SELECT count() FROM conservation").rows[0]
         if wrong:
             advice = "please report it, with the rows of SELECT * FROM conservation"

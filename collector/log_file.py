@@ -159,8 +159,10 @@ class LogFile:
 
 
 def _primary_code(error: sqlite3.Error) -> int:
-    """SQLite's result code without the extension in its upper bits; 0 where Python itself raised."""
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+    """SQLite's result code without the extension in its upper bits; 0 where Python itself raised. That a
+    full disk has no room for the -shm, which comes first, SQLite takes for a fault of the disk."""
+    code = int(getattr(error, "sqlite_errorcode", 0))
+    return sqlite3.SQLITE_FULL if code == sqlite3.SQLITE_IOERR_SHMSIZE else code & 0xFF
 
 
 def _is_sound(connection: sqlite3.Connection) -> bool:

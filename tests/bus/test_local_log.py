@@ -295,6 +295,20 @@ def test_messages_that_cannot_be_written_do_not_pile_up_for_ever(log: LocalLog, 
     assert log.end_offsets() == {SAMPLES: 128}
 
 
+def test_a_disk_without_room_to_open_it_is_full_and_not_at_fault(tmp_path: Path) -> None:
+    LocalLog(tmp_path / "bus").close()
+    opening = (
+        "import resource, sys; from pathlib import Path; from wattribute.collector.local_log import LocalLog;"
+        "from wattribute.errors import BusAwayError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))\n"  # no file grows far
+        "try: LocalLog(Path(sys.argv[1]))\n"
+        "except BusAwayError as error: print(error)"
+    )
+    command = [sys.executable, "-c", opening, str(tmp_path / "bus")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
+    assert "free some space" in done.stdout
+
+
 def test_a_stuck_writer_is_waited_for_in_bounded_time(log: LocalLog, tmp_path: Path) -> None:
     fill(log, SAMPLES, 1)
     other = sqlite3.connect(tmp_path / "bus" / "bus.sqlite", isolation_level=None)

@@ -132,6 +132,7 @@ def test_collecting_needs_no_array_library(tmp_path: Path) -> None:
         ("run --resume (1) -- true", 2, "go with --progress"),
         ("run --scenario demo -- true", 2, "--scenario needs --simulate"),
         ("run --policy fair -- true", 2, "unknown policy 'fair'"),
+        ("up --simulate --policy fair", 2, "unknown policy 'fair'"),
         ("run --bus http://x -- true", 2, "bus 'http://x' is neither kafka://"),
         ("cost --since tomorrow", 2, "'tomorrow' is not a time"),
         ("cost --since 1h --until 2h", 2, "is empty"),

@@ -19,6 +19,7 @@ from wattribute.commands.options import (
     StoreOption,
     TzOption,
     UntilOption,
+    check_policy,
 )
 from wattribute.commands.output import Format, Grid, shown_number, write_grid, write_rows
 from wattribute.commands.since import parse_span, parse_time, parse_zone
@@ -136,8 +137,7 @@ def explain(
     """What a figure of cost rests on: windows, sources used and ignored, flags, policy, prices, error
     band."""
     settings = load_settings({"store": store}, config)
-    if policy not in POLICIES:
-        raise UsageError(f"unknown policy {policy!r}: it is one of {', '.join(POLICIES)}")
+    check_policy(policy)
     values = (model, model_version, run, team, host, gpu, account)
     wanted = {name: value for name, value in zip(_SHOWN_AT_ONCE, values, strict=True) if value is not None}
     wanted |= _others(where or ())

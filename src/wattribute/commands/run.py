@@ -31,6 +31,7 @@ from wattribute.commands.options import (
     SimulateOption,
     StoreOption,
     attempt_given,
+    check_policy,
 )
 from wattribute.commands.output import Format, check_file, note
 from wattribute.commands.passing import ENDING, NOT_FOUND, Command, NotStartedError, end_as
@@ -130,8 +131,7 @@ def run(
         raise UsageError("--checkpoint, --resume and --progress-file go with --progress")
     if scenario is not None and not simulate:
         raise UsageError("--scenario needs --simulate")
-    if policy not in ("equal", "memory", "active"):
-        raise UsageError(f"unknown policy {policy!r}: it is one of equal, memory, active")
+    check_policy(policy)
     options = {"store": store, "bus": bus, "host": host, "fast_hz": fast_hz}
     settings = load_host_settings(options, config, simulate)
     collected = is_collected(settings)

@@ -34,6 +34,7 @@ from wattribute.commands.options import (
     SeedOption,
     SimulateOption,
     StoreOption,
+    check_policy,
 )
 from wattribute.commands.output import note, on_terminal, write_grid
 from wattribute.commands.replay import Inputs, open_inputs, replay_files
@@ -96,6 +97,7 @@ def up(
     It ends with Ctrl-C, or after 30 s where no terminal looks on, with a table of what everything cost; that
     stays in the store: ask it with cost, query and explain, meanwhile too.
     """
+    check_policy(policy)
     options = {"store": store, "bus": bus, "host": host, "fast_hz": fast_hz}
     settings = load_host_settings(options, config, simulate)
     if replay is not None and (simulate or duration):

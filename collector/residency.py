@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -60,6 +60,7 @@ class Residency:
         # By gpu: the start of each pid at the last two readings, for samples that come when it has gone.
         self._past: dict[str, deque[dict[int, int]]] = {}
         self._read_ns: dict[str, int] = {}
+        self._held: dict[str, list[Process]] = {}  # by gpu: who held it at the last reading
         self._shift_ns = 0  # from the clock of start times, which is never set, to that of the readings
 
     def records(self, gpu: str, reading: SlowReading) -> list[Record]:
@@ -77,7 +78,7 @@ class Residency:
         since_ns = reading.t - self._read_ns.get(gpu, reading.t - self._slow_ns)
         now: dict[int, int] = {}
         workloads: list[Record] = []
-        held: list[Record] = []
+        held: list[Process] = []
         for resident in reading.residents:
             start_ns = self._processes.start_ns(resident.pid)
             if start_ns is None:
@@ -99,15 +100,30 @@ class Residency:
                 )
             )
         past.append(now)
-        self._read_ns[gpu] = reading.t
+        self._read_ns[gpu], self._held[gpu] = reading.t, held
         return [*workloads, *self._used(gpu, reading, now, before), *held]
 
-    def exits(self, now_ns: int) -> Sequence[Exit | Workload]:
+    def exits(self, now_ns: int) -> Sequence[Record]:
         """The processes that ended since the last call, and what was yet to be told of them."""
         ended = self._processes.exits(now_ns)
+        records: list[Record] = []
         for end in ended:
             self._live.pop((end.pid, end.start_ns), None)
-        return ended
+            records.extend(self._until(end) if isinstance(end, Exit) else ())
+            records.append(end)
+        return records
+
+    def _until(self, end: Exit) -> Iterator[Process]:
+        """That a newcomer held its devices until its end, where no reading came after the first. Its record
+        of that speaks for as long as it had been there: a silence of more than three times that means to a
+        reader that it has left."""
+        for held in self._held.values():
+            for last in held:
+                silence_ns = end.t - last.t
+                if (last.pid, last.start_ns) != (end.pid, end.start_ns) or last.period_ns is None:
+                    continue
+                if 3 * last.period_ns < silence_ns <= 3 * self._slow_ns:
+                    yield replace(last, t=end.t, period_ns=silence_ns)
 
     def repeat(self, now_ns: int) -> list[Record]:
         """What is known of each process that is still on a device."""
@@ -118,6 +134,9 @@ class Residency:
         """The clock was set by ``step_ns``: times of before are meant on the new clock."""
         self._shift_ns += step_ns
         self._read_ns = {gpu: t + step_ns for gpu, t in self._read_ns.items()}
+        self._held = {
+            gpu: [replace(last, t=last.t + step_ns) for last in held] for gpu, held in self._held.items()
+        }
         for live in self._live.values():
             live.seen_ns += step_ns
             live.read_ns = None if live.read_ns is None else live.read_ns + step_ns

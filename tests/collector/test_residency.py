@@ -62,6 +62,30 @@ def test_the_last_sample_of_a_process_that_ended_is_kept() -> None:
     assert health.unidentified == 0
 
 
+def test_a_newcomer_that_ends_before_the_next_reading_held_until_then() -> None:
+    bench = Bench()
+    bench.binding.pids[0] = [100]
+    bench.processes.starts[200] = START + 1_860 * MS
+
+    def end() -> None:
+        bench.binding.pids[0].clear()
+        for pid, start_ns in ((100, BORN), (200, bench.processes.starts[200])):
+            bench.processes.gone.add(pid)
+            bench.processes.ended.append(Exit(t=bench.clock.t, pid=pid, start_ns=start_ns))
+
+    bench.clock.at(1.9, lambda: bench.binding.pids[0].append(200))
+    bench.clock.at(2.9, end)
+    bench.sampler().run(never(), duration_s=5)
+    held = [(p.pid, (p.t - START) // MS, (p.period_ns or 0) // MS) for p in bench.held()]
+    assert held == [
+        (100, 0, 1000),
+        (100, 1000, 1000),
+        (100, 2000, 1000),
+        (200, 2000, 140),
+        (200, 2900, 900),  # of the other its regular record says so
+    ]
+
+
 def test_a_reused_pid_is_another_process() -> None:
     bench = Bench()
     bench.binding.pids[0] = [100]

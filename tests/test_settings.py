@@ -139,6 +139,15 @@ def test_a_configuration_file_that_is_a_folder_is_an_error(
         load_settings({}, None, HOME)
 
 
+def test_a_configuration_file_that_is_a_link_to_nowhere_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "wattribute.toml").symlink_to(tmp_path / "not mounted")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"wattribute.toml cannot be read: No such file"):
+        load_settings({}, environ={})
+
+
 def test_variables_that_are_not_settings_are_left_alone() -> None:
     environ = HOME | {
         "WATTRIBUTE_MODEL": "llama",

@@ -221,8 +221,8 @@ def _from_file(
 ) -> Iterator[tuple[str, str, object]]:
     named = config or (Path(environ[CONFIG]) if environ.get(CONFIG) else None)
     path = named or Path(FILE)
-    if named is None and not path.exists():
-        return
+    if named is None and not path.exists() and not path.is_symlink():
+        return  # a link that leads nowhere was meant
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -171,14 +171,14 @@ class GpuReader:
         """Find out what the device is and which calls it has. Raises GpuError."""
         name = self.calls("nvmlDeviceGetName")
         memory = self.calls("nvmlDeviceGetMemoryInfo")
-        limit_mw = self.calls("nvmlDeviceGetEnforcedPowerLimit")
+        limit_mw = self._asked("nvmlDeviceGetEnforcedPowerLimit", "power_limit_mw")
         self._power = PowerReader(self.calls)
         self.identity = Gpu(
             t=0,
             gpu=self.uuid,
             name=name or "",
             index=self.identity.index,
-            memory_bytes=None if memory is None else memory.total,
+            memory_bytes=memory and self.calls.sane("nvmlDeviceGetMemoryInfo", "memory_bytes", memory.total),
             power_limit_mw=limit_mw,
             scope=self._power.scope,
         )
@@ -189,7 +189,7 @@ class GpuReader:
             raise GpuError(self.uuid, "probe", self.calls.failed_code, "it has not answered yet")
         power = self._power.read()
         t = now_ns()
-        rates = self.calls("nvmlDeviceGetUtilizationRates")
+        rates = self.calls(name := "nvmlDeviceGetUtilizationRates")
         if rates is None and power == (None, None, None) and self._power.asked_in_vain():
             # else a record without any reading would say that the device was watched
             raise self.calls.out("read_fast", UNKNOWN, "none of its readings can be had")
@@ -199,8 +199,8 @@ class GpuReader:
             energy_mj=power.energy_mj,
             power_mw=power.power_mw,
             power_average_mw=power.power_average_mw,
-            sm_percent=None if rates is None else self._percent(rates.gpu),
-            memory_percent=None if rates is None else self._percent(rates.memory),
+            sm_percent=rates and self.calls.sane(name, "sm_percent", float(rates.gpu)),
+            memory_percent=rates and self.calls.sane(name, "memory_percent", float(rates.memory)),
         )
 
     def read_slow(self, now_ns: Now, fresh: bool = False) -> SlowReading:
@@ -210,8 +210,9 @@ class GpuReader:
         """
         self._follow_mig_mode()
         memory = self.calls("nvmlDeviceGetMemoryInfo")  # not where it is shared with the CPU (GB10)
-        temperature_c = self.calls("nvmlDeviceGetTemperature", self.calls.binding.NVML_TEMPERATURE_GPU)
-        clock_mhz = self.calls("nvmlDeviceGetClockInfo", self.calls.binding.NVML_CLOCK_SM)
+        sensor, clock = self.calls.binding.NVML_TEMPERATURE_GPU, self.calls.binding.NVML_CLOCK_SM
+        temperature_c = self._asked("nvmlDeviceGetTemperature", "temperature_c", sensor)
+        clock_mhz = self._asked("nvmlDeviceGetClockInfo", "sm_clock_mhz", clock)
         residents = running(self.calls, self.identity.memory_bytes)
         t = now_ns()
         if fresh:
@@ -221,7 +222,8 @@ class GpuReader:
             samples = self._samples.read(self.calls, t, {resident.pid for resident in residents})
         return SlowReading(
             t=t,
-            memory_used_bytes=None if memory is None else memory.used,
+            memory_used_bytes=memory
+            and self.calls.sane("nvmlDeviceGetMemoryInfo", "memory_used_bytes", memory.used),
             temperature_c=temperature_c,
             sm_clock_mhz=clock_mhz,
             residents=None if residents is None else tuple(residents),
@@ -229,11 +231,8 @@ class GpuReader:
             instances=tuple(self._instances(t)),
         )
 
-    def _percent(self, value: int) -> float | None:
-        if 0 <= value <= 100:
-            return float(value)
-        self.calls.implausible("nvmlDeviceGetUtilizationRates")
-        return None
+    def _asked(self, call: str, field: str, *args: Any) -> int | None:
+        return self.calls.sane(call, field, self.calls(call, *args))
 
     def _follow_mig_mode(self) -> None:
         """MIG can be switched while we run, and per-process utilisation goes and comes with it."""
@@ -266,7 +265,8 @@ class GpuReader:
                 gpu_instance=number,
                 # "NVIDIA H200 MIG 3g.71gb", or "… MIG 1c.3g.71gb" of a compute instance inside it
                 profile=re.sub(r"^\d+c\.", "", name.rpartition("MIG ")[2]),
-                slices=None if attributes is None else attributes.gpuInstanceSliceCount,
+                slices=attributes
+                and self.calls.sane("nvmlDeviceGetAttributes", "slices", attributes.gpuInstanceSliceCount),
             )
         uuids = {uuid: number for uuid, number in uuids.items() if uuid}
         if uuids != self.mig_uuids:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from wattribute.errors import WattributeError
+from wattribute.records import is_plausible
 
 IMPLAUSIBLE: Final = -1
 """The code that counts an answer which came without an error and cannot be true."""
@@ -27,6 +28,8 @@ DRIVER_GONE: Final = frozenset({UNINITIALIZED, DRIVER_NOT_LOADED, LIB_RM_VERSION
 """No device answers until NVML is started anew."""
 # TIMEOUT, IRQ_ISSUE, GPU_IS_LOST, RESET_REQUIRED, GPU_NOT_FOUND
 _DEVICE_GONE: Final = frozenset({10, 11, 15, 16, 28})
+
+_Number = TypeVar("_Number", int, float)
 
 
 class GpuError(WattributeError):
@@ -105,6 +108,14 @@ class DeviceCalls:
             raise self.out(call, code, text)
         self._count(call, code)
         return False
+
+    def sane(self, call: str, field: str, value: _Number | None) -> _Number | None:
+        """The answer of ``call``, for the field of that name of a record; None, and counted, where a record
+        cannot have it: the whole record would be refused."""
+        if value is None or is_plausible(field, value):
+            return value
+        self.implausible(call)
+        return None
 
     def implausible(self, call: str) -> None:
         """Count an answer that cannot be true."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from wattribute.collector.nvml_calls import DeviceCalls
-from wattribute.records import NO_INSTANCE
+from wattribute.records import NO_INSTANCE, is_plausible
 
 _NVML_NO_INSTANCE: Final = 0xFFFFFFFF
 _INSTANCE_MAX: Final = 64
@@ -78,6 +78,8 @@ def running(call: DeviceCalls, memory_bytes: int | None) -> list[Resident] | Non
 
 def _plausible(entry: Any, memory_bytes: int | None) -> bool:
     memory = entry.usedGpuMemory
+    if memory is not None and not is_plausible("memory_used_bytes", memory):
+        return False
     if memory is not None and memory_bytes is not None and memory > memory_bytes:
         return False
     instance = int(entry.gpuInstanceId)

@@ -322,6 +322,12 @@ def as_json(record: Record) -> dict[str, Any]:
     return obj
 
 
+def is_plausible(name: str, value: float) -> bool:
+    """Whether a sane reading can have this value in the field ``name``."""
+    least, greatest = _INTEGERS.get(name) or _NUMBERS[name]
+    return least <= value <= greatest
+
+
 def _checked(name: str, value: Any) -> Any:
     if name in _INTEGERS:
         if isinstance(value, float) and value.is_integer():

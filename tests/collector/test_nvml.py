@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pynvml
 import pytest
 
@@ -11,11 +13,13 @@ from tests.collector.readings import (
     UNKNOWN,
     T,
     fast,
+    now,
 )
 from tests.fake_nvml.library import AVERAGE, ENERGY, GPU_SCOPE, INSTANT, MODULE_SCOPE, FakeNvml
 from wattribute.collector.nvml import Nvml
 from wattribute.collector.nvml_calls import IMPLAUSIBLE
-from wattribute.records import Device, Gpu
+from wattribute.records import Device, Gpu, as_json, parse
+from wattribute.wire import Encoder
 
 
 def test_devices_are_known_by_uuid(fake: FakeNvml) -> None:
@@ -176,3 +180,32 @@ def test_garbage_readings_are_dropped_and_counted(fake: FakeNvml) -> None:
     assert fast(gpu).energy_mj is None
     assert nvml.errors["nvmlDeviceGetFieldValues(energy_mj)", IMPLAUSIBLE] == 2
     assert nvml.errors["nvmlDeviceGetUtilizationRates", IMPLAUSIBLE] == 2
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        {"temperature": 511},
+        {"clock": 0xFFFFFFFF},
+        {"used": -1},
+        {"total": -1, "used": 0},
+        {"limit_mw": 0xFFFFFFFF},
+    ],
+    ids=str,
+)
+def test_a_garbage_reading_costs_no_other_of_its_record(fake: FakeNvml, garbage: dict[str, int]) -> None:
+    fake.set(0, **garbage)
+    nvml = Nvml()
+    gpu = nvml.gpus[0]
+    slow = gpu.read_slow(now)
+    device = replace(
+        fast(gpu),
+        memory_used_bytes=slow.memory_used_bytes,
+        temperature_c=slow.temperature_c,
+        sm_clock_mhz=slow.sm_clock_mhz,
+    )
+    Encoder("h", "b", 1).encode([device])
+    assert parse(as_json(device)) == device
+    identity = replace(gpu.identity, t=device.t)
+    assert parse(as_json(identity)) == identity
+    assert sum(count for (_, code), count in nvml.errors.items() if code == IMPLAUSIBLE) == 1

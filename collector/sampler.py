@@ -135,6 +135,7 @@ class Sampler:
         return self._clock.now_ns() + self._stepped_ns
 
     def _tick(self) -> None:
+        self._look_at_wall_clock()
         health, now = self.health, self._now()
         health.ticks += 1
         late_ns = max(0, now - self._deadline)
@@ -148,16 +149,9 @@ class Sampler:
             if not lane.out:
                 before = self._read(lane, before)
         if now >= self._flush_due:
-            step_ns = self._clock.wall_step_ns() - self._stepped_ns
-            was_set = abs(step_ns) > _STEP_NS
-            self._take_answers()  # so that none is left over from before a step of the clock
-            if was_set:
-                for lane in self._lanes:
-                    self._read_last(lane)
+            self._take_answers()
             self._flush(now)
             self._flush_due += ((now - self._flush_due) // self._flush_ns + 1) * self._flush_ns
-            if was_set:
-                self._follow_wall_clock(step_ns)
             now = self._now()
         for lane in self._lanes:  # last: the slow lane is not to wake while this thread is at work
             if now >= lane.due_ns:
@@ -302,6 +296,18 @@ class Sampler:
         records, self._buffer = self._buffer, []
         if records:
             self._emit(records)
+
+    def _look_at_wall_clock(self) -> None:
+        """Before each tick, and not at flushes alone: what a host used while it was suspended would be dated
+        before the step, and a process would pay for it."""
+        step_ns = self._clock.wall_step_ns() - self._stepped_ns
+        if abs(step_ns) <= _STEP_NS:
+            return
+        self._take_answers()  # so that none is left over from before the step
+        for lane in self._lanes:
+            self._read_last(lane)
+        self._flush(self._now())
+        self._follow_wall_clock(step_ns)
 
     def _follow_wall_clock(self, step_ns: int) -> None:
         """A wall clock that was set begins a new epoch: all that is planned or remembered moves along."""

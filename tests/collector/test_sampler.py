@@ -238,7 +238,7 @@ def test_a_clock_that_is_set_begins_a_new_epoch(step_s: int) -> None:
     health = sampler.run(never(), duration_s=4)
     shift = step_s * S
     assert [device.t - START for device in bench.devices(0)] == [
-        t + (shift if t > 2 * S else 0) for t in range(0, 4 * S, 100 * MS)
+        t + (shift if t >= 2 * S else 0) for t in range(0, 4 * S, 100 * MS)
     ]
     (gap,) = bench.emitted.of(Gap)
     before, after = START + 2 * S, START + 2 * S + shift
@@ -249,8 +249,19 @@ def test_a_clock_that_is_set_begins_a_new_epoch(step_s: int) -> None:
     # read once more before the step, at once after it, and at the end
     assert [p.period_ns for p in bench.held()] == [S, S, S, 1, S, 900 * MS]
     assert [p.t for p in bench.held()][2:4] == [before, after]
-    assert list(epochs.values()) == [START, START, after, after]
+    assert list(epochs.values()) == [START, START, after, after, after]
     assert health.clock_steps == 1
+
+
+def test_a_step_between_two_flushes_is_seen_before_anything_is_read() -> None:
+    """A host that was suspended: what its GPU used meanwhile is in the first reading after it."""
+    bench = Bench()
+    bench.clock.at(1.35, lambda: setattr(bench.clock, "step", 600 * S))
+    bench.sampler().run(never(), duration_s=2)
+    times = [device.t - START for device in bench.devices(0)]
+    assert times == [t + (600 * S if t >= 1400 * MS else 0) for t in range(0, 2 * S, 100 * MS)]
+    (gap,) = bench.emitted.of(Gap)
+    assert (gap.from_ns - START, gap.to_ns - START) == (1400 * MS, 601_400 * MS)
 
 
 def test_samples_are_followed_over_a_step_back() -> None:

@@ -237,10 +237,9 @@ class GpuReader:
     def _follow_mig_mode(self) -> None:
         """MIG can be switched while we run, and per-process utilisation goes and comes with it."""
         mode = self.calls("nvmlDeviceGetMigMode")
-        mig = mode is not None and mode[0] == 1
-        if mig != self._mig:
-            self.calls.forget_absent()
-        self._mig = mig
+        if mode is not None and (mode[0] == 1) != self._mig:
+            self._mig = not self._mig
+            self.calls.probe_anew()
 
     def _instances(self, t: int) -> list[Instance]:
         """The MIG instances, and how busy each was. NVML has no power of theirs, and the device's own is not
@@ -269,8 +268,6 @@ class GpuReader:
                 and self.calls.sane("nvmlDeviceGetAttributes", "slices", attributes.gpuInstanceSliceCount),
             )
         uuids = {uuid: number for uuid, number in uuids.items() if uuid}
-        if uuids != self.mig_uuids:
-            self.calls.forget_absent()  # one on an instance that just went fails as if it did not exist
         self.mig_uuids = uuids
         of = {number: frozenset(u for u, n in uuids.items() if n == number) for number in found}
         busy = self._activity.read(t, of)

@@ -41,7 +41,8 @@ class GpuError(WattributeError):
 
 
 class DeviceCalls:
-    """NVML calls on one handle of one device. What the device does not have is asked once.
+    """NVML calls on one handle of one device. What the device does not have is asked once; what answered once
+    it has, whatever it says later.
 
     ``current`` tells whether the handle is still of the running NVML session; ``count`` is told of every
     failure, by call and code. ``failed_code`` is the code that put the device out, 0 while it answers.
@@ -62,6 +63,7 @@ class DeviceCalls:
         self._current = current
         self._count = count
         self._absent: set[str] = set()
+        self._present: set[str] = set()
 
     def __call__(
         self,
@@ -87,16 +89,19 @@ class DeviceCalls:
             return None
         for _ in range(3):  # a list may grow between the binding's question for its size and its reading
             try:
-                return function(self._handle if handle is None else handle, *args)
+                answer = function(self._handle if handle is None else handle, *args)
+                self._present.add(name)
+                return answer
             except self.binding.NVMLError as error:
                 code, text = error.value, str(error)
             if code != INSUFFICIENT_SIZE:
                 break
         # The binding expects INSUFFICIENT_SIZE at first, so an empty list makes it raise SUCCESS.
         if empty is not None and code in (NOT_FOUND, SUCCESS):
+            self._present.add(name)
             return empty
         self.answered(name, code, text)
-        if code in _ABSENT:
+        if code in _ABSENT and name not in self._present:
             self._absent.add(name)
         return None
 
@@ -131,6 +136,11 @@ class DeviceCalls:
         """Whether the device was found not to have the call."""
         return name in self._absent
 
-    def forget_absent(self) -> None:
-        """Probe everything anew."""
+    def present(self, name: str) -> bool:
+        """Whether the call has answered before."""
+        return name in self._present
+
+    def probe_anew(self) -> None:
+        """Forget which calls the device has."""
         self._absent.clear()
+        self._present.clear()

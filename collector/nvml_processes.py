@@ -45,7 +45,8 @@ class Sample:
 
 
 def running(call: DeviceCalls, memory_bytes: int | None) -> list[Resident] | None:
-    """The processes on a device of ``memory_bytes``, each once per MIG instance. None where no list answers.
+    """The processes on a device of ``memory_bytes``, each once per MIG instance. None where no list answers,
+    or not one that did before.
 
     Compute alone is not enough: clients of MPS and of graphics have lists of their own, and a process may
     stand in two of them with the same memory. With MIG on, the device's list needs privilege.
@@ -56,6 +57,8 @@ def running(call: DeviceCalls, memory_bytes: int | None) -> list[Resident] | Non
         name = f"nvmlDeviceGet{kind}RunningProcesses"
         entries = call(name, empty=[])
         if entries is None:
+            if call.present(name):  # it failed for once: who stands in it is not known, and has not gone
+                return None
             continue
         answered = True
         if not all(_plausible(entry, memory_bytes) for entry in entries):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.collector.readings import GIB, NO_PERMISSION, NOT_SUPPORTED, US, S, T
+from tests.collector.readings import GIB, NO_PERMISSION, NOT_SUPPORTED, UNKNOWN, US, S, T
 from tests.fake_nvml.library import GRAPHICS, MPS, FakeNvml
 from wattribute.collector.nvml import GpuReader, Nvml, SlowReading
 from wattribute.collector.nvml_calls import IMPLAUSIBLE
@@ -52,6 +52,33 @@ def test_a_list_that_cannot_be_read_is_not_an_empty_one(fake: FakeNvml) -> None:
     # the name of the symbol fails; the binding's function is what is counted
     assert slow(nvml.gpus[0]).residents is None
     assert nvml.errors["nvmlDeviceGetComputeRunningProcesses", NO_PERMISSION] == 1
+
+
+@pytest.mark.parametrize("code", [UNKNOWN, NOT_SUPPORTED])
+def test_a_list_that_fails_for_once_is_not_an_empty_one(fake: FakeNvml, code: int) -> None:
+    fake.process(0, 100, GIB)
+    gpu = Nvml().gpus[0]
+    assert slow(gpu).residents == (Resident(100, -1, GIB),)
+    fake.fail(0, "nvmlDeviceGetComputeRunningProcesses_v3", code)
+    for _ in range(3):
+        assert slow(gpu).residents is None  # the other lists answer, and are empty
+    fake.fail(0, "nvmlDeviceGetComputeRunningProcesses_v3", 0)
+    assert slow(gpu).residents == (Resident(100, -1, GIB),)
+
+
+@pytest.mark.parametrize("code", [UNKNOWN, NOT_SUPPORTED])
+def test_a_mode_that_fails_for_once_does_not_switch_mig_off(fake: FakeNvml, code: int) -> None:
+    fake.set(0, mig=1)
+    fake.instance(0, 2, 3, "NVIDIA H200 MIG 3g.71gb")
+    gpu = Nvml().gpus[0]
+    for _ in range(2):  # in the first it is switched on, and all is probed anew
+        assert len(slow(gpu).instances) == 1
+    fake.fail(0, "nvmlDeviceGetMigMode", code)
+    for _ in range(3):
+        assert len(slow(gpu).instances) == 1
+    fake.fail(0, "nvmlDeviceGetMigMode", 0)
+    fake.set(0, mig=0)
+    assert slow(gpu).instances == ()
 
 
 @pytest.mark.parametrize("times", [1, 2])

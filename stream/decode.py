@@ -48,7 +48,7 @@ from wattribute.wire import DEVICE_COLUMNS, GPUS_MOST, MAGIC, PREFIX, PROCESS_CO
 _LAYOUTS_MOST: Final = 10_000
 _EXITS_MOST: Final = 100_000  # an exit may come before the process's first record on a device
 _MESSAGE_MOST_BYTES: Final = 16 << 20
-_EXCERPT_BYTES: Final = 200
+EXCERPT_BYTES: Final = 200
 _SET_BACK_NS: Final = 1_000_000_000  # by less the first reading of a new epoch may be earlier
 _REPEATED_MOST_NS: Final = 100_000_000_000
 _GAP_AHEAD_NS: Final = 86_400_000_000_000  # of a clock that was set back it ends later than it is told
@@ -148,10 +148,10 @@ class Decoder:
                 else:
                     self._records(batch, offset, value)
             except RecordError as error:
-                self.tables.dead(offset, str(error), value[:_EXCERPT_BYTES])
+                self.tables.dead(offset, str(error), value[:EXCERPT_BYTES])
             except (RecursionError, TypeError, ValueError, OverflowError, LookupError) as error:
                 # Whatever else a hostile message brings about must not come back at every restart.
-                self.tables.dead(offset, f"cannot be read: {type(error).__name__}", value[:_EXCERPT_BYTES])
+                self.tables.dead(offset, f"cannot be read: {type(error).__name__}", value[:EXCERPT_BYTES])
         return batch
 
     def _samples(
@@ -264,7 +264,7 @@ class Decoder:
                 batch.add_events(host_row, offset, events)
                 self.tables.note(host, boot_id, record, f"{epoch}:{seq}:{index}")
             except RecordError as error:
-                self.tables.dead(offset, f"record {index}: {error}", value[:_EXCERPT_BYTES])
+                self.tables.dead(offset, f"record {index}: {error}", value[:EXCERPT_BYTES])
 
     def _is_news(self, host: str, boot_id: str, record: Record) -> bool:
         """Whether a record may change what is known, so that all before it is to be taken in first."""

@@ -6,13 +6,14 @@ when rows are asked for changes nothing but how often a window is written before
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from wattribute.errors import RecordError
 from wattribute.kernels import attribute as a
 from wattribute.kernels import ingest as k
 from wattribute.kernels.marks import take_due
@@ -30,13 +31,14 @@ from wattribute.kernels.series import (
     Marks,
 )  # fmt: skip
 from wattribute.sinks.contract import Column
-from wattribute.stream.decode import Decoder, Pending
+from wattribute.stream.decode import EXCERPT_BYTES, Decoder, Pending
 from wattribute.stream.fleet import FleetWatts
 from wattribute.stream.identity import Identities
 from wattribute.stream.idle import IdleLevels
 from wattribute.stream.learning import Learning
 from wattribute.stream.look_back import LookBack
 from wattribute.stream.rows import Rows
+from wattribute.stream.saved import Saved, read_saved
 from wattribute.stream.series import SLACK_NS, DeviceKey, Series, new_marks
 from wattribute.stream.tables import Tables
 
@@ -84,8 +86,9 @@ class Engine:
         self._next_offset = 0
         self._written: list[dict[str, Column]] = []
         self._saved = np.zeros((0, 3), np.int64)  # of each device: resets, last sample if silent, sources
-        self._restored: dict[DeviceKey, dict[str, Any]] = {}
+        self._restored: dict[DeviceKey, Saved] = {}
         self._restored_to = 0
+        self._damaged: list[tuple[str, bytes]] = []  # of what was saved: why, and what
         self._quiet = False
         self._look_back = LookBack()
 
@@ -165,37 +168,41 @@ class Engine:
         ``next_offset``, the first that will not be taken quietly."""
         self._restored_to = next_offset
         for value in saved:
-            obj = orjson.loads(value)
-            if obj["next_offset"] > next_offset:
-                obj["last"] = None
-            self._restored[DeviceKey(obj["host"], obj["boot_id"], obj["gpu"])] = obj
+            try:
+                found = read_saved(value)
+            except RecordError as error:  # raised, it would end every stream, at each start
+                self._damaged.append((str(error), value))
+                continue
+            self._restored[found.device] = found
 
     def _restore(self) -> None:
         """Give devices, once the look-back is over, what it could not tell of them."""
+        for reason, value in self._damaged:
+            self.tables.dead(self._restored_to, reason, value[:EXCERPT_BYTES])
+        self._damaged.clear()
         for key in self._restored.keys() & self.series.device_rows.keys():
-            row, obj = self.series.device_rows[key], self._restored.pop(key)
+            row, saved = self.series.device_rows[key], self._restored.pop(key)
             # Those that showed after our place show again. By offset, and not by time: readings come late.
-            offsets = obj.get("reset_offsets", [])  # state of an older version lacks it
-            showed = [offset for offset in offsets if offset < self._restored_to]
+            showed = [offset for offset in saved.reset_offsets if offset < self._restored_to]
             if len(showed) > self.series.devices.showed_offset.shape[1]:
                 self.series.make_room(len(showed))
             devices = self.series.devices
-            devices.resets[row] = obj.get("resets", 0) - len(offsets) + len(showed)
+            devices.resets[row] = saved.resets - len(saved.reset_offsets) + len(showed)
             devices.showed_length[row] = len(showed)
             devices.showed_offset[row, : len(showed)] = showed
-            if not devices.length[row] and obj["last"] is not None:
-                self._restore_last_sample(row, obj)
-            devices.sources[row] |= obj.get("sources", 0)
+            if not devices.length[row] and saved.next_offset <= self._restored_to:
+                self._restore_last_sample(row, saved)
+            devices.sources[row] |= saved.sources
 
-    def _restore_last_sample(self, row: int, obj: Mapping[str, Any]) -> None:
+    def _restore_last_sample(self, row: int, saved: Saved) -> None:
         """Of a device that the look-back did not bring."""
         devices = self.series.devices
-        for series, value in zip(devices[_SAMPLE_SERIES], obj["last"], strict=True):
+        for series, value in zip(devices[_SAMPLE_SERIES], saved.last, strict=True):
             series[row, 0] = value
-        t_ns, energy_mj, power_mw, average_mw = obj["last"]
+        t_ns, energy_mj, power_mw, average_mw = saved.last
         devices.length[row] = 1
         devices.broken[row] = 1  # the look-back had nothing of it: that is longer than any period
-        devices.first_ns[row] = obj["first_ns"]
+        devices.first_ns[row] = saved.first_ns
         devices.knot_ns[row], devices.counter_mj[row] = t_ns, energy_mj
         devices.sources[row] = (
             (HAS_COUNTER if energy_mj >= 0 else 0)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -315,6 +316,35 @@ def test_a_restart_knows_what_a_device_was_read_from() -> None:
     after = made_host.table(made_host.stream(restarted, sent[900:], [100]))
     whole = made_host.table(made_host.stream(Engine("test"), sent, [100]))
     assert {key: whole[key] for key in after} == after
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b'{"host":"ho',
+        b"5",
+        {"next_offset": "x"},
+        {"resets": 1 << 63},
+        {"sources": -1},
+        {"last": [1, 2]},
+        {"host": [1]},
+    ],
+    ids=str,
+)
+def test_a_damaged_snapshot_is_a_dead_letter_and_ends_no_stream(damage: dict[str, Any] | bytes) -> None:
+    sent = made_host.messages(made_host.make(1, 10, 1).flushes)
+    running = Engine("test")
+    made_host.stream(running, sent[:5], [1], end=False)
+    ((_, saved),) = running.state()
+    restarted = Engine("test")
+    damaged = damage if isinstance(damage, bytes) else orjson.dumps(orjson.loads(saved) | damage)
+    restarted.restore([damaged], 5)
+    restarted.take([offset for offset, _ in sent[:5]], [value for _, value in sent[:5]], quiet=True)
+    after = made_host.table(made_host.stream(restarted, sent[5:], [1]))
+    whole = made_host.table(made_host.stream(Engine("test"), sent, [1]))
+    assert {key: whole[key] for key in after} == after
+    (letter,) = restarted.tables.take()["dead"]
+    assert (letter["position"], letter["reason"]) == (5, "a snapshot of state that cannot be used")
 
 
 def test_only_readings_of_devices_are_counted_as_samples() -> None:

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from wattribute.bus import STATE
-from wattribute.errors import BusAwayError, BusError, UsageError
+from wattribute.errors import BusAwayError, BusError, RefusedError, UsageError
 
 _LOG: Final = logging.getLogger(__name__)
 _CLOSE_TIMEOUT_S: Final = 5.0
@@ -52,7 +52,7 @@ class KafkaProducer:
 
     A message is kept here until it is acknowledged, however long Kafka is away and whatever becomes of the
     client within; ``send`` raises BusAwayError when the queue is full. A message that the broker refuses for
-    good is counted in ``failed``, and the next ``flush`` raises BusError for it. To be made after any
+    good is counted in ``failed``, and the next ``flush`` raises RefusedError for it. To be made after any
     fork, and used by one thread at a time. ``config``: settings of librdkafka that win over ours.
     """
 
@@ -83,6 +83,7 @@ class KafkaProducer:
         self._unacked: dict[int, _Queued] = {}
         self._sent = 0
         self._refusal = ""
+        self._refused: list[int] = []
         self._broken = ""
         self._generation = 0
         self._client = self._connect()
@@ -133,7 +134,8 @@ class KafkaProducer:
 
     def flush(self, timeout_s: float) -> int:
         """Wait until all is acknowledged; how many messages are not. Raises BusError for what the broker
-        refuses: for good, or as long as nobody does something about it (a topic that is not there)."""
+        refuses as long as nobody does something about it (a topic that is not there), RefusedError for what
+        it refuses for good."""
         deadline_s = time.monotonic() + timeout_s
         self._revive()
         self._serve(timeout_s)
@@ -142,7 +144,8 @@ class KafkaProducer:
             self._serve(max(0.0, deadline_s - time.monotonic()))
         if self._refusal:
             refusal, self._refusal = self._refusal, ""
-            raise BusError(refusal)
+            refused, self._refused = self._refused, []
+            raise RefusedError(refusal, refused) if refused else BusError(refusal)
         return len(self._unacked)
 
     def close(self) -> None:
@@ -233,6 +236,7 @@ class KafkaProducer:
         elif error.code() in _REFUSALS:
             topic, _key, value, _ms = self._unacked.pop(number)
             self.failed += 1
+            self._refused.append(number)
             self._refusal = (
                 f"Kafka at {self._servers} refuses a message of {len(value)} bytes to {topic}: {error.str()}"
             )

@@ -8,7 +8,7 @@ from typing import Final
 
 from wattribute.bus import Producer
 from wattribute.collector.local_log import LocalLog, Message
-from wattribute.errors import BusError
+from wattribute.errors import BusError, RefusedError
 
 _LOG: Final = logging.getLogger(__name__)
 _CLOSE_TIMEOUT_S: Final = 5.0
@@ -32,8 +32,9 @@ class SpoolingProducer:
         self.trouble = ""
         self._producer = producer
         self._window_max_bytes = min(_WINDOW_MAX_BYTES, log.max_bytes // 4)  # which the log cannot drop
-        self._window_messages = 0
+        self._window: list[tuple[str, Message]] = []
         self._window_bytes = 0
+        self._acknowledged = 0  # by number, as the producer counts what it was given
         self._sent: dict[str, int] = {}
         for topic in log.end_offsets():
             position = log.committed(topic)
@@ -52,7 +53,7 @@ class SpoolingProducer:
         finally:  # a full disk is no reason to send nothing: what is acknowledged makes room
             self._send_on(deadline_s)
         unsent = sum(self.log.remaining(topic, self._sent.get(topic, 0)) for topic in self.log.end_offsets())
-        return unwritten + unsent + self._window_messages
+        return unwritten + unsent + len(self._window)
 
     def close(self) -> None:
         """Flush for at most 5 s, and close both; what is not acknowledged then stays in the log."""
@@ -65,7 +66,7 @@ class SpoolingProducer:
     def _send_on(self, deadline_s: float) -> None:
         while True:
             filled = self._fill_window()
-            if not self._window_messages or not self._is_acknowledged(deadline_s - time.monotonic()):
+            if not self._window or not self._is_acknowledged(deadline_s - time.monotonic()):
                 return
             if not filled or time.monotonic() >= deadline_s:
                 return
@@ -84,11 +85,11 @@ class SpoolingProducer:
             self._producer.send(topic, message.key, message.value, message.timestamp_ms)
         except BusError as error:
             self._complain(error)
-            if self._window_messages:
+            if self._window:
                 return False  # perhaps it is only full: again when it is empty
             self.log.note_dropped(topic, [(message.offset, message.timestamp_ms)])
         else:
-            self._window_messages += 1
+            self._window.append((topic, message))
             self._window_bytes += len(message.value)
         self._sent[topic] = self.log.held[topic] = message.offset + 1
         return True
@@ -98,11 +99,19 @@ class SpoolingProducer:
         try:
             if self._producer.flush(max(0.0, timeout_s)):
                 return False
+        except RefusedError as error:
+            self._complain(error)
+            for number in sorted(error.numbers):
+                topic, message = self._window[number - self._acknowledged]
+                self.log.note_dropped(topic, [(message.offset, message.timestamp_ms)])
+            return False
         except BusError as error:
             self._complain(error)
             return False
         self.log.trim(self._sent)
-        self._window_messages = self._window_bytes = 0
+        self._acknowledged += len(self._window)
+        self._window.clear()
+        self._window_bytes = 0
         self.trouble = ""
         return True
 

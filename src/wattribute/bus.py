@@ -59,7 +59,8 @@ class Producer(Protocol):
         """Queue one message. Does not wait for the broker. Raises BusError where it can never be sent."""
 
     def flush(self, timeout_s: float) -> int:
-        """Wait until all that was sent is durable; the number of messages that still are not."""
+        """Wait until all that was sent is durable; the number of messages that still are not. Raises
+        RefusedError, once, for those that never will be."""
 
     def close(self) -> None:
         """Flush for a bounded time and let go of everything."""

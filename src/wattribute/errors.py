@@ -3,7 +3,8 @@
     WattributeError          one clear line: what is wrong, where, what to do; the command exits with status 1
     ├── UsageError           a wrong option, setting or argument: exit status 2
     ├── BusError             Kafka or the local log cannot be used
-    │   └── BusAwayError     … for now: the same may succeed later
+    │   ├── BusAwayError     … for now: the same may succeed later
+    │   └── RefusedError     … for some messages, ever
     └── StoreError           ClickHouse or chDB cannot be used
         └── StoreAwayError   … for now: the same may succeed later
     RecordError              a line, message or field that cannot be used; it goes to the dead letters
@@ -11,7 +12,7 @@
 Anything else that reaches the user is a bug.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
@@ -32,6 +33,14 @@ class BusError(WattributeError):
 
 class BusAwayError(BusError):
     """The bus cannot be used for now. Who is patient may do the same again."""
+
+
+class RefusedError(BusError):
+    """The bus will never take these messages: ``numbers`` counts them from 0, the first that was sent."""
+
+    def __init__(self, text: str, numbers: Sequence[int]) -> None:
+        super().__init__(text)
+        self.numbers = numbers
 
 
 class StoreError(WattributeError):

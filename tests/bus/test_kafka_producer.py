@@ -15,7 +15,7 @@ from tests.bus.mock_kafka import PRODUCE, MockKafka
 from tests.kafka_broker import KafkaBroker
 from wattribute.bus import DEAD, SAMPLES, STATE, TOPICS, UNITS
 from wattribute.collector.kafka_producer import KafkaProducer
-from wattribute.errors import BusError
+from wattribute.errors import BusError, RefusedError
 from wattribute.stream.kafka_consumer import KafkaConsumer
 
 T_MS = 1_700_000_000_000
@@ -85,8 +85,9 @@ def test_a_message_that_the_broker_refuses_is_an_error_once(
 ) -> None:
     mock_kafka.fail(PRODUCE, KafkaError.MSG_SIZE_TOO_LARGE)
     producer.send("topic", "host", b"refused", T_MS)
-    with pytest.raises(BusError, match="refuses a message of 7 bytes to topic"):
+    with pytest.raises(RefusedError, match="refuses a message of 7 bytes to topic") as raised:
         producer.flush(PATIENCE_S)
+    assert raised.value.numbers == [0]
     producer.send("topic", "host", b"taken", T_MS)
     assert producer.flush(PATIENCE_S) == 0
     assert (producer.acked, producer.failed) == (1, 1)

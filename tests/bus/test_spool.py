@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaError
 
-from tests.bus.mock_kafka import MockKafka
+from tests.bus.mock_kafka import PRODUCE, MockKafka
 from tests.kafka_broker import KafkaBroker
 from wattribute.bus import SAMPLES, UNITS
 from wattribute.collector.kafka_producer import KafkaProducer
@@ -127,6 +128,23 @@ def test_a_message_that_can_never_be_sent_is_listed_and_the_rest_goes_on(tmp_pat
     assert far.numbers() == [0, 1, 3, 4]
     assert [(drop.from_offset, drop.to_offset, drop.from_ms) for drop in log.dropped()] == [(2, 3, 2)]
     assert log.dropped_messages() == 1
+    spool.close()
+
+
+def test_what_the_broker_refuses_after_it_was_sent_is_listed_too(
+    mock_kafka: MockKafka, tmp_path: Path
+) -> None:
+    mock_kafka.create(SAMPLES, 1)
+    log = LocalLog(tmp_path)
+    spool = SpoolingProducer(log, KafkaProducer(mock_kafka.servers))
+    for first in (0, 2, 5):
+        mock_kafka.fail(PRODUCE, *[KafkaError.INVALID_TIMESTAMP] * (first == 2))
+        send(spool, 3 if first == 2 else 2, first)
+        deadline_s = time.monotonic() + PATIENCE_S
+        while spool.flush(1.0):
+            assert time.monotonic() < deadline_s
+    assert [(drop.from_offset, drop.to_offset) for drop in log.dropped()] == [(2, 5)]
+    assert log.dropped_messages() == 3
     spool.close()
 
 

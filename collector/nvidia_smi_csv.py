@@ -34,8 +34,9 @@ _READINGS: Final[dict[str, tuple[str, Mapping[str, int]]]] = {
     "power.limit": ("power_limit_mw", _POWER),
     "enforced.power.limit": ("power_limit_mw", _POWER),
 }
-_SAME: Final = {"gpu_uuid": "uuid", "gpu_name": "name"}  # nvidia-smi takes both names
-COLUMNS: Final = {"timestamp", "uuid", "index", "name", *_READINGS}
+# nvidia-smi takes both names
+_SAME: Final = {"gpu_uuid": "uuid", "gpu_name": "name", "gpu_bus_id": "pci.bus_id"}
+COLUMNS: Final = {"timestamp", "uuid", "index", "pci.bus_id", "name", *_READINGS}
 """The columns that are read; all others are ignored."""
 
 _COLUMN: Final = re.compile(r"([\w.]+)(?:\s*\[(.+)\])?", re.ASCII)

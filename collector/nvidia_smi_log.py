@@ -130,6 +130,7 @@ class _Log:
         self._workload = workload
         self._workload_t = 0
         self._seen: dict[str, _Seen] = {}  # by what the log itself calls the GPU
+        self._places: dict[str, int] = {}  # by bus id: in the order in which the log names them
 
     def row(self, header: csv.Header, cells: list[str]) -> list[Record]:
         """The records of one line. Raises RecordError, and then nothing of the line counts."""
@@ -174,15 +175,22 @@ class _Log:
         return [Exit(t=max(seen.t for seen in self._seen.values()), pid=0, start_ns=0)]
 
     def _identity(self, header: csv.Header, cells: list[str]) -> tuple[str, int | None]:
-        """What the log calls the GPU of a line, and its index."""
+        """What the log calls the GPU of a line, and its index. Bus ids, by which alone GPUs are told apart in
+        NVIDIA's own example of a query, stand for their order: taken for one, eight GPUs would cost what one
+        does."""
         index_text = header.text(cells, "index")
         if index_text and not re.fullmatch("[0-9]{1,5}", index_text):
             raise RecordError(f"index is {index_text[:40]!r}, not a number")
         index = int(index_text) if index_text else None
-        uuid = header.text(cells, "uuid")
-        if "uuid" in header.place and not uuid:
-            raise RecordError("no uuid: the line's GPU is unknown")
-        return uuid or f"{MADE_UP}{self._stem}:{index or 0}", index
+        known = next((name for name in ("uuid", "index", "pci.bus_id") if name in header.place), "")
+        if known and not header.text(cells, known):
+            raise RecordError(f"no {known}: the line's GPU is unknown")
+        if known == "uuid":
+            return header.text(cells, known), index
+        place = index or 0
+        if known == "pci.bus_id":
+            place = self._places.setdefault(header.text(cells, known), len(self._places))
+        return f"{MADE_UP}{self._stem}:{place}", index
 
 
 def _held(device: Device, since_ns: int) -> Process:

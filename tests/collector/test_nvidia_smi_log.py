@@ -215,6 +215,23 @@ def test_a_bad_line_is_told_and_its_neighbours_kept(tmp_path: Path, bad: str, re
     assert [item.record.period_ns for item in items if isinstance(item.record, Process)] == [200 * MS]
 
 
+@pytest.mark.parametrize("column", ["pci.bus_id", "gpu_bus_id"])
+def test_gpus_are_told_apart_by_their_bus_ids_where_nothing_else_does(tmp_path: Path, column: str) -> None:
+    path = log(
+        tmp_path,
+        f"timestamp, {column}, power.draw.instant [W]\n"
+        "2023/07/14 10:12:46.483, 00000000:1A:00.0, 1 W\n2023/07/14 10:12:46.485, 00000000:3B:00.0, 2 W\n"
+        "2023/07/14 10:12:47.483, 00000000:1A:00.0, 3 W\n2023/07/14 10:12:47.485, [GPU is lost], 4 W\n",
+    )
+    items = list(read_nvidia_smi_log(path, host="h1"))
+    assert [(device.gpu[-1], device.power_mw) for device in devices(items)] == [
+        ("0", 1000),
+        ("1", 2000),
+        ("0", 3000),
+    ]
+    assert bad_in(items) == [(5, "no pci.bus_id: the line's GPU is unknown")]
+
+
 def test_a_line_without_its_gpu_is_bad(tmp_path: Path) -> None:
     path = log(
         tmp_path,

@@ -66,6 +66,7 @@ class Nvml:
     def __init__(self, binding: Any = None) -> None:
         self.binding: Any = load_pynvml() if binding is None else binding
         self.errors: Counter[tuple[str, int]] = Counter()
+        self.nameless_count = 0  # of devices without a UUID at the start: nothing of them is read, ever
         self.session = 0  # grows with each restart: a handle is good within its session only
         self._counting = threading.Lock()
         self._reopening = threading.Lock()
@@ -144,6 +145,7 @@ class Nvml:
                 self.count(call, error.value)
             except GpuError:
                 continue  # it is counted, and known by its UUID: `reopen` may bring it back
+        self.nameless_count = count - len(found)
         return found
 
 

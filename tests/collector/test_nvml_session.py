@@ -99,6 +99,7 @@ def test_a_gpu_that_is_lost_at_the_start_hides_no_other(fake: FakeNvml) -> None:
     nvml = Nvml()
     assert [gpu.uuid for gpu in nvml.gpus] == ["GPU-fake-0"]
     assert nvml.errors["nvmlDeviceGetHandleByIndex", LOST] == 1
+    assert nvml.nameless_count == 1
     with pytest.raises(GpuError, match="not answered yet"):
         fast(nvml.gpus[0])
     fake.fail(0, "nvmlDeviceGetName", 0)

@@ -12,6 +12,7 @@ from subprocess import PIPE, Popen
 
 import grpc
 
+from tests.collector.readings import LOST
 from tests.collector.test_reservations import CHAT, pod
 from tests.fake_nvml.library import FakeNvml
 from wattribute.commands.source import open_kubelet, open_source
@@ -74,3 +75,11 @@ def test_the_kubelet_is_asked_in_a_pod_and_where_the_settings_name_it(tmp_path: 
     assert of(kubelet_token=str(token)) is not None
     assert of(kubelet_token=str(token), kubelet="off") is None
     assert of(kubelet_token=str(tmp_path / "none"), kubelet="http://127.0.0.1:10255/pods") is not None
+
+
+def test_a_gpu_that_cannot_be_read_at_the_start_is_told(fake: FakeNvml) -> None:
+    fake.fail(1, "nvmlDeviceGetHandleByIndex_v2", LOST)
+    settings = load_settings({"host": "node"}, None, HOME)
+    with closing(open_source(settings, simulate=False, scenario=None, seed=1)) as source:
+        told = "(not 1 more: start again once 'wattribute doctor' finds it)"
+        assert source.shown() == f"1 × NVIDIA Fake {told} on node"

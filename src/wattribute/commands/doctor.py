@@ -92,6 +92,9 @@ def _found(part: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Findin
 
 def _nvml() -> Iterator[Finding]:
     with closing(Nvml()) as nvml:
+        if nvml.nameless_count:
+            lost = f"GPUs that cannot be read: {nvml.nameless_count} ({nvml.shown_errors()})"
+            yield Finding("NVML", "broken", lost, "see `dmesg | grep -i nvrm`; it may need a reset")
         for gpu in nvml.gpus:
             shown = f"{gpu.identity.name or 'a GPU'} {gpu.uuid}"
             try:

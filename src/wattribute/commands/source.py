@@ -110,7 +110,10 @@ class Source:
         """In words."""
         names = [gpu.identity.name or "GPU" for gpu in self.nvml.gpus]
         kinds = ", ".join(f"{names.count(name)} × {name}" for name in dict.fromkeys(names))
-        return f"{kinds} on {self.name}{', SIMULATED' if self.simulated else ''}"
+        nameless = self.nvml.nameless_count
+        again = f"start again once 'wattribute doctor' finds {'it' if nameless == 1 else 'them'}"
+        left_out = f" (not {nameless} more: {again})" if nameless else ""
+        return f"{kinds}{left_out} on {self.name}{', SIMULATED' if self.simulated else ''}"
 
 
 def load_host_settings(options: Mapping[str, object], config: Path | None, simulate: bool) -> Settings:

@@ -77,6 +77,7 @@ def _messages(lines: Iterable[Line], engine: Engine) -> Iterator[tuple[int, byte
 
     By the second, so that the first half of a trace gives the messages that the whole gives."""
     sender = _Sender()
+    epochs: dict[str, int] = {}  # of each host: a part of a recording goes on with that of the part before
     number = 0
     for line in lines:
         record = line.record
@@ -84,7 +85,8 @@ def _messages(lines: Iterable[Line], engine: Engine) -> Iterator[tuple[int, byte
             engine.tables.dead(line.number, line.error or "", line.raw)
         elif isinstance(record, Trace):
             yield from ((number, value) for value in sender.rest())
-            sender = _Sender(record.host, record.boot_id, sender.seq)
+            epochs[sender.host] = sender.epoch
+            sender = _Sender(record.host, record.boot_id, sender.seq, epochs.get(record.host, 0))
         else:
             if messages := sender.before(record):  # of most records none
                 yield from ((number, value) for value in messages)
@@ -96,9 +98,10 @@ def _messages(lines: Iterable[Line], engine: Engine) -> Iterator[tuple[int, byte
 class _Sender:
     """What the collector of one host sends; ``group`` are the records that go together next."""
 
-    def __init__(self, host: str = "", boot_id: str = "", seq: int = 0) -> None:
+    def __init__(self, host: str = "", boot_id: str = "", seq: int = 0, epoch: int = 0) -> None:
         self.group: list[Record] = []
-        self._encoder = Encoder(host, boot_id, epoch=0, seq=seq)
+        self.host = host
+        self._encoder = Encoder(host, boot_id, epoch, seq)
         self._gpus: set[str] = set()  # that a gap of the next message would be of
         self._newest_ns = 0
         self._second = -1
@@ -108,6 +111,11 @@ class _Sender:
     def seq(self) -> int:
         """Of its last message."""
         return self._encoder.seq
+
+    @property
+    def epoch(self) -> int:
+        """Of its last message."""
+        return self._encoder.epoch
 
     def rest(self) -> list[bytes]:
         """The messages of the records that wait."""

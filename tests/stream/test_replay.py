@@ -73,6 +73,18 @@ def test_a_clock_that_was_set_back_costs_no_energy() -> None:
     assert {accounts[at] for at in range(60, 119)} == {"process"}
 
 
+def test_a_clock_is_set_back_in_the_second_part_of_a_recording_too() -> None:
+    parts: list[list[Record]] = []
+    for part in range(2):
+        begin, end = START_NS + (80 * part + 20) * SECOND_NS, START_NS + (80 * part + 40) * SECOND_NS
+        first = [record for n in range(40) for record in second(60 * part + n, 80 * part + n)]
+        gap = Gap(t=begin, from_ns=begin, to_ns=end, reason="the wall clock was set by -20.000 s")
+        then = [record for n in range(40, 60) for record in second(60 * part + n, 80 * part + n - 20)]
+        parts.append([*first, gap, *then, *second(60 * part + 60, 80 * part + 41)])
+    again = Trace(version=1, host="h", boot_id="b")
+    assert replayed([*parts[0], again, *parts[1]]) == replayed([*parts[0], *parts[1]])
+
+
 def test_readings_that_come_late_are_no_clock_that_was_set_back() -> None:
     """Of two GPUs the readings stand one after the other, and a gap was told when it began."""
     gap = Gap(t=START_NS, from_ns=START_NS, to_ns=START_NS + 1)

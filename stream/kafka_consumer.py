@@ -210,7 +210,7 @@ class KafkaConsumer:
                     error = message.error()
                     if error is None:
                         if (value := message.value()) is not None:  # else a tombstone
-                            yield (message.key() or b"").decode(), value
+                            yield (message.key() or b"").decode(errors="replace"), value
                     elif error.code() == KafkaError._PARTITION_EOF:
                         at_end += 1
                     elif not error.retriable():

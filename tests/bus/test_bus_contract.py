@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import confluent_kafka
 import pytest
 from confluent_kafka import KafkaError, TopicPartition
 
@@ -232,6 +233,16 @@ def test_read_all_stands_beside_the_group(bus: Bus) -> None:
     assert newest == {f"gpu-{number % 5}": b"%d" % number for number in range(25, 30)}
     assert sorted(values(read(consumer, 30))) == sorted(b"%d" % number for number in range(30))
     assert list(consumer.read_all(bus.topic())) == []
+
+
+def test_a_key_that_is_no_text_ends_no_reading(mock_kafka: MockKafka) -> None:
+    mock_kafka.create("topic", 1)
+    stranger = confluent_kafka.Producer({"bootstrap.servers": mock_kafka.servers})
+    stranger.produce("topic", b"value", b"gpu-\xff")
+    assert stranger.flush(PATIENCE_S) == 0
+    consumer = KafkaConsumer(mock_kafka.servers, "group", ["topic"])
+    assert list(consumer.read_all("topic")) == [("gpu-\ufffd", b"value")]
+    consumer.close()
 
 
 def test_two_members_share_the_partitions(kafka_bus: KafkaBus) -> None:

@@ -626,6 +626,23 @@ def test_logs_of_one_name_that_name_no_gpu_are_refused(tmp_path: Path) -> None:
         list(second)
 
 
+@pytest.mark.parametrize(
+    ("apart_ms", "is_said"), [((3, 997), True), ((3, 3, 3, 91), True), ((100, 140), False)]
+)
+def test_a_log_that_seems_to_be_of_several_gpus_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], apart_ms: tuple[int, ...], is_said: bool
+) -> None:
+    lines, ms = ["timestamp, power.draw.instant [W]"], 0
+    for number in range(60):
+        lines.append(f"2023/07/14 10:12:{ms // 1000:02d}.{ms % 1000:03d}, 300.00 W")
+        ms += apart_ms[number % len(apart_ms)]
+    path = tmp_path / "run.csv"
+    path.write_text("\n".join(lines))
+    ((_, items, _),) = open_inputs([path])
+    assert len(list(items)) > 60
+    assert ("run.csv names no GPU in its lines" in capsys.readouterr().err) == is_said
+
+
 def test_a_log_without_energy_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.csv"
     for power, is_said in ((" 5 W", False), (" [N/A]", True), (" 0 W", False)):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -35,6 +36,8 @@ Inputs = Sequence[tuple[Path, Iterator[Line], bool]]
 
 _LOG: Final = "What a log of nvidia-smi does not say"
 _SHOWN_DEAD: Final = 5
+_LOOKED_AT: Final = 10_000  # lines of a log, to see whether they come in rounds
+_ROUND_RATIO: Final = 20  # of the pause between two rounds of a log to the time between two of its lines
 _COUNTED_BYTES: Final = 2 << 30  # up to this size the lines of a file are counted first, for the progress bar
 
 
@@ -110,7 +113,7 @@ def open_inputs(
     for file in files:
         lines, is_log = _lines(file, host, gpu, gpu_model, timezone, workload)
         if is_log:
-            lines = _with_energy(_apart(lines, file, host or "log", whose), file)
+            lines = _of_one_gpu(_with_energy(_apart(lines, file, host or "log", whose), file), file)
         inputs.append((file, lines, bool(workload) or not is_log))
     return inputs
 
@@ -216,6 +219,27 @@ def _with_energy(lines: Iterator[Line], file: Path) -> Iterator[Line]:
             f"note: {file} tells no power and no energy, so that all of it counts as 0 J: log"
             " power.draw.instant or total_energy_consumption too"
         )
+
+
+def _of_one_gpu(lines: Iterator[Line], file: Path) -> Iterator[Line]:
+    """The items of a log. Several GPUs that its lines do not tell apart are taken for one: says so at its end
+    where they seem to be, for their lines come in rounds, some ms apart, and then nothing for a period."""
+    times: dict[str, list[int]] = {}
+    for line in lines:
+        read = line.record
+        if isinstance(read, Device) and read.gpu.startswith(MADE_UP):
+            seen = times.setdefault(read.gpu, [])
+            if len(seen) < _LOOKED_AT:
+                seen.append(read.t)
+        yield line
+    if len(times) == 1:
+        apart_ns = sorted(after - before for before, after in pairwise(*times.values()))
+        few = len(apart_ns) // 20
+        if few and apart_ns[-few] > _ROUND_RATIO * apart_ns[few]:
+            note(
+                f"note: {file} names no GPU in its lines, and was taken for one GPU's: if it is of several,"
+                " log uuid too, for all together cost what one does here"
+            )
 
 
 def _no_log(lines: Iterator[Line]) -> Iterator[Line]:

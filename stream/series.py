@@ -223,9 +223,11 @@ class Series:
         return rows
 
     def _is_past(self, device: int, row: int) -> bool:
-        """Whether no window to come can have a row of it. Where a clock was set back one can."""
-        reach_ns = int(self.holders.reach_to_ns[row])
-        return reach_ns == 0 or reach_ns < int(self.hosts.now_ns[self.devices.host[device]]) - HORIZON_NS
+        """Whether no window to come can have a row of it. Where a clock was set back one can, until the
+        device was read after it: the next reading may be hours later, and writes all windows before it."""
+        reach_ns, n = int(self.holders.reach_to_ns[row]), int(self.devices.length[device])
+        newest_ns = int(self.devices.t_ns[device, n - 1]) if n else 0
+        return reach_ns == 0 or reach_ns < newest_ns - HORIZON_NS
 
     def _process(self, device: int, key: HolderKey) -> ProcessKey:
         own = self.device_keys[device]

@@ -121,6 +121,21 @@ def test_where_a_clock_that_was_set_back_comes_again_no_window_counts_twice() ->
     assert {row["pid"] for row in rows.values()} == {11}
 
 
+@pytest.mark.parametrize("size", [1, 9])
+def test_who_was_there_before_a_clock_was_set_back_has_no_row_beside_the_gap_after_it(size: int) -> None:
+    """Its GPU is lost soon after, and comes back when the others have been read for over an hour."""
+    ahead = [second(number, ahead_ns=200 * SECOND_NS) for number in range(30)]
+    after = [second(number, pid=11) for number in range(30, 35)]
+    meanwhile = [second(number, gpu="other") for number in range(35, 4500, 30)]
+    back = [second(number, pid=11) for number in range(4500, 4530)]
+    parts = sent(("a", "b1", 1, ahead), ("a", "b1", 2, [*after, *meanwhile, *back]))
+    rows = made_host.table(made_host.stream(Engine("test"), parts, [size]))
+    of_gpu = {key: row for key, row in rows.items() if row["gpu"] == "g"}
+    for found in made_host.windows(of_gpu).values():
+        assert sum(row["gpu_time_equal_ns"] for row in found) == found[0]["covered_ns"]
+    assert {row["pid"] for row in of_account(of_gpu, "process").values()} == {11}
+
+
 def twice(back_s: int, *more: Record) -> list[made_host.Message]:
     """After two minutes a clock is set back, as its collector tells; ``more`` comes in the second after."""
     back_ns, at_ns = back_s * SECOND_NS, START_NS + 120 * SECOND_NS

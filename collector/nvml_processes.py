@@ -93,13 +93,9 @@ def after_the_clock_was_set(before: ProcessSamples, t: int) -> ProcessSamples:
     """Samples anew at ``t``, where the wall clock was set since the last reading.
 
     If it was set back, the buffer holds samples of times that are to come again: nothing is read until they
-    have. Or, where they will have left the buffer by then, those that lie ahead are passed over as long. To
-    ask for what is newer than them gave no SM time any more."""
-    if before.read_ns <= t:
-        return ProcessSamples()
-    if before.read_ns <= t + _BUFFER_NS:
-        return ProcessSamples(quiet_until_ns=before.read_ns)
-    return ProcessSamples(ahead_until_ns=t + _BUFFER_NS)
+    have. Or, where they will have left the buffer by then, they are passed over."""
+    comes_again = t < before.read_ns <= t + _BUFFER_NS
+    return ProcessSamples(quiet_until_ns=before.read_ns if comes_again else 0)
 
 
 class ProcessSamples:
@@ -108,12 +104,16 @@ class ProcessSamples:
     NVML is asked for what is newer than the last seen timestamp, in its own µs, and answers one entry per
     process with a share averaged over that stretch. 0, seconds or "now - 1 s" in its place, as common
     readers pass, give an average over the whole buffer or lose samples.
+
+    What lies ahead of our clock when it is read first is from before that was set back, and passed over until
+    it has left the buffer: to ask for what is newer gave no SM time any more.
     """
 
-    def __init__(self, quiet_until_ns: int = 0, ahead_until_ns: int = 0) -> None:
+    def __init__(self, quiet_until_ns: int = 0) -> None:
         self.read_ns = 0
         """When it was read last."""
-        self._quiet_until_ns, self._ahead_until_ns = quiet_until_ns, ahead_until_ns
+        self._quiet_until_ns = quiet_until_ns
+        self._ahead_until_ns = 0
         # Both are asked: on RTX PRO Blackwell the first answers 0 % under load (HAMi-core PR 218), and the
         # second came with driver 550 only.
         self._calls = ["nvmlDeviceGetProcessUtilization", "nvmlDeviceGetProcessesUtilizationInfo"]
@@ -127,6 +127,8 @@ class ProcessSamples:
     def read(self, call: DeviceCalls, t: int, pids: set[int]) -> list[Sample]:
         """The samples that came since the last call, read at ``t`` while ``pids`` are running. The first call
         gives none: it only learns where the driver's buffer ends."""
+        if not self.read_ns:
+            self._ahead_until_ns = t + _BUFFER_NS
         self.read_ns = t
         if t < self._quiet_until_ns:
             return []

@@ -284,6 +284,23 @@ def test_samples_are_followed_over_a_step_back() -> None:
     assert used == [(2_900 * MS, S, 70.0), (3_900 * MS, S, 70.0)]
 
 
+@pytest.mark.parametrize("ahead_s", [50, 3600])
+def test_samples_of_before_a_step_back_that_nobody_saw_are_passed_over(ahead_s: int) -> None:
+    """The collector begins just after it, and the driver's buffer holds what lies ahead."""
+    bench = Bench()
+    bench.binding.pids[0] = [100]
+    bench.binding.sample(0, 100, START + ahead_s * S, 10)
+    for second in (1, 2, 3):
+        t = START + second * S - 100 * MS
+        bench.clock.at(second - 0.05, lambda t=t: bench.binding.sample(0, 100, t, 70))  # type: ignore[misc]
+    bench.sampler().run(never(), duration_s=4)
+    assert [(p.t - START, p.sm_percent) for p in bench.used()] == [
+        (900 * MS, 70.0),
+        (1_900 * MS, 70.0),
+        (2_900 * MS, 70.0),
+    ]
+
+
 def test_a_slow_reading_that_a_step_overtakes_is_dropped() -> None:
     bench = Bench()
     bench.binding.pids[0] = [100]

@@ -45,7 +45,7 @@ class InstanceActivity:
         found: dict[int, float] = {}
         for number, uuids in instances.items():
             before = self._taken.get(number)
-            if before is not None and t - before.t < _LEAST_NS:
+            if before is not None and 0 <= t - before.t < _LEAST_NS:
                 continue
             sample = self._room.pop() if self._room else self._allocated()
             if sample is None or self._calls("nvmlGpmMigSampleGet", number, sample) is None:
@@ -54,7 +54,7 @@ class InstanceActivity:
             self._taken[number] = _Taken(sample, t, uuids)
             if before is None:
                 continue
-            if before.uuids == uuids and t - before.t <= _MOST_NS:
+            if before.uuids == uuids and 0 <= t - before.t <= _MOST_NS:  # less: the clock was set back
                 percent = self._between(before.sample, sample)
                 found |= {} if percent is None else {number: percent}
             self._room.append(before.sample)

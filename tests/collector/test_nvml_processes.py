@@ -309,6 +309,17 @@ def test_activity_of_mig_instances(fake: FakeNvml) -> None:
     assert read(92, 300.0) == [None]
 
 
+def test_activity_goes_on_after_the_wall_clock_was_set_back(fake: FakeNvml) -> None:
+    fake.set(0, mig=1, gpm=1)
+    fake.instance(0, 1, 3, "NVIDIA H200 MIG 3g.71gb")
+    gpu = Nvml().gpus[0]
+    seen = []
+    for second, shown_s in enumerate((0, 1, -3598, -3597, -3596), start=1):
+        fake.activity(0, 1, 600.0 * second, 1000.0 * second)
+        seen += [instance.sm_percent for instance in slow(gpu, T + shown_s * S).instances]
+    assert seen == [None, 60.0, None, 60.0, 60.0]
+
+
 def test_samples_that_come_late_are_waited_for_in_silence(fake: FakeNvml) -> None:
     """Where one has been 6 s old before it could be read, the next may be too."""
     fake.process(0, 100, GIB)

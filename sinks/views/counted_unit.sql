@@ -70,6 +70,7 @@ FROM
         -- what counts in all its minutes counts as it was told: of parts the sum would be off by a rounding
         if(min(counts), any(whole), sumIf(minutes.quantity, counts)) AS counted_quantity
     FROM lesser_unit(unit = {unit:String}, since = {since:String}, until = {until:String}) AS minutes
+    WHERE is_within
     GROUP BY unit, host, pod, place, model, model_version, run, attempt, part, application, phase, source, authority,
         first_minute, last_minute
     HAVING max(counts)

@@ -8,7 +8,8 @@
 -- same); an application's metrics and spans also not different applications. What trains is apart
 -- from what serves, and so is each run of it; what names a run and no phase trains, unless processes of its version only
 -- served meanwhile (as in counted_unit).
--- whole, head and tail are what a count comes to in the span, in the first and in the last of its minutes.
+-- whole, head and tail are what a count comes to in the span, in the first and in the last of its minutes: nothing,
+-- where it lies in a minute that the span cuts, and not in the span (is_within 0).
 CREATE OR REPLACE VIEW lesser_unit AS
 WITH
 {{contested}},
@@ -26,6 +27,9 @@ WITH
     -- in ns a time must stay below 2262
     toUnixTimestamp64Milli(greatest(since_at, toDateTime64(0, 3, 'UTC'))) * 1000000 AS since_ns,
     least(toUnixTimestamp64Milli(until_at), 9000000000000) * 1000000 AS until_ns,
+    -- of a minute that the span cuts all is looked at: who was there does not depend on where it is cut
+    intDiv(since_ns, minute_ns) * minute_ns AS first_ns,
+    intDiv(until_ns + minute_ns - 1, minute_ns) * minute_ns AS last_ns,
     -- the versions of the models of which units name a run and no phase, and whether they trained or served
     (
         SELECT groupUniqArray((model, h.1, h.2))
@@ -65,6 +69,7 @@ FROM
             source,
             authority,
             {{training_of}} AS training,
+            is_within,
             first_minute,
             last_minute,
             max(period_ns) AS longest_period_ns,
@@ -81,14 +86,18 @@ FROM
                 least(end_ns, until_ns) AS to_ns,
                 intDiv(from_ns, minute_ns) AS first_minute,
                 greatest(first_minute, intDiv(to_ns - 1, minute_ns)) AS last_minute,
-                quantity * if(from_ns = begin_ns AND to_ns = end_ns, 1, (to_ns - from_ns) / period_ns) AS in_span,
+                begin_ns < until_ns AND end_ns >= since_ns AND (end_ns > since_ns OR period_ns = 0) AS is_within,
+                quantity * multiIf(
+                    NOT is_within, 0,
+                    from_ns = begin_ns AND to_ns = end_ns, 1,
+                    (to_ns - from_ns) / period_ns) AS in_span,
                 if(first_minute = last_minute, in_span,
                     in_span * ((first_minute + 1) * minute_ns - from_ns) / (to_ns - from_ns)) AS in_first,
                 if(first_minute = last_minute, in_span,
                     in_span * (to_ns - last_minute * minute_ns) / (to_ns - from_ns)) AS in_last
             FROM unit FINAL
             WHERE (unit, model, authority) IN (SELECT unit, model, authority FROM sources WHERE authority < greatest)
-                AND begin_ns < until_ns AND end_ns >= since_ns AND (end_ns > since_ns OR period_ns = 0)
+                AND begin_ns < last_ns AND end_ns >= first_ns AND (end_ns > first_ns OR period_ns = 0)
         )
         GROUP BY ALL
     )
@@ -122,8 +131,8 @@ LEFT JOIN
         FROM unit AS seen_unit FINAL
         INNER JOIN (SELECT unit, model, authority FROM sources WHERE authority > least) AS told USING (model, authority)
         WHERE (seen_unit.unit = told.unit OR (seen_unit.unit = 'observed_ns' AND quantity > 0))
-            AND toUnixTimestamp64Nano(t) - toInt64(period_ns) < until_ns
-            AND toUnixTimestamp64Nano(t) >= since_ns
+            AND toUnixTimestamp64Nano(t) - toInt64(period_ns) < last_ns
+            AND toUnixTimestamp64Nano(t) >= first_ns
         GROUP BY ALL
     )
     GROUP BY unit, model, training, minute

@@ -8,10 +8,9 @@
 CREATE OR REPLACE VIEW unit_coverage AS
 WITH
     toInt64(60000000000) AS minute_ns,
-    parseDateTime64BestEffort({since:String}, 3, 'UTC') AS since_at,
-    parseDateTime64BestEffort({until:String}, 3, 'UTC') AS until_at,
-    toUnixTimestamp64Milli(greatest(since_at, toDateTime64(0, 3, 'UTC'))) * 1000000 AS since_ns,
-    least(toUnixTimestamp64Milli(until_at), 9000000000000) * 1000000 AS until_ns,
+{{bounds}},
+    toUnixTimestamp64Milli(since_at) * 1000000 AS since_ns,
+    toUnixTimestamp64Milli(until_at) * 1000000 AS until_ns,
 {{looked}},
     dirty AS (SELECT host, gpu, bucket_start FROM dirty_bucket FINAL),
     filled AS
@@ -41,7 +40,7 @@ WITH
                     {policy:String} = 'memory', idle_energy_memory_uj,
                     idle_energy_active_uj) AS energy
             FROM attribution_minute FINAL
-            WHERE account = 'process' AND bucket_start >= toStartOfMinute(since_at) AND bucket_start < until_at
+            WHERE account = 'process' AND bucket_start >= first_minute AND bucket_start < last_minute
                 AND (host, gpu, bucket_start) NOT IN dirty
             UNION ALL
             SELECT host, gpu, pod, model, model_version, run, phase,
@@ -56,9 +55,10 @@ WITH
                     idle_energy_active_uj) AS energy
             FROM attribution FINAL
             WHERE account = 'process' AND window_start >= since_at AND window_start < until_at
-                -- where there is none, no row is read
-                AND window_start >= (SELECT if(count() = 0, toDateTime('2105-01-01', 'UTC'), min(bucket_start)) FROM dirty)
-                AND (host, gpu, toStartOfMinute(window_start)) IN dirty
+                AND (window_start < first_minute OR window_start >= last_minute
+                    -- where there is none, no row is read
+                    OR window_start >= (SELECT if(count() = 0, toDateTime('2105-01-01', 'UTC'), min(bucket_start)) FROM dirty)
+                        AND (host, gpu, toStartOfMinute(window_start)) IN dirty)
         )
         WHERE model IN (SELECT model FROM places) AND NOT {{trains}}
         GROUP BY ALL

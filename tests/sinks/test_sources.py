@@ -90,6 +90,22 @@ def test_a_count_over_several_minutes_counts_by_the_minutes(sink: ClickHouseSink
     assert counted(sink, since) == {"client": pytest.approx(100)}
 
 
+@pytest.mark.parametrize("cut", [0.0, 0.3, 0.5, 0.8, 1.0])
+def test_who_counts_in_a_minute_is_the_same_wherever_it_is_cut(
+    sink: ClickHouseSink, start_ms: int, cut: float
+) -> None:
+    rows = [told(start_ms, "engine", 0.1, 100, 6), told(start_ms, "gateway", 0.6, 90, 6)]
+    rows += [told(start_ms, "gateway", 1.1, 80, 6), told(start_ms, "engine", 1.6, 70, 6)]
+    sink.write_rows("unit", rows)
+    for minute in (0, 1):
+        since, edge, until = (start_ms + round(60_000 * (minute + part)) for part in (0, cut, 1))
+        parts = [
+            counted(sink, f"since = fromUnixTimestamp64Milli({a}), until = fromUnixTimestamp64Milli({b})")
+            for a, b in ((since, edge), (edge, until))
+        ]
+        assert sorted(map(dict, parts), key=len) == [{}, {"engine": 100 if minute == 0 else 70}]
+
+
 @pytest.mark.parametrize(
     ("engine", "span", "both"),
     [
@@ -310,6 +326,25 @@ def test_what_counts_of_the_gpu_time_goes_by_the_policy(
             ended = f"since = '2000-01-01', until = fromUnixTimestamp64Milli({start_ms + 120_000})"
             of_minute = f"SELECT gpu_time_ns FROM model_minute(policy = '{policy}', {ended}) ORDER BY minute"
             assert priced.store.query(of_minute).rows == [(times * T_NS,), (times_after * T_NS,)]
+
+
+@pytest.mark.parametrize("is_rolled_up", [False, True])
+def test_of_a_minute_that_the_span_cuts_its_part_is_covered_as_the_minute_is(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, is_rolled_up: bool
+) -> None:
+    """Asked from 0:30 to 2:30: of the first minute nobody counted, of the last an application did, later."""
+    windows = [(0, 20_000), (0, 40_000), (1, 0), (2, 10_000), (2, 50_000)]
+    rows = [spent(start_ms, 0, window_start=start_ms + 60_000 * minute + ms) for minute, ms in windows]
+    priced.write_attribution(as_columns(rows))
+    if is_rolled_up:
+        priced.refresh_rollups()
+    units = [observed(start_ms, 1), told(start_ms, "engine", 1, 100), told(start_ms, "span", 2.8, 7, 6)]
+    priced.write_rows("unit", units)
+    since, until = (datetime.fromtimestamp(start_ms / 1000 + seconds, UTC) for seconds in (30, 150))
+    (row,) = cost_rows(priced.store, ["model"], since, until, "equal", "output_tokens")
+    assert (row["quantity"], row["cost_usd"]) == (100, pytest.approx(3))
+    assert row["coverage_ratio"] == pytest.approx(2 / 3)
+    assert row["covered_cost_usd"] == pytest.approx(2)
 
 
 def test_half_a_minute_is_half_left_out(priced: ClickHouseSink, as_columns: AsColumns, start_ms: int) -> None:

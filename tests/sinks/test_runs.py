@@ -217,9 +217,7 @@ def test_what_is_lost_of_a_window_that_an_attempt_was_in_for_a_part(
         used(start_ms, 1, 2, gpu_time_equal_ns=500_000_000),
     ]
     priced.write_attribution(as_columns([row for part in parts for row in part]))
-    priced.write_rows(
-        "run_event", [event(start_ms, 0.25, "start", 0, 0), event(start_ms, 1.5, "fail", 0, None)]
-    )
+    priced.write_rows("run_event", [event(start_ms, 0.25, "start", 0, 0), event(start_ms, 1.5, "fail", 0, 0)])
 
     (row,) = run_rows(priced.store, None, None, "equal")
 
@@ -264,6 +262,22 @@ RETRIES: dict[str, Told] = {
             (54, "finish", 1, 40),
         ],
         [(4, 4), (1, 34)],  # 34 steps in 34 s: the first after one, or all at its end
+    ),
+    "told of no step, and finished": (
+        [(0, 10), (20, 30)],
+        [
+            (0, "start", 0, 0),
+            (6, "checkpoint", 0, 6),
+            (10, "fail", 0, 9),
+            (20, "start", 1, 6),
+            (30, "finish", 1, None),
+        ],
+        [(4, 4), (0, 10)],  # the first of its steps at once, or with its end
+    ),
+    "steps are never told, as without --progress": (
+        [(0, 10), (20, 30)],
+        [(0, "start", 0, 0), (10, "fail", 0, None), (20, "start", 1, None), (30, "finish", 1, None)],
+        [(0, 10), (0, 10)],
     ),
     "told of no step, but the next goes on from one": (
         [(0, 10), (20, 30), (30, 40)],

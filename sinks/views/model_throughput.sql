@@ -27,7 +27,8 @@ FROM
 (
     SELECT
         *,
-        greatest(0, aa - input_token_ns * xa - output_token_ns * ya) AS rest,
+        -- greatest passes over NULL
+        if(input_token_ns IS NULL, NULL, greatest(0, aa - input_token_ns * xa - output_token_ns * ya)) AS rest,
         sqrt(rest / (fit_minutes - 2) * yy / determinant) AS input_error_ns,
         sqrt(rest / (fit_minutes - 2) * xx / determinant) AS output_error_ns
     FROM

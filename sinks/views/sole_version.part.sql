@@ -21,19 +21,31 @@
                 SELECT model, model_version AS version, {{trains}} AS trains, bucket_start AS hour,
                     min(first_at) AS began, max(last_at) AS ended
                 FROM attribution_hour FINAL
-                WHERE account = 'process' AND bucket_start >= toStartOfHour(since_at) AND bucket_start < until_at
-                    AND last_at > since_at AND first_at < until_at
+                WHERE account = 'process' AND bucket_start >= toStartOfHour(since_at + toIntervalMillisecond(3599999))
+                    AND bucket_start < toStartOfHour(until_at)
                 GROUP BY model, version, trains, hour
                 UNION ALL
-                -- and what the sums of hours do not hold yet
+                -- of hours that the span cuts what lies in it, or it would depend on what is summed up by now
+                SELECT model, model_version AS version, {{trains}} AS trains, toStartOfHour(bucket_start) AS hour,
+                    min(first_at) AS began, max(last_at) AS ended
+                FROM attribution_minute FINAL
+                WHERE account = 'process' AND bucket_start >= toStartOfMinute(since_at + toIntervalMillisecond(59999))
+                    AND bucket_start < toStartOfMinute(until_at)
+                    AND (bucket_start < toStartOfHour(since_at + toIntervalMillisecond(3599999))
+                        OR bucket_start >= toStartOfHour(until_at))
+                GROUP BY model, version, trains, hour
+                UNION ALL
+                -- and of such minutes, and what the sums do not hold yet
                 SELECT model, model_version AS version, {{trains}} AS trains, toStartOfHour(window_start) AS hour,
                     min(window_start) AS began, max(window_start + toIntervalMillisecond(window_ms)) AS ended
                 FROM attribution FINAL
                 WHERE account = 'process' AND window_start >= since_at AND window_start < until_at
-                    AND window_start >= (SELECT if(count() = 0, toDateTime('2105-01-01', 'UTC'), min(bucket_start))
-                        FROM dirty_bucket FINAL)
-                    AND (host, gpu, toStartOfMinute(window_start)) IN (
-                        SELECT host, gpu, bucket_start FROM dirty_bucket FINAL)
+                    AND (window_start < toStartOfMinute(since_at + toIntervalMillisecond(59999))
+                        OR window_start >= toStartOfMinute(until_at)
+                        OR window_start >= (SELECT if(count() = 0, toDateTime('2105-01-01', 'UTC'), min(bucket_start))
+                            FROM dirty_bucket FINAL)
+                            AND (host, gpu, toStartOfMinute(window_start)) IN (
+                                SELECT host, gpu, bucket_start FROM dirty_bucket FINAL))
                 GROUP BY model, version, trains, hour
             )
             GROUP BY model, version, trains, hour

@@ -165,6 +165,22 @@ def test_a_version_that_ended_in_the_hour_before_does_not_make_two_of_one(
     assert (line["model_version"], line["quantity"]) == ("v1", 100)
 
 
+@pytest.mark.parametrize("is_rolled_up", [False, True])
+def test_of_an_hour_that_the_span_cuts_the_versions_in_the_span_count(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, is_rolled_up: bool
+) -> None:
+    """v1 held a GPU before the span and at its end, v2 in between, when the tokens were counted."""
+    minutes = {"v1": (0, 1, 20), "v2": (8, 9, 10)}
+    rows = [spent(start_ms, m, model_version=version) for version, at in minutes.items() for m in at]
+    priced.write_attribution(as_columns(rows))
+    if is_rolled_up:
+        priced.refresh_rollups()
+    priced.write_rows("unit", [told(start_ms, "span", 9, 10, model_version="")])
+    since, until = (datetime.fromtimestamp(start_ms / 1000 + 60 * m, UTC) for m in (5.5, 25.5))
+    lines = cost_rows(priced.store, ["model_version"], since, until, "equal", "output_tokens")
+    assert {line["model_version"]: line["quantity"] for line in lines} == {"v1": None, "v2": 10}
+
+
 @pytest.mark.parametrize("source", ["engine", "span"])
 def test_what_names_no_version_is_of_the_one_that_was_there_when_it_was_counted(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int, source: str

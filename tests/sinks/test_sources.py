@@ -401,6 +401,20 @@ def test_two_engines_in_one_place_weigh_the_same(
     assert row["coverage_ratio"] == pytest.approx((1 + 0.5 + 0.5 + 1) / 4)
 
 
+def test_an_engine_that_is_away_for_long_is_away_in_each_part_of_that_time(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """Of two in one place one was not observed for most of an hour, and came back."""
+    priced.write_attribution(as_columns([spent(start_ms, minute) for minute in range(60)]))
+    units = [observed(start_ms, minute, pid=8) for minute in range(60)]
+    units += [observed(start_ms, minute, pid=9) for minute in (0, 59)]
+    priced.write_rows("unit", [*units, *(told(start_ms, "engine", minute, 100) for minute in range(60))])
+    for begin, end, ratio in ((0, 60, (2 + 58 / 2) / 60), (25, 35, 0.5), (0, 20, (1 + 19 / 2) / 20)):
+        since, until = (datetime.fromtimestamp(start_ms / 1000 + 60 * m, UTC) for m in (begin, end))
+        (row,) = cost_rows(priced.store, ["model"], since, until, "equal", "output_tokens")
+        assert row["coverage_ratio"] == pytest.approx(ratio)
+
+
 def test_why_there_is_no_quotient(priced: ClickHouseSink, as_columns: AsColumns, start_ms: int) -> None:
     rows = [spent(start_ms, 0, model=f"{name}", gpu=f"GPU-{name}") for name in ("none", "zero", "away")]
     rows += [spent(start_ms, 0, model="unpriced", gpu="GPU-u", gpu_model="NVIDIA Nothing")]

@@ -7,9 +7,9 @@
 --     and all of it at worst.
 --   until working_from, for an attempt after the first that had a GPU: the retry, up to its first new step. Where that is told with
 --     others, or by who resumed from it alone, by an even pace at best, and when it was told at worst
---     (working_from_latest). Of one that finished and told no step, the first may have come at once or with its end.
--- Of a run that tells no steps at all it is not known what was in vain: nothing at best, and all at worst.
--- NULL where that does not apply, and for the latter two also where there is no new step yet.
+--     (working_from_latest). Of one that finished and told no step, at once at best.
+-- Of a run that tells no steps at all, nothing at best, and all at worst. NULL where that does not apply, and for the
+-- latter two also where there is no new step yet.
 -- While an attempt runs, its steps tell what a step takes from pace_from on: its first new step, before which it starts
 -- up, else its start; not before it held a GPU, unless it told steps by then, as where nobody measured yet.
 -- While an attempt runs, what is told of the time after its last window does not count yet: its energy is not there.
@@ -140,8 +140,7 @@ FROM
                 ) AS kept,
                 arrayMax(n -> n.1, arrayPushBack(
                     if(notEmpty(marks), marks, arrayFilter(n -> n.2 > resumed_from, told_and_counted)),
-                    (if(are_steps_told, began_ns, end_ns), toFloat64(0))))
-                    AS noted_ns,
+                    (if(are_steps_told, began_ns, end_ns), toFloat64(0)))) AS noted_ns,
                 if(counted_steps > 0, least(new.1, counted_latest_ns), new.1) AS new_latest_ns,
                 multiIf(
                     counted_steps > 0, least(new.1, counted_ns),
@@ -226,8 +225,7 @@ FROM
                                     argMinIf(step, t, event = 'start') AS resumed_position,
                                     toFloat64(ifNull(resumed_position, 0)) AS resumed_from,
                                     argMax(steps, t) AS target_position,
-                                    -- that it starts from 0 says nothing of whether it will tell its steps
-                                    countIf(step > 0 OR step = 0 AND event != 'start') > 0 AS told_beyond,
+                                    countIf(step > 0 OR event != 'start' AND step = 0) > 0 AS told_beyond,
                                     any(first_attempt) AS first_attempt,
                                     max(t) AS told_until,
                                     if(any(known_until) = 0, never_ns, toUnixTimestamp64Nano(any(known_until))) AS known_ns,

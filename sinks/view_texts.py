@@ -23,12 +23,12 @@ VIEWS: Final = (
     ),
     *("model_cost", "billed", "reconcile"),
 )
-# How views are written: what their upper levels compare stands in if, multiIf or nullIf, not within AND or OR,
-# and they join USING several columns, not ON: that is an AND as well. For each part of one the engine hashes
-# all that lies below its columns: 50 of them above covered_cost took 0.8 (AND) to 1.3 s (OR) more to analyse,
-# in if nothing; model_cost takes 0.94 without, and took 1.42, and its last 20 were 7 % of it. And a scalar
-# mentions another one no oftener than it must: it is analysed again at each mention, with all that it mentions
-# itself.
+# How views are written: what their upper levels compare stands in if, multiIf or nullIf, not within AND or
+# OR, and they join USING several columns, not ON: that is an AND as well. For each part of one the engine
+# hashes all that lies below its columns: 50 of them above covered_cost took 0.8 (AND) to 1.3 s (OR) more to
+# analyse, in if nothing; model_cost takes 0.94 without, and took 1.42, and its last 20 were 7 % of it. And a
+# scalar mentions another one no oftener than it must: it is analysed again at each mention, with all that it
+# mentions itself.
 _ONE_BUCKET: Final = {
     "{step:String}": "'all'",
     "{tz:String}": "'UTC'",

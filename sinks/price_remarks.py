@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from wattribute.sinks.store import Readable
@@ -20,9 +20,13 @@ _TOO_DEAR_RATIO: Final = 4  # against the dearest other price of the GPU: an ins
 
 
 def remarks_on(
-    store: Readable, prices: Sequence[Price], bundled: Sequence[Price], book: Sequence[Mapping[str, Any]]
+    store: Readable,
+    prices: Sequence[Price],
+    bundled: Sequence[Price],
+    alike: Mapping[tuple[str, ...], Sequence[Mapping[str, Any]]],
 ) -> list[str]:
-    """Remarks on prices just added, of which ``book`` has the rows of all that the user told."""
+    """Remarks on prices just added. ``alike`` has the rows of all that the user told: those of a GPU,
+    provider, region and category together, by when they begin."""
     seen = store.query("SELECT DISTINCT gpu_model, pricing FROM attribution_day").rows
     gpus = {other.gpu_model for other in bundled} | {gpu for gpu, _ in seen}
     categories = {*CATEGORIES, *(pricing for _, pricing in seen)}
@@ -30,20 +34,29 @@ def remarks_on(
     new = {(price.gpu_model, price.price) for price in prices}
     told += [
         (row["gpu_model"], row["currency"], row["effective_price"])
-        for row in book
+        for row in chain.from_iterable(alike.values())
         if row["effective_price"] is not None and (row["gpu_model"], row["effective_price"]) not in new
     ]
+    dearest: dict[tuple[str, str], float] = {}
+    for gpu, currency, amount in told:
+        dearest[gpu, currency] = max(amount, dearest.get((gpu, currency), 0.0))
+    nearly_gpu = {name: _nearly("GPU", name, gpus) for name in {price.gpu_model for price in prices}}
+    nearly_category = {
+        name: _nearly("category", name, categories) for name in {price.category for price in prices}
+    }
     remarks = [
         remark
         for price in prices
         for remark in (
             _currency(price),
-            _instance(price, told),
-            _nearly("GPU", price.gpu_model, gpus),
-            _nearly("category", price.category, categories),
+            _instance(price, dearest.get((price.gpu_model, price.currency))),
+            nearly_gpu[price.gpu_model],
+            nearly_category[price.category],
         )
     ]
-    remarks += _gaps(prices, book)
+    places = ((price.gpu_model, price.provider, price.region, price.category) for price in prices)
+    for place in dict.fromkeys(places):
+        remarks += _gaps(alike[place])
     if any(not price.includes_energy for price in prices):
         ((tariffs,),) = store.query("SELECT count() FROM tariff_book").rows
         if not tariffs:
@@ -59,11 +72,8 @@ def _currency(price: Price) -> str:
     return f"{price.gpu_model} is priced in {price.currency}: only USD is summed, its cost stays unpriced"
 
 
-def _instance(price: Price, told: Iterable[tuple[str, str, float]]) -> str:
-    others = [
-        amount for gpu, currency, amount in told if (gpu, currency) == (price.gpu_model, price.currency)
-    ]
-    if not others or price.price < _TOO_DEAR_RATIO * max(others) or not price.price:
+def _instance(price: Price, dearest: float | None) -> str:
+    if dearest is None or price.price < _TOO_DEAR_RATIO * dearest or not price.price:
         return ""
     return (
         f"{price.price:g} per GPU-hour of {price.gpu_model} is far above its other prices: is it an instance?"
@@ -81,19 +91,11 @@ def _nearly(what: str, name: str, known: Iterable[str]) -> str:
     return f"no {what} named {name!r} was seen yet; one named {shown} is known" if near else ""
 
 
-def _gaps(prices: Sequence[Price], book: Sequence[Mapping[str, Any]]) -> list[str]:
+def _gaps(alike: Sequence[Mapping[str, Any]]) -> list[str]:
     """Between two prices of the same GPU, provider, region and category."""
-    remarks = []
-    for price in prices:
-        key = (price.gpu_model, price.provider, price.region, price.category)
-        alike = sorted(
-            (row["valid_from"], row["valid_to"])
-            for row in book
-            if (row["gpu_model"], row["provider"], row["region"], row["category"]) == key
-        )
-        remarks += [
-            f"{price.gpu_model} has no such price from {end:%Y-%m-%dT%H:%MZ} to {begin:%Y-%m-%dT%H:%MZ}"
-            for (_, end), (begin, _) in pairwise(alike)
-            if end < begin
-        ]
-    return remarks
+    return [
+        f"{later['gpu_model']} has no such price from {earlier['valid_to']:%Y-%m-%dT%H:%MZ}"
+        f" to {later['valid_from']:%Y-%m-%dT%H:%MZ}"
+        for earlier, later in pairwise(alike)
+        if earlier["valid_to"] < later["valid_from"]
+    ]

@@ -10,10 +10,13 @@ import csv
 import io
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from importlib.resources import files
+from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -106,14 +109,15 @@ def add_prices(store: Store, prices: Sequence[Price]) -> list[str]:
     for row in rows:
         if row["deleted"] and book.pop(row["price_id"], None) is None:
             raise UsageError("you told no such price: 'wattribute price list' shows the user's")
-    added = [row for row in rows if not row["deleted"]]
-    book |= {row["price_id"]: row for row in added}
-    for row in added:
-        for other in book.values():
-            _check_overlap(row, other)
+    added = {row["price_id"]: row for row in rows if not row["deleted"]}
+    book |= added
+    alike = _alike(book.values())
+    for of_one in alike.values():
+        for earlier, later in pairwise(of_one):
+            _check_overlap(earlier, later, later["price_id"] in added)
     store.insert_rows("price", rows)
     told = [price for price in prices if not price.deleted]
-    return remarks_on(store, told, bundled(), list(book.values()))
+    return remarks_on(store, told, bundled(), alike)
 
 
 def list_prices(store: Readable) -> list[dict[str, Any]]:
@@ -317,22 +321,29 @@ def _row(price: Price, origin: str, recorded_at: datetime, version: int) -> dict
     }
 
 
-KEY: Final = ("provider", "region", "category", "gpu_model")
+def _alike(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, ...], list[Mapping[str, Any]]]:
+    """The prices of each GPU, provider, region and category, by when they begin."""
+    found: defaultdict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in sorted(rows, key=itemgetter("valid_from")):
+        found[row["gpu_model"], row["provider"], row["region"], row["category"]].append(row)
+    return found
 
 
-def _check_overlap(new: Mapping[str, Any], old: Mapping[str, Any]) -> None:
-    if new["price_id"] == old["price_id"] or any(new[name] != old[name] for name in KEY):
+def _check_overlap(earlier: Mapping[str, Any], later: Mapping[str, Any], is_later_new: bool) -> None:
+    begin, end = later["valid_from"], earlier["valid_to"]
+    if begin >= end:
         return
-    if new["valid_from"] < old["valid_to"] and old["valid_from"] < new["valid_to"]:
-        if new["valid_from"] > old["valid_from"]:
-            advice = f"end that one first: add it again with --until {shown_time(new['valid_from'])}"
-        else:
-            advice = f"end this one with --until {shown_time(old['valid_from'])}"
-        raise UsageError(
-            f"the price of {new['gpu_model']} from {shown_time(new['valid_from'])} overlaps the one from"
-            f" {shown_time(old['valid_from'])} to {shown_time(old['valid_to'])}; {advice}, or take that one"
-            " back ('wattribute price remove'; in a file, its line with deleted true)"
-        )
+    if is_later_new:
+        new, old = later, earlier
+        advice = f"end that one first: add it again with --until {shown_time(begin)}"
+    else:
+        new, old = earlier, later
+        advice = f"end this one with --until {shown_time(begin)}"
+    raise UsageError(
+        f"the price of {new['gpu_model']} from {shown_time(new['valid_from'])} overlaps the one from"
+        f" {shown_time(old['valid_from'])} to {shown_time(old['valid_to'])}; {advice}, or take that one"
+        " back ('wattribute price remove'; in a file, its line with deleted true)"
+    )
 
 
 def shown_time(at: datetime) -> str:

@@ -34,7 +34,7 @@ from wattribute.sinks.reading import Reader
 from wattribute.sinks.store import Readable, Result, Store, open_store
 from wattribute.sinks.tariffs import Tariff, add_tariffs, shown_days, tariff_of
 
-_REQUEST_MAX_BYTES: Final = 1 << 20
+_REQUEST_MAX_BYTES: Final = 16 << 20  # 50,000 prices
 _CONNECTIONS_MAX: Final = 8
 _IDLE_S: Final = 300.0
 _AS_IT_IS: Final = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATETIME

@@ -92,8 +92,8 @@ def test_the_owner_s_answer_is_what_the_store_itself_would_say(
 
 
 def test_what_the_owner_takes_no_more_of_is_refused_in_words(remote: RemoteStore) -> None:
-    with pytest.raises(UsageError, match=r"more than 1 MiB.*tell it in parts"):
-        remote.query("SELECT 1 -- " + "x" * (1 << 20))
+    with pytest.raises(UsageError, match=r"more than 16 MiB.*tell it in parts"):
+        remote.query("SELECT 1 -- " + "x" * (16 << 20))
     assert remote.query("SELECT 1").rows == [(1,)]
 
 

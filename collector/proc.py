@@ -35,6 +35,7 @@ _REAL_PROC: Final = Path("/proc")
 # The kubelet lists a container a moment after it began. To be silent about a process until then costs
 # nothing: what is first known of it holds for the time before.
 _KUBELET_WAIT_NS: Final = 10_000_000_000
+_ANCESTORS_MOST: Final = 8  # each may have written its title over its environment
 _LATE_MOST_NS: Final = 3_600_000_000_000  # docs/bus.md, Windows: what is older is not restated
 
 
@@ -99,7 +100,7 @@ class ProcTree:
         """Whose the process is at ``t``; None if it is gone, or if the kubelet has yet to tell its pod. What
         may not be read stays empty: the environment of another user's process is closed to an unprivileged
         collector. What the kubelet tells late has the time from which the process was asked for."""
-        environ = environment(self._read(pid, "environ"))
+        environ = self._environment(pid)
         within = group(self._read(pid, "cgroup"))
         cmdline = self._read(pid, "cmdline")
         name = command(self._read(pid, "comm"), cmdline)
@@ -211,6 +212,20 @@ class ProcTree:
             self._launches[pid, start_ns] = known
         return known
 
+    def _environment(self, pid: int) -> dict[str, str]:
+        """What is read of its environment; of one that the process wrote its title over, as setproctitle does
+        in vLLM's and SGLang's workers, what is left, before what the process has from its parent."""
+        found: dict[str, str] = {}
+        cgroup = self._read(pid, "cgroup")
+        for _ in range(_ANCESTORS_MOST):
+            raw = self._read(pid, "environ")
+            found = {**environment(raw), **found}
+            stat = self._stat(pid) if _is_written_over(raw) else None
+            if stat is None or self._read(stat.parent, "cgroup") != cgroup:
+                break
+            pid = stat.parent
+        return found
+
     def _read(self, pid: int, name: str) -> bytes:
         return read_file(self._root, pid, name)
 
@@ -228,6 +243,11 @@ def read_file(root: Path, pid: int, name: str) -> bytes:
         return b""
     finally:
         os.close(descriptor)
+
+
+def _is_written_over(environ: bytes) -> bool:
+    """Whether entries of it were made empty, which none is that a program is started with."""
+    return environ.startswith(b"\0") or b"\0\0" in environ
 
 
 def _boot_ns(stat: bytes, root: Path) -> int:

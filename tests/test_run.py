@@ -786,6 +786,12 @@ def test_a_run_within_another_counts_its_own_attempts(
     assert attempt_of("--run", "inner") == "inner 2\n"
 
 
+def test_a_command_that_sets_its_title_keeps_its_tags(tmp_path: Path) -> None:
+    """setproctitle writes over what /proc shows of an environment, unless this is in it."""
+    where = ("--store", f"chdb://{tmp_path}/store", "--bus", f"local://{tmp_path}/bus", "--run", "r")
+    assert ran("run", "--simulate", *where, "--", "sh", "-c", "echo $SPT_NOENV").stdout == "1\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_its_cost_is_worked_out_ends_it_as_the_command_ended(
     tmp_path: Path, number: signal.Signals

@@ -246,6 +246,33 @@ def test_a_kernel_without_pidfd_is_no_obstacle(
     assert await_exits(processes, 2) == [Exit(t=2, pid=child.pid, start_ns=start_ns)]
 
 
+def test_a_process_that_writes_its_title_over_its_environment_has_that_of_its_parent() -> None:
+    # What setproctitle does to a worker of vLLM's and SGLang's; SLURM_JOB_ID stands behind what it reaches.
+    worker = (
+        "import ctypes, sys\n"
+        "words = open('/proc/self/stat').read().rpartition(')')[2].split()\n"
+        "start, end = int(words[47]), int(words[48])\n"
+        "reaches = ctypes.string_at(start, end - start).index(b'SLURM_JOB_ID=')\n"
+        "ctypes.memset(start, 0, reaches - 1)\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    server = (
+        "import os, subprocess, sys\n"
+        f"subprocess.run([sys.executable, '-c', {worker!r}], env={{**os.environ, 'SLURM_JOB_ID': '8'}})\n"
+    )
+    tags = {"WATTRIBUTE_MODEL": "chat", "WATTRIBUTE_MODEL_VERSION": "v3", "WATTRIBUTE_TEAM": "support"}
+    with subprocess.Popen(
+        [sys.executable, "-c", server], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=tags
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+        workload = workload_of(int(children), Path("/proc"))
+        assert (workload.model, workload.model_version, workload.team) == ("chat", "v3", "support")
+        assert (workload.run, workload.identity_source) == ("8", "tag")
+
+
 def test_no_descriptor_is_left_open(child: subprocess.Popen[bytes]) -> None:
     def open_descriptors() -> int:
         return len(list(Path("/proc/self/fd").iterdir()))

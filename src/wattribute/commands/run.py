@@ -345,7 +345,8 @@ def _tagged(plan: Plan, attempt: int, is_told: bool) -> dict[str, str]:
     tags = {f"WATTRIBUTE_{key.upper()}": value for key, value in plan.whose.items() if value}
     tags |= {"WATTRIBUTE_ATTEMPT": str(attempt)} | ({_WITHIN: _within(plan, attempt)} if is_told else {})
     tags |= {"WATTRIBUTE_STORE": plan.settings.store, "WATTRIBUTE_BUS": plan.settings.bus}
-    return {**os.environ, **tags}
+    # A program that sets its title with setproctitle writes over what others read of its environment, else.
+    return {"SPT_NOENV": "1", **os.environ, **tags}
 
 
 def _point_out(plan: Plan, earlier: Earlier | None) -> None:

@@ -10,6 +10,7 @@ import queue
 import socket
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -157,6 +158,17 @@ def _connected(address: Address, deadline_s: float) -> socket.socket:
         connection.settimeout(deadline_s)
         return ssl.create_default_context().wrap_socket(connection, server_hostname=address.host)
     return connection
+
+
+def own_addresses(host: str) -> frozenset[str]:
+    """Those of its addresses that are this machine's."""
+    found: set[str] = set()
+    with suppress(OSError, UnicodeError):
+        for family, _, _, _, place in socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM):
+            with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.bind((place[0], 0))  # only an own one can be bound
+                found.add(str(place[0]))
+    return frozenset(found)
 
 
 def _within(address: Address, deadline_s: float) -> socket.socket:

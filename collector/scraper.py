@@ -16,7 +16,7 @@ from typing import Final
 from wattribute.collector.command_line import described, silent_engine
 from wattribute.collector.endpoints import Key, Listener, Processes, Server, assigned, listeners
 from wattribute.collector.engines import ENGINES, Reading, ScrapeError, parsed, reading
-from wattribute.collector.fetch import Address, NamespaceError, SilentError, fetch
+from wattribute.collector.fetch import Address, NamespaceError, SilentError, fetch, own_addresses
 from wattribute.collector.proc import read_file
 from wattribute.collector.scrape import Tally, units
 from wattribute.collector.target import Serves, Target
@@ -32,7 +32,7 @@ _FAILING_MAX_NS: Final = 60 * _S
 _LATENCIES_NS: Final = 60 * _S
 _PATHS: Final = tuple(dict.fromkeys(engine.path for engine in ENGINES))
 _TORCHRUN: Final = b"TORCHELASTIC_RUN_ID="
-_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+_LOOPBACK: Final = ("127.0.0.1", "::1")
 
 
 @dataclass(slots=True)
@@ -75,6 +75,7 @@ class Scraper:
         self._since_ns, self._period_ns, self._configured = since_ns, period_ns, configured
         self._looked_ns = since_ns
         self._asked: dict[Listener, _Asked] = {}
+        self._own: dict[str, frozenset[str]] = {}  # by a host of the settings, its addresses that are ours
 
     def look(self, t: int, on_gpus: Sequence[Key]) -> bool:
         """Find the servers of the processes on GPUs at ``t``; whether each has one.
@@ -90,13 +91,18 @@ class Scraper:
         problems: set[str] = set()
         found = listeners(self._root, near, self._start_ns, problems)
         self._asked = {key: asked for key, asked in self._asked.items() if key in found}
+        self._own = {item.host: own_addresses(item.host) for item in self._configured}
+        found.sort(key=lambda item: self._endpoint(item.address) is None)
         until_s = time.monotonic() + _ASKING_S
-        servers = [server for item in found if (server := self._server(t, item, until_s, problems))]
-        by_pid = assigned(processes, servers, [pid for pid, _ in on_gpus])
+        servers: dict[Key, Server] = {}  # at all of its addresses a process shows the same counters
+        for item in found:
+            if item.process not in servers and (server := self._server(t, item, until_s, problems)):
+                servers[item.process] = server
+        by_pid = assigned(processes, list(servers.values()), [pid for pid, _ in on_gpus])
         groups: dict[Server, list[Key]] = {}
         for key in on_gpus:
-            if (server := by_pid.get(key[0])) is not None:
-                groups.setdefault(server, []).append(key)
+            if key[0] in by_pid:
+                groups.setdefault(by_pid[key[0]], []).append(key)
         self._retarget(groups)
         self._looked_ns = t
         for problem in problems - self.problems:
@@ -130,7 +136,7 @@ class Scraper:
         if time.monotonic() >= until_s:
             return None
         wait_ns = min(max(2 * asked.wait_ns, _ASK_AGAIN_NS), _ASK_AGAIN_MAX_NS)
-        endpoint = next((item for item in self._configured if _is(item, listener.address)), None)
+        endpoint = self._endpoint(listener.address)
         places = (
             [_address(endpoint)] if endpoint else [listener.address._replace(path=path) for path in _PATHS]
         )
@@ -155,26 +161,40 @@ class Scraper:
             problems.add(advice)
         return server
 
+    def _endpoint(self, address: Address) -> Endpoint | None:
+        """What the settings say of where a process listens; who listens at all addresses is asked at a
+        loopback address."""
+        for item in self._configured if not address.namespace else ():
+            own = self._own.get(item.host, frozenset())
+            if item.port == address.port and (address.host in own or (own and address.host in _LOOPBACK)):
+                return item
+        return None
+
     def _retarget(self, groups: Mapping[Server, Sequence[Key]]) -> None:
-        known, self.targets = self.targets, {}
+        """Read these servers, those of before until they end, and the endpoints of the settings: each once,
+        wherever it was read until now."""
+        known, self.targets = list(self.targets.values()), {}
         for server, keys in groups.items():
             endpoint = next((item for item in self._configured if _address(item) == server.address), None)
-            target = known.get((server.process, server.address))
+            target = next((item for item in known if _reads(item, server)), None)
             if target is None:
                 silent_ns = max(asked.silent_ns for asked in self._asked.values() if asked.server == server)
                 target = self._target(server.address, silent_ns)
-            target.server, target.endpoint, target.group = server, endpoint, tuple(keys)
+            target.address, target.server = server.address, server
+            target.endpoint, target.group = endpoint, tuple(keys)
             self.targets[server.process, server.address] = target
+        # A server whose workers are gone for now: it is read until it ends.
+        processes = {process for process, _ in self.targets}
+        taken = {address for _, address in self.targets}
+        for target in known:
+            if target.server and target.server.process not in processes and target.address not in taken:
+                self.targets[target.server.process, target.address] = target
         taken = {address for _, address in self.targets}
         for item in self._configured:
             if (address := _address(item)) not in taken:
-                target = known.get((None, address)) or self._target(address)
+                target = next((item for item in known if item.address == address), self._target(address))
                 target.endpoint = item
                 self.targets[None, address] = target
-        # A server whose workers are gone for now: it is read until it ends.
-        for key, target in known.items():
-            if key[0] is not None and key not in self.targets and key[1] not in taken:
-                self.targets[key] = target
 
     def _target(self, address: Address, silent_ns: int = 0) -> Target:
         return Target(address, Tally(self._since_ns, silent_ns))
@@ -239,13 +259,9 @@ def _address(endpoint: Endpoint) -> Address:
     return Address(endpoint.host, endpoint.port, endpoint.path, endpoint.tls, token_file=endpoint.token_file)
 
 
-def _is(endpoint: Endpoint, address: Address) -> bool:
-    """Whether a process listens where an endpoint of the settings is."""
-    return (
-        not address.namespace
-        and endpoint.port == address.port
-        and endpoint.host in (*_LOOPBACK, address.host)
-    )
+def _reads(target: Target, server: Server) -> bool:
+    """Whether it is the server's: at this or another address, or as an endpoint of the settings until now."""
+    return target.server.process == server.process if target.server else target.address == server.address
 
 
 def shown(scraper: Scraper) -> Iterator[str]:

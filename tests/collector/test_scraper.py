@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tests.collector.engine_server import EngineServer, engine_server, expositio
 from tests.collector.proc_tree import BTIME_S, Tree, in_pod
 from wattribute.collector import scraper as module
 from wattribute.collector.endpoints import Key
-from wattribute.collector.fetch import Address, SilentError
+from wattribute.collector.fetch import Address, SilentError, fetch
 from wattribute.collector.scraper import Scraper
 from wattribute.endpoints import Endpoint
 from wattribute.records import Quality, Record, Unit, Workload
@@ -27,12 +28,17 @@ INODES = itertools.count(7001)
 class Host:
     """A host on which time passes only as a test says: a /proc tree, and what is read on it."""
 
-    def __init__(self, root: Path, configured: Sequence[Endpoint] = ()) -> None:
+    def __init__(
+        self,
+        root: Path,
+        configured: Sequence[Endpoint] = (),
+        ask: Callable[[Address], list[bytes]] = fetch,
+    ) -> None:
         self.tree = Tree(root)
         self.tree.process(1, 0, "systemd")
         self.t = (BTIME_S + BEGAN_S) * S
         self.workloads: dict[Key, Workload] = {}
-        self.scraper = Scraper(root, self.tree.start_ns, "node-1", self.t, 5 * S, configured)
+        self.scraper = Scraper(root, self.tree.start_ns, "node-1", self.t, 5 * S, configured, ask)
 
     def serve(self, pid: int, server: EngineServer, **about: object) -> Key:
         """A server, and its worker, which holds a GPU; the worker's key."""
@@ -371,6 +377,62 @@ def test_an_endpoint_of_the_settings_is_the_server_that_is_found_there(tmp_path:
         counted(server, f"{OUTPUT}19.0", f"{OUTPUT}20.0")
         told = [record for record in host.after(5) if isinstance(record, Unit)]
         assert {(record.pid, record.model) for record in told} == {(100, "mine")}
+
+
+class Counting:
+    """In the place of a server at ``ports``, which has given out 1,000 tokens more each time it is asked."""
+
+    def __init__(self, *ports: int) -> None:
+        self.ports = set(ports)
+        self.given = 0
+
+    def ask(self, address: Address) -> list[bytes]:
+        if address.port not in self.ports:
+            raise SilentError("it does not answer")
+        self.given += 1_000
+        text = (
+            f"process_start_time_seconds {BTIME_S + BEGAN_S + 1}\n"
+            f'vllm:generation_tokens_total{{model_name="chat"}} {self.given}'
+        )
+        return text.encode().splitlines()
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", socket.gethostname()])
+def test_an_endpoint_of_the_settings_counts_once_whether_its_server_is_found_or_not(
+    tmp_path: Path, name: str
+) -> None:
+    """Before its worker is on a GPU, with it, and while it is not seen; by a name of this machine too."""
+    served = Counting(8000)
+    host = Host(tmp_path / "proc", [Endpoint(url=f"http://{name}:8000/metrics")], served.ask)
+    host.tree.process(BEGAN_S + 1, 1, "vllm", listens={7: ("127.0.0.1", 8000)})
+    host.tree.process(BEGAN_S + 2, BEGAN_S + 1, "VLLM::EngineCore")
+    worker = BEGAN_S + 2, host.tree.start_ns(BEGAN_S + 2) or 0
+    host.t += 5 * S
+    came_out = 0.0
+    for on_gpus in ([], [], [worker], [worker], [], [], [worker]):
+        host.scraper.look(host.t, on_gpus)
+        came_out += quantities(host.after(5)).get("output_tokens", 0.0)
+        assert [target.endpoint is None for target in host.scraper.targets.values()] == [False]
+    assert came_out == served.given
+
+
+def test_a_server_with_two_addresses_counts_once(tmp_path: Path) -> None:
+    """One of which answers later; beside a process on a GPU that is not its worker."""
+    served = Counting(9000)
+    host = Host(tmp_path / "proc", ask=served.ask)
+    places = {7: ("127.0.0.1", 8000), 8: ("127.0.0.1", 9000)}
+    host.tree.process(BEGAN_S + 1, 1, "vllm", in_pod("one"), listens=places)
+    host.tree.process(BEGAN_S + 2, BEGAN_S + 1, "VLLM::EngineCore", in_pod("one"))
+    host.tree.process(BEGAN_S + 3, 1, "python3", in_pod("one"))
+    on_gpus = [(pid, host.tree.start_ns(pid) or 0) for pid in (BEGAN_S + 2, BEGAN_S + 3)]
+    host.t += 5 * S
+    came_out = 0.0
+    for _ in range(3):
+        host.scraper.look(host.t, on_gpus)
+        came_out += quantities(host.after(20)).get("output_tokens", 0.0)
+        assert [target.group for target in host.scraper.targets.values()] == [(on_gpus[0],)]
+        served.ports = {8000, 9000}
+    assert came_out == served.given
 
 
 def test_several_models_of_one_server_name_no_worker(host: Host) -> None:

@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -54,10 +54,12 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A process and an address on which it listens."""
+    """A process and an address on which it listens. ``rival``: another one, not its child, that listens there
+    on a socket of its own (SO_REUSEPORT), so that they are answered by turns; 0: none."""
 
     process: Key
     address: Address
+    rival: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Processes:
     """All processes of a /proc tree at one moment, but for the kernel's."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
         self._within: dict[int, Group] = {}
         self._sharing: dict[str, set[int]] | None = None  # by container and by pod
         self.members: dict[int, Member] = {}
@@ -95,7 +97,7 @@ class Processes:
     def within(self, pid: int) -> Group:
         """Container and pod of a process. Read when asked for: on a bare machine nobody asks for most."""
         if pid not in self._within:
-            self._within[pid] = _group(read_file(self._root, pid, "cgroup"))
+            self._within[pid] = _group(read_file(self.root, pid, "cgroup"))
         return self._within[pid]
 
     def ancestors(self, pid: int) -> list[int]:
@@ -173,13 +175,14 @@ def assigned(processes: Processes, servers: Sequence[Server], pids: Iterable[int
 
 
 def listeners(
-    root: Path, pids: Iterable[int], start_ns: Callable[[int], int | None], problems: set[str]
+    processes: Processes, pids: Iterable[int], start_ns: Callable[[int], int | None], problems: set[str]
 ) -> list[Listener]:
     """Where those processes listen, known ports first, each address once: of those that share one, the
     process that began first. What cannot be seen is added to ``problems``."""
+    root = processes.root
     home = _namespace(Path("/proc"), os.getpid())
     tables: dict[str, dict[int, tuple[str, int]]] = {}
-    holders: dict[tuple[str, str, int], Key] = {}
+    holders: dict[tuple[str, str, int], dict[Key, set[int]]] = {}
     for pid in pids:
         try:
             inodes = set(_sockets(root, pid))
@@ -196,14 +199,16 @@ def listeners(
         listening = inodes & tables[namespace].keys()
         if not listening or (began_ns := start_ns(pid)) is None:
             continue
-        for place in {(namespace, *tables[namespace][inode]) for inode in listening}:
-            first = holders.get(place)
-            if first is None or began_ns < first[1]:
-                holders[place] = (pid, began_ns)
+        for inode in listening:
+            of_place = holders.setdefault((namespace, *tables[namespace][inode]), {})
+            of_place.setdefault((pid, began_ns), set()).add(inode)
     found = []
-    for (namespace, host, port), process in holders.items():
+    for (namespace, host, port), of_place in holders.items():
+        process = min(of_place, key=lambda key: key[1])
+        apart = (pid for (pid, _), inodes in of_place.items() if inodes.isdisjoint(of_place[process]))
+        rival = next((pid for pid in apart if process[0] not in processes.ancestors(pid)), 0)
         file = "" if namespace == home else f"{root}/{process[0]}/ns/net"
-        found.append(Listener(process, Address(host, port, namespace=file)))
+        found.append(Listener(process, Address(host, port, namespace=file), rival))
     return sorted(found, key=lambda item: (item.address.port not in _PORTS, item.address.port))[:_SOCKETS_MAX]
 
 

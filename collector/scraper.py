@@ -75,6 +75,7 @@ class Scraper:
         self._since_ns, self._period_ns, self._configured = since_ns, period_ns, configured
         self._looked_ns = since_ns
         self._asked: dict[Listener, _Asked] = {}
+        self._rivals: dict[tuple[Key, int], int] = {}  # who else listens on a port of a process
         self._own: dict[str, frozenset[str]] = {}  # by a host of the settings, its addresses that are ours
 
     def look(self, t: int, on_gpus: Sequence[Key]) -> bool:
@@ -89,15 +90,18 @@ class Scraper:
         processes = Processes(self._root)
         near = set().union(*(processes.group_of(pid) for pid, _ in on_gpus)) - {os.getpid()}  # our intake
         problems: set[str] = set()
-        found = listeners(self._root, near, self._start_ns, problems)
+        found = listeners(processes, near, self._start_ns, problems)
         self._asked = {key: asked for key, asked in self._asked.items() if key in found}
         self._own = {item.host: own_addresses(item.host) for item in self._configured}
         found.sort(key=lambda item: self._endpoint(item.address) is None)
         until_s = time.monotonic() + _ASKING_S
         servers: dict[Key, Server] = {}  # at all of its addresses a process shows the same counters
         for item in found:
-            if item.process not in servers and (server := self._server(t, item, until_s, problems)):
+            if item.rival:
+                problems.add(f"pid {item.process[0]}: {_by_turns(item.address.port, item.rival)}")
+            elif item.process not in servers and (server := self._server(t, item, until_s, problems)):
                 servers[item.process] = server
+        self._rivals = {(item.process, item.address.port): item.rival for item in found if item.rival}
         by_pid = assigned(processes, list(servers.values()), [pid for pid, _ in on_gpus])
         groups: dict[Server, list[Key]] = {}
         for key in on_gpus:
@@ -203,7 +207,11 @@ class Scraper:
         self, target: Target, now_ns: Callable[[], int], workloads: Mapping[Key, Workload]
     ) -> list[Record]:
         self.counts.readings += 1
+        port = target.address.port
+        rival = self._rivals.get((target.server.process, port)) if target.server else None
         try:
+            if rival:
+                raise ScrapeError(_by_turns(port, rival))
             samples = parsed(self._ask(target.address))
             t = now_ns()
             said = reading(samples)
@@ -257,6 +265,10 @@ class Scraper:
 
 def _address(endpoint: Endpoint) -> Address:
     return Address(endpoint.host, endpoint.port, endpoint.path, endpoint.tls, token_file=endpoint.token_file)
+
+
+def _by_turns(port: int, rival: int) -> str:
+    return f"pid {rival} listens on port {port} too, and they answer by turns: give each a port of its own"
 
 
 def _reads(target: Target, server: Server) -> bool:

@@ -108,7 +108,7 @@ def test_listening_sockets_are_found_once_known_ports_first(tree: Tree) -> None:
     tree.process(102, 100, "another", listens={75: ("127.0.0.1", 8000)})  # by SO_REUSEPORT
     tree.process(103, 100, "elsewhere", listens={90: ("127.0.0.1", 8002)}, namespace="net:[1]")
     problems: set[str] = set()
-    found = listeners(tree.root, [101, 102, 100, 103], tree.start_ns, problems)
+    found = listeners(Processes(tree.root), [101, 102, 100, 103], tree.start_ns, problems)
     places = [
         (item.process[0], item.address.host, item.address.port, item.address.namespace) for item in found
     ]
@@ -122,6 +122,16 @@ def test_listening_sockets_are_found_once_known_ports_first(tree: Tree) -> None:
     assert problems == set()
 
 
+def test_who_listens_where_another_server_does_is_told(tree: Tree) -> None:
+    tree.process(100, 50, "vllm", listens={71: ("0.0.0.0", 8000), 72: ("0.0.0.0", 8001)})
+    tree.process(110, 50, "vllm", listens={73: ("0.0.0.0", 8000)})  # by SO_REUSEPORT
+    found = listeners(Processes(tree.root), [110, 100], tree.start_ns, set())
+    assert [(item.process[0], item.address.port, item.rival) for item in found] == [
+        (100, 8000, 110),
+        (100, 8001, 0),
+    ]
+
+
 def test_sockets_that_are_closed_to_this_user_are_said(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     tree.process(100, 50, "vllm", listens={71: ("0.0.0.0", 8000)})
 
@@ -130,7 +140,7 @@ def test_sockets_that_are_closed_to_this_user_are_said(tree: Tree, monkeypatch: 
 
     monkeypatch.setattr(os, "listdir", closed)
     problems: set[str] = set()
-    assert listeners(tree.root, [100], tree.start_ns, problems) == []
+    assert listeners(Processes(tree.root), [100], tree.start_ns, problems) == []
     assert "CAP_SYS_PTRACE" in problems.pop()
 
 

@@ -435,6 +435,25 @@ def test_a_server_with_two_addresses_counts_once(tmp_path: Path) -> None:
     assert came_out == served.given
 
 
+def test_of_two_servers_that_answer_by_turns_none_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kernel chooses between sockets of SO_REUSEPORT: each turn looked like a server that began anew."""
+    shown = itertools.cycle((10_000, 9_000))
+    name = 'vllm:generation_tokens_total{model_name="chat"}'
+    host = Host(tmp_path / "proc", ask=lambda _: [f"{name} {next(shown)}".encode()])
+    host.tree.process(100, 1, "vllm", listens={7: ("127.0.0.1", 8000)})
+    host.scraper.look(host.t, [(100, host.tree.start_ns(100) or 0)])
+    host.after(5)
+    host.tree.process(110, 1, "vllm", listens={8: ("127.0.0.1", 8000)})
+    host.scraper.look(host.t, [(pid, host.tree.start_ns(pid) or 0) for pid in (100, 110)])
+    assert [host.after(60) for _ in range(4)] == [[], [], [], []]
+    assert "pid 110 listens on port 8000 too" in caplog.text
+    host.end(110)
+    host.scraper.look(host.t, [(100, host.tree.start_ns(100) or 0)])
+    assert quantities(host.after(60))["observed_ns"] == 300e9  # what its own counters show, it counted since
+
+
 def test_several_models_of_one_server_name_no_worker(host: Host) -> None:
     with engine_server(exposition("triton")) as server:
         worker = host.serve(100, server)

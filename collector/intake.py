@@ -6,6 +6,8 @@ with its answer. A connection carries one request, so that none is held open.
 
 from __future__ import annotations
 
+import gzip
+import io
 import logging
 import socket
 import threading
@@ -218,15 +220,14 @@ class _Handler(BaseHTTPRequestHandler):
             raise _RefusedError(
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "its Content-Encoding is neither gzip nor identity"
             )
-        unpack = zlib.decompressobj(wbits=31)
-        try:
-            unpacked = unpack.decompress(body, most)
-        except zlib.error:
+        try:  # all that was compressed, one after the other, and nothing behind it
+            unpacked = gzip.GzipFile(fileobj=io.BytesIO(body)).read(most + 1)
+        except (OSError, zlib.error):
             raise _RefusedError(HTTPStatus.BAD_REQUEST, "it is not gzip") from None
-        if unpack.unconsumed_tail:
+        except EOFError:
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "its gzip is cut short") from None
+        if len(unpacked) > most:
             raise too_large
-        if not unpack.eof:
-            raise _RefusedError(HTTPStatus.BAD_REQUEST, "its gzip is cut short")
         return unpacked
 
     def _refuse(self, status: HTTPStatus, why: str, signal: str, is_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 
@@ -32,6 +33,14 @@ def test_a_line_is_a_record(running: Running) -> None:
     assert (first.metric, first.value, second.run, second.higher_is_better) == ("mmlu", 0.61, "r", False)
     assert isinstance(run, Run)
     assert (run.run, run.event, run.steps, run.step) == ("r", "start", 50, None)
+
+
+def test_all_parts_of_a_body_that_was_compressed_in_parts_count(running: Running) -> None:
+    parts = [gzip.compress(b'{"unit":"images","quantity":%d,"model":"sdxl"}\n' % count) for count in (1, 2)]
+    answer = running.post("/v1/units", b"".join(parts), Content_Encoding="gzip")
+    assert json.loads(answer.body) == {"accepted": 2}
+    assert running.post("/v1/units", parts[0] + b"and more", Content_Encoding="gzip").status == 400
+    assert len(running.records()) == 2
 
 
 @pytest.mark.parametrize(

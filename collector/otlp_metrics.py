@@ -3,7 +3,8 @@
 A cumulative series counts by what it gained since its last point; one with another start time is another one,
 after a restart or of another worker with the same attributes, and counts beside it. A value that fell is a
 reset: the new value counts whole. Of a series that began before this collector did the first point is only
-where counting begins: whoever collected before has counted what came before.
+where counting begins: whoever collected before has counted what came before. Unless its metric was told of
+here without it: then it was 0 at that time, for a cumulative metric tells all of its series each time.
 """
 
 from __future__ import annotations
@@ -51,6 +52,9 @@ class MetricReader:
         self._naming, self._told, self._began_ns = naming, told, began_ns
         self._series: OrderedDict[tuple[bytes, int], _Series] = OrderedDict()  # by what it is of, and start
         self._newer: OrderedDict[bytes, int] = OrderedDict()  # resources with the newer counters, last seen
+        # By metric and start: when it was told of last by an earlier request, and by the one at hand.
+        self._told_ns: OrderedDict[tuple[bytes, int], int] = OrderedDict()
+        self._telling_ns: dict[tuple[bytes, int], int] = {}
 
     def read(self, request: Any, now_ns: int) -> Reading:
         """The units of a request that was received at ``now_ns``."""
@@ -67,6 +71,12 @@ class MetricReader:
                     if metric.name in _COUNTERS or metric.name in (_OLDER, _SERVED):
                         place = key + scope.scope.name.encode() + b"\0" + metric.name.encode()
                         self._metric(reading, metric, (place, owner, scope.scope.name), now_ns)
+        self._told_ns.update(self._telling_ns)
+        for telling in self._telling_ns:
+            self._told_ns.move_to_end(telling)
+        self._telling_ns.clear()
+        while len(self._told_ns) > _SERIES_MOST:
+            self._told_ns.popitem(last=False)
         return reading
 
     def _metric(self, reading: Reading, metric: Any, of: tuple[bytes, Attributes, str], now_ns: int) -> None:
@@ -93,9 +103,11 @@ class MetricReader:
                 continue  # an agent's sum of what its calls have counted
             try:
                 fields = self._naming.who(own, scope, "client") | {"unit": unit(own)}
-                key = hashlib.blake2b(place + _digest(point.attributes), digest_size=16).digest()
+                key = _hashed(place + _digest(point.attributes))
                 gained = (
-                    (point.start_time_unix_nano, value) if delta else self._gain(key, point, value, now_ns)
+                    (point.start_time_unix_nano, value)
+                    if delta
+                    else self._gain(_hashed(place), key, point, value, now_ns)
                 )
                 if gained is None:
                     continue
@@ -116,16 +128,22 @@ class MetricReader:
         assert isinstance(unit, Unit)  # noqa: S101 - what parse makes of this kind
         return self._told.at_a_credible_time(unit, now_ns, unit.application)
 
-    def _gain(self, key: bytes, point: Any, value: float, now_ns: int) -> tuple[int, float] | None:
+    def _gain(
+        self, metric: bytes, key: bytes, point: Any, value: float, now_ns: int
+    ) -> tuple[int, float] | None:
         """Since when, and by how much a series grew; None where that is not known, or was told before."""
         start, t = point.start_time_unix_nano, point.time_unix_nano
         if not value >= 0:  # NaN too
             raise RecordError(f"quantity {value} is below 0")
+        self._telling_ns[metric, start] = max(t, self._telling_ns.get((metric, start), 0))
         known = self._series.get((key, start))
         if known is None:
             self._make_room(now_ns)
             self._series[key, start] = _Series(t, value, now_ns)
-            return (start, value) if start >= self._began_ns else None
+            if start < self._began_ns:  # older, unless the metric was told of without it
+                told_ns = self._told_ns.get((metric, start), t) if start else t
+                return (told_ns, value) if told_ns < t else None
+            return start, value
         self._series.move_to_end((key, start))
         known.seen_ns = now_ns
         if t <= known.t:
@@ -142,6 +160,9 @@ class MetricReader:
         if now_ns - series.seen_ns < _FORGET_NS:
             raise RecordError(f"more than {_SERIES_MOST:,} series at once")
         del self._series[oldest]
+        # What it counted is not to count again, should it come back.
+        self._began_ns = max(self._began_ns, oldest[1] + 1)
+        self._told_ns.clear()
 
 
 def _values(name: str, kind: str, points: Iterable[Any]) -> Iterator[tuple[Any, Any, float]]:
@@ -170,4 +191,8 @@ def _token_type(attributes: Attributes) -> str:
 
 def _digest(attributes: Iterable[Any]) -> bytes:
     parts = sorted((item.key, item.value.SerializeToString()) for item in attributes)
-    return hashlib.blake2b(repr(parts).encode(), digest_size=16).digest()
+    return _hashed(repr(parts).encode())
+
+
+def _hashed(text: bytes) -> bytes:
+    return hashlib.blake2b(text, digest_size=16).digest()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 
 from tests.intake.conftest import Running
+from wattribute.collector import otlp_metrics
+from wattribute.collector.otlp import Naming, decode
+from wattribute.collector.otlp_metrics import MetricReader
+from wattribute.collector.told import Told
 from wattribute.records import Unit
 
 S: int = 10**9
@@ -44,6 +50,61 @@ def test_one_that_began_before_counts_from_what_it_was(running: Running) -> None
     before = a - 600 * S
     assert told(running, (before, a, 1000), (before, a + S, 1004)) == [(4, a + S, S)]
     assert told(running, (0, a, 7), (0, a + S, 9), name="input_tokens") == [(2, a + S, S)]
+
+
+def requested(name: str, start: int, t: int, values: dict[str, int], field: str = "asInt") -> Any:
+    """A request with a cumulative metric, of a series for each model."""
+    points = [
+        {
+            "startTimeUnixNano": str(start),
+            "timeUnixNano": str(t),
+            field: value,
+            "attributes": [
+                {"key": "gen_ai.request.model", "value": {"stringValue": model}},
+                {"key": "gen_ai.token.type", "value": {"stringValue": "output"}},
+            ],
+        }
+        for model, value in values.items()
+    ]
+    data = {"aggregationTemporality": 2, "dataPoints": points}
+    kind = {"histogram": data} if field == "count" else {"sum": data | {"isMonotonic": True}}
+    body = {"resourceMetrics": [{"scopeMetrics": [{"metrics": [{"name": name, **kind}]}]}]}
+    return decode("metrics", json.dumps(body).encode(), True)
+
+
+def counted(reader: MetricReader, request: Any, now_ns: int) -> dict[str, tuple[float, int | None]]:
+    """Quantity and length of the units of a request, by model."""
+    units = [record for record in reader.read(request, now_ns).records if isinstance(record, Unit)]
+    return {unit.model: (unit.quantity, unit.period_ns) for unit in units}
+
+
+OUTPUT = "gen_ai.client.inference.usage.output_tokens"
+
+
+def test_a_series_that_comes_to_a_metric_that_is_known_was_0_when_that_was_told_last() -> None:
+    """An application that was there before the collector begins to use another model."""
+    a, hour = time.time_ns(), 3600 * S
+    reader = MetricReader(Naming({}), Told(), a)
+    # In two requests, as what stands between them sends a large one on: what comes second is not new.
+    assert counted(reader, requested(OUTPUT, a - hour, a, {"m": 5000}), a) == {}
+    assert counted(reader, requested(OUTPUT, a - hour, a, {"n": 3000}), a) == {}
+    request = requested(OUTPUT, a - hour, a + S, {"m": 5100, "n": 3000, "o": 700})
+    assert counted(reader, request, a + S) == {"m": (100, S), "n": (0, S), "o": (700, S)}
+    request = requested(OUTPUT, a - hour, a + 2 * S, {"p": 9})
+    assert counted(reader, request, a + 2 * S) == {"p": (9, S)}
+    request = requested(OUTPUT, a - 2 * hour, a + 2 * S, {"q": 9})  # of another application
+    assert counted(reader, request, a + 2 * S) == {}
+
+
+def test_a_series_that_made_room_and_comes_back_is_not_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(otlp_metrics, "_SERIES_MOST", 1)
+    a, later = time.time_ns(), time.time_ns() + 7200 * S
+    reader = MetricReader(Naming({}), Told(), a)
+    assert counted(reader, requested(OUTPUT, a, a + S, {"m": 10}), a + S) == {"m": (10, S)}
+    assert counted(reader, requested(OUTPUT, later, later + S, {"n": 5}), later + S) == {"n": (5, S)}
+    later += 7200 * S
+    assert counted(reader, requested(OUTPUT, a, later, {"m": 12}), later) == {}
+    assert counted(reader, requested(OUTPUT, a, later + S, {"m": 15}), later + S) == {"m": (3, S)}
 
 
 def test_a_reset_closes_a_segment(running: Running) -> None:

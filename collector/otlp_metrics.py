@@ -102,6 +102,8 @@ class MetricReader:
             if own.get("gen_ai.operation.name", "chat") not in INFERENCE:
                 continue  # an agent's sum of what its calls have counted
             try:
+                if metric.name == _OLDER and not point.HasField("sum"):
+                    raise RecordError(f"{_OLDER} without a sum")
                 fields = self._naming.who(own, scope, "client") | {"unit": unit(own)}
                 key = _hashed(place + _digest(point.attributes))
                 gained = (

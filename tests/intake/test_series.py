@@ -107,6 +107,16 @@ def test_a_series_that_made_room_and_comes_back_is_not_counted_twice(monkeypatch
     assert counted(reader, requested(OUTPUT, a, later + S, {"m": 15}), later + S) == {"m": (3, S)}
 
 
+def test_a_histogram_without_a_sum_tells_no_tokens() -> None:
+    a = time.time_ns()
+    reader = MetricReader(Naming({}), Told(), a)
+    reading = reader.read(requested("gen_ai.client.token.usage", a, a + S, {"m": 3}, "count"), a + S)
+    assert (reading.records, dict(reading.rejected)) == (
+        [],
+        {"gen_ai.client.token.usage without a sum": 1},
+    )
+
+
 def test_a_reset_closes_a_segment(running: Running) -> None:
     a = time.time_ns()
     restarted = [(a, a + S, 10), (a + 2 * S, a + 3 * S, 4)]

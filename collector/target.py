@@ -34,6 +34,7 @@ class Target:
     server: Server | None = None
     endpoint: Endpoint | None = None
     group: tuple[Key, ...] = ()  # the processes on GPUs that it serves
+    tag: Workload = _NOTHING  # what one of those says
     engine: Engine | None = None
     served: frozenset[Served] = frozenset()
     latencies: Latencies = field(default_factory=Latencies)
@@ -44,9 +45,12 @@ class Target:
 
     def whose(self, workloads: Mapping[Key, Workload]) -> Whose:
         """Whose its units are: as an explicit tag of the processes that it serves says, else the settings,
-        else its counters, else its command line."""
-        tags = [workloads[key] for key in self.group if key in workloads]
-        tag = next((item for item in tags if item.model), tags[0] if tags else _NOTHING)
+        else its counters, else its command line. What they said last holds when they have ended before it."""
+        if tags := [workloads[key] for key in self.group if key in workloads]:
+            self.tag = next((item for item in tags if item.model), tags[0])
+        return self._whose(self.tag)
+
+    def _whose(self, tag: Workload) -> Whose:
         endpoint = self.endpoint or Endpoint(url="")
         named = any(served.model for served in self.served)
         alias = self.server.alias if self.server and not named else ""
@@ -64,7 +68,7 @@ class Target:
 
     def serves(self) -> Serves:
         """What is known of the processes that it serves."""
-        whose = self.whose({})
+        whose = self._whose(_NOTHING)
         one = next(iter(self.served)) if len(self.served) == 1 else Served("", "")
         several = len({served.model for served in self.served}) > 1
         return Serves(

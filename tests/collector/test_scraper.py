@@ -276,6 +276,12 @@ def test_a_tag_of_the_workers_names_the_model(host: Host, server: EngineServer) 
     assert (unit.model, unit.model_version, unit.run, unit.application, unit.pod) == (
         *("support-chat", "v3", "r1", "shop", "p"),
     )
+    host.workloads.clear()  # the worker has ended, and its server has not
+    host.end(worker[0])
+    counted(server, f"{OUTPUT}20.0", f"{OUTPUT}25.0")
+    (last,) = [r for r in host.after(5) if isinstance(r, Unit) and r.unit == "output_tokens"]
+    assert (last.model, last.model_version, last.run, last.quantity) == ("support-chat", "v3", "r1", 5.0)
+    assert host.scraper.serves()[worker].model == "facebook/opt-125m"  # of what bears no tag
 
 
 def test_an_engine_s_own_path_is_found(host: Host) -> None:

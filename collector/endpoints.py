@@ -36,7 +36,6 @@ _LAUNCHERS: Final = frozenset(
 )
 _LISTENS: Final = b"0A"
 _DESCRIPTORS_MAX: Final = 65_536
-_SOCKETS_MAX: Final = 64  # that are asked in one go
 _PORTS: Final = frozenset(port for engine in ENGINES for port in engine.ports)
 _FARTHEST: Final = 4
 _KERNEL: Final = b"2"  # the parent of the kernel's threads, which are most processes of many hosts
@@ -209,7 +208,7 @@ def listeners(
         rival = next((pid for pid in apart if process[0] not in processes.ancestors(pid)), 0)
         file = "" if namespace == home else f"{root}/{process[0]}/ns/net"
         found.append(Listener(process, Address(host, port, namespace=file), rival))
-    return sorted(found, key=lambda item: (item.address.port not in _PORTS, item.address.port))[:_SOCKETS_MAX]
+    return sorted(found, key=lambda item: (item.address.port not in _PORTS, item.address.port))
 
 
 def _namespace(root: Path, pid: int) -> str:

@@ -93,7 +93,7 @@ class Scraper:
         found = listeners(processes, near, self._start_ns, problems)
         self._asked = {key: asked for key, asked in self._asked.items() if key in found}
         self._own = {item.host: own_addresses(item.host) for item in self._configured}
-        found.sort(key=lambda item: self._endpoint(item.address) is None)
+        found.sort(key=self._turn)
         until_s = time.monotonic() + _ASKING_S
         servers: dict[Key, Server] = {}  # at all of its addresses a process shows the same counters
         for item in found:
@@ -164,6 +164,12 @@ class Scraper:
         if server is None and (advice := silent_engine(self._root, listener.process)):
             problems.add(advice)
         return server
+
+    def _turn(self, listener: Listener) -> tuple[bool, bool, int]:
+        """In which order they are asked: what the settings name, servers, and who was not asked for longest.
+        A worker's sockets, of which there may be dozens, do not answer, and each is waited for."""
+        asked = self._asked.get(listener, _Asked(None, 0))
+        return self._endpoint(listener.address) is None, asked.server is None, asked.again_ns
 
     def _endpoint(self, address: Address) -> Endpoint | None:
         """What the settings say of where a process listens; who listens at all addresses is asked at a

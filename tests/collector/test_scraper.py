@@ -8,6 +8,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -315,6 +316,29 @@ def test_asking_around_ends_after_a_while_and_goes_on_the_next_time(
     assert server.requests == []
     monkeypatch.setattr(module, "_ASKING_S", 5.0)
     assert host.scraper.look(host.t, [worker])
+
+
+def test_a_server_is_found_behind_many_sockets_that_do_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers listen for each other; each such socket is waited for 2 s, and is asked again and again."""
+    served, now_s = Counting(50_000), 0.0
+
+    def ask(address: Address) -> list[bytes]:
+        nonlocal now_s
+        now_s += 2.0
+        return served.ask(address)
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    host = Host(tmp_path / "proc", ask=ask)
+    silent = {inode: ("127.0.0.1", 40_000 + inode) for inode in range(70)}
+    host.tree.process(100, 1, "vllm", listens=silent | {70: ("127.0.0.1", 50_000)})
+    looks = 0
+    while not host.scraper.targets and looks < 100:
+        host.scraper.look(host.t, [(100, host.tree.start_ns(100) or 0)])
+        host.t += 120 * S
+        looks += 1
+    assert looks <= 71 / 2
 
 
 def test_who_does_not_answer_at_all_is_asked_once(host: Host, server: EngineServer) -> None:

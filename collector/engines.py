@@ -28,6 +28,7 @@ class Engine:
 
     ``units``: of each unit the ways to count it, the best first; a way is names that are added, and counts
     where the first of them is there. ``latencies``: of each the histograms in seconds, the best first.
+    ``model_labels``: the first that is there names the model.
     ``replica_labels`` tell ranks apart that count the same tokens: of those the greatest value is taken.
     ``alias_options``, ``model_options`` and ``model_variables`` name the model where the counters do not: of
     a server's command line and environment only what follows them is kept. A ``program`` with this in its
@@ -38,7 +39,7 @@ class Engine:
     prefixes: Names
     units: Mapping[str, tuple[Names, ...]]
     latencies: Mapping[str, Names] = field(default_factory=dict)
-    model_label: str = ""
+    model_labels: Names = ()
     version_label: str = ""
     replica_labels: Names = ()
     path: str = "/metrics"
@@ -67,10 +68,11 @@ ENGINES: Final = (
                 ("prompt_tokens_cached_total",),
                 ("prefix_cache_hits_total", "external_prefix_cache_hits_total"),
             ),
-            "requests": (("request_success_total",),),
+            "requests": (("request_success_total",), ("e2e_request_latency_seconds_count",)),
         },
         latencies=_OPENAI_LATENCIES,
-        model_label="model_name",
+        model_labels=("model_name", "model"),  # the latter, and a version, as a backend of Triton
+        version_label="version",
         ports=(8000,),
         alias_options=("--served-model-name",),
         model_options=("--model", "serve"),
@@ -85,7 +87,7 @@ ENGINES: Final = (
             "requests": (("num_requests_total",),),
         },
         latencies=_OPENAI_LATENCIES,
-        model_label="model_name",
+        model_labels=("model_name",),
         replica_labels=("tp_rank", "pp_rank", "moe_ep_rank"),
         ports=(30000,),
         alias_options=("--served-model-name",),
@@ -103,7 +105,7 @@ ENGINES: Final = (
             "requests": (("request_success_total",),),
         },
         latencies=_OPENAI_LATENCIES,
-        model_label="model_name",
+        model_labels=("model_name",),
         replica_labels=("rank",),
         path="/prometheus/metrics",
         ports=(8000,),
@@ -147,7 +149,7 @@ ENGINES: Final = (
         name="triton",
         prefixes=("nv_inference_",),
         units={"requests": (("request_success",),)},
-        model_label="model",
+        model_labels=("model",),
         version_label="version",
         ports=(8002,),
     ),
@@ -270,9 +272,8 @@ def _read(
 
 
 def _series(engine: Engine, what: str, sample: Sample) -> Series:
-    served = Served(
-        clean(sample.labels.get(engine.model_label, "")), clean(sample.labels.get(engine.version_label, ""))
-    )
+    model = next((sample.labels[label] for label in engine.model_labels if label in sample.labels), "")
+    served = Served(clean(model), clean(sample.labels.get(engine.version_label, "")))
     rest = (
         part
         for item in sorted(sample.labels.items())

@@ -36,6 +36,7 @@ def totals(found: Reading) -> dict[tuple[str, Served], float]:
     ("name", "engine", "served", "units"),
     [
         ("vllm", "vllm", Served("facebook/opt-125m", ""), (122, 26, 64, 3)),
+        ("triton_vllm", "vllm", Served("vllm_model", "1"), (10, 16, None, 1)),
         ("ray_vllm", "vllm", Served(RAY, ""), (58, 300, None, None)),
         ("sglang", "sglang", Served("facebook/opt-125m", ""), (5, 32, 1, 1)),
         ("sglang_streaming", "sglang", Served("qwen3.8-27b", ""), (178, 8, None, 1)),
@@ -183,7 +184,7 @@ def test_the_names_that_docs_units_md_shows_are_those_that_are_read() -> None:
                 " / ".join(" + ".join(f"`{name}`" for name in way) for way in engine.units.get(unit, ()))
                 for unit in units
             ),
-            f"`{engine.model_label}`" if engine.model_label else "",
+            " / ".join(f"`{label}`" for label in engine.model_labels),
         ]
         for engine in ENGINES
     }

@@ -9,10 +9,12 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+import re
 import socket
 import threading
 import time
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from http import HTTPStatus
 from http.client import HTTPException
@@ -36,6 +38,8 @@ _POLL_S: Final = 0.5  # to look for what takes too long; at 0.2 s it took 0.08 %
 _CONNECTIONS_MOST: Final = 32
 # Of our own: in `up` clickhouse_connect raises the library's 100 to 10,000, of 64 KiB each.
 _HEADERS_MOST: Final = 100
+_CHUNKS_MOST: Final = 10_000
+_LINE_MOST: Final = 1024  # above and behind chunks
 _BUSY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 )
@@ -202,17 +206,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self, is_text: bool) -> bytes:
         most = _JSON_MOST if is_text else _BODY_MOST
-        told = self.headers.get("Content-Length", "")
-        if not told.isdecimal():
-            raise _RefusedError(HTTPStatus.LENGTH_REQUIRED, "say its Content-Length")
         too_large = _RefusedError(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {most >> 20} MiB; send it in parts"
         )
-        if len(told) > 12 or int(told) > most:
+        told = self.headers.get("Content-Length", "")
+        if self.headers.get("Transfer-Encoding", "").strip().lower() == "chunked":
+            body = b"".join(self._chunks(most, too_large))
+        elif not told.isdecimal():
+            raise _RefusedError(HTTPStatus.LENGTH_REQUIRED, "say its Content-Length, or send it in chunks")
+        elif len(told) > 12 or int(told) > most:
             raise too_large
-        body = self.rfile.read(int(told))
-        if len(body) < int(told):
-            raise _RefusedError(HTTPStatus.BAD_REQUEST, "it ends before its Content-Length")
+        else:
+            body = self._read(int(told))
         coding = self.headers.get("Content-Encoding", "identity").strip().lower()
         if coding in ("identity", ""):
             return body
@@ -229,6 +234,33 @@ class _Handler(BaseHTTPRequestHandler):
         if len(unpacked) > most:
             raise too_large
         return unpacked
+
+    def _chunks(self, most: int, too_large: _RefusedError) -> Iterator[bytes]:
+        """A body whose length nobody knew when it began: as OpenTelemetry's exporters of Node.js send all."""
+        for _ in range(_CHUNKS_MOST):
+            size = self.rfile.readline(_LINE_MOST).partition(b";")[0].strip()
+            if not re.fullmatch(b"[0-9A-Fa-f]{1,8}", size):
+                raise _RefusedError(HTTPStatus.BAD_REQUEST, "a chunk does not say its size")
+            if not int(size, 16):
+                break
+            most -= int(size, 16)
+            if most < 0:
+                raise too_large
+            yield self._read(int(size, 16))
+            if self._read(2) != b"\r\n":
+                raise _RefusedError(HTTPStatus.BAD_REQUEST, "a chunk is longer than it says")
+        else:
+            raise too_large
+        for _ in range(_HEADERS_MOST):  # that may stand behind it; the last line is empty
+            if not self.rfile.readline(_LINE_MOST).strip():
+                break
+
+    def _read(self, size: int) -> bytes:
+        """The next bytes of a body."""
+        piece = self.rfile.read(size)
+        if len(piece) < size:
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "it ends before its length")
+        return piece
 
     def _refuse(self, status: HTTPStatus, why: str, signal: str, is_json: bool) -> None:
         self.server.told.health.refused += 1

@@ -18,6 +18,7 @@ from wattribute.collector import otlp_metrics, told
 
 GOOD = '{"unit":"images","quantity":1,"model":"m"}'
 PROTOBUF = "application/x-protobuf"
+CHUNKED = b"POST /v1/units HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 def is_well(running: Running) -> bool:
@@ -47,7 +48,12 @@ def sent(running: Running, raw: bytes, wait_s: float = 10) -> bytes:
         (b"POST /v1/nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", b"404"),
         (b"POST /../etc/passwd HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", b"404"),
         (b"POST /v1/units HTTP/1.1\r\nHost: x\r\n\r\n", b"411"),
-        (b"POST /v1/units HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", b"411"),
+        (CHUNKED + b"2\r\n{}\r\n0\r\n\r\n", b"400"),  # no unit
+        (CHUNKED + b"-2\r\n{}\r\n0\r\n\r\n", b"400"),
+        (CHUNKED + b"1\r\n{}\r\n0\r\n\r\n", b"400"),
+        (CHUNKED + b"500000\r\n", b"413"),
+        (CHUNKED + b"1\r\n \r\n" * 10_001, b"413"),
+        (CHUNKED + b"x" * 5_000, b"400"),
         (b"POST /v1/units HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n{}", b"411"),
         (b"POST /v1/traces HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n{}", b"413"),
         (b"POST /v1/units HTTP/1.1\r\nHost: x\r\nContent-Length: 5000000\r\n\r\n" + b" " * 5_000_000, b"413"),

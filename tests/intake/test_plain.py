@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import http.client
 import json
 import time
+from contextlib import closing
 
 import pytest
 
@@ -41,6 +43,22 @@ def test_all_parts_of_a_body_that_was_compressed_in_parts_count(running: Running
     assert json.loads(answer.body) == {"accepted": 2}
     assert running.post("/v1/units", parts[0] + b"and more", Content_Encoding="gzip").status == 400
     assert len(running.records()) == 2
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_body_that_comes_in_chunks_is_taken_in(running: Running, packed: bool) -> None:
+    """As Node.js sends what is piped into a request: without a Content-Length."""
+    body = b'{"unit":"images","quantity":64,"model":"sdxl"}'
+    body = gzip.compress(body) if packed else body
+    host, _, port = running.intake.at.rpartition(":")
+    with closing(http.client.HTTPConnection(host, int(port), timeout=10)) as connection:
+        headers = {"Content-Encoding": "gzip"} if packed else {}
+        connection.request("POST", "/v1/units", iter([body[:9], body[9:]]), headers, encode_chunked=True)
+        answer = connection.getresponse()
+        assert (answer.status, json.loads(answer.read())) == (200, {"accepted": 1})
+    (unit,) = running.records()
+    assert isinstance(unit, Unit)
+    assert unit.quantity == 64
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from wattribute.collector.nvml import SlowReading
@@ -43,6 +43,7 @@ class _Live:
     read_ns: int | None = None
     wait_ns: int = _REREAD_NS
     workload: Workload | None = None
+    held: dict[tuple[str, int], Process] = field(default_factory=dict)  # by device: the last of such records
 
 
 class Residency:
@@ -60,7 +61,6 @@ class Residency:
         # By gpu: the start of each pid at the last two readings, for samples that come when it has gone.
         self._past: dict[str, deque[dict[int, int]]] = {}
         self._read_ns: dict[str, int] = {}
-        self._held: dict[str, list[Process]] = {}  # by gpu: who held it at the last reading
         self._shift_ns = 0  # from the clock of start times, which is never set, to that of the readings
 
     def records(self, gpu: str, reading: SlowReading) -> list[Record]:
@@ -78,7 +78,7 @@ class Residency:
         since_ns = reading.t - self._read_ns.get(gpu, reading.t - self._slow_ns)
         now: dict[int, int] = {}
         workloads: list[Record] = []
-        held: list[Process] = []
+        held: list[Record] = []
         for resident in reading.residents:
             start_ns = self._processes.start_ns(resident.pid)
             if start_ns is None:
@@ -88,19 +88,19 @@ class Residency:
             workloads.extend(self._workload(resident.pid, start_ns, reading.t))
             # Since when a newcomer held it nobody saw: for a regular period at most, and since it began.
             period_ns = since_ns if before.get(resident.pid) == start_ns else min(since_ns, self._slow_ns)
-            held.append(
-                Process(
-                    t=reading.t,
-                    period_ns=self._since_start_ns(period_ns, reading.t, start_ns),
-                    gpu=gpu,
-                    pid=resident.pid,
-                    start_ns=start_ns,
-                    gpu_instance=resident.gpu_instance,
-                    memory_used_bytes=resident.memory_used_bytes,
-                )
+            last = Process(
+                t=reading.t,
+                period_ns=self._since_start_ns(period_ns, reading.t, start_ns),
+                gpu=gpu,
+                pid=resident.pid,
+                start_ns=start_ns,
+                gpu_instance=resident.gpu_instance,
+                memory_used_bytes=resident.memory_used_bytes,
             )
+            held.append(last)
+            self._live[resident.pid, start_ns].held[gpu, resident.gpu_instance] = last
         past.append(now)
-        self._read_ns[gpu], self._held[gpu] = reading.t, held
+        self._read_ns[gpu] = reading.t
         return [*workloads, *self._used(gpu, reading, now, before), *held]
 
     def exits(self, now_ns: int) -> Sequence[Record]:
@@ -108,22 +108,19 @@ class Residency:
         ended = self._processes.exits(now_ns)
         records: list[Record] = []
         for end in ended:
-            self._live.pop((end.pid, end.start_ns), None)
-            records.extend(self._until(end) if isinstance(end, Exit) else ())
+            if isinstance(end, Exit) and (live := self._live.pop((end.pid, end.start_ns), None)) is not None:
+                records.extend(self._until(live, end))
             records.append(end)
         return records
 
-    def _until(self, end: Exit) -> Iterator[Process]:
-        """That a newcomer held its devices until its end, where no reading came after the first. Its record
-        of that speaks for as long as it had been there: a silence of more than three times that means to a
-        reader that it has left."""
-        for held in self._held.values():
-            for last in held:
-                silence_ns = end.t - last.t
-                if (last.pid, last.start_ns) != (end.pid, end.start_ns) or last.period_ns is None:
-                    continue
-                if 3 * last.period_ns < silence_ns <= 3 * self._slow_ns:
-                    yield replace(last, t=end.t, period_ns=silence_ns)
+    def _until(self, live: _Live, end: Exit) -> Iterator[Process]:
+        """That a newcomer held its devices until its end, where it was seen once on them. Its record of that
+        speaks for as long as it had been there: a silence of more than three times that means to a reader
+        that it has left."""
+        for last in live.held.values():
+            silence_ns = end.t - last.t
+            if last.period_ns is not None and 3 * last.period_ns < silence_ns <= 3 * self._slow_ns:
+                yield replace(last, t=end.t, period_ns=silence_ns)
 
     def repeat(self, now_ns: int) -> list[Record]:
         """What is known of each process that is still on a device."""
@@ -134,11 +131,9 @@ class Residency:
         """The clock was set by ``step_ns``: times of before are meant on the new clock."""
         self._shift_ns += step_ns
         self._read_ns = {gpu: t + step_ns for gpu, t in self._read_ns.items()}
-        self._held = {
-            gpu: [replace(last, t=last.t + step_ns) for last in held] for gpu, held in self._held.items()
-        }
         for live in self._live.values():
             live.seen_ns += step_ns
+            live.held = {at: replace(last, t=last.t + step_ns) for at, last in live.held.items()}
             live.read_ns = None if live.read_ns is None else live.read_ns + step_ns
 
     def _used(

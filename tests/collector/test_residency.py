@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.collector.stand_in import BORN, MS, START, Bench, S, never
 from wattribute.records import Exit, Process, Workload
 
@@ -62,7 +64,9 @@ def test_the_last_sample_of_a_process_that_ended_is_kept() -> None:
     assert health.unidentified == 0
 
 
-def test_a_newcomer_that_ends_before_the_next_reading_held_until_then() -> None:
+@pytest.mark.parametrize("flush_s", [1.0, 2.0])
+def test_a_newcomer_that_ends_before_the_next_reading_held_until_then(flush_s: float) -> None:
+    """Also where its end is told of after that reading."""
     bench = Bench()
     bench.binding.pids[0] = [100]
     bench.processes.starts[200] = START + 1_860 * MS
@@ -75,7 +79,7 @@ def test_a_newcomer_that_ends_before_the_next_reading_held_until_then() -> None:
 
     bench.clock.at(1.9, lambda: bench.binding.pids[0].append(200))
     bench.clock.at(2.9, end)
-    bench.sampler().run(never(), duration_s=5)
+    bench.sampler(flush_s=flush_s).run(never(), duration_s=5)
     held = [(p.pid, (p.t - START) // MS, (p.period_ns or 0) // MS) for p in bench.held()]
     assert held == [
         (100, 0, 1000),

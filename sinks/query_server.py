@@ -37,7 +37,6 @@ from wattribute.sinks.tariffs import Tariff, add_tariffs, shown_days, tariff_of
 _REQUEST_MAX_BYTES: Final = 16 << 20  # 50,000 prices
 _CONNECTIONS_MAX: Final = 8
 _IDLE_S: Final = 300.0
-_AS_IT_IS: Final = orjson.OPT_NON_STR_KEYS | orjson.OPT_PASSTHROUGH_DATETIME
 _KIND: Final = "\0kind"  # no name that anybody gives
 _KINDS: Final[Mapping[type, Callable[[str], Any]]] = {datetime: datetime.fromisoformat, Decimal: Decimal}
 
@@ -283,9 +282,9 @@ def _address(folder: Path) -> Iterator[str]:
 
 def _packed(message: Mapping[str, Any]) -> bytes:
     try:
-        body = orjson.dumps(message, default=_spelt, option=_AS_IT_IS)
+        body = orjson.dumps(message, default=_spelt, option=orjson.OPT_PASSTHROUGH_DATETIME)
     except TypeError:  # it has no whole numbers beyond 64 bits
-        body = json.dumps(message, default=_spelt).encode()
+        body = json.dumps(_with_text_keys(message), default=_spelt).encode()
     return struct.pack(">I", len(body)) + body
 
 
@@ -309,6 +308,15 @@ def _exactly(connection: socket.socket, count: int) -> bytes | None:
             return None
         parts += part
     return bytes(parts)
+
+
+def _with_text_keys(value: Any) -> Any:
+    """What is in a map may be by anything; in JSON all is by texts."""
+    if isinstance(value, Mapping):
+        return {str(key): _with_text_keys(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_text_keys(each) for each in value]
+    return value
 
 
 def _spelt(value: Any) -> Any:

@@ -77,6 +77,7 @@ def test_the_owner_answers(
         "SELECT toInt128('170141183460469231731687303715884105727') AS i, toDecimal64(1.5, 2) AS d",
         "SELECT [toDateTime('2026-01-01 00:00:00', 'UTC')] AS l, map('a', toDateTime64(0, 3, 'UTC')) AS m",
         "SELECT toDateTime('2026-07-01 00:00:00', 'Europe/Berlin') AS t",
+        "SELECT map(toDecimal64(1.5, 2), map(toDateTime(0, 'UTC'), 1)) AS m, map((1, 2), [map(1, 2)]) AS n",
     ],
 )
 def test_the_owner_s_answer_is_what_the_store_itself_would_say(
@@ -283,7 +284,7 @@ OWNER = """
 import sys, time
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.query_server import serve
-from wattribute.sinks.store import Readable, open_store
+from wattribute.sinks.store import open_store
 sink = ClickHouseSink(open_store(sys.argv[1]))
 server = serve(sink.store)
 print("ready", flush=True)

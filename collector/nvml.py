@@ -270,6 +270,8 @@ class GpuReader:
                 and self.calls.sane("nvmlDeviceGetAttributes", "slices", attributes.gpuInstanceSliceCount),
             )
         uuids = {uuid: number for uuid, number in uuids.items() if uuid}
+        if uuids != self.mig_uuids:
+            self.calls.forget_absent()  # one on an instance that just went fails as if it did not exist
         self.mig_uuids = uuids
         of = {number: frozenset(u for u, n in uuids.items() if n == number) for number in found}
         busy = self._activity.read(t, of)

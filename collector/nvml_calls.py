@@ -140,6 +140,10 @@ class DeviceCalls:
         """Whether the call has answered before."""
         return name in self._present
 
+    def forget_absent(self) -> None:
+        """Ask again for what the device was found not to have."""
+        self._absent.clear()
+
     def probe_anew(self) -> None:
         """Forget which calls the device has."""
         self._absent.clear()

@@ -65,10 +65,13 @@ def running(call: DeviceCalls, memory_bytes: int | None) -> list[Resident] | Non
             # Some 535 drivers fill the list with a longer struct than the binding reads: from the second
             # entry on, PIDs are scrambled (nvitop 75 and 88). The older call keeps the older struct.
             call.implausible(name)
-            entries = call(f"{name}_v2", empty=[]) or []
-        for entry in entries:
+            name = f"{name}_v2"
+            entries = call(name, empty=[])
+            if entries is None and call.present(name):
+                return None
+        for entry in entries or ():
             if not _plausible(entry, memory_bytes):
-                call.implausible(f"{name}_v2")
+                call.implausible(name)
                 continue
             instance = NO_INSTANCE if entry.gpuInstanceId == _NVML_NO_INSTANCE else entry.gpuInstanceId
             key = (entry.pid, instance)

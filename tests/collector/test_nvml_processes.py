@@ -55,15 +55,21 @@ def test_a_list_that_cannot_be_read_is_not_an_empty_one(fake: FakeNvml) -> None:
 
 
 @pytest.mark.parametrize("code", [UNKNOWN, NOT_SUPPORTED])
-def test_a_list_that_fails_for_once_is_not_an_empty_one(fake: FakeNvml, code: int) -> None:
-    fake.process(0, 100, GIB)
+@pytest.mark.parametrize(("is_scrambled", "version"), [(0, "v3"), (1, "v2")])
+def test_a_list_that_fails_for_once_is_not_an_empty_one(
+    fake: FakeNvml, code: int, is_scrambled: int, version: str
+) -> None:
+    fake.set(0, wide_v3=is_scrambled)
+    held = (Resident(100, -1, GIB), Resident(200, -1, GIB))
+    for resident in held:
+        fake.process(0, resident.pid, GIB)
     gpu = Nvml().gpus[0]
-    assert slow(gpu).residents == (Resident(100, -1, GIB),)
-    fake.fail(0, "nvmlDeviceGetComputeRunningProcesses_v3", code)
+    assert slow(gpu).residents == held
+    fake.fail(0, f"nvmlDeviceGetComputeRunningProcesses_{version}", code)
     for _ in range(3):
         assert slow(gpu).residents is None  # the other lists answer, and are empty
-    fake.fail(0, "nvmlDeviceGetComputeRunningProcesses_v3", 0)
-    assert slow(gpu).residents == (Resident(100, -1, GIB),)
+    fake.fail(0, f"nvmlDeviceGetComputeRunningProcesses_{version}", 0)
+    assert slow(gpu).residents == held
 
 
 @pytest.mark.parametrize("code", [UNKNOWN, NOT_SUPPORTED])
@@ -79,6 +85,17 @@ def test_a_mode_that_fails_for_once_does_not_switch_mig_off(fake: FakeNvml, code
     fake.fail(0, "nvmlDeviceGetMigMode", 0)
     fake.set(0, mig=0)
     assert slow(gpu).instances == ()
+
+
+def test_what_fails_of_an_instance_that_just_went_is_asked_of_the_next(fake: FakeNvml) -> None:
+    fake.set(0, mig=1)
+    gpu = Nvml().gpus[0]
+    assert slow(gpu).instances == ()
+    fake.instance(0, 1, 3, "NVIDIA H200 MIG 3g.71gb")
+    fake.fail(0, "nvmlDeviceGetAttributes_v2", 2)  # INVALID_ARGUMENT
+    assert [instance.slices for instance in slow(gpu).instances] == [None]
+    fake.fail(0, "nvmlDeviceGetAttributes_v2", 0)
+    assert [instance.slices for instance in slow(gpu).instances] == [3]
 
 
 @pytest.mark.parametrize("times", [1, 2])

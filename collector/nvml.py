@@ -22,6 +22,7 @@ from wattribute.collector.nvml_calls import (
     DRIVER_NOT_LOADED,
     LIB_RM_VERSION_MISMATCH,
     LIBRARY_NOT_FOUND,
+    NO_PERMISSION,
     UNKNOWN,
     DeviceCalls,
     GpuError,
@@ -66,7 +67,9 @@ class Nvml:
     def __init__(self, binding: Any = None) -> None:
         self.binding: Any = load_pynvml() if binding is None else binding
         self.errors: Counter[tuple[str, int]] = Counter()
-        self.nameless_count = 0  # of devices without a UUID at the start: nothing of them is read, ever
+        # Devices without a UUID at the start, of which nothing is read, ever. NVML also counts those that it
+        # may not talk to, as within a job that has one of eight: they are others'.
+        self.nameless_count = 0
         self.session = 0  # grows with each restart: a handle is good within its session only
         self._counting = threading.Lock()
         self._reopening = threading.Lock()
@@ -143,9 +146,9 @@ class Nvml:
                 found[-1].probe()
             except self.binding.NVMLError as error:  # one that is lost must not hide the others
                 self.count(call, error.value)
+                self.nameless_count += error.value != NO_PERMISSION
             except GpuError:
                 continue  # it is counted, and known by its UUID: `reopen` may bring it back
-        self.nameless_count = count - len(found)
         return found
 
 

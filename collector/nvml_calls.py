@@ -14,6 +14,7 @@ IMPLAUSIBLE: Final = -1
 # nvmlReturn_t by number (nvml.h), so that a simulated binding need not repeat the names.
 SUCCESS: Final = 0
 UNINITIALIZED: Final = 1
+NO_PERMISSION: Final = 4
 NOT_FOUND: Final = 6
 INSUFFICIENT_SIZE: Final = 7
 DRIVER_NOT_LOADED: Final = 9

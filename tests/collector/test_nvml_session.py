@@ -107,6 +107,13 @@ def test_a_gpu_that_is_lost_at_the_start_hides_no_other(fake: FakeNvml) -> None:
     assert fast(nvml.gpus[0]).energy_mj == 1_000_000
 
 
+def test_a_gpu_that_nvml_may_not_talk_to_is_not_lost(fake: FakeNvml) -> None:
+    fake.fail(1, "nvmlDeviceGetHandleByIndex_v2", NO_PERMISSION)
+    nvml = Nvml()
+    assert [gpu.uuid for gpu in nvml.gpus] == ["GPU-fake-0"]
+    assert nvml.nameless_count == 0
+
+
 def test_no_gpu_and_no_driver_are_said_in_one_line(fake: FakeNvml) -> None:
     for gpu in range(2):
         fake.fail(gpu, "nvmlDeviceGetHandleByIndex_v2", NO_PERMISSION)

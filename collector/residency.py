@@ -133,7 +133,8 @@ class Residency:
         self._read_ns = {gpu: t + step_ns for gpu, t in self._read_ns.items()}
         for live in self._live.values():
             live.seen_ns += step_ns
-            live.held = {at: replace(last, t=last.t + step_ns) for at, last in live.held.items()}
+            # Of the time since the step nothing is told yet.
+            live.held = {at: replace(it, t=it.t + step_ns, period_ns=1) for at, it in live.held.items()}
             live.read_ns = None if live.read_ns is None else live.read_ns + step_ns
 
     def _used(

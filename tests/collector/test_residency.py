@@ -90,6 +90,24 @@ def test_a_newcomer_that_ends_before_the_next_reading_held_until_then(flush_s: f
     ]
 
 
+@pytest.mark.parametrize("step_s", [-3600, 600])
+def test_who_ends_before_the_first_reading_after_a_step_of_the_clock_held_until_then(step_s: int) -> None:
+    bench = Bench()
+    bench.binding.pids[0] = [100]
+    step_ms = step_s * 1000
+
+    def end() -> None:
+        bench.binding.pids[0].clear()
+        bench.processes.gone.add(100)
+        bench.processes.ended.append(Exit(t=START + (3_700 + step_ms) * MS, pid=100, start_ns=BORN))
+
+    bench.clock.at(3.35, lambda: setattr(bench.clock, "step", step_s * S))
+    bench.clock.at(3.7, end)
+    bench.sampler().run(never(), duration_s=6)
+    held = [((p.t - START) // MS, (p.period_ns or 0) // MS) for p in bench.held()]
+    assert held[3:] == [(3000, 1000), (3400, 400), (3700 + step_ms, 300)]
+
+
 def test_a_reused_pid_is_another_process() -> None:
     bench = Bench()
     bench.binding.pids[0] = [100]

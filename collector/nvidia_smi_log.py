@@ -71,10 +71,11 @@ def read_nvidia_smi_log(
     """The items of a log, as ``read_trace`` gives those of a trace: trace, gpu and device records, or a bad
     line and why. Any column order; a repeated header is accepted; a cell without a reading is absent.
 
-    ``gpu`` names the log's one GPU; without it that is its uuid or ``log:<file stem>:<index or 0>``. Times
-    are in the zone ``timezone``. ``workload`` makes the log one process (pid 0) that holds each GPU from
-    its first reading to its last. Raises UsageError for a wrong option, and, at the first item,
-    WattributeError where the file cannot be read or does not begin with a header that has a timestamp.
+    ``gpu`` names the log's one GPU; without it that is its uuid, or ``log:<file stem>:<number>``: its index,
+    else its place among the bus ids, else 0. Times are in the zone ``timezone``. ``workload`` makes the log
+    one process (pid 0) that holds each GPU from its first reading to its last. Raises UsageError for a wrong
+    option, and, at the first item, WattributeError where the file cannot be read or does not begin with a
+    header that has a timestamp.
     """
     owner = option_workload(workload) if isinstance(workload, Mapping) else workload
     name = Path(path).name.removesuffix(".gz").removesuffix(".zst")

@@ -206,7 +206,7 @@ FROM
                                 if(counted_steps > 0, arrayPushBack(told, (toUnixTimestamp64Nano(counted_until), resumed_from + counted_steps)), told)
                                     AS told_and_counted,
                                 arrayFilter(n -> n.2 > resumed_from, noted) AS marks,
-                                max(told_beyond OR counted_steps > 0) OVER (PARTITION BY run) AS are_steps_told,
+                                max(has_told_steps OR counted_steps > 0) OVER (PARTITION BY run) AS are_steps_told,
                                 -- its first new step that is told, when and with how many
                                 arrayMin(arrayPushBack(
                                     arrayFilter(n -> n.2 > resumed_from AND n.1 <= known_ns, told), (never_ns, toFloat64(0)))) AS new
@@ -225,7 +225,7 @@ FROM
                                     argMinIf(step, t, event = 'start') AS resumed_position,
                                     toFloat64(ifNull(resumed_position, 0)) AS resumed_from,
                                     argMax(steps, t) AS target_position,
-                                    countIf(step > 0 OR event != 'start' AND step = 0) > 0 AS told_beyond,
+                                    countIf(step > 0 OR event != 'start' AND step = 0) > 0 AS has_told_steps,
                                     any(first_attempt) AS first_attempt,
                                     max(t) AS told_until,
                                     if(any(known_until) = 0, never_ns, toUnixTimestamp64Nano(any(known_until))) AS known_ns,

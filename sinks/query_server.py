@@ -38,7 +38,7 @@ _REQUEST_MAX_BYTES: Final = 16 << 20  # 50,000 prices
 _CONNECTIONS_MAX: Final = 8
 _IDLE_S: Final = 300.0
 _KIND: Final = "\0kind"  # no name that anybody gives
-_KINDS: Final[Mapping[type, Callable[[str], Any]]] = {datetime: datetime.fromisoformat, Decimal: Decimal}
+_KINDS: Final[Mapping[str, Callable[[str], Any]]] = {"datetime": datetime.fromisoformat, "Decimal": Decimal}
 
 
 class QueryServer:
@@ -321,14 +321,14 @@ def _with_text_keys(value: Any) -> Any:
 
 def _spelt(value: Any) -> Any:
     """A value that JSON has no word for."""
-    kind = next((kind for kind in _KINDS if isinstance(value, kind)), None)
-    return str(value) if kind is None else {_KIND: kind.__name__, "text": str(value)}
+    kind = type(value).__name__
+    return {_KIND: kind, "text": str(value)} if kind in _KINDS else str(value)
 
 
 def _read(found: dict[str, Any]) -> Any:
     """An object, or the value that ``_spelt`` made it of."""
-    kind = next((kind for kind in _KINDS if kind.__name__ == found.get(_KIND)), None)
-    return found if kind is None else _KINDS[kind](found["text"])
+    made = _KINDS.get(found.get(_KIND, ""))
+    return found if made is None else made(found["text"])
 
 
 def _field(value: Any) -> str:

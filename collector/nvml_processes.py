@@ -108,15 +108,16 @@ class ProcessSamples:
     process with a share averaged over that stretch. 0, seconds or "now - 1 s" in its place, as common
     readers pass, give an average over the whole buffer or lose samples.
 
-    What lies ahead of our clock when it is read first is from before that was set back, and passed over until
-    it has left the buffer: to ask for what is newer gave no SM time any more.
+    What lies ahead of our clock at the first reading may be from before that was set back, and is passed
+    over: to ask for what is newer gave no SM time any more. What is newer and comes later is of a driver
+    whose clock is ahead.
     """
 
     def __init__(self, quiet_until_ns: int = 0) -> None:
         self.read_ns = 0
         """When it was read last."""
         self._quiet_until_ns = quiet_until_ns
-        self._ahead_until_ns = 0
+        self._stale_us = 0  # the newest that lay ahead at the first reading
         # Both are asked: on RTX PRO Blackwell the first answers 0 % under load (HAMi-core PR 218), and the
         # second came with driver 550 only.
         self._calls = ["nvmlDeviceGetProcessUtilization", "nvmlDeviceGetProcessesUtilizationInfo"]
@@ -130,8 +131,6 @@ class ProcessSamples:
     def read(self, call: DeviceCalls, t: int, pids: set[int]) -> list[Sample]:
         """The samples that came since the last call, read at ``t`` while ``pids`` are running. The first call
         gives none: it only learns where the driver's buffer ends."""
-        if not self.read_ns:
-            self._ahead_until_ns = t + _BUFFER_NS
         self.read_ns = t
         if t < self._quiet_until_ns:
             return []
@@ -195,8 +194,10 @@ class ProcessSamples:
         """nvtop's filter. The buffer holds zombies, shares of 2147483632 % (NVML's blank value), a process
         several times, and for a while what was dated before the wall clock was set far back."""
         newest: dict[int, Any] = {}
+        is_first = not self._heard_ns
         for entry in entries:
-            if t < self._ahead_until_ns and entry.timeStamp * 1000 > t + _AHEAD_MAX_NS:
+            if entry.timeStamp * 1000 > t + _AHEAD_MAX_NS and (is_first or entry.timeStamp <= self._stale_us):
+                self._stale_us = max(self._stale_us, entry.timeStamp)
                 continue
             if entry.pid not in pids or entry.smUtil > 100 or entry.timeStamp <= self._from_us:
                 call.implausible(name)

@@ -258,6 +258,16 @@ def test_a_foreign_timestamp_domain_falls_back_to_the_time_of_reading(fake: Fake
     assert fake.get(0, "last_seen") == 5_000_000
 
 
+def test_a_driver_whose_clock_is_ahead_is_heard_at_once(fake: FakeNvml) -> None:
+    fake.process(0, 100, GIB)
+    gpu = Nvml().gpus[0]
+    seen = []
+    for at in range(4):
+        fake.sample(0, 100, US + (300 + at) * 1_000_000, 50)
+        seen.append([(sample.t - T, sample.sm_percent) for sample in slow(gpu, T + at * S).samples])
+    assert seen == [[], *([(at * S, 50.0)] for at in range(1, 4))]
+
+
 def test_a_clock_that_was_set_back_begins_anew(fake: FakeNvml) -> None:
     fake.process(0, 100, GIB)
     fake.sample(0, 100, US, 40)

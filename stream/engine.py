@@ -177,8 +177,8 @@ class Engine:
 
     def _restore(self) -> None:
         """Give devices, once the look-back is over, what it could not tell of them."""
-        for reason, value in self._damaged:
-            self.tables.dead(self._restored_to, reason, value[:EXCERPT_BYTES])
+        for number, (reason, value) in enumerate(self._damaged, 1):  # of a place and a reason one is kept
+            self.tables.dead(self._restored_to, f"{reason} ({number})", value[:EXCERPT_BYTES])
         self._damaged.clear()
         for key in self._restored.keys() & self.series.device_rows.keys():
             row, saved = self.series.device_rows[key], self._restored.pop(key)

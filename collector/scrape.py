@@ -90,6 +90,11 @@ class Tally:
             return None
         return Interval(begin_ns, t, fell, counts, buckets)
 
+    def belongs_to(self, start_ns: int) -> None:
+        """What was read was of the server that began then, unless that began later: it goes on counting."""
+        if self._read_ns is not None and start_ns < self._read_ns:
+            self._start_ns = start_ns
+
     def _grown(self, reading: Reading) -> dict[Series, float]:
         """What each counter grew by. One that was not there before began at 0, unless its unit was counted by
         another metric until now: then what it shows has been counted."""

@@ -190,6 +190,8 @@ class Scraper:
             if target is None:
                 silent_ns = max(asked.silent_ns for asked in self._asked.values() if asked.server == server)
                 target = self._target(server.address, silent_ns)
+            if target.server is None:
+                target.tally.belongs_to(server.process[1])
             target.address, target.server = server.address, server
             target.endpoint, target.group = endpoint, tuple(keys)
             self.targets[server.process, server.address] = target

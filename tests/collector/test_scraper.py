@@ -415,15 +415,13 @@ class Counting:
     def __init__(self, *ports: int) -> None:
         self.ports = set(ports)
         self.given = 0
+        self.started = f"process_start_time_seconds {BTIME_S + BEGAN_S + 1}"
 
     def ask(self, address: Address) -> list[bytes]:
         if address.port not in self.ports:
             raise SilentError("it does not answer")
         self.given += 1_000
-        text = (
-            f"process_start_time_seconds {BTIME_S + BEGAN_S + 1}\n"
-            f'vllm:generation_tokens_total{{model_name="chat"}} {self.given}'
-        )
+        text = f'{self.started}\nvllm:generation_tokens_total{{model_name="chat"}} {self.given}'
         return text.encode().splitlines()
 
 
@@ -444,6 +442,26 @@ def test_an_endpoint_of_the_settings_counts_once_whether_its_server_is_found_or_
         came_out += quantities(host.after(5)).get("output_tokens", 0.0)
         assert [target.endpoint is None for target in host.scraper.targets.values()] == [False]
     assert came_out == served.given
+
+
+@pytest.mark.parametrize(
+    ("started", "history"), [("", 1_000), (f"process_start_time_seconds {BTIME_S + BEGAN_S + 1}.0004", 0)]
+)
+def test_nothing_is_lost_when_the_server_at_an_endpoint_is_found(
+    tmp_path: Path, started: str, history: int
+) -> None:
+    """It does not say when it began, as with several processes, or not to the nanosecond as /proc does."""
+    served = Counting(8000)
+    served.started = started
+    host = Host(tmp_path / "proc", [Endpoint(url="http://127.0.0.1:8000/metrics")], served.ask)
+    host.tree.process(BEGAN_S + 1, 1, "vllm", listens={7: ("127.0.0.1", 8000)})
+    host.tree.process(BEGAN_S + 2, BEGAN_S + 1, "VLLM::EngineCore")
+    host.t += 5 * S
+    came_out = 0.0
+    for on_gpus in ([], [], [(BEGAN_S + 2, host.tree.start_ns(BEGAN_S + 2) or 0)]):
+        host.scraper.look(host.t, on_gpus)
+        came_out += quantities(host.after(5)).get("output_tokens", 0.0)
+    assert came_out == served.given - history
 
 
 def test_a_server_with_two_addresses_counts_once(tmp_path: Path) -> None:

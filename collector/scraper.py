@@ -75,7 +75,7 @@ class Scraper:
         self._since_ns, self._period_ns, self._configured = since_ns, period_ns, configured
         self._looked_ns = since_ns
         self._asked: dict[Listener, _Asked] = {}
-        self._rivals: dict[tuple[Key, int], int] = {}  # who else listens on a port of a process
+        self._rivals: dict[Address, int] = {}  # who else listens where one does
         self._own: dict[str, frozenset[str]] = {}  # by a host of the settings, its addresses that are ours
 
     def look(self, t: int, on_gpus: Sequence[Key]) -> bool:
@@ -101,7 +101,7 @@ class Scraper:
                 problems.add(f"pid {item.process[0]}: {_by_turns(item.address.port, item.rival)}")
             elif item.process not in servers and (server := self._server(t, item, until_s, problems)):
                 servers[item.process] = server
-        self._rivals = {(item.process, item.address.port): item.rival for item in found if item.rival}
+        self._rivals = {_place(self._places(item.address)[0]): item.rival for item in found if item.rival}
         by_pid = assigned(processes, list(servers.values()), [pid for pid, _ in on_gpus])
         groups: dict[Server, list[Key]] = {}
         for key in on_gpus:
@@ -140,12 +140,8 @@ class Scraper:
         if time.monotonic() >= until_s:
             return None
         wait_ns = min(max(2 * asked.wait_ns, _ASK_AGAIN_NS), _ASK_AGAIN_MAX_NS)
-        endpoint = self._endpoint(listener.address)
-        places = (
-            [_address(endpoint)] if endpoint else [listener.address._replace(path=path) for path in _PATHS]
-        )
         server: Server | None = None
-        for address in places:
+        for address in self._places(listener.address):
             try:
                 lines = self._ask(address)
                 said = reading(parsed(lines)) if lines else None
@@ -170,6 +166,11 @@ class Scraper:
         A worker's sockets, of which there may be dozens, do not answer, and each is waited for."""
         asked = self._asked.get(listener, _Asked(None, 0))
         return self._endpoint(listener.address) is None, asked.server is None, asked.again_ns
+
+    def _places(self, address: Address) -> list[Address]:
+        """Where to ask who listens there."""
+        endpoint = self._endpoint(address)
+        return [_address(endpoint)] if endpoint else [address._replace(path=path) for path in _PATHS]
 
     def _endpoint(self, address: Address) -> Endpoint | None:
         """What the settings say of where a process listens; who listens at all addresses is asked at a
@@ -215,11 +216,10 @@ class Scraper:
         self, target: Target, now_ns: Callable[[], int], workloads: Mapping[Key, Workload]
     ) -> list[Record]:
         self.counts.readings += 1
-        port = target.address.port
-        rival = self._rivals.get((target.server.process, port)) if target.server else None
+        rival = self._rivals.get(_place(target.address))
         try:
-            if rival:
-                raise ScrapeError(_by_turns(port, rival))
+            if rival and self._start_ns(rival) is not None:
+                raise ScrapeError(_by_turns(target.address.port, rival))
             samples = parsed(self._ask(target.address))
             t = now_ns()
             said = reading(samples)
@@ -273,6 +273,10 @@ class Scraper:
 
 def _address(endpoint: Endpoint) -> Address:
     return Address(endpoint.host, endpoint.port, endpoint.path, endpoint.tls, token_file=endpoint.token_file)
+
+
+def _place(address: Address) -> Address:
+    return Address(address.host, address.port, namespace=address.namespace)
 
 
 def _by_turns(port: int, rival: int) -> str:

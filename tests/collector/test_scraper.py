@@ -502,6 +502,19 @@ def test_of_two_servers_that_answer_by_turns_none_is_read(
     assert quantities(host.after(60))["observed_ns"] == 300e9  # what its own counters show, it counted since
 
 
+def test_nor_is_an_endpoint_of_the_settings_at_which_they_do(tmp_path: Path) -> None:
+    shown = itertools.cycle((10_000, 9_000))
+    name = 'vllm:generation_tokens_total{model_name="chat"}'
+    endpoint = Endpoint(url="http://localhost:8000/metrics")
+    host = Host(tmp_path / "proc", [endpoint], lambda _: [f"{name} {next(shown)}".encode()])
+    for pid in (100, 110):
+        host.tree.process(pid, 1, "vllm", listens={pid: ("127.0.0.1", 8000)})
+    host.scraper.look(host.t, [(pid, host.tree.start_ns(pid) or 0) for pid in (100, 110)])
+    assert [host.after(60) for _ in range(4)] == [[], [], [], []]
+    host.end(110)  # whether anybody looks again or not
+    assert [len(host.after(60)) for _ in range(2)] == [0, 1]
+
+
 def test_several_models_of_one_server_name_no_worker(host: Host) -> None:
     with engine_server(exposition("triton")) as server:
         worker = host.serve(100, server)

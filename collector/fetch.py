@@ -160,14 +160,17 @@ def _connected(address: Address, deadline_s: float) -> socket.socket:
     return connection
 
 
-def own_addresses(host: str) -> frozenset[str]:
-    """Those of its addresses that are this machine's."""
+def own_addresses(host: str) -> frozenset[str] | None:
+    """Those of its addresses that are this machine's; None where it cannot be resolved at present."""
+    try:
+        places = socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError):
+        return None
     found: set[str] = set()
-    with suppress(OSError, UnicodeError):
-        for family, _, _, _, place in socket.getaddrinfo(host, None, type=socket.SOCK_DGRAM):
-            with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.bind((place[0], 0))  # only an own one can be bound
-                found.add(str(place[0]))
+    for family, _, _, _, place in places:
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((place[0], 0))  # only an own one can be bound
+            found.add(str(place[0]))
     return frozenset(found)
 
 

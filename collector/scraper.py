@@ -92,7 +92,10 @@ class Scraper:
         problems: set[str] = set()
         found = listeners(processes, near, self._start_ns, problems)
         self._asked = {key: asked for key, asked in self._asked.items() if key in found}
-        self._own = {item.host: own_addresses(item.host) for item in self._configured}
+        ports = {item.address.port for item in found}
+        for host in {item.host for item in self._configured if item.port in ports}:
+            if (own := own_addresses(host)) is not None:
+                self._own[host] = own
         found.sort(key=self._turn)
         until_s = time.monotonic() + _ASKING_S
         servers: dict[Key, Server] = {}  # at all of its addresses a process shows the same counters
@@ -135,13 +138,13 @@ class Scraper:
         """The engine that answers there; one that did not is asked again only now and then."""
         # Nobody listened there at the look before: an engine that loads for minutes serves nothing meanwhile.
         asked = self._asked.setdefault(listener, _Asked(None, self._looked_ns))
-        if asked.server is not None or t < asked.again_ns:
+        places = self._places(listener.address)  # others, once a name in the settings can be resolved
+        is_known = asked.server is not None and asked.server.address in places
+        if is_known or t < asked.again_ns or time.monotonic() >= until_s:
             return asked.server
-        if time.monotonic() >= until_s:
-            return None
         wait_ns = min(max(2 * asked.wait_ns, _ASK_AGAIN_NS), _ASK_AGAIN_MAX_NS)
         server: Server | None = None
-        for address in self._places(listener.address):
+        for address in places:
             try:
                 lines = self._ask(address)
                 said = reading(parsed(lines)) if lines else None

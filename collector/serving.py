@@ -179,7 +179,8 @@ class Serving:
             with self._lock:
                 self._told += told
                 self._serves = serves
-            if before - _answering(scraper):  # it may have been started anew, and listens elsewhere
+            # One may have been started anew, and listens elsewhere; one may be a server that is read already.
+            if before != _answering(scraper):
                 look_s, look_due_ns = _LOOK_S, self._clock_ns() + round(_SETTLE_S * _S)
             dues = [look_due_ns, *(target.due_ns for target in scraper.targets.values())]
             self._news.wait(min(_LOOK_MAX_S, max(0.01, (min(dues) - self._clock_ns()) / _S)))

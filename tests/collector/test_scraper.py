@@ -464,6 +464,34 @@ def test_nothing_is_lost_when_the_server_at_an_endpoint_is_found(
     assert came_out == served.given - history
 
 
+def test_an_endpoint_whose_name_cannot_be_resolved_for_a_while_counts_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = Counting(8000)
+    served.started = ""
+    names: dict[str, frozenset[str]] = {}
+
+    def ask(address: Address) -> list[bytes]:
+        if address.host not in ("127.0.0.1", *names):
+            raise SilentError("its name cannot be resolved")
+        return served.ask(address)
+
+    monkeypatch.setattr(module, "own_addresses", names.get)
+    host = Host(tmp_path / "proc", [Endpoint(url="http://gpu-7.example:8000/metrics")], ask)
+    host.tree.process(100, 1, "vllm", listens={7: ("127.0.0.1", 8000)})
+    worker = (100, host.tree.start_ns(100) or 0)
+    reached = []
+    for resolves in (False, True, True, False, True):
+        names.clear()
+        names.update({"gpu-7.example": frozenset({"127.0.0.1"})} if resolves else {})
+        host.t += 60 * S
+        host.scraper.look(host.t, [worker])
+        host.after(60)
+        reached.append([str(target.address) for target in host.scraper.targets.values()])
+    named, found = "http://gpu-7.example:8000/metrics", "http://127.0.0.1:8000/metrics"
+    assert reached == [[found, named], [named], [named], [named], [named]]
+
+
 def test_a_server_with_two_addresses_counts_once(tmp_path: Path) -> None:
     """One of which answers later; beside a process on a GPU that is not its worker."""
     served = Counting(9000)

@@ -214,17 +214,21 @@ class ProcTree:
 
     def _environment(self, pid: int) -> dict[str, str]:
         """What is read of its environment; of one that the process wrote its title over, as setproctitle does
-        in vLLM's and SGLang's workers, what is left, before what the process has from its parent."""
+        in vLLM's and SGLang's workers, what is left, before what the process has from its parent. Not from
+        one of another user or control group: sudo gives on hardly anything of its own."""
         found: dict[str, str] = {}
-        cgroup = self._read(pid, "cgroup")
+        origin = self._origin(pid)
         for _ in range(_ANCESTORS_MOST):
             raw = self._read(pid, "environ")
             found = {**environment(raw), **found}
             stat = self._stat(pid) if _is_written_over(raw) else None
-            if stat is None or self._read(stat.parent, "cgroup") != cgroup:
+            if stat is None or self._origin(stat.parent) != origin:
                 break
             pid = stat.parent
         return found
+
+    def _origin(self, pid: int) -> tuple[bytes, str]:
+        return self._read(pid, "cgroup"), user_of(self._read(pid, "status"))
 
     def _read(self, pid: int, name: str) -> bytes:
         return read_file(self._root, pid, name)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.collector.proc_tree import Tree
 from wattribute.collector.proc import ProcTree
 from wattribute.errors import WattributeError
 from wattribute.records import Exit, Workload, as_json, parse
@@ -271,6 +272,19 @@ def test_a_process_that_writes_its_title_over_its_environment_has_that_of_its_pa
         workload = workload_of(int(children), Path("/proc"))
         assert (workload.model, workload.model_version, workload.team) == ("chat", "v3", "support")
         assert (workload.run, workload.identity_source) == ("8", "tag")
+
+
+def test_what_a_title_wrote_over_is_not_taken_from_another_user_s_process(tmp_path: Path) -> None:
+    tree = Tree(tmp_path / "proc")
+    tree.process(50, 1, "sudo", environ={"WATTRIBUTE_TEAM": "of-who-called-sudo"})
+    tree.process(60, 50, "VLLM::APIServer")
+    tree.process(61, 60, "VLLM::Worker")
+    for pid in (60, 61):
+        (tree.root / f"{pid}/environ").write_bytes(b"\0" * 40)
+        (tree.root / f"{pid}/status").write_text("Uid:\t7\t7\t7\t7\n")
+    assert workload_of(61, tree.root).team == ""
+    (tree.root / "50/status").write_text("Uid:\t7\t7\t7\t7\n")
+    assert workload_of(61, tree.root).team == "of-who-called-sudo"
 
 
 def test_no_descriptor_is_left_open(child: subprocess.Popen[bytes]) -> None:

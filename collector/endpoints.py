@@ -53,12 +53,20 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A process and an address on which it listens. ``rival``: another one, not its child, that listens there
-    on a socket of its own (SO_REUSEPORT), so that they are answered by turns; 0: none."""
+    """A process and an address on which it listens. ``is_at_all``: on all of them, of which a loopback
+    address stands here. ``rival``: another one, not its child, that listens there on a socket of its own
+    (SO_REUSEPORT), so that they are answered by turns; 0: none."""
 
     process: Key
     address: Address
     rival: int = field(default=0, compare=False)
+    is_at_all: bool = field(default=False, compare=False)
+
+
+class _Socket(NamedTuple):
+    host: str
+    port: int
+    is_at_all: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +188,7 @@ def listeners(
     process that began first. What cannot be seen is added to ``problems``."""
     root = processes.root
     home = _namespace(Path("/proc"), os.getpid())
-    tables: dict[str, dict[int, tuple[str, int]]] = {}
+    tables: dict[str, dict[int, _Socket]] = {}
     holders: dict[tuple[str, str, int], dict[Key, set[int]]] = {}
     for pid in pids:
         try:
@@ -199,7 +207,8 @@ def listeners(
         if not listening or (began_ns := start_ns(pid)) is None:
             continue
         for inode in listening:
-            of_place = holders.setdefault((namespace, *tables[namespace][inode]), {})
+            host, port, _ = tables[namespace][inode]
+            of_place = holders.setdefault((namespace, host, port), {})
             of_place.setdefault((pid, began_ns), set()).add(inode)
     found = []
     for (namespace, host, port), of_place in holders.items():
@@ -207,7 +216,8 @@ def listeners(
         apart = (pid for (pid, _), inodes in of_place.items() if inodes.isdisjoint(of_place[process]))
         rival = next((pid for pid in apart if process[0] not in processes.ancestors(pid)), 0)
         file = "" if namespace == home else f"{root}/{process[0]}/ns/net"
-        found.append(Listener(process, Address(host, port, namespace=file), rival))
+        is_at_all = any(tables[namespace][inode].is_at_all for inode in of_place[process])
+        found.append(Listener(process, Address(host, port, namespace=file), rival, is_at_all))
     return sorted(found, key=lambda item: (item.address.port not in _PORTS, item.address.port))
 
 
@@ -229,16 +239,16 @@ def _sockets(root: Path, pid: int) -> Iterator[int]:
             yield int(target[8:-1])
 
 
-def _listening(root: Path, pid: int) -> dict[int, tuple[str, int]]:
-    """Address and port by inode, of the network namespace of a process."""
-    found: dict[int, tuple[str, int]] = {}
+def _listening(root: Path, pid: int) -> dict[int, _Socket]:
+    """Where somebody listens in the network namespace of a process, by inode."""
+    found: dict[int, _Socket] = {}
     for name in ("net/tcp", "net/tcp6"):
         for line in read_file(root, pid, name).splitlines()[1:]:
             words = line.split()
             if len(words) > 9 and words[3] == _LISTENS:
                 host, _, port = words[1].partition(b":")
                 try:
-                    found[int(words[9])] = (_address(host), int(port, 16))
+                    found[int(words[9])] = _Socket(_address(host), int(port, 16), not host.strip(b"0"))
                 except ValueError:
                     continue
     return found

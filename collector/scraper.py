@@ -32,7 +32,6 @@ _FAILING_MAX_NS: Final = 60 * _S
 _LATENCIES_NS: Final = 60 * _S
 _PATHS: Final = tuple(dict.fromkeys(engine.path for engine in ENGINES))
 _TORCHRUN: Final = b"TORCHELASTIC_RUN_ID="
-_LOOPBACK: Final = ("127.0.0.1", "::1")
 
 
 @dataclass(slots=True)
@@ -104,7 +103,7 @@ class Scraper:
                 problems.add(f"pid {item.process[0]}: {_by_turns(item.address.port, item.rival)}")
             elif item.process not in servers and (server := self._server(t, item, until_s, problems)):
                 servers[item.process] = server
-        self._rivals = {_place(self._places(item.address)[0]): item.rival for item in found if item.rival}
+        self._rivals = {_place(self._places(item)[0]): item.rival for item in found if item.rival}
         by_pid = assigned(processes, list(servers.values()), [pid for pid, _ in on_gpus])
         groups: dict[Server, list[Key]] = {}
         for key in on_gpus:
@@ -138,7 +137,7 @@ class Scraper:
         """The engine that answers there; one that did not is asked again only now and then."""
         # Nobody listened there at the look before: an engine that loads for minutes serves nothing meanwhile.
         asked = self._asked.setdefault(listener, _Asked(None, self._looked_ns))
-        places = self._places(listener.address)  # others, once a name in the settings can be resolved
+        places = self._places(listener)  # others, once a name in the settings can be resolved
         is_known = asked.server is not None and asked.server.address in places
         if is_known or t < asked.again_ns or time.monotonic() >= until_s:
             return asked.server
@@ -168,19 +167,19 @@ class Scraper:
         """In which order they are asked: what the settings name, servers, and who was not asked for longest.
         A worker's sockets, of which there may be dozens, do not answer, and each is waited for."""
         asked = self._asked.get(listener, _Asked(None, 0))
-        return self._endpoint(listener.address) is None, asked.server is None, asked.again_ns
+        return self._endpoint(listener) is None, asked.server is None, asked.again_ns
 
-    def _places(self, address: Address) -> list[Address]:
+    def _places(self, listener: Listener) -> list[Address]:
         """Where to ask who listens there."""
-        endpoint = self._endpoint(address)
-        return [_address(endpoint)] if endpoint else [address._replace(path=path) for path in _PATHS]
+        endpoint = self._endpoint(listener)
+        return [_address(endpoint)] if endpoint else [listener.address._replace(path=path) for path in _PATHS]
 
-    def _endpoint(self, address: Address) -> Endpoint | None:
-        """What the settings say of where a process listens; who listens at all addresses is asked at a
-        loopback address."""
+    def _endpoint(self, listener: Listener) -> Endpoint | None:
+        """What the settings say of where a process listens."""
+        address = listener.address
         for item in self._configured if not address.namespace else ():
             own = self._own.get(item.host, frozenset())
-            if item.port == address.port and (address.host in own or (own and address.host in _LOOPBACK)):
+            if item.port == address.port and (address.host in own or (own and listener.is_at_all)):
                 return item
         return None
 

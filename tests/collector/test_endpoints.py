@@ -123,12 +123,12 @@ def test_listening_sockets_are_found_once_known_ports_first(tree: Tree) -> None:
 
 
 def test_who_listens_where_another_server_does_is_told(tree: Tree) -> None:
-    tree.process(100, 50, "vllm", listens={71: ("0.0.0.0", 8000), 72: ("0.0.0.0", 8001)})
+    tree.process(100, 50, "vllm", listens={71: ("0.0.0.0", 8000), 72: ("127.0.0.1", 8001)})
     tree.process(110, 50, "vllm", listens={73: ("0.0.0.0", 8000)})  # by SO_REUSEPORT
     found = listeners(Processes(tree.root), [110, 100], tree.start_ns, set())
-    assert [(item.process[0], item.address.port, item.rival) for item in found] == [
-        (100, 8000, 110),
-        (100, 8001, 0),
+    assert [(item.process[0], item.address.port, item.rival, item.is_at_all) for item in found] == [
+        (100, 8000, 110, True),
+        (100, 8001, 0, False),
     ]
 
 

@@ -492,6 +492,21 @@ def test_an_endpoint_whose_name_cannot_be_resolved_for_a_while_counts_once(
     assert reached == [[found, named], [named], [named], [named], [named]]
 
 
+def test_an_endpoint_is_the_server_that_listens_at_its_address_and_not_one_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers = {"127.0.0.1": Counting(8000), "10.0.0.5": Counting(8000)}
+    monkeypatch.setattr(module, "own_addresses", lambda host: frozenset({host}))
+    endpoint = Endpoint(url="http://10.0.0.5:8000/metrics")
+    host = Host(tmp_path / "proc", [endpoint], lambda address: servers[address.host].ask(address))
+    for pid, at in ((100, "127.0.0.1"), (110, "10.0.0.5")):
+        host.tree.process(pid, 1, "vllm", listens={pid: (at, 8000)})
+        host.tree.process(pid + 1, pid, "VLLM::EngineCore")
+    host.scraper.look(host.t, [(pid, host.tree.start_ns(pid) or 0) for pid in (101, 111)])
+    reached = {key and key[0]: address.host for key, address in host.scraper.targets}
+    assert reached == {100: "127.0.0.1", 110: "10.0.0.5"}
+
+
 def test_a_server_with_two_addresses_counts_once(tmp_path: Path) -> None:
     """One of which answers later; beside a process on a GPU that is not its worker."""
     served = Counting(9000)

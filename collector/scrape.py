@@ -90,9 +90,10 @@ class Tally:
             return None
         return Interval(begin_ns, t, fell, counts, buckets)
 
-    def belongs_to(self, start_ns: int) -> None:
-        """What was read was of the server that began then, unless that began later: it goes on counting."""
-        if self._read_ns is not None and start_ns < self._read_ns:
+    def belongs_to(self, start_ns: int | None) -> None:
+        """What was read was of the server that began then, unless that began later: it goes on counting.
+        None: nobody knows of whom; counters that fall will tell."""
+        if self._read_ns is not None and (start_ns is None or start_ns < self._read_ns):
             self._start_ns = start_ns
 
     def _grown(self, reading: Reading) -> dict[Series, float]:

@@ -124,6 +124,10 @@ class Scraper:
             if process is not None and self._start_ns(process[0]) != process[1]:
                 told += target.latencies.told(now_ns(), target.whose(workloads))
                 del self.targets[key]
+                if target.endpoint:
+                    target.tally.belongs_to(None)
+                    another = Target(target.address, target.tally, endpoint=target.endpoint)
+                    self.targets[None, target.address] = another
             elif now_ns() >= target.due_ns:
                 told += self._read(target, now_ns, workloads)
         return told

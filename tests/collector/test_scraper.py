@@ -464,6 +464,29 @@ def test_nothing_is_lost_when_the_server_at_an_endpoint_is_found(
     assert came_out == served.given - history
 
 
+def test_what_the_next_server_at_an_endpoint_counts_before_it_is_found_counts(tmp_path: Path) -> None:
+    served = Counting(8000)
+    served.started = ""
+    host = Host(tmp_path / "proc", [Endpoint(url="http://127.0.0.1:8000/metrics")], served.ask)
+    came_out: list[float] = []
+    for pid in (BEGAN_S + 10, BEGAN_S + 60):
+        host.t = (BTIME_S + pid + 2) * S
+        served.given = 0
+        host.tree.process(pid, 1, "vllm", listens={pid: ("127.0.0.1", 8000)})
+        host.tree.process(pid + 1, pid, "VLLM::EngineCore")
+        worker = (pid + 1, host.tree.start_ns(pid + 1) or 0)
+        for on_gpus in ([worker], [worker]) if not came_out else ([], [], [worker]):
+            host.scraper.look(host.t, on_gpus)
+            came_out.append(quantities(host.after(5)).get("output_tokens", 0.0))
+        if len(came_out) == 2:
+            assert sum(came_out) == served.given
+            host.end(pid, pid + 1)
+            served.ports.clear()
+            host.after(5)
+            served.ports.add(8000)
+    assert sum(came_out[2:]) == served.given
+
+
 def test_an_endpoint_whose_name_cannot_be_resolved_for_a_while_counts_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -238,15 +238,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _chunks(self, most: int, too_large: _RefusedError) -> Iterator[bytes]:
         """A body whose length nobody knew when it began: as OpenTelemetry's exporters of Node.js send all."""
         for _ in range(_CHUNKS_MOST):
-            size = self.rfile.readline(_LINE_MOST).partition(b";")[0].strip()
-            if not re.fullmatch(b"[0-9A-Fa-f]{1,8}", size):
+            told = self.rfile.readline(_LINE_MOST).partition(b";")[0].strip()
+            if not re.fullmatch(b"[0-9A-Fa-f]{1,8}", told):
                 raise _RefusedError(HTTPStatus.BAD_REQUEST, "a chunk does not say its size")
-            if not int(size, 16):
+            size = int(told, 16)
+            if not size:
                 break
-            most -= int(size, 16)
+            most -= size
             if most < 0:
                 raise too_large
-            yield self._read(int(size, 16))
+            yield self._read(size)
             if self._read(2) != b"\r\n":
                 raise _RefusedError(HTTPStatus.BAD_REQUEST, "a chunk is longer than it says")
         else:

@@ -217,12 +217,11 @@ class ProcTree:
         in vLLM's and SGLang's workers, what is left, before what the process has from its parent. Not from
         one of another user or control group: sudo gives on hardly anything of its own."""
         found: dict[str, str] = {}
-        origin = self._origin(pid)
         for _ in range(_ANCESTORS_MOST):
             raw = self._read(pid, "environ")
             found = {**environment(raw), **found}
             stat = self._stat(pid) if _is_written_over(raw) else None
-            if stat is None or self._origin(stat.parent) != origin:
+            if stat is None or self._origin(stat.parent) != self._origin(pid):
                 break
             pid = stat.parent
         return found

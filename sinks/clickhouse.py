@@ -35,12 +35,6 @@ class ClickHouseSink:
         self.store = store
         self.rollups = Rollups(store)
 
-    def window_ms(self) -> int | None:
-        """The length of the windows in the store, None where there are none. It is not part of a row's key:
-        what is read again, in windows of another length, would stand beside what was written before."""
-        rows = self.store.query("SELECT window_ms FROM attribution LIMIT 1").rows
-        return rows[0][0] if rows else None
-
     def announce(self, batches: Sequence[Mapping[str, Column]]) -> None:
         """Note at once which rollup buckets several writes to come touch. Each note is a request of its own,
         which takes about 1 ms of processor time however many buckets it names."""

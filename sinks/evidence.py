@@ -11,7 +11,7 @@ from typing import Any, Final
 from wattribute.errors import UsageError
 from wattribute.sinks.costs import check_unit, priced_kind, selected
 from wattribute.sinks.schema import UNIT_IDENTITY
-from wattribute.sinks.span import Time, span_params
+from wattribute.sinks.span import Time, held_window_ms, span_params
 from wattribute.sinks.store import Readable
 
 COLUMNS: Final = ("about", "value", "rows", "energy_j", "gpu_hours", "meaning")
@@ -318,9 +318,8 @@ def gpu_named(store: Readable, beginning: str) -> str:
 
 
 def window_at(store: Readable, at: datetime) -> tuple[datetime, datetime]:
-    """From when until when the window is in which a time lies: all of a store are of one length."""
-    found = store.query("SELECT window_ms FROM attribution LIMIT 1").rows
-    length = timedelta(milliseconds=found[0][0] if found else 1)
+    """From when until when the window is in which a time lies."""
+    length = timedelta(milliseconds=held_window_ms(store) or 1)
     begin = at - (at - _EPOCH) % length
     return begin, begin + length
 

@@ -1,13 +1,16 @@
-"""The parameters that the views have in common."""
+"""The parameters that the views have in common, and how long the windows are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from wattribute.errors import UsageError
 from wattribute.sinks.schema import POLICIES
+
+if TYPE_CHECKING:
+    from wattribute.sinks.store import Readable
 
 _SINCE: Final = "1970-01-01"
 UNTIL: Final = "2200-01-01"  # later than any record that is accepted
@@ -45,6 +48,13 @@ def by_name(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
     """The values of a row by the names of its columns, where those of steps are what ``BUCKET`` says: times
     of that clock."""
     return {name: _bucket_time(*of) if name in STEPS else of for name, of in zip(names, values, strict=True)}
+
+
+def held_window_ms(store: Readable) -> int | None:
+    """The length of the windows in the store, None where there are none. It is not part of a row's key: what
+    is read again, in windows of another length, would stand beside what was written before."""
+    rows = store.query("SELECT window_ms FROM attribution LIMIT 1").rows
+    return rows[0][0] if rows else None
 
 
 def _bucket_time(at_s: int, ahead_s: int) -> datetime:

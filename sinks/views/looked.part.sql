@@ -22,22 +22,17 @@
     looked AS
     (
         SELECT
-            host,
-            pod AS engine_pod,
-            model,
-            model_version AS engine_version,
+            engine.1 AS host,
+            engine.2 AS engine_pod,
+            engine.3 AS model,
+            engine.4 AS engine_version,
             minute,
             avg(if(minute = begun OR minute = ended, 1, least(1, in_minute_ns / minute_ns))) AS ratio,
             min(in_minute_ns / minute_ns) AS least_seen_ratio
         FROM
         (
             SELECT
-                host,
-                pod,
-                model,
-                model_version,
-                pid,
-                process_start_ns,
+                engine,
                 minute,
                 max(begun_minute) AS begun,
                 max(ended_minute) AS ended,
@@ -46,12 +41,7 @@
             (
                 -- every minute of its life, in which it may not have been observed
                 SELECT
-                    host,
-                    pod,
-                    model,
-                    model_version,
-                    pid,
-                    process_start_ns,
+                    engine,
                     begun_minute,
                     ended_minute,
                     arrayJoin(range(
@@ -61,26 +51,16 @@
                 FROM
                 (
                     SELECT
-                        host,
-                        pod,
-                        model,
-                        model_version,
-                        pid,
-                        process_start_ns,
+                        (host, pod, model, model_version, pid, process_start_ns) AS engine,
                         intDiv(min(toUnixTimestamp64Nano(t) - toInt64(period_ns)), minute_ns) AS begun_minute,
                         intDiv(max(toUnixTimestamp64Nano(t)) - 1, minute_ns) AS ended_minute
                     FROM unit
                     WHERE unit = 'observed_ns' AND quantity > 0 AND period_ns > 0
-                    GROUP BY host, pod, model, model_version, pid, process_start_ns
+                    GROUP BY engine
                 )
                 UNION ALL
                 SELECT
-                    host,
-                    pod,
-                    model,
-                    model_version,
-                    pid,
-                    process_start_ns,
+                    engine,
                     toInt64(0),
                     toInt64(0),
                     arrayJoin(range(
@@ -90,13 +70,17 @@
                         / (end_ns - begin_ns)
                 FROM
                 (
-                    SELECT *, toUnixTimestamp64Nano(t) AS end_ns, end_ns - toInt64(period_ns) AS begin_ns
+                    SELECT
+                        (host, pod, model, model_version, pid, process_start_ns) AS engine,
+                        quantity,
+                        toUnixTimestamp64Nano(t) AS end_ns,
+                        end_ns - toInt64(period_ns) AS begin_ns
                     FROM unit FINAL
                     WHERE unit = 'observed_ns' AND quantity > 0 AND period_ns > 0 AND end_ns > first_ns
                         AND begin_ns < last_ns
                 )
             )
-            GROUP BY host, pod, model, model_version, pid, process_start_ns, minute
+            GROUP BY engine, minute
         )
         GROUP BY host, engine_pod, model, engine_version, minute
     )

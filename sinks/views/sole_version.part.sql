@@ -1,4 +1,9 @@
 (
+    WITH
+        toStartOfHour(since_at + toIntervalMillisecond(3599999)) AS whole_hours_from,
+        toStartOfHour(until_at) AS whole_hours_until,
+        toStartOfMinute(since_at + toIntervalMillisecond(59999)) AS whole_minutes_from,
+        toStartOfMinute(until_at) AS whole_minutes_until
     -- Of each model, which versions held a GPU in the span, whether in what trains (1) or serves (0), and from when until
     -- when (ns): once for each stretch of hours without a break between them. A version that is rolled back to comes again.
     SELECT
@@ -21,18 +26,15 @@
                 SELECT model, model_version AS version, {{trains}} AS trains, bucket_start AS hour,
                     min(first_at) AS began, max(last_at) AS ended
                 FROM attribution_hour FINAL
-                WHERE account = 'process' AND bucket_start >= toStartOfHour(since_at + toIntervalMillisecond(3599999))
-                    AND bucket_start < toStartOfHour(until_at)
+                WHERE account = 'process' AND bucket_start >= whole_hours_from AND bucket_start < whole_hours_until
                 GROUP BY model, version, trains, hour
                 UNION ALL
                 -- of hours that the span cuts what lies in it, or it would depend on what is summed up by now
                 SELECT model, model_version AS version, {{trains}} AS trains, toStartOfHour(bucket_start) AS hour,
                     min(first_at) AS began, max(last_at) AS ended
                 FROM attribution_minute FINAL
-                WHERE account = 'process' AND bucket_start >= toStartOfMinute(since_at + toIntervalMillisecond(59999))
-                    AND bucket_start < toStartOfMinute(until_at)
-                    AND (bucket_start < toStartOfHour(since_at + toIntervalMillisecond(3599999))
-                        OR bucket_start >= toStartOfHour(until_at))
+                WHERE account = 'process' AND bucket_start >= whole_minutes_from AND bucket_start < whole_minutes_until
+                    AND (bucket_start < whole_hours_from OR bucket_start >= whole_hours_until)
                 GROUP BY model, version, trains, hour
                 UNION ALL
                 -- and of such minutes, and what the sums do not hold yet
@@ -40,8 +42,7 @@
                     min(window_start) AS began, max(window_start + toIntervalMillisecond(window_ms)) AS ended
                 FROM attribution FINAL
                 WHERE account = 'process' AND window_start >= since_at AND window_start < until_at
-                    AND (window_start < toStartOfMinute(since_at + toIntervalMillisecond(59999))
-                        OR window_start >= toStartOfMinute(until_at)
+                    AND (window_start < whole_minutes_from OR window_start >= whole_minutes_until
                         OR window_start >= (SELECT if(count() = 0, toDateTime('2105-01-01', 'UTC'), min(bucket_start))
                             FROM dirty_bucket FINAL)
                             AND (host, gpu, toStartOfMinute(window_start)) IN (

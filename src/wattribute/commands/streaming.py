@@ -23,7 +23,9 @@ def window_ms_for(sink: ClickHouseSink, settings: Settings) -> int:
     """The length of the windows to write: where nobody set one, that of the windows in the store.
 
     Raises UsageError where one was set, and the store holds windows of another."""
-    held = sink.window_ms()
+    from wattribute.sinks.span import held_window_ms
+
+    held = held_window_ms(sink.store)
     if held is None or held == settings.window_ms:
         return settings.window_ms
     if "window_ms" not in settings.origins:

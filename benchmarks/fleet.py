@@ -130,7 +130,7 @@ def fill_outcomes(store: Store, gpus: int, seconds: int) -> int:
 
 _UNITS: Final = """
     INSERT INTO unit (t, period_ns, host, boot_id, pid, process_start_ns, source, authority, model,
-        model_version, phase, unit, quantity, position, version)
+        model_version, phase, unit, quantity, event_id, version)
     WITH
         number % {gpus:UInt32} AS device,
         {from_s:UInt32} + 5 + 5 * intDiv(number, {gpus:UInt32}) AS second,
@@ -139,7 +139,8 @@ _UNITS: Final = """
         toDateTime64(second, 9, 'UTC'), 5000000000,
         concat('node-', leftPad(toString(intDiv(device, 8)), 4, '0')), 'boot', 1001, 1, 'vllm', 4,
         concat('chat-', toString(device % 10)),
-        concat('v', toString(device % 2)), 'inference', told.1, told.2, toString(number), 1
+        concat('v', toString(device % 2)), 'inference', told.1, told.2,
+        concat(toString(device), ' v', toString(device % 2), ' ', toString(second), '000000000'), 1
     FROM numbers({count:UInt64})
     ARRAY JOIN [('observed_ns', 5e9), ('input_tokens', dice % 9000), ('cached_tokens', dice % 900),
         ('output_tokens', intDiv(dice, 9000) % 3000), ('requests', dice % 7)] AS told

@@ -276,7 +276,7 @@ class Tenants:
                     model_version=life.plan.model_version,
                     run=life.run,
                     attempt=life.attempt if life.run else None,
-                    event_id=f"{self._scenario.host.name}/{life.pid}/{life.start_ns}/{unit}/{self._now_ns}",
+                    event_id=f"{self._scenario.host.name}/{life.pid}/{life.start_ns}/{unit} {self._now_ns}",
                 )
             )
             life.told[unit] = quantity

@@ -8,7 +8,17 @@ from typing import Any, Final
 
 from wattribute.errors import UsageError, meant
 from wattribute.sinks.schema import IDENTITY, POLICIES, UNIT_IDENTITY
-from wattribute.sinks.span import BUCKET, STEPS, UNTIL, Time, by_name, span_params, span_times, time_text
+from wattribute.sinks.span import (
+    BUCKET,
+    COUNTED,
+    STEPS,
+    UNTIL,
+    Time,
+    by_name,
+    span_params,
+    span_times,
+    time_text,
+)
 from wattribute.sinks.store import Readable
 from wattribute.sinks.unallocated import charged, unobserved_rows
 from wattribute.sinks.view_texts import part
@@ -222,10 +232,8 @@ def counted_units(store: Readable, since: Time, until: Time) -> list[str]:
     return [
         unit
         for (unit,) in store.query(
-            "SELECT DISTINCT toString(unit) AS unit FROM unit WHERE unit != 'observed_ns'"
-            " AND t >= parseDateTime64BestEffort({since:String}, 9, 'UTC')"
-            " AND t - toIntervalNanosecond(period_ns) < parseDateTime64BestEffort({until:String}, 3, 'UTC')"
-            " ORDER BY unit LIMIT 50",
+            "SELECT DISTINCT toString(unit) AS unit FROM unit"  # noqa: S608 - a constant
+            f" WHERE unit != 'observed_ns' AND {COUNTED} ORDER BY unit LIMIT 50",
             span_times(since, until),
         ).rows
     ]

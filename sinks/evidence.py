@@ -11,7 +11,7 @@ from typing import Any, Final
 from wattribute.errors import UsageError
 from wattribute.sinks.costs import check_unit, priced_kind, selected
 from wattribute.sinks.schema import UNIT_IDENTITY
-from wattribute.sinks.span import Time, held_window_ms, span_params
+from wattribute.sinks.span import COUNTED, Time, held_window_ms, span_params
 from wattribute.sinks.store import Readable
 
 COLUMNS: Final = ("about", "value", "rows", "energy_j", "gpu_hours", "meaning")
@@ -217,9 +217,7 @@ class Evidence:
         maybe = chosen.replace(f"model_version = {named}", f"model_version IN ('', {named})")
         told_by = self._store.query(
             "SELECT unit, source, authority, sum(quantity) FROM unit FINAL"  # noqa: S608 - as in _query
-            " WHERE t >= parseDateTime64BestEffort({since:String}, 9, 'UTC')"
-            " AND t - toIntervalNanosecond(period_ns) < parseDateTime64BestEffort({until:String}, 3, 'UTC')"
-            " AND (period_ns = 0 OR t > parseDateTime64BestEffort({since:String}, 9, 'UTC'))"
+            f" WHERE {COUNTED}"
             " AND unit != 'observed_ns' AND position(unit, ',') = 0"
             f" AND {{unit:String}} IN ('', unit) AND {maybe} GROUP BY unit, source, authority ORDER BY ALL",
             params,

@@ -19,6 +19,15 @@ BUCKET: Final = "(toUnixTimestamp(bucket_start), timeZoneOffset(toDateTime(bucke
 """When a bucket begins, and by how many seconds the clock of ``tz`` is ahead then. The engine, which cuts the
 buckets, says so too: by rules of 2025, as an operating system has them, days of Vancouver from November 2026
 on were named by the day before."""
+_SINCE_AT: Final = "parseDateTime64BestEffort({since:String}, 9, 'UTC')"
+_UNTIL_AT: Final = "parseDateTime64BestEffort({until:String}, 3, 'UTC')"
+COUNTED: Final = (
+    f"(key_hour = 0 OR key_hour BETWEEN intDiv(toUnixTimestamp64Milli({_SINCE_AT}), 3600000)"
+    f" AND intDiv(toUnixTimestamp64Milli({_UNTIL_AT}), 3600000) + 1)"
+    f" AND t - toIntervalNanosecond(period_ns) < {_UNTIL_AT}"
+    f" AND if(period_ns = 0, t >= {_SINCE_AT}, t > {_SINCE_AT})"
+)
+"""Of the table ``unit``, what reaches into a span; ``key_hour`` spares reading the rest."""
 
 Time = datetime | str | None
 

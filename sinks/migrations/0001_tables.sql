@@ -168,10 +168,14 @@ CREATE TABLE IF NOT EXISTS unit
     event_id String,
     event_key String DEFAULT if(event_id = '', concat('at ', host, ' ', position), concat('id ', event_id))
         COMMENT 'the event_id, else host and position',
+    key_hour Int32 DEFAULT if(
+        endsWith(event_key, concat(' ', toString(toUnixTimestamp64Nano(t)))) AND period_ns <= 3600000000000,
+        intDiv(toUnixTimestamp64Nano(t), 3600000000000), 0)
+        COMMENT 'hours of Unix time of t, where event_key ends with it; else 0: told again, it may have another t',
     version UInt64
 )
 ENGINE = ReplacingMergeTree(version)
-ORDER BY (unit, model, event_key);
+ORDER BY (unit, key_hour, model, event_key);
 
 -- How good a model version or a run was.
 CREATE TABLE IF NOT EXISTS quality

@@ -5,7 +5,7 @@
         FROM
         (
             SELECT unit, model, groupUniqArray(authority) AS authorities
-            FROM unit
+            FROM unit_teller
             WHERE unit IN (SELECT arrayJoin(splitByChar(',', {unit:String})))
             GROUP BY unit, model
             HAVING length(authorities) > 1

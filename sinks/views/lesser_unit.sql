@@ -16,7 +16,7 @@ WITH
     placed AS
     (
         SELECT multiIf(pod != '', pod, concat(host, ' ', toString(pid))) AS place
-        FROM unit
+        FROM unit_teller
         WHERE (pod != '' OR pid != 0)
             AND (unit, model, authority) IN (SELECT unit, model, authority FROM sources WHERE authority < greatest)
         GROUP BY place
@@ -36,7 +36,7 @@ WITH
         FROM
 {{sole_version}} AS sole
         ARRAY JOIN held AS h
-        WHERE model IN (SELECT model FROM unit WHERE run != '' AND phase = '')
+        WHERE model IN (SELECT model FROM unit_teller WHERE names_run_only)
     ) AS held_by
 SELECT
     lesser.*,
@@ -97,6 +97,7 @@ FROM
                     in_span * (to_ns - last_minute * minute_ns) / (to_ns - from_ns)) AS in_last
             FROM unit FINAL
             WHERE (unit, model, authority) IN (SELECT unit, model, authority FROM sources WHERE authority < greatest)
+                AND {{hours}}
                 AND begin_ns < last_ns AND end_ns >= first_ns AND (end_ns > first_ns OR period_ns = 0)
         )
         GROUP BY ALL
@@ -131,6 +132,7 @@ LEFT JOIN
         FROM unit AS seen_unit FINAL
         INNER JOIN (SELECT unit, model, authority FROM sources WHERE authority > least) AS told USING (model, authority)
         WHERE (seen_unit.unit = told.unit OR (seen_unit.unit = 'observed_ns' AND quantity > 0))
+            AND {{hours}}
             AND toUnixTimestamp64Nano(t) - toInt64(period_ns) < last_ns
             AND toUnixTimestamp64Nano(t) >= first_ns
         GROUP BY ALL

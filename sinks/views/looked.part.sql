@@ -5,14 +5,14 @@
     -- asks for them six times read 3 M rows, 0.4 s of processor time
     (
         SELECT groupUniqArray((host, pod, model, model_version, first_told))
-        FROM (SELECT DISTINCT host, pod, model, model_version, authority FROM unit WHERE unit = 'observed_ns') AS looked_unit
+        FROM (SELECT DISTINCT host, pod, model, model_version, authority FROM unit_teller WHERE unit = 'observed_ns') AS looked_unit
         INNER JOIN
         (
             SELECT model, authority, argMin(unit, indexOf(splitByChar(',', {unit:String}), unit)) AS first_told
             FROM
             (
                 SELECT DISTINCT unit, model, authority
-                FROM unit
+                FROM unit_teller
                 WHERE unit IN (SELECT arrayJoin(splitByChar(',', {unit:String})))
             )
             GROUP BY model, authority
@@ -52,10 +52,10 @@
                 (
                     SELECT
                         (host, pod, model, model_version, pid, process_start_ns) AS engine,
-                        intDiv(min(toUnixTimestamp64Nano(t) - toInt64(period_ns)), minute_ns) AS begun_minute,
-                        intDiv(max(toUnixTimestamp64Nano(t)) - 1, minute_ns) AS ended_minute
-                    FROM unit
-                    WHERE unit = 'observed_ns' AND quantity > 0 AND period_ns > 0
+                        intDiv(min(first_ns), minute_ns) AS begun_minute,
+                        intDiv(max(last_ns) - 1, minute_ns) AS ended_minute
+                    FROM unit_teller
+                    WHERE unit = 'observed_ns' AND has_period
                     GROUP BY engine
                 )
                 UNION ALL
@@ -76,8 +76,8 @@
                         toUnixTimestamp64Nano(t) AS end_ns,
                         end_ns - toInt64(period_ns) AS begin_ns
                     FROM unit FINAL
-                    WHERE unit = 'observed_ns' AND quantity > 0 AND period_ns > 0 AND end_ns > first_ns
-                        AND begin_ns < last_ns
+                    WHERE unit = 'observed_ns' AND quantity > 0 AND period_ns > 0 AND {{hours}}
+                        AND end_ns > first_ns AND begin_ns < last_ns
                 )
             )
             GROUP BY engine, minute

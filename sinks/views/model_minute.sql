@@ -141,6 +141,7 @@ FROM
                 FROM unit FINAL
                 WHERE unit IN (SELECT arrayJoin(splitByChar(',', {unit:String})))
                     AND (unit, model, authority) NOT IN (SELECT unit, model, authority FROM sources WHERE authority < greatest)
+                    AND {{hours}}
                     AND end_ns >= since_ns AND begin_ns < until_ns
             )
             UNION ALL

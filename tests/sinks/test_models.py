@@ -29,7 +29,8 @@ def used(pid: int, seconds: int, active_s: int, **more: Any) -> dict[str, Any]:
 
 def counted(start_ms: int, unit: str, quantity: float, **more: Any) -> dict[str, Any]:
     row = {"t": start_ms * 1_000_000, "period_ns": 0, "unit": unit, "quantity": quantity, "authority": 4}
-    row |= {"model": "m", "model_version": "v1", "phase": "inference", "event_id": f"{unit} {more}"}
+    row |= {"model": "m", "model_version": "v1", "phase": "inference"}
+    row |= {"event_id": f"{unit} {more} {row['t']}"}
     return row | more
 
 

@@ -32,7 +32,7 @@ def told(start_ms: int, source: str, minute: float, quantity: float, seconds: fl
     t = start_ms * 1_000_000 + round((minute + seconds / 60) * MINUTE_NS)
     row = {"t": t, "period_ns": round(seconds * 1e9), "host": "h", "source": source, "unit": "output_tokens"}
     row |= {"authority": AUTHORITY[source], "model": "m", "quantity": quantity, "phase": "inference"}
-    return row | {"event_id": f"{source} {minute} {seconds} {more}"} | more
+    return row | {"event_id": f"{source} {minute} {seconds} {more} {t}"} | more
 
 
 def observed(start_ms: int, minute: float, ratio: float = 1, **more: Any) -> Row:
@@ -189,6 +189,7 @@ ROWS: st.SearchStrategy[list[Row]] = st.lists(
         pod=st.sampled_from(["", "", "a", "b"]),
         application=st.sampled_from(["", "desk", "shop"]),
         unit=st.sampled_from(["output_tokens", "output_tokens", "observed_ns"]),
+        dated=st.booleans(),
     ),
     max_size=12,
 )
@@ -233,15 +234,65 @@ def expected(rows: Sequence[Row]) -> Fraction:
     return total
 
 
+def as_text(ms: int) -> str:
+    return str(datetime.fromtimestamp(ms / 1000, UTC).replace(tzinfo=None))
+
+
+def test_no_count_that_reaches_into_a_span_is_left_out_with_its_hour(sink: ClickHouseSink) -> None:
+    """Of those named by their time, which lie by hours, and of others; of lengths about an hour."""
+    hour, units = 1_780_000_000 // 3600 * 3_600_000, []
+    for minutes in (0, 0.001, 59.9, 60, 60.001, 1440):
+        for end in {*range(-130, 260, 13), -60, 0, 60, 120, 180}:
+            for dated in (True, False):
+                row = told(hour, "engine", end - minutes, 1.0, minutes * 60)
+                units.append(row | {"event_id": f"{minutes} {end} {row['t'] if dated else ''}"})
+    sink.write_rows("unit", units)
+    ((by_hours,),) = sink.store.query("SELECT countIf(key_hour != 0) FROM unit").rows
+    assert by_hours == len(units) * 4 // 12
+    for begin, end in ((0, 60), (0, 1), (59, 60), (59, 61), (30, 90), (60, 180), (-300, 400)):
+        since_ns, until_ns = (hour * 1_000_000 + minute * MINUTE_NS for minute in (begin, end))
+        expected = Fraction(0)
+        for row in units:
+            t, period = row["t"], row["period_ns"]
+            within = min(t, until_ns) - max(t - period, since_ns)
+            if period:
+                expected += max(Fraction(0), Fraction(within, period))
+            elif since_ns <= t < until_ns:
+                expected += 1
+        ((counted,),) = sink.store.query(
+            "SELECT sum(quantity) FROM counted_unit("
+            "unit = 'output_tokens', since = {s:String}, until = {u:String})",
+            {"s": as_text(hour + begin * 60_000), "u": as_text(hour + end * 60_000)},
+        ).rows
+        assert counted == pytest.approx(float(expected), rel=1e-9), (begin, end)
+
+
+@pytest.mark.parametrize(
+    "view", ["counted_unit(unit = 'output_tokens', ", "unit_cost(unit = 'output_tokens', policy = 'equal', "]
+)
+def test_what_is_far_from_a_span_is_not_read(sink: ClickHouseSink, view: str) -> None:
+    sink.store.command(
+        "INSERT INTO unit (t, period_ns, unit, quantity, model, authority, event_id)"
+        " SELECT toDateTime64(1780000000 + number * 5, 9, 'UTC') AS t, 5000000000, 'output_tokens', 1, 'm',"
+        " 4, concat('engine v1 ', toString(toUnixTimestamp64Nano(t))) FROM numbers(200000)"
+    )
+    sink.store.command("OPTIMIZE TABLE unit FINAL")
+    span = "unit = 'output_tokens', since = '2026-06-01 12:00:00', until = '2026-06-01 13:00:00'"
+    read = sink.store.query(f"EXPLAIN ESTIMATE SELECT * FROM {view}{span})").dicts()
+    assert 720 <= sum(row["rows"] for row in read if row["table"] == "unit") < 40_000
+
+
 @pytest.mark.long
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=ROWS)
 def test_what_counts_is_what_the_rule_says(sink: ClickHouseSink, start_ms: int, rows: list[Row]) -> None:
     sink.store.command("TRUNCATE TABLE unit")
+    sink.store.command("TRUNCATE TABLE unit_teller")
     for number, row in enumerate(rows):
         more = {name: row[name] for name in ("model", "model_version", "pod", "application", "unit")}
         made = told(start_ms, row["source"], row["begin"] / 60, row["quantity"], row["seconds"], **more)
-        sink.write_rows("unit", [made | {"event_id": str(number)}])
+        named = f"{number} {made['t']}" if row["dated"] else str(number)
+        sink.write_rows("unit", [made | {"event_id": named}])
     assert sum(counted(sink).values()) == pytest.approx(float(expected(rows)))
 
 

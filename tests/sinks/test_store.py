@@ -220,8 +220,7 @@ def test_a_store_that_others_made_is_refused(url: str, number: int, name: str, t
 
 def test_a_store_whose_tables_are_the_same_but_for_their_order_is_taken(url: str) -> None:
     """As it was made before, by host and GPU: it stays so."""
-    sql = (Path(migrations.__file__).parent / "migrations" / "0001_tables.sql").read_text(encoding="utf-8")
-    by_host = re.sub(r"(\n--[^\n]*)*\nPRIMARY KEY [^\n]*", "", sql)
+    by_host = re.sub(r"(\n--[^\n]*)*\nPRIMARY KEY [^\n]*", "", tables_without_key_hour())
     by_host = re.sub(r"ORDER BY \(toStartOf\w+\(\w+\), ", "ORDER BY (", by_host)
     by_host = by_host.replace(
         "(bucket_start, host, gpu, gpu_instance, ", "(host, gpu, gpu_instance, bucket_start, "
@@ -244,6 +243,41 @@ def test_a_store_whose_tables_are_the_same_but_for_their_order_is_taken(url: str
             {"t": list(tables)},
         ).rows
     assert [key.startswith("host, gpu, gpu_instance, ") for (key,) in keys] == [True] * 4
+
+
+def test_units_of_a_store_made_before_they_were_sorted_by_hours_count_as_others(url: str) -> None:
+    made = re.search(r"CREATE TABLE IF NOT EXISTS unit\n.*?;\n", tables_without_key_hour(), re.DOTALL)
+    assert made is not None
+    with closing(open_store(url)) as store:
+        migrate(store)
+        store.command("DROP TABLE unit_teller_recorder")
+        store.command("DROP TABLE unit")
+        store.command(made[0])
+        store.command(
+            "INSERT INTO unit (t, period_ns, unit, quantity, model, authority, event_id)"
+            " SELECT toDateTime64(1780273800 + number * 600, 9, 'UTC') AS t, 600000000000, 'output_tokens',"
+            " 1, 'm', 4, concat('e ', toString(toUnixTimestamp64Nano(t))) FROM numbers(24)"
+        )
+        store.command("ALTER TABLE migration DELETE WHERE number = 9 SETTINGS mutations_sync = 2")
+        assert migrate(store) == ["0009_unit_teller.sql"]
+        counted = store.query(
+            "SELECT sum(quantity) FROM counted_unit("
+            "unit = 'output_tokens', since = '2026-06-01 00:00:00', until = '2026-06-01 02:00:00')"
+        )
+        assert counted.rows == [(10,)]
+        told = store.query("SELECT unit, model, authority, first_ns, last_ns FROM unit_teller FINAL").rows
+        last_s = 1780273800 + 23 * 600
+        assert told == [("output_tokens", "m", 4, 1780273200 * 10**9, last_s * 10**9)]
+        store.command("INSERT INTO unit (unit, model, authority, event_id) VALUES ('steps', 'm', 3, 'x')")
+        assert len(store.query("SELECT authority FROM unit_teller").rows) == 2
+
+
+def tables_without_key_hour() -> str:
+    """0001_tables.sql as it was before."""
+    sql = (Path(migrations.__file__).parent / "migrations" / "0001_tables.sql").read_text(encoding="utf-8")
+    before = re.sub(r"    key_hour .*?',\n", "", sql, flags=re.DOTALL).replace("(unit, key_hour, ", "(unit, ")
+    assert "key_hour" not in before
+    return before
 
 
 def test_a_view_of_another_text_is_made_anew_with_those_after_it_and_no_other(

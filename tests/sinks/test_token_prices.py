@@ -41,7 +41,7 @@ def serve(sink: ClickHouseSink, as_columns: AsColumns, start_ms: int, minutes: S
                 units.append(
                     {"t": t, "period_ns": period_ns, "unit": unit, "quantity": quantity, "authority": 4,
                      "model": "m", "model_version": model_version, "phase": "inference",
-                     "event_id": f"{model_version} {unit} {place}"}
+                     "event_id": f"{model_version} {unit} {place} {t}"}
                 )  # fmt: skip
     sink.write_attribution(as_columns(rows))
     sink.write_rows("unit", units)

@@ -30,7 +30,7 @@ def told(start_ms: int, source: str, minute: float, quantity: float, seconds: fl
     row = {"t": t, "period_ns": round(seconds * 1e9), "host": "h", "source": source, "unit": "output_tokens"}
     row |= {"authority": AUTHORITY[source], "model": "m", "model_version": "v1", "quantity": quantity}
     row |= {"phase": "inference"}
-    return row | {"event_id": f"{source} {minute} {seconds} {more}"} | more
+    return row | {"event_id": f"{source} {minute} {seconds} {more} {t}"} | more
 
 
 def observed(start_ms: int, minute: float, **more: Any) -> Row:

@@ -234,8 +234,11 @@ def fit(
             other = 1 if off_ns >= 0 else -1
             x = x + off_ns / at[1 + other] * (found[best + other][1] - x)
             shift_ns += int(off_ns)
+    noise = max(found[best][0] / float((roots**2).sum()), 1.0)
+    unsure = np.sqrt(np.diag(np.linalg.inv(a.T @ a)) * noise)
+    least = np.minimum(prior / 4, unsure)
     return Learned(
         min(max(float(x[-1]), 0.2 * float(prior[-1])), 1.6 * float(prior[-1])),
         shift_ns,
-        {name: max(float(w), float(least) / 4) for name, w, least in zip(names, x, prior, strict=False)},
+        {name: max(float(w), float(low)) for name, w, low in zip(names, x, least, strict=False)},
     )

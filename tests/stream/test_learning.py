@@ -145,6 +145,31 @@ def test_the_idle_level_of_a_gpu_that_is_never_idle_is_learned(gpu_model: str, i
     assert idle_j == pytest.approx([idle_w] * len(late), rel=0.05)
 
 
+def test_small_watts_are_learned() -> None:
+    """An L4 draws 72 W at most: of two that work by turns one draws 0.6 W a percent, and one 0.2."""
+    watts, idle_w = {1: 0.6, 2: 0.2}, 25
+    flushes: list[list[Record]] = [[Gpu(t=MINUTE_NS, gpu="g", name="NVIDIA L4")]]
+    energy_mj = 0
+    for tick in range(10 * 90 + 1):
+        t = MINUTE_NS + tick * SECOND_NS // 10
+        used = {1: 60.0 if (tick - 1) // 30 % 2 else 20.0, 2: 30.0 if (tick - 1) // 50 % 2 else 10.0}
+        power_w = idle_w + sum(watts[pid] * percent for pid, percent in used.items())
+        energy_mj += round(100 * power_w) if tick else 0
+        flush: list[Record] = [Device(t=t, gpu="g", energy_mj=energy_mj)]
+        if tick % 10 == 0 and tick:
+            flush += [
+                Process(t=t, gpu="g", pid=pid, start_ns=7, period_ns=SECOND_NS, sm_percent=percent)
+                for pid, percent in used.items()
+            ]
+        flushes.append(flush)
+    late = [of for _, of in sorted(windows_of(flushes).items())][60:85]
+    for pid, each_w in watts.items():
+        own = [row for of in late for row in of if row["pid"] == pid]
+        drawn_j = sum(row["active_energy_uj"] for row in own) / 1e6
+        worked_s = sum(row["active_time_ns"] for row in own) / 1e9
+        assert drawn_j / worked_s / 100 == pytest.approx(each_w, rel=0.1)
+
+
 def test_without_sm_time_rows_are_as_unsure_as_the_idle_level() -> None:
     """Of a GPU that draws 110 W idle where its model is known for 77.7, and whose level nothing tells."""
     off_j = 110 - IDLE_LEVEL_W

@@ -286,11 +286,12 @@ class Decoder:
         if isinstance(record, Gap):
             if record.to_ns > record.t + _GAP_AHEAD_NS:
                 raise RecordError("a gap that ends more than a day after it was told")
-            return [
-                (k.GAP, row, record.from_ns, record.to_ns)
-                for key, row in self.series.device_rows.items()
-                if (key.host, key.boot_id) == boot and record.gpu in ("", key.gpu)
-            ]
+            rows = (
+                [self._device(host, boot_id, record.gpu)]  # of which there may be no reading yet
+                if record.gpu
+                else [row for key, row in self.series.device_rows.items() if (key.host, key.boot_id) == boot]
+            )
+            return [(k.GAP, row, record.from_ns, record.to_ns) for row in rows]
         if isinstance(record, Reservation):
             return self._reservations.note(self._device(host, boot_id, record.gpu), record)
         if isinstance(record, Instance):

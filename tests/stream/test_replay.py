@@ -99,3 +99,10 @@ def test_a_gap_in_the_first_second_is_of_the_gpus_before_it() -> None:
     gap = Gap(t=START_NS, from_ns=START_NS + 2 * SECOND_NS, to_ns=START_NS + 4 * SECOND_NS)
     accounts, _ = replayed([*records[:2], gap, *records[2:]])
     assert [accounts[at] for at in range(6)] == ["process"] * 2 + ["residual"] * 2 + ["process"] * 2
+
+
+def test_a_gap_that_names_its_gpu_may_be_told_before_the_first_reading() -> None:
+    records = [record for n in range(10) for record in second(n, n)]
+    gap = Gap(t=START_NS, from_ns=START_NS + 2 * SECOND_NS, to_ns=START_NS + 4 * SECOND_NS, gpu="g")
+    accounts, _ = replayed([gap, *records])
+    assert [accounts[at] for at in range(6)] == ["process"] * 2 + ["residual"] * 2 + ["process"] * 2

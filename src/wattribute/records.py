@@ -292,9 +292,10 @@ def parse(obj: object) -> Record:
     values: dict[str, Any] = {}
     for item in fields(cls):
         value = obj.get(item.name)
+        is_needed = item.default is MISSING and item.default_factory is MISSING
+        if is_needed and (value is None or value == ""):  # a GPU without a name would be one of its own
+            raise RecordError(f"{cls.kind} without {item.name}")
         if value is None:
-            if item.default is MISSING and item.default_factory is MISSING:
-                raise RecordError(f"{cls.kind} without {item.name}")
             continue
         values[item.name] = _checked(item.name, value)
     record = cls(**values)

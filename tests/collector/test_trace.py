@@ -146,6 +146,7 @@ def test_a_disk_that_fills_later_is_an_error_too(tmp_path: Path, suffix: str) ->
         (b'{"kind":"device","t":2,"gpu":"G","power_mw":-5}', "power_mw -5 is outside"),
         (b'{"kind":"device","t":2,"gpu":"G","sm_percent":2147483632}', "sm_percent 2147483632"),
         (b'{"kind":"device","t":2}', "device without gpu"),
+        (b'{"kind":"device","t":2,"gpu":""}', "device without gpu"),
         (b'{"kind":"device","gpu":"G"}', "device without t"),
         (b'{"kind":"device","t":"2","gpu":"G"}', "not a whole number"),
         (b'{"kind":"teapot","t":2}', "unknown kind 'teapot'"),

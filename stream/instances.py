@@ -43,14 +43,12 @@ class Instances:
         """Whether a record says again of an instance what was said before, as nearly all do. Before any other
         is noted, all that came before it must be taken in."""
         before = self._told.get((device, record.gpu_instance), _NEVER)
-        return 0 < record.t - before.t <= _LAPSES_NS and before.slices > 0 and _size(record) == before.slices
+        return 0 < record.t - before.t <= _LAPSES_NS and before.slices > 0 and record.size() == before.slices
 
     def note(self, device: int, record: Instance) -> list[tuple[int, int, int, int]]:
         """What a record means to the kernel: events. One of 0 slices ends the instance. None, if it comes
-        after a later one that ended it. Raises RecordError where nothing tells which it is, or its size."""
-        if record.gpu_instance < 0:
-            raise RecordError(f"an instance {record.gpu_instance}: that is the GPU")
-        slices = _size(record)
+        after a later one that ended it. Raises RecordError for one that is far ahead of its host's clock."""
+        slices = record.size()
         place = (device, record.gpu_instance)
         before = self._told.get(place, _NEVER)
         if not self.goes_on(device, record):
@@ -95,13 +93,3 @@ class Instances:
             return []
         holders.watts[row], holders.watts_sd[row] = prior
         return [(k.PRIOR, row, 0, 0)]
-
-
-def _size(record: Instance) -> int:
-    """How many slices it has; of a record without, as its profile says."""
-    if record.slices is not None:
-        return record.slices
-    profile = re.match(r"([1-9])g\.", record.profile)
-    if profile is None:
-        raise RecordError("an instance without slices, and without a profile like 3g.71gb")
-    return int(profile[1])

@@ -7,6 +7,7 @@ not zero.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar, Final
@@ -97,6 +98,15 @@ class Instance(Record):
     profile: str = ""
     slices: int | None = None
     sm_percent: float | None = None
+
+    def size(self) -> int:
+        """Its slices; of a record without, as its profile says. Raises RecordError if nothing tells them."""
+        if self.slices is not None:
+            return self.slices
+        profile = re.match(r"([1-9])g\.", self.profile)
+        if profile is None:
+            raise RecordError("an instance without slices, and without a profile like 3g.71gb")
+        return int(profile[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,6 +309,10 @@ def parse(obj: object) -> Record:
             continue
         values[item.name] = _checked(item.name, value)
     record = cls(**values)
+    if isinstance(record, Instance):
+        record.size()
+        if record.gpu_instance < 0:
+            raise RecordError(f"an instance {record.gpu_instance}: that is the GPU")
     if isinstance(record, Run) and record.event not in _EVENTS:
         raise RecordError(f"run event {shown(record.event)} is none of {', '.join(_EVENTS)}")
     if isinstance(record, Unit) and "," in record.unit:  # views take several names with commas between

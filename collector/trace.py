@@ -28,6 +28,7 @@ _SHOWN_BYTES: Final = 200  # of a bad line: enough to recognise it, small enough
 _FLUSH_NS: Final = 1_000_000_000
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # some editors begin a file with it
 # zstd can expand 4 bytes to a block of 128 KiB: fed this much at a time, a hostile file makes 8 MiB at once.
 _ZSTD_INPUT_BYTES: Final = 256
 
@@ -62,7 +63,7 @@ def read_trace(path: Path | str) -> Iterator[Line]:
             continue
         obj: Any = None
         try:
-            obj = orjson.loads(raw)
+            obj = orjson.loads(raw.removeprefix(_BYTE_ORDER_MARK))
             record = parse(obj)
         except (orjson.JSONDecodeError, RecordError) as problem:
             if isinstance(obj, dict) and obj.get("kind") == Trace.kind:

@@ -189,6 +189,10 @@ def test_an_empty_file_is_an_error_in_one_line(tmp_path: Path, content: bytes) -
         list(read_trace(written(tmp_path / "t", content)))
 
 
+def test_a_byte_order_mark_is_no_part_of_a_line(tmp_path: Path) -> None:
+    assert read_times(list(read_trace(written(tmp_path / "t", b"\xef\xbb\xbf" + FIRST + line(1))))) == [1]
+
+
 def test_records_without_a_host_are_bad(tmp_path: Path) -> None:
     items = list(read_trace(written(tmp_path / "t", line(1) + FIRST + line(2))))
     assert bad_in(items) == [(1, "no usable trace line before it: its host is unknown")]

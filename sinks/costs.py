@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from wattribute.errors import UsageError, meant
-from wattribute.sinks.schema import IDENTITY, POLICIES, UNIT_IDENTITY
+from wattribute.sinks.schema import IDENTITY, LABEL, POLICIES, UNIT_IDENTITY
 from wattribute.sinks.span import (
     BUCKET,
     COUNTED,
@@ -20,7 +20,7 @@ from wattribute.sinks.span import (
     time_text,
 )
 from wattribute.sinks.store import Readable
-from wattribute.sinks.unallocated import charged, unobserved_rows
+from wattribute.sinks.unallocated import FIGURES, charged, unobserved_rows
 from wattribute.sinks.view_texts import part
 
 _BY: Final = ("host", "gpu", "gpu_instance", *(name for name in IDENTITY if name != "labels"))
@@ -28,8 +28,7 @@ _SPAN: Final = (
     "since = {since:String}, until = {until:String}, step = {step:String}, tz = {tz:String},"
     " as_of = {as_of:String}"
 )
-_LABEL: Final = "labels."
-_UNIT_COLUMNS: Final = (
+UNIT_COLUMNS: Final = (
     *("quantity", "covered_cost_usd", "cost_usd_per_unit", "cost_usd_per_million", "j_per_unit"),
     *("coverage_ratio", "training_quantity"),
 )
@@ -88,7 +87,7 @@ def policy_costs(
     return _charged_rows(store, by, f"cost_by_policy({_SPAN})", POLICIES, params, unallocated)
 
 
-def without_account(by: Sequence[str]) -> list[str]:
+def without_account(by: Iterable[str]) -> list[str]:
     """Each column once; the account stands in every row by itself."""
     return [name for name in dict.fromkeys(by) if name != "account"]
 
@@ -125,9 +124,7 @@ def _charged_rows(
         f" FROM {view} GROUP BY policy, {together} ORDER BY {together}",
         params | labels,
     ).rows
-    columns = [*by, "account", "active_energy_j", "idle_energy_j", "energy_j", "gpu_hours"]
-    columns += ["active_cost_usd", "idle_cost_usd", "cost_usd"]
-    columns += [_PARTS] if with_parts else []
+    columns = [*by, "account", *FIGURES, *([_PARTS] if with_parts else [])]
     rows = [(*row[:-2], row[-2:]) for row in rows] if with_parts else rows
     unobserved = unobserved_rows(store, by, params)
     found = {}
@@ -142,13 +139,13 @@ def selected(by: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     not."""
     expressions, params = [], {}
     for place, name in enumerate(by):
-        if name.startswith(_LABEL) and name != _LABEL:
-            params[f"label{place}"] = name.removeprefix(_LABEL)
+        if name.startswith(LABEL) and name != LABEL:
+            params[f"label{place}"] = name.removeprefix(LABEL)
             expressions.append(f"labels[{{label{place}:String}}]")
         elif name in (*_BY, *STEPS, "account"):
             expressions.append(BUCKET if name in STEPS else name)
         else:
-            known = (*_BY, f"{_LABEL}<name>", *STEPS)
+            known = (*_BY, f"{LABEL}<name>", *STEPS)
             raise UsageError(f"cost by {name!r} is not known; {meant(name, known)}")
     return expressions, params
 
@@ -286,9 +283,8 @@ def _with_units(
         if not left:
             continue
         unmatched = dict(zip(by, names, strict=True)) | {"account": "unmatched"}
-        unmatched |= dict.fromkeys(("active_energy_j", "idle_energy_j", "energy_j", "gpu_hours"), 0.0)
-        unmatched |= dict.fromkeys(("active_cost_usd", "idle_cost_usd", "cost_usd"), 0.0)
-        priced.append(unmatched | dict.fromkeys(_UNIT_COLUMNS) | {"quantity": sum(left.values())})
+        unmatched |= dict.fromkeys(FIGURES, 0.0) | dict.fromkeys(UNIT_COLUMNS)
+        priced.append(unmatched | {"quantity": sum(left.values())})
     return priced
 
 
@@ -318,7 +314,7 @@ def _covered(
 def _quotients(
     quantity: float | None, cost_usd: float | None, energy_j: float | None, coverage_ratio: float | None
 ) -> dict[str, Any]:
-    found: dict[str, Any] = dict.fromkeys(_UNIT_COLUMNS)
+    found: dict[str, Any] = dict.fromkeys(UNIT_COLUMNS)
     found |= {"quantity": quantity, "coverage_ratio": coverage_ratio}
     found["covered_cost_usd"] = cost_usd if quantity else None
     if quantity and coverage_ratio != 0:

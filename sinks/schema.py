@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 POLICIES: Final = ("equal", "memory", "active")
+LABEL: Final = "labels."
+"""So a column that is a label is named: ``labels.tier``."""
 
 TEXT_IDENTITY: Final = (
     "gpu_model",

@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from wattribute.errors import UsageError
+from wattribute.sinks.schema import LABEL
 from wattribute.sinks.span import BUCKET, STEPS, by_name
 from wattribute.sinks.store import Readable
 
@@ -20,7 +21,6 @@ FIGURES: Final = (
 )
 _BILLED: Final = ("host", "gpu_model", "provider", "region", "pricing")
 _OF_HOST: Final = ("team", "cluster")
-_LABEL: Final = "labels."
 _NUMBERS: Final = {"attempt": 0, "gpu_instance": -1}
 
 Row = dict[str, Any]
@@ -36,8 +36,8 @@ def unobserved_rows(store: Readable, by: Sequence[str], params: Mapping[str, str
     params = dict(params)
     chosen = []
     for place, name in enumerate(by):
-        if name.startswith(_LABEL):
-            params[f"label{place}"] = name.removeprefix(_LABEL)
+        if name.startswith(LABEL):
+            params[f"label{place}"] = name.removeprefix(LABEL)
             chosen.append(f"described.labels[{{label{place}:String}}]")
         elif name in _BILLED:
             chosen.append(f"billed.{name}")

@@ -26,6 +26,8 @@ from wattribute.commands.since import parse_span, parse_time, parse_zone
 from wattribute.commands.unit_table import unit_grid
 from wattribute.errors import UsageError
 from wattribute.settings import load_settings
+from wattribute.sinks.schema import LABEL
+from wattribute.sinks.span import UNTIL, span_params, span_times, time_text
 
 if TYPE_CHECKING:
     from wattribute.sinks.store import Readable
@@ -81,12 +83,12 @@ def cost(
     known_at = parse_time(as_of, zone=zone)
     if compare and unit is not None:
         raise UsageError("--compare-policies compares whole bills: leave out --unit")
-    columns = [name.strip() for name in by.split(",") if name.strip() and name.strip() != "account"]
-    columns = list(dict.fromkeys(columns))
     from wattribute.sinks.comparison import policy_rows
-    from wattribute.sinks.costs import cost_rows, counted_units
+    from wattribute.sinks.costs import UNIT_COLUMNS, cost_rows, counted_units, without_account
     from wattribute.sinks.query_server import open_store_for_reading
+    from wattribute.sinks.unallocated import FIGURES
 
+    columns = without_account(filter(None, map(str.strip, by.split(","))))
     with closing(open_store_for_reading(settings.store)) as opened:
         if compare:
             write_policies(
@@ -103,12 +105,8 @@ def cost(
                 known = [] if any(row["quantity"] for row in rows) else counted_units(opened, begin, end)
                 write_grid(unit_grid(rows, columns, unit, known))
             return
-    names = [*columns, "account", *_ENERGY, "gpu_hours", *_MONEY]
-    names += [] if unallocated == "separate" else ["charged_usd"]
-    if unit is not None:
-        names += ["quantity", "covered_cost_usd", "cost_usd_per_unit", "cost_usd_per_million"]
-        names += ["j_per_unit", "coverage_ratio", "training_quantity"]
-    write_rows(rows, shape, names)
+    names = [*columns, "account", *FIGURES, *([] if unallocated == "separate" else ["charged_usd"])]
+    write_rows(rows, shape, [*names, *(UNIT_COLUMNS if unit is not None else ())])
 
 
 def _notes(by: Sequence[str], tz: str, as_of: datetime | None, unallocated: str) -> list[str]:
@@ -120,8 +118,8 @@ def _notes(by: Sequence[str], tz: str, as_of: datetime | None, unallocated: str)
 
 
 def _labels_of_nobody(rows: Rows, by: Sequence[str]) -> list[str]:
-    labels = [name for name in by if name.startswith("labels.")]
-    unknown = [name.removeprefix("labels.") for name in labels if not any(row[name] for row in rows)]
+    labels = [name for name in by if name.startswith(LABEL)]
+    unknown = [name.removeprefix(LABEL) for name in labels if not any(row[name] for row in rows)]
     return [f"no row has the label {name}" for name in unknown] if rows else []
 
 
@@ -228,12 +226,7 @@ def unpriced_notes(
         "SELECT gpu_model, provider, region, pricing, price_id != '' AS is_found, currency,"  # noqa: S608
         f" sum(toInt128(gpu_time_ns)) / 3.6e12 AS gpu_hours FROM ({unpriced})"
         " GROUP BY ALL ORDER BY gpu_hours DESC LIMIT 5",
-        {
-            "policy": policy,
-            "since": _moment(since),
-            "until": _moment(until, "2200-01-01"),
-            "as_of": _moment(as_of, "2200-01-01"),
-        },
+        span_params(policy, since, until) | {"as_of": time_text(as_of, UNTIL)},
     ).rows
     notes = []
     for model, provider, region, pricing, is_found, currency, hours in found:
@@ -250,14 +243,10 @@ def unpriced_notes(
     return notes
 
 
-def _moment(at: datetime | None, default: str = "1970-01-01") -> str:
-    return default if at is None else f"{at:%Y-%m-%d %H:%M:%S.%f}"
-
-
 def balance_note(store: Readable, rows: Rows, since: datetime | None = None) -> str:
     """Whether the parts are the whole: the accounts, against what the devices themselves counted."""
     parts = {name: math.fsum(row["energy_j"] for row in rows if row["account"] == name) for name in _ACCOUNTS}
-    begin = {"since": _moment(since)}
+    begin = {"since": span_times(since, None)["since"]}
     (device_uj,) = store.query(
         "SELECT sum(toInt128(energy)) FROM (SELECT any(device_energy_uj) AS energy FROM attribution FINAL"
         " WHERE window_start >= {since:DateTime64(3, 'UTC')} GROUP BY host, boot_id, gpu, window_start)",

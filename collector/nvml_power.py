@@ -6,21 +6,20 @@ from typing import Final, NamedTuple
 
 from wattribute.collector.nvml_calls import DeviceCalls
 from wattribute.collector.nvml_fields import FieldValue, FieldValues
+from wattribute.records import is_plausible
 
 _POWER: Final = frozenset({"power_mw", "power_average_mw"})
 _ASKED: Final = {
     name: f"nvmlDeviceGetFieldValues({name})" for name in ("energy_mj", "power_mw", "power_average_mw")
 }
-_POWER_MAX_MW: Final = 10_000_000  # above 10 kW is sensor garbage; polarsignals drops the same
-_ENERGY_MAX_MJ: Final = (1 << 62) // 1000  # the same in µJ must fit 63 bits
 
 
 class Power(NamedTuple):
     """The counter since the driver was loaded, power now, and its mean over 1 s."""
 
-    energy_mj: int | None
-    power_mw: int | None
-    power_average_mw: int | None
+    energy_mj: int | None = None
+    power_mw: int | None = None
+    power_average_mw: int | None = None
 
 
 class PowerReader:
@@ -40,26 +39,21 @@ class PowerReader:
 
     def read(self) -> Power:
         """What the device says now; nothing is smoothed: a counter that has not been updated is repeated."""
-        energy_mj = power_mw = average_mw = None
+        told: dict[str, int | None] = {}
         if self._fields:
             # One call: what one driver call feeds is fetched once (nvml.h 10216), so they are of one moment.
             values = self._call("nvmlDeviceGetFieldValues", function=self._ask)
             if values is not None:
-                for name, value in zip(self._fields, values, strict=True):
-                    if name == "energy_mj":
-                        energy_mj = self._field(name, value)
-                    elif name == "power_mw":
-                        power_mw = self._field(name, value)
-                    else:
-                        average_mw = self._field(name, value)
+                pairs = zip(self._fields, values, strict=True)
+                told = {name: self._field(name, value) for name, value in pairs}
         if self._counter_apart:
             name = "nvmlDeviceGetTotalEnergyConsumption"  # Volta and newer, and not on many vGPUs
-            energy_mj = self._sane(name, self._call(name), _ENERGY_MAX_MJ)
+            told["energy_mj"] = self._call.sane(name, "energy_mj", self._call(name))
         if self._power_apart:
             name = "nvmlDeviceGetPowerUsage"
-            usage_mw = self._sane(name, self._call(name), _POWER_MAX_MW)
-            power_mw, average_mw = (None, usage_mw) if self._usage_is_average else (usage_mw, None)
-        return Power(energy_mj, power_mw, average_mw)
+            field = "power_average_mw" if self._usage_is_average else "power_mw"
+            told[field] = self._call.sane(name, field, self._call(name))
+        return Power(**told)
 
     def asked_in_vain(self) -> bool:
         """After a reading of nothing: whether the device has a source that should have told something."""
@@ -102,16 +96,10 @@ class PowerReader:
         if not self._call.answered(call, value.code, "by this field's own return code"):
             return None
         number = value.number
-        if number is None or not 0 <= number <= (_ENERGY_MAX_MJ if name == "energy_mj" else _POWER_MAX_MW):
+        if number is None or not is_plausible(name, number):
             self._call.implausible(call)
             return None
         return int(number)
-
-    def _sane(self, call: str, value: int | None, most: int) -> int | None:
-        if value is None or 0 <= value <= most:
-            return value
-        self._call.implausible(call)
-        return None
 
     def _probe_usage(self) -> bool:
         """Whether nvmlDeviceGetPowerUsage is a 1 s average: on Ampere except GA100, and newer; instantaneous

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
 from wattribute.collector.endpoints import Key, Server
-from wattribute.collector.engines import ENGINES, Engine, clean
+from wattribute.collector.engines import ENGINES, Engine
 from wattribute.collector.fetch import Address
 from wattribute.collector.proc import read_file
+from wattribute.records import clean
 
 
 def described(root: Path, process: Key, address: Address, engine: Engine) -> Server:

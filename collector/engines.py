@@ -14,6 +14,7 @@ from itertools import chain
 from typing import Final, NamedTuple
 
 from wattribute.errors import WattributeError
+from wattribute.records import clean
 
 Names = tuple[str, ...]
 
@@ -156,7 +157,6 @@ ENGINES: Final = (
 )
 _STARTED: Final = "process_start_time_seconds"
 _BUCKET: Final = "_bucket"
-_TEXT_MAX: Final = 256
 _VALUE_MAX: Final = 1e18  # a unit record takes no more
 WANTED: Final = tuple(
     sorted(
@@ -281,11 +281,6 @@ def _series(engine: Engine, what: str, sample: Sample) -> Series:
         for part in item
     )
     return what, served, (sample.name, *rest)
-
-
-def clean(text: str) -> str:
-    """A name that a record takes: no control characters, not long."""
-    return "".join(c if c.isprintable() else " " for c in text[:_TEXT_MAX]).strip()
 
 
 def _add_bucket(found: Reading, series: Series, sample: Sample) -> None:

@@ -14,9 +14,9 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from wattribute.collector.pods import Pod
+from wattribute.records import NAME_MAX, clean
 from wattribute.rules import COMMAND_MAX, Rule, said
 
-_TEXT_MAX: Final = 256  # a name; a record would take 1024
 _GPUS_TEXT_MAX: Final = 4096  # 64 UUIDs, which no record takes
 _ATTEMPT_MAX: Final = (1 << 32) - 1
 _RESTARTS_MAX: Final = 1000  # of a launcher within one start of its job
@@ -113,7 +113,7 @@ def group(raw: bytes) -> Group:
         container = next(reversed(_CONTAINER.findall(path)), container)
         pod = next(reversed(_POD.findall(path)), pod)
         if slurm := _SLURM.search(path):
-            job, step = slurm[1], _clean(slurm[2] or "") or step
+            job, step = slurm[1], clean(slurm[2] or "") or step
     return Group(container, pod.replace("_", "-"), job, step)
 
 
@@ -123,8 +123,8 @@ def environment(raw: bytes) -> dict[str, str]:
     for entry in raw.split(b"\0"):
         name, _, value = entry.partition(b"=")
         key = _KEYS_BYTES.get(name)
-        most = _GPUS_TEXT_MAX if key in GPU_KEYS else _TEXT_MAX
-        if key is not None and (text := _clean(value.decode(errors="replace"), most)):
+        most = _GPUS_TEXT_MAX if key in GPU_KEYS else NAME_MAX
+        if key is not None and (text := clean(value.decode(errors="replace"), most)):
             values.setdefault(key, text)  # of a key given twice getenv returns the first
     if values.get("TORCHELASTIC_RUN_ID") == "none":  # torchrun's default: every single-node job has it
         del values["TORCHELASTIC_RUN_ID"]
@@ -234,7 +234,7 @@ def command(comm: bytes, cmdline: bytes) -> str:
     Arguments are never shown. Where an option's meaning is not certain nothing after it is: it could be a
     value, and a value could be a secret.
     """
-    name = _clean(comm.decode(errors="replace"))
+    name = clean(comm.decode(errors="replace"))
     first, *arguments = cmdline.decode(errors="replace").split("\0")
     interpreter = first.rsplit("/", 1)[-1]
     if not _PYTHON.fullmatch(interpreter):
@@ -242,12 +242,12 @@ def command(comm: bytes, cmdline: bytes) -> str:
     words = iter(arguments)
     for word in words:
         if word == "-m":
-            return _clean(f"{interpreter} {next(words, '')}")
+            return clean(f"{interpreter} {next(words, '')}")
         if word in ("-W", "-X"):
             next(words, None)
         elif not _PYTHON_FLAG.fullmatch(word):
             script = "" if word.startswith("-") else word.rsplit("/", 1)[-1]
-            return _clean(f"{interpreter} {script}")
+            return clean(f"{interpreter} {script}")
     return interpreter
 
 
@@ -255,15 +255,10 @@ def command(comm: bytes, cmdline: bytes) -> str:
 def user_name(uid: int) -> str:
     """The name of a user, the number as text where this machine knows none."""
     try:
-        return _clean(pwd.getpwuid(uid).pw_name)
+        return clean(pwd.getpwuid(uid).pw_name)
     except KeyError:
         return str(uid)
 
 
 def _first(values: Mapping[str, str], keys: tuple[str, ...]) -> str:
     return next((values[key] for key in keys if key in values), "")
-
-
-def _clean(text: str, most: int = _TEXT_MAX) -> str:
-    """A text that a record takes: no control characters, not long."""
-    return "".join(c if c.isprintable() else " " for c in text[:most]).strip()

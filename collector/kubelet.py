@@ -8,7 +8,6 @@ is in an error; see ``pods`` for what is kept.
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import socket
 import ssl
 import threading
@@ -22,6 +21,7 @@ from urllib.parse import urlsplit
 
 from wattribute.collector.pods import Listing, Pod, read_pods
 from wattribute.errors import WattributeError
+from wattribute.settings import is_loopback
 
 UNCHECKED: Final = "unchecked"
 """In place of the file of an authority: any certificate will do."""
@@ -166,17 +166,10 @@ def _connection(url: str, ca_file: str) -> HTTPConnection:
             f"kubelet_ca {ca_file} {lack}; set it to the file of the kubelet's authority"
         ) from None
     # A kubelet's certificate names the node, not the loopback address that the node reaches it at.
-    context.check_hostname = not _is_loopback(host) and ca_file != UNCHECKED
+    context.check_hostname = not is_loopback(host) and ca_file != UNCHECKED
     if ca_file == UNCHECKED:
         context.verify_mode = ssl.CERT_NONE
     return HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=context)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _token(token_file: str) -> str:

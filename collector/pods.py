@@ -12,6 +12,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from wattribute.records import clean
+
 TAG_PREFIX: Final = "wattribute.dev/"
 """Labels and annotations of this prefix say whose a pod is, as WATTRIBUTE_… do of a process."""
 _TAGS: Final = {
@@ -19,7 +21,6 @@ _TAGS: Final = {
     for field in ("model", "model_version", "run", "attempt", "team", "application", "workload", "phase")
 }
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
-_TEXT_MAX: Final = 256
 _LABELS_MAX: Final = 16  # of those that the settings name
 
 # A run of the cluster's, by the label that names it: the outermost first, for the Job of a JobSet has both.
@@ -228,7 +229,4 @@ def _objects(value: Any) -> list[dict[str, Any]]:
 
 
 def _text(value: Any) -> str:
-    """A text that a record takes: no control characters, not long."""
-    if not isinstance(value, str):
-        return ""
-    return "".join(c if c.isprintable() else " " for c in value[:_TEXT_MAX]).strip()
+    return clean(value) if isinstance(value, str) else ""

@@ -23,6 +23,8 @@ TIME_MAX_NS: Final = 4_102_444_800_000_000_000
 _COUNT_MAX: Final = 1 << 62
 _POWER_MAX_MW: Final = 10_000_000  # 10 kW; readings above are sensor garbage (polarsignals filters the same)
 _TEXT_MAX: Final = 1024
+NAME_MAX: Final = 256
+"""So long is what the collector takes from outside at most."""
 _LABELS_MAX: Final = 64
 
 
@@ -388,6 +390,11 @@ def _labels(value: Any) -> dict[str, str]:
         _text("a label's name", key)
         _text(f"label {key}", text)
     return dict(value)
+
+
+def clean(text: str, most: int = NAME_MAX) -> str:
+    """A text of unknown origin as a record takes it: no control characters, not long."""
+    return "".join(c if c.isprintable() else " " for c in text[:most]).strip()
 
 
 def shown(value: object) -> str:

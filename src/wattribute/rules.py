@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from wattribute.errors import UsageError, meant
+from wattribute.records import NAME_MAX
 
 PATTERNS: Final = ("command", "image", "user", "namespace", "container")
 """What a rule can ask of a process: its command line, its user, the image and name of its container, …"""
@@ -26,7 +27,6 @@ FIELDS: Final = ("model", "model_version", "run", "team", "application", "worklo
 """What a rule can say of it."""
 COMMAND_MAX: Final = 4096
 """A command line is matched up to here: a regular expression must not take long over one of megabytes."""
-_TEXT_MAX: Final = 256  # as of every text that the collector takes from outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +66,8 @@ def _rule(name: str, table: object) -> Rule:
             raise UsageError(f"{name}: {key} is {text!r}, not a text")
         if key in PATTERNS:
             patterns[key] = _pattern(name, key, text)
-        elif len(text) > _TEXT_MAX or not text.isprintable():
-            raise UsageError(f"{name}: {key} is longer than {_TEXT_MAX} or holds control characters")
+        elif len(text) > NAME_MAX or not text.isprintable():
+            raise UsageError(f"{name}: {key} is longer than {NAME_MAX} or holds control characters")
         else:
             says[key] = text
     for keys, given, what in ((PATTERNS, patterns, "asks for"), (FIELDS, says, "says")):

@@ -6,6 +6,7 @@ An option wins over the environment (``WATTRIBUTE_STORE``), that over the config
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import socket
@@ -210,6 +211,14 @@ def intake_address(intake: str) -> tuple[str, int] | None:
     if not host or not port.isdecimal() or int(port) > 65_535 or (":" in host) != host.startswith("["):
         raise UsageError(f"intake {intake!r} is neither address:port, as {INTAKE}, nor off")
     return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a name or address is this machine's own, which no other reaches."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _keys() -> list[Field[Any]]:

@@ -128,7 +128,7 @@ def test_off_the_node_the_certificate_has_to_name_the_kubelet(
 ) -> None:
     server, authority = secure
     assert fetch(server.url, "", str(authority)) == PODS
-    monkeypatch.setattr(module, "_is_loopback", lambda host: False)
+    monkeypatch.setattr(module, "is_loopback", lambda host: False)
     assert "not to be trusted" in why(server.url, "", str(authority))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -12,7 +11,7 @@ from wattribute.collector.told import Told
 from wattribute.commands.output import note
 from wattribute.errors import UsageError
 from wattribute.records import Record
-from wattribute.settings import Settings, intake_address
+from wattribute.settings import Settings, intake_address, is_loopback
 
 
 @contextmanager
@@ -57,13 +56,6 @@ def _listening(address: tuple[str, int], settings: Settings, told: Told) -> Inta
     reads = (
         "OTLP and plain HTTP" if intake.otlp.is_installed else "plain HTTP (OTLP needs 'wattribute[otlp]')"
     )
-    open_to = "" if _is_loopback(address[0]) else "; whoever reaches this address can tell tokens here"
+    open_to = "" if is_loopback(address[0]) else "; whoever reaches this address can tell tokens here"
     note(f"applications can tell tokens and quality at http://{intake.at}: {reads}{open_to}")
     return intake
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

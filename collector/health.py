@@ -19,10 +19,7 @@ class Health:
     outages: int = 0
     gpus_out: int = 0
     clock_steps: int = 0
-    unidentified: int = 0
-    flushes: int = 0
     records: int = 0
-    late_max_ns: int = 0
     late_ns: deque[int] = field(default_factory=lambda: deque(maxlen=1024))
 
     def late_percentile_ns(self, percent: float) -> int:

@@ -51,9 +51,9 @@ class KafkaProducer:
     """A ``Producer`` on Kafka: idempotent, ``acks=all``, order kept per key.
 
     A message is kept here until it is acknowledged, however long Kafka is away and whatever becomes of the
-    client within; ``send`` raises BusAwayError when the queue is full. A message that the broker refuses for
-    good is counted in ``failed``, and the next ``flush`` raises RefusedError for it. To be made after any
-    fork, and used by one thread at a time. ``config``: settings of librdkafka that win over ours.
+    client within; ``send`` raises BusAwayError when the queue is full. For a message that the broker refuses
+    for good the next ``flush`` raises RefusedError. To be made after any fork, and used by one thread at a
+    time. ``config``: settings of librdkafka that win over ours.
     """
 
     def __init__(
@@ -63,8 +63,6 @@ class KafkaProducer:
         *,
         compression: Literal["none", "lz4", "zstd"] = "zstd",
     ) -> None:
-        self.acked = 0
-        self.failed = 0
         self._servers = servers
         self._config: dict[str, Any] = {
             "bootstrap.servers": servers,
@@ -232,10 +230,8 @@ class KafkaProducer:
             return
         if error is None:
             del self._unacked[number]
-            self.acked += 1
         elif error.code() in _REFUSALS:
             topic, _key, value, _ms = self._unacked.pop(number)
-            self.failed += 1
             self._refused.append(number)
             self._refusal = (
                 f"Kafka at {self._servers} refuses a message of {len(value)} bytes to {topic}: {error.str()}"

@@ -30,8 +30,6 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from wattribute.errors import RecordError
 from wattribute.records import Record
 
-PROTOBUF: Final = "application/x-protobuf"
-JSON: Final = "application/json"
 _REQUESTS: Final[dict[str, type[Message]]] = {
     "metrics": ExportMetricsServiceRequest,
     "traces": ExportTraceServiceRequest,

@@ -237,7 +237,6 @@ class SpanReader:
                 yield from call.units
             elif call.is_beside and call.is_counted:
                 call.is_counted = False
-                self._told.health.taken_back += 1
                 yield from (replace(unit, quantity=0.0) for unit in call.units)
 
     def _quality(self, of: Attributes, span: Any, scope: str, now_ns: int) -> Record:

@@ -42,8 +42,8 @@ class Reservations:
     """Keeps track of whom each GPU is given to; a GPU that several share is given to nobody alone.
 
     ``start`` asks in the background, ``refresh`` asks now; ``records`` never waits. ``failures`` counts
-    questions that were not answered, the last of which ``problem`` tells in one line, and
-    ``unknown_devices`` devices given out that are none of ``gpus``.
+    questions that were not answered, the last of which ``problem`` tells in one line. Devices given out that
+    are none of ``gpus`` are passed over.
     """
 
     def __init__(
@@ -55,7 +55,6 @@ class Reservations:
         rules: Sequence[Rule] = (),
     ) -> None:
         self.failures = 0
-        self.unknown_devices = 0
         self.problem = ""
         self._gpus, self._proc, self._socket, self._kubelet, self._rules = gpus, proc, socket, kubelet, rules
         self._sources: dict[str, Callable[[], Owners | None]] = {"slurm": self._slurm, "kubelet": self._pods}
@@ -156,7 +155,6 @@ class Reservations:
             # Of a GPU in time slices the device plugin gives out GPU-…::0, GPU-…::1 and so on.
             place = places.get(device_id.partition("::")[0])
             if place is None:
-                self.unknown_devices += 1
                 continue
             owner = Reservation(t=0, gpu=place[0], gpu_instance=place[1], **fields)
             if owner not in owners.setdefault(place, []):

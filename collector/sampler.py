@@ -21,16 +21,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from wattribute.collector.clock import Clock, HostClock
+from wattribute.collector.clock import Clock
 from wattribute.collector.health import Health
 from wattribute.collector.nvml import GpuReader, Nvml, SlowReading
 from wattribute.collector.nvml_calls import GpuError
 from wattribute.collector.residency import REPEAT_NS, Processes, Residency
-from wattribute.collector.workers import Worker, inline_worker, thread_worker
+from wattribute.collector.workers import Worker, thread_worker
 from wattribute.errors import UsageError
 from wattribute.records import Device, Gap, Host, Instance, Record
-
-__all__ = ["Clock", "Health", "HostClock", "Processes", "Sampler", "inline_worker", "thread_worker"]
 
 _S: Final = 1_000_000_000
 _STEP_NS: Final = 500_000_000  # docs/bus.md, Messages: a greater step of the wall clock is a new epoch
@@ -138,9 +136,7 @@ class Sampler:
         self._look_at_wall_clock()
         health, now = self.health, self._now()
         health.ticks += 1
-        late_ns = max(0, now - self._deadline)
-        health.late_ns.append(late_ns)
-        health.late_max_ns = max(health.late_max_ns, late_ns)
+        health.late_ns.append(max(0, now - self._deadline))
         if now >= self._repeat_due:
             self._repeat(now)
         self._take_answers()
@@ -290,9 +286,7 @@ class Sampler:
         self._buffer.extend(self._residency.exits(now))
         if self._outcomes is not None:
             self._buffer.extend(self._outcomes(now))
-        self.health.flushes += 1
         self.health.records += len(self._buffer)
-        self.health.unidentified = self._residency.unidentified
         records, self._buffer = self._buffer, []
         if records:
             self._emit(records)

@@ -20,8 +20,8 @@ from uuid import UUID
 
 import orjson
 
+from wattribute.collector.clock import Clock
 from wattribute.collector.proc import ProcTree
-from wattribute.collector.sampler import Clock
 from wattribute.collector.scenario import Scenario
 from wattribute.collector.simulate_gpu import SimulatedGpu, random_stream
 from wattribute.collector.simulate_nvml import SimulatedNvml

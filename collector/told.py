@@ -35,7 +35,6 @@ class IntakeHealth:
     records: int = 0
     moved: int = 0  # records whose time was not believed
     repeated: int = 0  # points of a series that are no later than its last
-    taken_back: int = 0  # spans that were counted before a child of theirs came
     forgotten: int = 0  # spans that made room for others within ten minutes
     rejected: Counter[str] = field(default_factory=Counter)
 

@@ -64,8 +64,6 @@ class Rollups:
         self._changing = threading.RLock()
         # A folder of chDB has one writer: whoever left a note there is gone.
         self._gone_s = 0 if folder_of(store.url) else _GONE_S
-        self.buckets_past_retention = 0
-        """Late buckets that were left as they are, because rows of theirs may have been removed by now."""
 
     @contextmanager
     def writing(self, buckets: Sequence[Bucket]) -> Iterator[None]:
@@ -121,14 +119,13 @@ class Rollups:
         store.insert_values("dirty_bucket", columns | {"deleted": [deleted] * len(notes)})
 
     def _retained(self, store: Store, buckets: Counter[int]) -> Counter[int]:
-        """Of the number of buckets by minute those whose rows are kept."""
+        """Of the number of buckets by minute those whose rows are kept. Rows of others may be gone by now:
+        these buckets are left as they are."""
         days = retention_days(store)
         if not days:
             return buckets
         oldest = time.time() - days * 86_400
-        kept = Counter({start: count for start, count in buckets.items() if start >= oldest})
-        self.buckets_past_retention += buckets.total() - kept.total()
-        return kept
+        return Counter({start: count for start, count in buckets.items() if start >= oldest})
 
 
 def set_retention(store: Store, days: int) -> None:

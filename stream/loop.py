@@ -66,7 +66,6 @@ class Counts:
 
     messages: int = 0
     rows: int = 0
-    skipped_messages: int = 0
     dead_letters: int = 0
 
 
@@ -229,7 +228,6 @@ class StreamLoop:
             assigned = self.assigned[skip.partition]
             if skip.to_offset > assigned.written_before:
                 count = skip.to_offset - max(skip.from_offset, assigned.written_before)
-                self.counts.skipped_messages += count
                 assigned.engine.tables.dead(
                     skip.from_offset,
                     f"{count} messages were dropped from the bus before they were read",

@@ -50,11 +50,11 @@ class Tables:
         """The dead letters among the rows collected, as (key, message) for their topic."""
         return [(self.origin, orjson.dumps(row)) for row in self._rows["dead"]]
 
-    def dead(self, offset: int, reason: str, excerpt: bytes, count: int = 1, t: int = 0) -> None:
+    def dead(self, offset: int, reason: str, excerpt: bytes, count: int = 1) -> None:
         """A dead letter: what cannot be used, where it stands and why."""
         self.dropped += count
         text = excerpt.decode("utf-8", "replace")
-        row = {"origin": self.origin, "position": offset, "t": t, "reason": reason, "excerpt": text}
+        row = {"origin": self.origin, "position": offset, "t": 0, "reason": reason, "excerpt": text}
         self._rows["dead"].append(row)
 
     def uncounted(self, offset: int, host: str, from_ns: int, to_ns: int, what: str) -> None:

@@ -38,13 +38,6 @@ def everything(servers: str, topic: str = "topic") -> list[bytes]:
         consumer.close()
 
 
-def test_acknowledged_messages_are_counted(producer: KafkaProducer) -> None:
-    for number in range(10):
-        producer.send("topic", "host", b"%d" % number, T_MS)
-    assert producer.flush(PATIENCE_S) == 0
-    assert (producer.acked, producer.failed) == (10, 0)
-
-
 def test_a_client_that_failed_for_good_is_replaced_and_nothing_is_lost(
     mock_kafka: MockKafka, producer: KafkaProducer
 ) -> None:
@@ -63,7 +56,6 @@ def test_a_client_that_failed_for_good_is_replaced_and_nothing_is_lost(
         b"before",
         *sent,
     ]  # in order; what was sent twice may be there twice
-    assert (producer.acked, producer.failed) == (51, 0)
     assert producer._generation > 0
 
 
@@ -90,7 +82,6 @@ def test_a_message_that_the_broker_refuses_is_an_error_once(
     assert raised.value.numbers == [0]
     producer.send("topic", "host", b"taken", T_MS)
     assert producer.flush(PATIENCE_S) == 0
-    assert (producer.acked, producer.failed) == (1, 1)
     assert everything(mock_kafka.servers) == [b"taken"]
 
 

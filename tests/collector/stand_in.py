@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import pynvml
 
 from wattribute.collector.nvml import Nvml
-from wattribute.collector.sampler import Sampler, inline_worker
+from wattribute.collector.sampler import Sampler
+from wattribute.collector.workers import inline_worker
 from wattribute.records import Device, Exit, Host, Process, Record, Workload
 
 S = 1_000_000_000

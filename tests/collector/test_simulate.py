@@ -14,7 +14,7 @@ import pynvml
 import pytest
 
 from tests.collector.simulated import START_NS, STEADY, host_of, one_gpu, to
-from wattribute.collector.sampler import HostClock
+from wattribute.collector.clock import HostClock
 from wattribute.collector.scenario import load_scenario
 from wattribute.collector.simulate import SimulatedHost, VirtualTime
 from wattribute.errors import WattributeError

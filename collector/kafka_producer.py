@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from confluent_kafka.admin import AdminClient
@@ -56,20 +56,14 @@ class KafkaProducer:
     time. ``config``: settings of librdkafka that win over ours.
     """
 
-    def __init__(
-        self,
-        servers: str,
-        config: Mapping[str, str] | None = None,
-        *,
-        compression: Literal["none", "lz4", "zstd"] = "zstd",
-    ) -> None:
+    def __init__(self, servers: str, config: Mapping[str, str] | None = None) -> None:
         self._servers = servers
         self._config: dict[str, Any] = {
             "bootstrap.servers": servers,
             "enable.idempotence": True,
             "acks": "all",
             "allow.auto.create.topics": False,  # the broker would make them with settings of its own
-            "compression.type": compression,
+            "compression.type": "zstd",
             "linger.ms": 5,
             "message.timeout.ms": 0,  # never given up: what is given up would be out of order when sent again
             "partitioner": "murmur2_random",  # as Java's clients do, so that a key has one partition for all

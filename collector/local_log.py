@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from wattribute.bus import STATE, Position
 from wattribute.collector.log_file import LogBusyError, LogFile
@@ -51,8 +51,8 @@ class LocalLog:
     Several processes may have it open, each with an object of its own made after any fork; an object serves
     one thread at a time. The messages take at most ``max_bytes`` on the disk: beyond that the oldest make
     room, committed ones first; those that were not committed are counted and listed in the file. Topic
-    ``wattribute.state`` keeps the newest message per key and is never dropped. ``durable='normal'``: what
-    was flushed outlives the death of the process; ``'full'``: a power failure too.
+    ``wattribute.state`` keeps the newest message per key and is never dropped. What was flushed outlives the
+    death of the process, and not always a power failure.
 
     A damaged file is set aside under the name in ``quarantined``, and the log starts empty; without
     ``set_aside`` it is an error, and stays where it is. Every method raises BusError where the file cannot be
@@ -64,7 +64,6 @@ class LocalLog:
         path: Path,
         *,
         max_bytes: int = MAX_BYTES,
-        durable: Literal["normal", "full"] = "normal",
         set_aside: bool = True,
     ) -> None:
         self.held: dict[str, int] = {}
@@ -72,7 +71,7 @@ class LocalLog:
         self.max_bytes = max_bytes
         self._queued: list[tuple[str, str, int, bytes]] = []
         self._queued_bytes = 0
-        self._file = LogFile(path, synchronous=durable, set_aside=set_aside)
+        self._file = LogFile(path, set_aside)
         self._connection = self._file.connection
 
     @property

@@ -48,7 +48,7 @@ class LogFile:
     an error. Raises BusError.
     """
 
-    def __init__(self, folder: Path, *, synchronous: str, set_aside: bool = True) -> None:
+    def __init__(self, folder: Path, set_aside: bool) -> None:
         self.path = folder / _NAME
         self._may_set_aside = set_aside
         self.quarantined: Path | None = None
@@ -62,7 +62,7 @@ class LogFile:
                 self.connection = self._open()
             finally:
                 os.close(lock)
-            self.connection.execute(f"PRAGMA synchronous = {synchronous}")
+            self.connection.execute("PRAGMA synchronous = NORMAL")
 
     @contextmanager
     def failing(self) -> Iterator[None]:

@@ -109,11 +109,6 @@ class KafkaConsumer:
             list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost
         )
 
-    def check(self, timeout_s: float) -> None:
-        """Raises BusError where no broker answers in time."""
-        with self._failing("does not answer"):
-            self._client.list_topics(timeout=timeout_s)
-
     def poll(self, max_messages: int, timeout_s: float) -> Sequence[Fetched]:
         """What there is, at most ``max_messages``; see ``wattribute.bus.Consumer``."""
         deadline_s = time.monotonic() + timeout_s

@@ -346,10 +346,9 @@ def test_an_unreachable_broker_is_an_error_of_one_line(monkeypatch: pytest.Monke
     monkeypatch.setattr("wattribute.collector.kafka_producer._CLOSE_TIMEOUT_S", 0.1)
     producer, consumer = KafkaProducer(NOWHERE), KafkaConsumer(NOWHERE, "group", ["topic"])
     try:
-        for client in (producer, consumer):
-            with pytest.raises(BusError, match=f"Kafka at {NOWHERE} does not answer") as caught:
-                client.check(1.0)
-            assert "\n" not in str(caught.value)
+        with pytest.raises(BusError, match=f"Kafka at {NOWHERE} does not answer") as caught:
+            producer.check(1.0)
+        assert "\n" not in str(caught.value)
         producer.send("topic", "host", b"x", 1_700_000_000_000)
         assert producer.flush(0.1) == 1
         assert list(consumer.poll(10, 0.1)) == []

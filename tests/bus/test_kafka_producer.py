@@ -184,7 +184,7 @@ def test_a_topic_that_is_not_there_is_an_error_until_it_is(kafka_broker: KafkaBr
 def test_each_compression_can_be_read(
     mock_kafka: MockKafka, compression: str, producer: KafkaProducer
 ) -> None:
-    squeezing = KafkaProducer(mock_kafka.servers, compression=compression)  # type: ignore[arg-type]
+    squeezing = KafkaProducer(mock_kafka.servers, {"compression.type": compression})
     squeezing.send("topic", "host", bytes(10_000), T_MS)
     assert squeezing.flush(PATIENCE_S) == 0
     squeezing.close()

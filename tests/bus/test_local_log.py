@@ -48,10 +48,9 @@ def test_the_folder_and_its_files_are_the_owners_alone(tmp_path: Path) -> None:
     log.close()
 
 
-@pytest.mark.parametrize("durable", ["normal", "full"])
-def test_offsets_go_on_after_a_restart(tmp_path: Path, durable: str) -> None:
+def test_offsets_go_on_after_a_restart(tmp_path: Path) -> None:
     for start in (0, 3, 6):
-        log = LocalLog(tmp_path, durable=durable)  # type: ignore[arg-type]
+        log = LocalLog(tmp_path)
         fill(log, SAMPLES, 3, start)
         assert log.end_offsets() == {SAMPLES: start + 3}
         assert [message.timestamp_ms for message in log.read(SAMPLES, 0, 100)] == list(range(start + 3))

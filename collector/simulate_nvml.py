@@ -14,14 +14,11 @@ from typing import Any, Final, Protocol
 from wattribute.collector.simulate_gpu import STEP_MS, SimulatedGpu, UtilizationSample
 from wattribute.collector.simulate_mig import MigDevice, SimulatedMig, instance_number
 
-DRIVER_VERSION: Final = "590.48.01"
 _NO_INSTANCE: Final = 0xFFFF_FFFF  # gpuInstanceId of a process where MIG is off
 _LATENCY_US: Final = 15
 _GARBAGE: Final = 2_147_483_632  # NVML's blank value, as nvtop issue 110 and DCGM issue 83 saw it
 _CLOCKS_IDLE_MHZ: Final = {"NVML_CLOCK_GRAPHICS": 345, "NVML_CLOCK_SM": 345, "NVML_CLOCK_MEM": 3_201}
 _CLOCKS_BUSY_MHZ: Final = {"NVML_CLOCK_GRAPHICS": 1_980, "NVML_CLOCK_SM": 1_980, "NVML_CLOCK_MEM": 3_201}
-# Written in pynvml in Python alone, so they work without a driver.
-_PURE: Final = ("nvmlExceptionClass", "nvmlStructToFriendlyObject", "nvmlFriendlyObjectToStruct")
 
 
 class SimulatedDevices(Protocol):
@@ -53,9 +50,7 @@ class SimulatedNvml:
         if hasattr(SimulatedMig, name):
             return getattr(self._mig, name)
         value = getattr(self._pynvml, name)
-        if name.startswith("nvml") and callable(value) and name not in _PURE:
-            return self._absent
-        return value
+        return self._absent if name.startswith("nvml") and callable(value) else value
 
     def nvmlInit(self) -> None:  # noqa: N802 - the names are pynvml's
         """Counted, as in pynvml: as many shutdowns end it."""
@@ -65,15 +60,6 @@ class SimulatedNvml:
         """Raises Uninitialized without an init before it."""
         self._gpus()
         self._initialised -= 1
-
-    def nvmlErrorString(self, result: int) -> str:  # noqa: N802
-        """The text of an error code."""
-        return str(self._pynvml.NVMLError(result))
-
-    def nvmlSystemGetDriverVersion(self) -> str:  # noqa: N802
-        """The driver whose behaviour is simulated."""
-        self._gpus()
-        return DRIVER_VERSION
 
     def nvmlDeviceGetCount(self) -> int:  # noqa: N802
         """How many devices the host has."""
@@ -101,24 +87,15 @@ class SimulatedNvml:
         """The product name, with the profile of a MIG instance."""
         return handle.name if isinstance(handle, MigDevice) else self._gpu(handle).plan.name
 
-    def nvmlDeviceGetMemoryInfo(self, handle: object, version: int | None = None) -> Any:  # noqa: N802
-        """total, free, used in bytes; with a version, the struct that also tells what the driver reserved."""
+    def nvmlDeviceGetMemoryInfo(self, handle: object, version: int | None = None) -> Any:  # noqa: ARG002, N802
+        """total, free, used in bytes, as without a version: of all, what the driver reserved too."""
         gpu = self._gpu(handle)
         total, used = gpu.memory_total_bytes, gpu.memory_used_bytes
-        if version is None:
-            return self._pynvml.c_nvmlMemory_t(total=total, free=total - used, used=used)
-        held = sum(resident.memory_bytes for resident in gpu.residents)
-        return self._pynvml.c_nvmlMemory_v2_t(
-            version=version, total=total, reserved=used - held, free=total - used, used=held
-        )
+        return self._pynvml.c_nvmlMemory_t(total=total, free=total - used, used=used)
 
     def nvmlDeviceGetEnforcedPowerLimit(self, handle: object) -> int:  # noqa: N802
         """mW."""
         return round(self._gpu(handle).plan.power_limit_w * 1_000)
-
-    def nvmlDeviceGetPowerManagementLimit(self, handle: object) -> int:  # noqa: N802
-        """mW."""
-        return self.nvmlDeviceGetEnforcedPowerLimit(handle)
 
     def nvmlDeviceGetTotalEnergyConsumption(self, handle: object) -> int:  # noqa: N802
         """mJ since the driver was loaded, as published last."""

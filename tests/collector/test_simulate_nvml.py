@@ -37,14 +37,12 @@ def test_answers_have_pynvmls_shapes() -> None:
     assert nvml.nvmlDeviceGetHandleByUUID(nvml.nvmlDeviceGetUUID(gpu).encode()) is gpu
     assert nvml.nvmlDeviceGetUUID(gpu).startswith("GPU-")
     assert nvml.nvmlDeviceGetName(gpu) == "NVIDIA H200"
-    assert nvml.nvmlSystemGetDriverVersion().count(".") == 2
-    assert nvml.nvmlDeviceGetEnforcedPowerLimit(gpu) == nvml.nvmlDeviceGetPowerManagementLimit(gpu) == 700_000
+    assert nvml.nvmlDeviceGetEnforcedPowerLimit(gpu) == 700_000
     assert nvml.nvmlDeviceGetMigMode(gpu) == [0, 0]
     memory = nvml.nvmlDeviceGetMemoryInfo(gpu)
-    newer = nvml.nvmlDeviceGetMemoryInfo(gpu, pynvml.nvmlMemory_v2)
-    assert memory.used + memory.free == memory.total == newer.used + newer.reserved + newer.free
+    assert memory.used + memory.free == memory.total
     processes = nvml.nvmlDeviceGetComputeRunningProcesses(gpu)
-    assert sum(process.usedGpuMemory for process in processes) == newer.used == 122 << 30
+    assert memory.used > sum(process.usedGpuMemory for process in processes) == 122 << 30
     assert {process.gpuInstanceId for process in processes} == {0xFFFFFFFF}
     assert nvml.nvmlDeviceGetGraphicsRunningProcesses(gpu) == []
     assert nvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM) == 1_980
@@ -79,7 +77,6 @@ def test_errors_are_pynvmls() -> None:
         nvml.nvmlDeviceGetFanSpeed(gpu)
     with pytest.raises(pynvml.NVMLError_NotFound):
         nvml.nvmlDeviceGetProcessUtilization(gpu, host.clock.now_ns() // 1_000)
-    assert nvml.nvmlErrorString(pynvml.NVML_ERROR_GPU_IS_LOST) == "GPU is lost"
     nvml.nvmlShutdown()
     with pytest.raises(pynvml.NVMLError_Uninitialized):
         nvml.nvmlShutdown()

@@ -66,21 +66,20 @@ def read_nvidia_smi_log(
     host: str,
     gpu: str | None = None,
     timezone: str = "UTC",
-    workload: Workload | Mapping[str, str] | None = None,
+    workload: Workload | None = None,
 ) -> Iterator[Line]:
     """The items of a log, as ``read_trace`` gives those of a trace: trace, gpu and device records, or a bad
     line and why. Any column order; a repeated header is accepted; a cell without a reading is absent.
 
     ``gpu`` names the log's one GPU; without it that is its uuid, or ``log:<file stem>:<number>``: its index,
-    else its place among the bus ids, else 0. Times are in the zone ``timezone``. ``workload`` makes the log
-    one process (pid 0) that holds each GPU from its first reading to its last. Raises UsageError for a wrong
-    option, and, at the first item, WattributeError where the file cannot be read or does not begin with a
-    header that has a timestamp.
+    else its place among the bus ids, else 0. Times are in the zone ``timezone``. ``workload``, as of
+    ``option_workload``, makes the log one process (pid 0) that holds each GPU from its first reading to its
+    last. Raises UsageError for a wrong option, and, at the first item, WattributeError where the file cannot
+    be read or does not begin with a header that has a timestamp.
     """
-    owner = option_workload(workload) if isinstance(workload, Mapping) else workload
     name = Path(path).name.removesuffix(".gz").removesuffix(".zst")
     stem = Path(name).stem.encode(errors="replace").decode()  # a file's name need not be UTF-8; a text must
-    return _lines(path, host, _Log(stem, gpu, _zone(timezone), owner))
+    return _lines(path, host, _Log(stem, gpu, _zone(timezone), workload))
 
 
 def _lines(path: Path | str, host: str, log: _Log) -> Iterator[Line]:
@@ -162,7 +161,7 @@ class _Log:
         self._seen[own_name] = _Seen(t, described, described_t)
         if self._workload is not None:
             if t - self._workload_t >= _REPEAT_NS:
-                records.append(replace(self._workload, t=t, pid=0, start_ns=0, identity_source="option"))
+                records.append(replace(self._workload, t=t))
                 self._workload_t = t
             if seen is not None:
                 records.append(_held(device, seen.t))

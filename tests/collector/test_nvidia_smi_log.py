@@ -72,9 +72,8 @@ def test_published_logs_are_read_whole_and_exactly(name: str, lines: int) -> Non
 
 def test_a_workload_holds_a_published_log_from_its_first_reading_to_its_last() -> None:
     path = sc24_log("a100-square")
-    everything = records(
-        list(read_nvidia_smi_log(path, host="h1", workload={"model": "square", "run": "r1"}))
-    )
+    workload = option_workload({"model": "square", "run": "r1"})
+    everything = records(list(read_nvidia_smi_log(path, host="h1", workload=workload)))
     read = [record for record in everything if isinstance(record, Device)]
     held = [record for record in everything if isinstance(record, Process)]
     assert held[0].t - (held[0].period_ns or 0) == read[0].t
@@ -129,7 +128,8 @@ def test_several_gpus_are_told_apart_and_share_the_process(tmp_path: Path) -> No
         "2023/07/14 10:12:46.483, 0, 1 W, 10 %\n2023/07/14 10:12:46.485, 1, 2 W, 20 %\n"
         "2023/07/14 10:12:47.483, 0, 3 W, 30 %\n2023/07/14 10:12:47.485, 1, 4 W, 40 %\n",
     )
-    items = list(read_nvidia_smi_log(path, host="h1", workload={"model": "m", "attempt": "2"}))
+    workload = option_workload({"model": "m", "attempt": "2"})
+    items = list(read_nvidia_smi_log(path, host="h1", workload=workload))
     zero, one = "log:power:0", "log:power:1"
     assert [(item.number, item.record) for item in items] == [
         (1, Trace(version=1, host="h1")),
@@ -150,7 +150,7 @@ def test_several_gpus_are_told_apart_and_share_the_process(tmp_path: Path) -> No
 
 def test_every_record_could_stand_in_a_trace(tmp_path: Path) -> None:
     path = log(tmp_path, HEADER + "2023/07/14 10:12:46.483, 1 W\n2023/07/16 10:12:46.483, 1 W\n")
-    workload = Workload(t=5, pid=9, start_ns=9, team="t", labels={"a": "b"})
+    workload = option_workload({"team": "t"})
     everything = records(list(read_nvidia_smi_log(path, host="h1", gpu="GPU-mine", workload=workload)))
     assert [parse(as_json(record)) for record in everything] == everything
     assert {record.gpu for record in everything if isinstance(record, Gpu | Device | Process)} == {"GPU-mine"}
@@ -167,9 +167,8 @@ def test_identities_come_again_each_minute_and_when_they_change(tmp_path: Path) 
         for minute in range(3)
         for second in (0, 30, 40)
     )
-    everything = records(
-        list(read_nvidia_smi_log(log(tmp_path, content), host="h1", workload={"model": "m"}))
-    )
+    workload = option_workload({"model": "m"})
+    everything = records(list(read_nvidia_smi_log(log(tmp_path, content), host="h1", workload=workload)))
     start = everything[1].t
     said = [record for record in everything if isinstance(record, Gpu)]
     assert [((gpu.t - start) // (1000 * MS), gpu.power_limit_mw) for gpu in said] == [
@@ -204,7 +203,7 @@ def test_identities_come_again_each_minute_and_when_they_change(tmp_path: Path) 
 )
 def test_a_bad_line_is_told_and_its_neighbours_kept(tmp_path: Path, bad: str, reason: str) -> None:
     path = log(tmp_path, f"{HEADER}2023/07/14 10:12:46.483, 5 W\n{bad}\n\n2023/07/14 10:12:46.683, 7 W\n")
-    items = list(read_nvidia_smi_log(path, host="h1", workload={"model": "m"}))
+    items = list(read_nvidia_smi_log(path, host="h1", workload=option_workload({"model": "m"})))
     ((number, error),) = bad_in(items)
     assert number == 3
     assert reason in error

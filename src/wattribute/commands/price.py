@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -249,28 +250,18 @@ def _add(store: str, prices: Sequence[Price]) -> None:
 def _bundled_rows() -> list[dict[str, Any]]:
     from wattribute.sinks.prices import BEGINNING, END, bundled
 
-    return [
-        {
-            "gpu_model": item.gpu_model,
-            "provider": item.provider,
-            "region": item.region,
-            "category": item.category,
+    rows = [
+        asdict(item)
+        | {
             "price_per_gpu_hour": item.price,
-            "currency": item.currency,
             "valid_from": None if item.valid_from == BEGINNING else item.valid_from,
             "valid_to": None if item.valid_to == END else item.valid_to,
             "origin": "bundled",
-            "form": item.form,
-            "gpus_per_instance": item.gpus_per_instance,
-            "instance_price": item.instance_price,
-            "includes_energy": item.includes_energy,
-            "source": item.source,
-            "source_date": item.source_date,
-            "disputed": item.disputed,
             "price_id": f"bundled|{item.price_id}",
         }
         for item in bundled()
     ]
+    return [{name: row[name] for name in _COLUMNS} for row in rows]
 
 
 def _grid(rows: Sequence[dict[str, Any]]) -> Grid:

@@ -17,6 +17,7 @@ from wattribute.commands.output import (
     write_grid,
     write_rows,
 )
+from wattribute.commands.rounding import shown_money
 from wattribute.commands.runs import shown_steps, shown_waste
 from wattribute.errors import UsageError, WattributeError
 
@@ -97,9 +98,7 @@ def write_report(rows: Rows, notes: list[str], run: str, simulated: bool) -> Non
                 shown_steps(row),
                 shown_number(row["energy_j"], decimals["energy_j"]),
                 shown_number(row["gpu_hours"], decimals["gpu_hours"]),
-                "unpriced"
-                if row["cost_usd"] is None
-                else shown_number(row["cost_usd"], decimals["cost_usd"]),
+                shown_money(row["cost_usd"], decimals["cost_usd"]),
                 shown_waste(row, decimals["cost_usd"]),
                 shown_number(row["cost_usd_per_step"], decimals["cost_usd_per_step"]),
                 shown_number(row["j_per_step"], decimals["j_per_step"]),

@@ -20,7 +20,7 @@ from wattribute.commands.options import (
     policy_note,
 )
 from wattribute.commands.output import Format, Grid, Rows, decimals_for, shown_number, write_grid, write_rows
-from wattribute.commands.rounding import CENTS
+from wattribute.commands.rounding import CENTS, shown_money
 from wattribute.commands.since import parse_span, parse_zone
 from wattribute.settings import load_settings
 
@@ -141,7 +141,7 @@ def _grid(rows: Rows, notes: list[str], zone: tzinfo, tz: str) -> Grid:
                 shown_steps(row),
                 shown_number(row["energy_j"], energy),
                 shown_number(row["gpu_hours"], hours),
-                "unpriced" if row["cost_usd"] is None else shown_number(row["cost_usd"], money),
+                shown_money(row["cost_usd"], money),
                 shown_number(row["cost_usd_per_hour"], rate),
                 shown_waste(row, money),
                 shown_number(row["cost_usd_per_step"], per_step),

@@ -26,6 +26,7 @@ from wattribute.commands.output import (
     write_grid,
     write_rows,
 )
+from wattribute.commands.rounding import shown_money
 from wattribute.settings import load_settings
 
 if TYPE_CHECKING:
@@ -168,23 +169,13 @@ def top_grid(rows: list[dict[str, Any]], title: str = "", waiting: str = _NOBODY
                 shown_number(row["watts"], 1),
                 "" if row["sm_percent"] is None else shown_number(row["sm_percent"], 0),
                 "" if row["memory_bytes"] is None else shown_number(row["memory_bytes"] / 2**30, 1),
-                "unpriced" if row["usd_per_hour"] is None else shown_number(row["usd_per_hour"], 2),
+                shown_money(row["usd_per_hour"], 2),
             ]
         )
     priced = [row["usd_per_hour"] for row in rows if row["usd_per_hour"] is not None]
     watts = math.fsum(row["watts"] for row in rows)
-    cells.append(
-        [
-            "total",
-            "",
-            "",
-            "",
-            shown_number(watts, 1),
-            "",
-            "",
-            shown_number(math.fsum(priced), 2) if priced else "-",
-        ]
-    )
+    usd = shown_number(math.fsum(priced), 2) if priced else "-"
+    cells.append(["total", "", "", "", shown_number(watts, 1), "", "", usd])
     return Grid(
         headers=["GPU", "who", "pid", "team", "W", "SM %", "GiB", "USD/h"],
         rows=cells,

@@ -58,14 +58,16 @@ def _but(known: Sequence[str]) -> str:
 
 
 def _unmatched_note(row: Mapping[str, Any], by: Sequence[str], unit: str) -> str:
-    whose = " ".join(str(row[name]) for name in by if row[name]) or "nobody named"
-    return f"unmatched: {row['quantity']:,.6g} {unit} of {whose}; no GPU time of this name was seen"
+    return f"unmatched: {row['quantity']:,.6g} {unit} of {_whose(row, by)}; no GPU time of this name was seen"
 
 
 def _training_note(row: Mapping[str, Any], by: Sequence[str], unit: str) -> str:
-    whose = " ".join(str(row[name]) for name in by if row[name]) or "nobody named"
     quantity = f"{row['training_quantity']:,.6g} {unit}"
-    return f"serving alone: {quantity} of {whose} are of training: --by phase,run"
+    return f"serving alone: {quantity} of {_whose(row, by)} are of training: --by phase,run"
+
+
+def _whose(row: Mapping[str, Any], by: Sequence[str]) -> str:
+    return " ".join(str(row[name]) for name in by if row[name]) or "nobody named"
 
 
 def _shown_percent(ratio: float | None) -> str:

@@ -300,15 +300,11 @@ def _as_number(name: str, raw: object, whole: bool) -> float:
     try:
         if isinstance(raw, bool) or not isinstance(raw, int | float | str):
             raise ValueError
-        return int(raw) if whole and not isinstance(raw, float) else float(raw) if not whole else _whole(raw)
+        if whole and isinstance(raw, float) and not raw.is_integer():
+            raise ValueError
+        return int(raw) if whole else float(raw)
     except ValueError:
         raise UsageError(f"{name} is {raw!r}, not a {'whole ' if whole else ''}number") from None
-
-
-def _whole(raw: object) -> int:
-    if isinstance(raw, float) and raw.is_integer():
-        return int(raw)
-    raise ValueError
 
 
 def _mapping(item: Field[Any], raw: object) -> Mapping[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from wattribute.errors import UsageError
+
 POLICIES: Final = ("equal", "memory", "active")
 LABEL: Final = "labels."
 """So a column that is a label is named: ``labels.tier``."""
@@ -57,3 +59,9 @@ UNIT_IDENTITY: Final = (
     "phase",
 )
 """The identity that units carry: by these a unit cost can be asked."""
+
+
+def check_policy(policy: str) -> None:
+    """Raises UsageError for one that there is not."""
+    if policy not in POLICIES:
+        raise UsageError(f"unknown policy {policy!r}: it is one of {', '.join(POLICIES)}")

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Final
 
-from wattribute.errors import UsageError
-from wattribute.sinks.schema import POLICIES
+from wattribute.sinks.schema import check_policy
 
 if TYPE_CHECKING:
     from wattribute.sinks.store import Readable
@@ -34,8 +33,7 @@ Time = datetime | str | None
 
 def span_params(policy: str, since: Time, until: Time) -> dict[str, str]:
     """``policy``, ``since`` and ``until`` of a view. Raises UsageError for a policy that there is not."""
-    if policy not in POLICIES:
-        raise UsageError(f"unknown policy {policy!r}: it is one of {', '.join(POLICIES)}")
+    check_policy(policy)
     return {"policy": policy, **span_times(since, until)}
 
 

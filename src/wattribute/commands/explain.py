@@ -19,12 +19,12 @@ from wattribute.commands.options import (
     StoreOption,
     TzOption,
     UntilOption,
-    check_policy,
 )
 from wattribute.commands.output import Format, Grid, shown_number, write_grid, write_rows
 from wattribute.commands.since import parse_span, parse_time, parse_zone
 from wattribute.errors import UsageError
 from wattribute.settings import load_settings
+from wattribute.sinks.schema import check_policy
 
 if TYPE_CHECKING:
     from wattribute.sinks.store import Readable

@@ -10,7 +10,6 @@ import typer
 
 from wattribute.collector.identity import environment_of
 from wattribute.commands.output import Format
-from wattribute.errors import UsageError
 
 PLACES: Final = "Where things are"
 SPAN: Final = "Which span and rows"
@@ -30,12 +29,6 @@ def asked(name: str, about: str, metavar: str | None = None) -> Any:
 def policy_note(policy: str) -> str:
     """The line under a table that says who pays for idle time."""
     return f"policy {policy}: {POLICIES[policy]}"
-
-
-def check_policy(policy: str) -> None:
-    """Raises UsageError for one that there is not: better before what is to be shown has been measured."""
-    if policy not in POLICIES:
-        raise UsageError(f"unknown policy {policy!r}: it is one of {', '.join(POLICIES)}")
 
 
 def attempt_given(context: typer.Context, attempt: int | None, run: str) -> int | None:

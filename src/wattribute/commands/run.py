@@ -31,7 +31,6 @@ from wattribute.commands.options import (
     SimulateOption,
     StoreOption,
     attempt_given,
-    check_policy,
 )
 from wattribute.commands.output import Format, check_file, note
 from wattribute.commands.passing import ENDING, NOT_FOUND, Command, NotStartedError, end_as
@@ -58,6 +57,7 @@ from wattribute.commands.source import Source, load_host_settings, open_command_
 from wattribute.errors import RecordError, UsageError, WattributeError
 from wattribute.records import Record, parse
 from wattribute.settings import Settings, local_folder
+from wattribute.sinks.schema import check_policy
 
 if TYPE_CHECKING:
     from wattribute.sinks.earlier import Earlier
@@ -131,7 +131,7 @@ def run(
         raise UsageError("--checkpoint, --resume and --progress-file go with --progress")
     if scenario is not None and not simulate:
         raise UsageError("--scenario needs --simulate")
-    check_policy(policy)
+    check_policy(policy)  # before anything has run
     options = {"store": store, "bus": bus, "host": host, "fast_hz": fast_hz}
     settings = load_host_settings(options, config, simulate)
     collected = is_collected(settings)

@@ -34,7 +34,6 @@ from wattribute.commands.options import (
     SeedOption,
     SimulateOption,
     StoreOption,
-    check_policy,
 )
 from wattribute.commands.output import note, on_terminal, write_grid
 from wattribute.commands.replay import Inputs, open_inputs, replay_files
@@ -46,6 +45,7 @@ from wattribute.commands.unit_table import unit_grid
 from wattribute.errors import UsageError, WattributeError
 from wattribute.records import Record
 from wattribute.settings import Settings, load_settings
+from wattribute.sinks.schema import check_policy
 
 if TYPE_CHECKING:
     from wattribute.sinks.clickhouse import ClickHouseSink
@@ -97,7 +97,7 @@ def up(
     It ends with Ctrl-C, or after 30 s where no terminal looks on, with a table of what everything cost; that
     stays in the store: ask it with cost, query and explain, meanwhile too.
     """
-    check_policy(policy)
+    check_policy(policy)  # before anything is measured
     options = {"store": store, "bus": bus, "host": host, "fast_hz": fast_hz}
     settings = load_host_settings(options, config, simulate)
     if replay is not None and (simulate or duration):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wattribute.collector.identity import (
     Seen,
@@ -144,12 +144,6 @@ class ProcTree:
         for watched in self._watched.values():
             _close(watched.pidfd)
         self._watched.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _watch(self, pid: int) -> int | None:
         pidfd = None

@@ -88,9 +88,9 @@ class SimulatedProcesses:
 
     def _real(self, pid: int, start_ns: int, t: int) -> Workload | None:
         """Whose a process of this machine is; it has begun when it came to the simulated devices."""
-        with ProcTree() as tree:
-            began_ns = tree.start_ns(pid)
-            found = None if began_ns is None else tree.workload(pid, began_ns, t)
+        tree = ProcTree()
+        began_ns = tree.living_since_ns(pid)
+        found = None if began_ns is None else tree.workload(pid, began_ns, t)
         return None if found is None else replace(found, start_ns=start_ns)
 
     def exits(self, now_ns: int) -> list[Exit]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,7 @@ def await_exits(processes: ProcTree, t: int) -> list[Exit | Workload]:
 
 
 def test_a_real_process_from_start_to_end(child: subprocess.Popen[bytes]) -> None:
-    with ProcTree() as processes:
+    with closing(ProcTree()) as processes:
         start_ns = processes.start_ns(child.pid)
         assert start_ns is not None
         workload = processes.workload(child.pid, start_ns, 5)

@@ -164,15 +164,9 @@ def _pids_on_gpus() -> set[int]:
 
 
 def _permissions() -> Iterator[Finding]:
-    tree = ProcTree()
-    try:
-        if tree.start_ns(os.getpid()) is None:
-            yield Finding(
-                "permissions", "broken", "/proc does not show this process", "mount the host's /proc"
-            )
-            return
-    finally:
-        tree.close()
+    if ProcTree().living_since_ns(os.getpid()) is None:
+        yield Finding("permissions", "broken", "/proc does not show this process", "mount the host's /proc")
+        return
     if Path("/proc/self/ns/pid").stat().st_ino != _FIRST_PID_NAMESPACE:
         shown = "this is a pid namespace of its own: processes outside it are not seen"
         advice = "in Kubernetes hostPID: true, in Docker --pid=host; NVML names processes as the host does"
@@ -182,7 +176,8 @@ def _permissions() -> Iterator[Finding]:
         yield Finding(
             "permissions", "weak", shown, "run the collector as root, or in the group of that mount"
         )
-    closed = [pid for pid in _others() if not os.access(f"/proc/{pid}/environ", os.R_OK)]
+    pids = [entry.name for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+    closed = [pid for pid in pids if not os.access(f"/proc/{pid}/environ", os.R_OK)]
     if closed:
         shown = f"the environment of {len(closed)} processes of other users is closed to this user"
         advice = "whose they are stays unknown: run the collector as root, or with CAP_SYS_PTRACE"
@@ -230,12 +225,6 @@ def _kubelet(settings: Settings) -> Iterator[Finding]:
     else:
         pods = {(each.namespace, each.pod) for each in given if each.resource.startswith("nvidia.com/")}
         yield Finding("kubelet", "ok", f"it tells which GPU is whose: {len(pods)} pods have one or more")
-
-
-def _others() -> Iterator[int]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            yield int(entry.name)
 
 
 def _clocks() -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +29,6 @@ from wattribute.records import Device, Gpu
 from wattribute.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from wattribute.sinks.clickhouse import ClickHouseSink
     from wattribute.stream.replay import Replayed
 
 Inputs = Sequence[tuple[Path, Iterator[Line], bool]]
@@ -291,15 +290,11 @@ def _noting_sink(settings: Settings) -> Iterator[Any]:
                 self.dead_count += len(rows)
                 self.first_dead = [*self.first_dead, *rows][:_SHOWN_DEAD]
 
-    opened = open_store(settings.store)
-    sink: ClickHouseSink = NotingSink(opened)
-    with closing(sink):
-        server = serve(opened)
-        try:
-            yield sink
-        finally:
-            if server is not None:
-                server.close()
+    with ExitStack() as stack:
+        sink = stack.enter_context(closing(NotingSink(open_store(settings.store))))
+        if (server := serve(sink.store)) is not None:
+            stack.enter_context(closing(server))
+        yield sink
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.collector.engine_server import EngineServer, engine_server, exposition
 from tests.fake_nvml.library import FakeNvml, loaded
 from tests.needs import missing
 
@@ -35,3 +36,10 @@ def certified(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
         return certificate, key
 
     return make
+
+
+@pytest.fixture
+def server() -> Iterator[EngineServer]:
+    """A server that answers as vLLM does."""
+    with engine_server(exposition("vllm")) as made:
+        yield made

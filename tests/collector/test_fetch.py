@@ -23,12 +23,6 @@ from wattribute.collector.engines import ScrapeError
 from wattribute.collector.fetch import Address, NamespaceError, fetch
 
 
-@pytest.fixture
-def server() -> Iterator[EngineServer]:
-    with engine_server(exposition("vllm")) as made:
-        yield made
-
-
 def refused(
     server: EngineServer, answer: Callable[[BaseHTTPRequestHandler], None] | None, deadline_s: float = 30.0
 ) -> str:

@@ -6,7 +6,7 @@ import itertools
 import logging
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -65,12 +65,6 @@ def quantities(records: Sequence[Record]) -> dict[str, float]:
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
     return Host(tmp_path / "proc")
-
-
-@pytest.fixture
-def server() -> Iterator[EngineServer]:
-    with engine_server(exposition("vllm")) as made:
-        yield made
 
 
 def counted(server: EngineServer, before: str, after: str) -> None:

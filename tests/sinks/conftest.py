@@ -149,3 +149,12 @@ def sink(folder: Path, engine: Any) -> Iterator[Any]:
     for (name,) in filled.rows:
         made.store.command("TRUNCATE TABLE {name:Identifier}", {"name": name})
     made.close()
+
+
+@pytest.fixture
+def priced(sink: Any) -> Any:
+    """A sink in whose store a GPU hour costs 3.6 USD."""
+    from wattribute.sinks.prices import Price, add_prices
+
+    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=3.6)])
+    return sink

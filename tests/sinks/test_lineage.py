@@ -93,10 +93,9 @@ def test_a_life_begins_with_the_first_service_and_loses_nothing_of_what_came_bef
 
 
 def test_training_of_time_in_which_nobody_counted_is_on_neither_side(
-    sink: ClickHouseSink, as_columns: AsColumns
+    priced: ClickHouseSink, as_columns: AsColumns
 ) -> None:
     """Four minutes of service, which are all of the life; the engine was looked at in the first two."""
-    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=3.6)])
     rows = [used(BEGIN - timedelta(days=90), 1, 100, run=RUN, phase="training", model="base")]
     units: list[dict[str, Any]] = []
     for minute in range(4):
@@ -108,12 +107,12 @@ def test_training_of_time_in_which_nobody_counted_is_on_neither_side(
                 | {"quantity": quantity, "model": "m", "model_version": "v1", "phase": "inference"}
                 | {"event_id": f"{minute} {unit}", "authority": 4}
             )
-    sink.write_attribution(as_columns(rows))
-    sink.write_rows("unit", units)
-    sink.refresh_rollups()
-    add_lineage(sink.store, Lineage("m", "v1", RUN, BEGIN, BEGIN + timedelta(minutes=4)))
+    priced.write_attribution(as_columns(rows))
+    priced.write_rows("unit", units)
+    priced.refresh_rollups()
+    add_lineage(priced.store, Lineage("m", "v1", RUN, BEGIN, BEGIN + timedelta(minutes=4)))
 
-    row = next(row for row in model_rows(sink.store, None, None, "equal") if row["model"] == "m")
+    row = next(row for row in model_rows(priced.store, None, None, "equal") if row["model"] == "m")
 
     assert row["coverage_ratio"] == pytest.approx(0.5)
     assert row["amortised_training_usd"] == pytest.approx(100)

@@ -13,7 +13,6 @@ from wattribute.errors import StoreError, UsageError
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Column
 from wattribute.sinks.models import count_versions, model_rows, quality_rows, renamed_rows, version_rows
-from wattribute.sinks.prices import Price, add_prices
 
 AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
 
@@ -46,9 +45,8 @@ def measured(start_ms: int, value: float, **more: Any) -> dict[str, Any]:
 
 
 def test_what_serving_cost_and_what_training_did(
-    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:
-    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=3.6)])
     rows = [
         used(1, 4, 1, phase="inference"),
         used(2, 2, 1, phase="inference", run="nightly batch"),  # a run that serves
@@ -58,7 +56,7 @@ def test_what_serving_cost_and_what_training_did(
         {"account": "unheld", "model": ""}
         | {f"gpu_time_{p}_ns": T_NS for p in ("equal", "memory", "active")},
     ]
-    sink.write_attribution(as_columns(rows))
+    priced.write_attribution(as_columns(rows))
     units = [
         counted(start_ms, "output_tokens", 1500.0),
         counted(start_ms, "output_tokens", 500.0, run="nightly batch"),
@@ -66,16 +64,16 @@ def test_what_serving_cost_and_what_training_did(
         counted(start_ms, "input_tokens", 8000.0),
         counted(start_ms, "requests", 12.0),
     ]
-    sink.write_rows("unit", units)
+    priced.write_rows("unit", units)
     qualities = [
         measured(start_ms, 0.6, dataset="a"),
         measured(start_ms + 1, 0.7, dataset="a"),
         measured(start_ms, 0.5, dataset="b"),
         measured(start_ms, 3.0, metric="latency", model_version="v0"),
     ]
-    sink.write_rows("quality", qualities)
+    priced.write_rows("quality", qualities)
 
-    row, nameless = model_rows(sink.store, None, None, "equal")
+    row, nameless = model_rows(priced.store, None, None, "equal")
 
     assert (row["model"], row["model_version"], row["unmatched"]) == ("m", "v1", "")
     assert (nameless["model"], nameless["unmatched"]) == ("", "no model")
@@ -96,18 +94,17 @@ def test_what_serving_cost_and_what_training_did(
 
 
 def test_without_units_or_price_there_is_no_quotient(
-    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:
-    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=3.6)])
     rows = [
         used(1, 4, 1),
         used(2, 4, 1, model_version="v2", gpu_model="NVIDIA Nothing"),
         used(3, 4, 1, model_version="v2"),
     ]
-    sink.write_attribution(as_columns(rows))
-    sink.write_rows("unit", [counted(start_ms, "output_tokens", 10.0, model_version="v2")])
+    priced.write_attribution(as_columns(rows))
+    priced.write_rows("unit", [counted(start_ms, "output_tokens", 10.0, model_version="v2")])
 
-    first, second = model_rows(sink.store, None, None, "memory")
+    first, second = model_rows(priced.store, None, None, "memory")
 
     assert first["cost_usd"] == pytest.approx(4)
     assert (first["output_tokens"], first["quality"]) == (None, {})
@@ -119,10 +116,9 @@ def test_without_units_or_price_there_is_no_quotient(
 
 
 def test_what_does_not_meet_is_shown_and_the_total_is_right(
-    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:
     """Tokens under the engine's name for the model, GPU time under another: no line is lost."""
-    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=3.6)])
     evil = "x') OR 1=1; DROP TABLE unit; -- é\\"
     rows = [
         used(1, 4, 1, model=evil, model_version="v1"),
@@ -130,11 +126,11 @@ def test_what_does_not_meet_is_shown_and_the_total_is_right(
         used(3, 3, 1),
         used(4, 5, 1, model_version="v2"),
     ]
-    sink.write_attribution(as_columns(rows))
+    priced.write_attribution(as_columns(rows))
     told = [counted(start_ms, "output_tokens", 8.0, model="Qwen/x"), counted(start_ms, "requests", 4.0)]
-    sink.write_rows("unit", [*told, counted(start_ms, "output_tokens", 1000.0, model_version="v2")])
+    priced.write_rows("unit", [*told, counted(start_ms, "output_tokens", 1000.0, model_version="v2")])
 
-    found = model_rows(sink.store, None, None, "equal")
+    found = model_rows(priced.store, None, None, "equal")
     by_name = {(row["model"], row["model_version"]): row for row in found}
 
     assert {name: row["unmatched"] for name, row in by_name.items()} == {
@@ -151,35 +147,33 @@ def test_what_does_not_meet_is_shown_and_the_total_is_right(
     reasons = by_name["m", "v1"]["reasons"]
     assert reasons["cost_usd_per_million_output_tokens"] == "no output tokens were counted"
     assert by_name["m", "v2"]["reasons"]["cost_usd_per_request"] == "no requests were counted"
-    (row,) = version_rows(sink.store, [(evil, "v1")], None, None, "equal")
+    (row,) = version_rows(priced.store, [(evil, "v1")], None, None, "equal")
     assert row["cost_usd"] == pytest.approx(4)
 
 
 def test_of_many_versions_the_dearest_are_kept(
-    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:
-    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=3.6)])
-    sink.write_attribution(as_columns([used(n, n, 0, model_version=f"v{n:02}") for n in range(1, 31)]))
-    kept = model_rows(sink.store, None, None, "equal", limit=3)
+    priced.write_attribution(as_columns([used(n, n, 0, model_version=f"v{n:02}") for n in range(1, 31)]))
+    kept = model_rows(priced.store, None, None, "equal", limit=3)
     assert [row["model_version"] for row in kept] == ["v28", "v29", "v30"]
-    assert count_versions(sink.store, None, None) == 30
+    assert count_versions(priced.store, None, None) == 30
 
 
 @pytest.mark.long
 def test_the_dearest_of_many_are_those_of_all(
-    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:
     """It looks at their models alone: cheap versions of a dear model, and what has no price, stay."""
-    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=3.6)])
     rows = [used(n, n, 0, model=f"m{n % 7}", model_version=f"v{n:02}") for n in range(1, 31)]
     rows += [used(40, 1, 0, model="m6", gpu_model="unheard of"), used(41, 50, 0, model="")]
-    sink.write_attribution(as_columns(rows))
-    sink.write_rows("unit", [counted(start_ms, "output_tokens", 5.0, model="nobody's")])
-    every = model_rows(sink.store, None, None, "equal")
+    priced.write_attribution(as_columns(rows))
+    priced.write_rows("unit", [counted(start_ms, "output_tokens", 5.0, model="nobody's")])
+    every = model_rows(priced.store, None, None, "equal")
     assert len(every) == 33
     ranked = sorted(every, key=lambda row: -(math.inf if row["cost_usd"] is None else row["cost_usd"]))
     for limit in (1, 5, 32):
-        kept = model_rows(sink.store, None, None, "equal", limit)
+        kept = model_rows(priced.store, None, None, "equal", limit)
         assert {row["model_version"] for row in kept} == {row["model_version"] for row in ranked[:limit]}
 
 

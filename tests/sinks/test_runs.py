@@ -42,12 +42,6 @@ def steps(start_ms: int, second: int, attempt: int, quantity: float, **more: Any
     return row | {"quantity": quantity, "event_id": f"{attempt} {second}"} | more
 
 
-@pytest.fixture
-def priced(sink: ClickHouseSink) -> ClickHouseSink:
-    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=3.6)])
-    return sink
-
-
 def test_a_run_that_failed_and_goes_on(priced: ClickHouseSink, as_columns: AsColumns, start_ms: int) -> None:
     """Ten seconds to a failure at step 9, of which a checkpoint kept six steps; ten seconds of pause; then
     ten seconds, of which two and a half pass before the seventh step, two a second from then."""

@@ -304,12 +304,6 @@ def spent(start_ms: int, minute: int, **more: Any) -> Row:
     return row | {"active_time_ns": T_NS // 2, "active_energy_uj": 1_000_000} | more
 
 
-@pytest.fixture
-def priced(sink: ClickHouseSink) -> ClickHouseSink:
-    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=3.6)])
-    return sink
-
-
 def unit_cost(sink: ClickHouseSink) -> list[Row]:
     sql = f"SELECT * FROM unit_cost(policy = 'equal', {SPAN}, unit = 'output_tokens') ORDER BY model"
     return sink.store.query(sql).dicts()

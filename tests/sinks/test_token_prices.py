@@ -48,12 +48,6 @@ def serve(sink: ClickHouseSink, as_columns: AsColumns, start_ms: int, minutes: S
     sink.refresh_rollups()
 
 
-@pytest.fixture
-def priced(sink: ClickHouseSink) -> ClickHouseSink:
-    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=3.6)])
-    return sink
-
-
 def varied(input_ms: float, output_ms: float, minutes: int = 30, noise: float = 0.0) -> list[Served | None]:
     """Minutes in which an input token that is not cached takes input_ms, and an output token output_ms."""
     chance = random.Random(7)

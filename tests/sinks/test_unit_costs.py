@@ -14,7 +14,6 @@ from wattribute.sinks.contract import Column
 from wattribute.sinks.costs import cost_rows
 from wattribute.sinks.evidence import Evidence
 from wattribute.sinks.models import model_rows
-from wattribute.sinks.prices import Price, add_prices
 
 AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
 Row = dict[str, Any]
@@ -53,12 +52,6 @@ def spent(start_ms: int, minute: float, usd: float = 1, **more: Any) -> Row:
             f"idle_energy_{policy}_uj": round(usd * 2_000_000),
         }
     return row | {"active_time_ns": round(usd * T_NS) // 2, "active_energy_uj": round(usd * 1_000_000)} | more
-
-
-@pytest.fixture
-def priced(sink: ClickHouseSink) -> ClickHouseSink:
-    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=3.6)])
-    return sink
 
 
 def each_way(sink: ClickHouseSink, unit: str = "output_tokens") -> list[float | None]:

@@ -108,7 +108,7 @@ class Engine:
     def _take_in(self, pending: Pending) -> None:
         if not self._quiet:
             self._restore()
-        self._ingest(pending, self._quiet)
+        self._ingest(pending)
 
     def _settle(self, pending: Pending, set_back: int) -> None:
         """Take messages in before an identity is news, and attribute what lies too far back for it to change:
@@ -118,7 +118,7 @@ class Engine:
         pending.clear()
         if set_back >= 0:
             if not self._quiet:
-                self._attribute(ended=False)
+                self._attribute()
             anew = self.series.begin_anew(set_back)
             self._learning.forget(anew)
             self._final[[row for row in anew if row < len(self._final)]] = -1
@@ -127,7 +127,7 @@ class Engine:
         of_host = self.series.devices.host[self._marks.device[:n]]
         oldest_ns = self.series.hosts.now_ns[of_host] - HORIZON_NS
         if not self._quiet and (self._marks.first[:n] < oldest_ns // self.window_ns).any():
-            self._attribute(ended=False, provisional=False)
+            self._attribute(provisional=False)
 
     def state(self) -> list[tuple[str, bytes]]:
         """What a look-back cannot rebuild, by device, as (key, message), where that changed since the last
@@ -243,9 +243,9 @@ class Engine:
             host = int(self.series.devices.host[row])
             open_ns = int(self.series.hosts.now_ns[host]) - LATENESS_NS - self.window_ns
             batch.add_events(host, offset, [(k.TOUCH, row, open_ns, 0)])
-        self._ingest(batch, quiet=False)
+        self._ingest(batch)
 
-    def _ingest(self, pending: Pending, quiet: bool) -> None:
+    def _ingest(self, pending: Pending) -> None:
         batch = self.decoder.batch(pending)
         is_samples = batch.messages[:, k.KIND] == k.SAMPLES_MESSAGE
         taken = int(batch.messages[is_samples, k.DEVICE_ROWS].sum())
@@ -259,38 +259,38 @@ class Engine:
         while True:
             series = self.series
             if len(self._marks.latest) < len(series.devices.host):
-                self._renew_marks(quiet)
+                self._renew_marks()
             first = k.ingest(
                 batch, first, settled, self.window_ns,
                 series.hosts, series.devices, series.holders, self._marks, drops,
             )  # fmt: skip
             if first < 0:  # devices may forget their readings: whoever takes smaller batches has written them
                 first = settled = -1 - first
-                if quiet:
+                if self._quiet:
                     self._forget_marks()
                 else:
-                    self._attribute(ended=False)
+                    self._attribute()
                 continue
             if first == len(batch.messages):
                 break
             # No room: attribute what is marked, for that frees marks and lets the past be let go.
-            self._renew_marks(quiet, more=first == stuck)
+            self._renew_marks(more=first == stuck)
             stuck = first
             message = batch.messages[first].tolist()
             rows = message[k.DEVICE_ROWS] + message[k.PROCESS_ROWS]
             if message[k.KIND] == k.EVENTS_MESSAGE:
                 rows = message[k.EVENT_END] - message[k.EVENT_FIRST]
             series.make_room(rows)
-        if not quiet:
+        if not self._quiet:
             self.sample_count += taken - int(drops.total.sum() - drops.of_processes[0])
             self._report(drops, batch.messages)
 
-    def _renew_marks(self, quiet: bool, more: bool = False) -> None:
+    def _renew_marks(self, more: bool = False) -> None:
         """Attribute what is marked, and make room for marks, and ``more``."""
-        if quiet:
+        if self._quiet:
             self._forget_marks()
         else:
-            self._attribute(ended=False, provisional=False)
+            self._attribute(provisional=False)
         devices, holders = len(self.series.devices.host), len(self.series.holders.silent)
         made = int(self._marks.made[0])
         size = max(len(self._marks.device) * (2 if more else 1), made + _MARKS + 5 * (devices + holders))
@@ -299,7 +299,7 @@ class Engine:
         for old, new in zip(waiting[_MARK_SERIES], self._marks[_MARK_SERIES], strict=True):
             new[:made] = old[:made]
 
-    def _attribute(self, ended: bool, restate: bool = True, provisional: bool = True) -> None:
+    def _attribute(self, ended: bool = False, restate: bool = True, provisional: bool = True) -> None:
         n_devices = len(self.series.device_keys)
         self._learning.changed(self._marks.changed[:n_devices])
         due = self._due(n_devices, restate, provisional)

@@ -23,14 +23,13 @@ class SpoolingProducer:
     What ``log`` holds at the start, from an earlier life, goes first. Messages may be sent twice; the numbers
     in them (host, epoch, sequence) let the reader tell. While nothing gets through the log grows up to its
     bound, then drops the oldest that are not on their way: ``log.dropped()`` lists these, exactly, and those
-    that ``producer`` will never take, for the collector to report as gaps. ``trouble`` is what ``producer``
-    last complained of, "" while all is well.
+    that ``producer`` will never take, for the collector to report as gaps.
     """
 
     def __init__(self, log: LocalLog, producer: Producer) -> None:
         self.log = log
-        self.trouble = ""
         self._producer = producer
+        self._trouble = ""  # what it last complained of; "" while all is well
         self._window_max_bytes = min(_WINDOW_MAX_BYTES, log.max_bytes // 4)  # which the log cannot drop
         self._window: list[tuple[str, Message]] = []
         self._window_bytes = 0
@@ -112,10 +111,10 @@ class SpoolingProducer:
         self._acknowledged += len(self._window)
         self._window.clear()
         self._window_bytes = 0
-        self.trouble = ""
+        self._trouble = ""
         return True
 
     def _complain(self, error: BusError) -> None:
-        if str(error) != self.trouble:
-            self.trouble = str(error)
+        if str(error) != self._trouble:
+            self._trouble = str(error)
             _LOG.warning("%s", error)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from wattribute.errors import UsageError
-from wattribute.sinks.span import Time, span_params
+from wattribute.sinks.span import Time, span_params, span_times
 from wattribute.sinks.store import Readable
 
 COLUMNS: Final = (
@@ -118,13 +118,12 @@ def quality_rows(
 ) -> dict[Version, dict[tuple[str, str], dict[str, Any]]]:
     """How good and how fast each of ``versions`` was, by metric and dataset: value, sample_count,
     higher_is_better, is_latency, measured_at (docs/store.md, model_quality)."""
-    params: dict[str, Any] = span_params("equal", since, until)
-    params |= {"models": sorted({model for model, _ in versions})}
+    models = sorted({model for model, _ in versions})
     rows = store.query(
         "SELECT model, model_version, metric, dataset, value, sample_count, higher_is_better, is_latency,"
         " measured_at FROM model_quality(since = {since:String}, until = {until:String})"
         " WHERE has({models:Array(String)}, model) ORDER BY is_latency, metric, dataset",
-        params,
+        {**span_times(since, until), "models": models},
     ).dicts()
     found: dict[Version, dict[tuple[str, str], dict[str, Any]]] = {version: {} for version in versions}
     for row in rows:
@@ -133,12 +132,12 @@ def quality_rows(
     return found
 
 
-def renamed_rows(store: Readable, since: Time, until: Time, limit: int = 3) -> list[dict[str, Any]]:
-    """Processes that went by two names in [since, until), the latest first: model, model_version, next_model,
-    next_version, and ``at``, when the second began."""
+def renamed_rows(store: Readable, since: Time, until: Time) -> list[dict[str, Any]]:
+    """The latest three processes that went by two names in [since, until), the latest first: model,
+    model_version, next_model, next_version, and ``at``, when the second began."""
     return store.query(
         "SELECT model, model_version, next_model, next_version, at"
         " FROM renamed_model(since = {since:String}, until = {until:String})"
-        " ORDER BY at DESC LIMIT {limit:UInt32}",
-        {**span_params("equal", since, until), "limit": limit},
+        " ORDER BY at DESC LIMIT 3",
+        span_times(since, until),
     ).dicts()

@@ -26,38 +26,34 @@ class Otlp:
         self.is_installed = all(_is_there(name) for name in _NEEDED)
         self._told = told
         self._reading = threading.Lock()  # the readers remember series and traces
-        self._metrics: MetricReader | None = None
-        self._spans: SpanReader | None = None
+        self._readers: dict[str, MetricReader | SpanReader] = {}  # by signal
         if self.is_installed:
-            from wattribute.collector.otlp import GATEWAYS, Naming  # noqa: PLC0415 - an extra
+            from wattribute.collector import otlp  # noqa: PLC0415 - an extra
             from wattribute.collector.otlp_metrics import MetricReader  # noqa: PLC0415
             from wattribute.collector.otlp_spans import SpanReader  # noqa: PLC0415
 
+            self._otlp = otlp
             more = {name.strip().lower() for name in settings.gateways.split(",") if name.strip()}
-            naming = Naming(settings.model_aliases, GATEWAYS | more)
-            self._metrics = MetricReader(naming, told, began_ns)
-            self._spans = SpanReader(naming, told)
+            naming = otlp.Naming(settings.model_aliases, otlp.GATEWAYS | more)
+            metrics, traces = MetricReader(naming, told, began_ns), SpanReader(naming, told)
+            self._readers = {"metrics": metrics, "traces": traces}
 
     def read(self, signal: str, body: bytes, is_json: bool, now_ns: int) -> bytes:
         """Take a request in; the body of the answer. Raises RecordError, FullError."""
-        from wattribute.collector import otlp  # noqa: PLC0415
-
-        request = otlp.decode(signal, body, is_json)
-        reader = {"metrics": self._metrics, "traces": self._spans}.get(signal)
+        request = self._otlp.decode(signal, body, is_json)
+        reader = self._readers.get(signal)
         if reader is None:
-            return otlp.answer(signal, {}, is_json)
+            return self._otlp.answer(signal, {}, is_json)
         with self._reading:
             self._told.ensure_room()
             reading = reader.read(request, now_ns)
             self._told.put(reading.records)
         self._told.reject(reading.rejected)
-        return otlp.answer(signal, reading.rejected, is_json)
+        return self._otlp.answer(signal, reading.rejected, is_json)
 
     def refusal(self, why: str, is_json: bool) -> bytes:
         """The body of a failure."""
-        from wattribute.collector import otlp  # noqa: PLC0415
-
-        return otlp.refusal(why, is_json)
+        return self._otlp.refusal(why, is_json)
 
 
 def _is_there(name: str) -> bool:

@@ -85,6 +85,7 @@ DEFAULTS: dict[str, Any] = {
 }
 
 Rows = Sequence[Mapping[str, Any]]
+AsColumns = Callable[[Rows], dict[str, Column]]
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +94,7 @@ def start_ms() -> int:
 
 
 @pytest.fixture(scope="session")
-def as_columns() -> Callable[[Rows], dict[str, Column]]:
+def as_columns() -> AsColumns:
     """Attribution rows, each a few fields over DEFAULTS, as columns."""
 
     def columns(rows: Rows) -> dict[str, Column]:

@@ -1,20 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.sinks.conftest import AsColumns
 from wattribute.errors import StoreError
 from wattribute.sinks import rollup
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Coded, Column, Sink
 from wattribute.sinks.rollup import retention_days, set_retention
 from wattribute.sinks.schema import SUMS
-
-AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
 
 SUMMED = ", ".join(f"sum({name})" for name in SUMS)
 

@@ -12,14 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.sinks.conftest import AsColumns
 from wattribute.errors import StoreError
 from wattribute.sinks.clickhouse import ClickHouseSink
-from wattribute.sinks.contract import Column
 from wattribute.sinks.prices import Price, add_prices
 from wattribute.sinks.rollup import Rollups
 from wattribute.sinks.store import open_store
-
-AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
 
 START = datetime(2026, 3, 27, 20, tzinfo=UTC)  # the clocks of Berlin change on the 29th
 DAYS = 4

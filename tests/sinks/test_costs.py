@@ -1,21 +1,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from tests.sinks.conftest import AsColumns
 from wattribute.errors import StoreError, UsageError
 from wattribute.sinks.clickhouse import ClickHouseSink
-from wattribute.sinks.contract import Column
 from wattribute.sinks.costs import cost_rows
 from wattribute.sinks.evidence import Evidence, window_at
 from wattribute.sinks.prices import Price, add_prices
 from wattribute.sinks.reading import Reader
-
-AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
 
 # At 3.6 USD per GPU-hour 10¹² ns cost 1 USD.
 T_NS = 10**12

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,13 @@ import pytest
 from clickhouse_connect.driver.httputil import ResponseSource
 
 from tests.clickhouse_shim import ClickHouseShim, Fault
+from tests.sinks.conftest import AsColumns
 from wattribute.errors import StoreAwayError, StoreError
 from wattribute.sinks.clickhouse import ClickHouseSink
-from wattribute.sinks.contract import Column
 from wattribute.sinks.costs import cost_rows
 from wattribute.sinks.prices import Price, add_prices
 from wattribute.sinks.query_server import open_store_for_reading
 from wattribute.sinks.store import _ANALYSIS, _READING, open_store
-
-AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
 
 
 @pytest.fixture

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from tests.sinks.conftest import AsColumns
 from wattribute.errors import UsageError
 from wattribute.sinks.clickhouse import ClickHouseSink
-from wattribute.sinks.contract import Column
 from wattribute.sinks.lineage import Lineage, add_lineage, life_began, list_lineage
 from wattribute.sinks.models import model_rows
 from wattribute.sinks.prices import Price, add_prices
-
-AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
 
 T_NS = 10**12  # costs 1 USD at 3.6 USD per GPU-hour
 BEGIN = datetime(2026, 6, 1, tzinfo=UTC)

@@ -8,21 +8,20 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.sinks.conftest import AsColumns
 from wattribute.commands.output import Format, write_rows
 from wattribute.errors import StoreError, UsageError
 from wattribute.sinks.billing import BilledHost, list_billed
 from wattribute.sinks.clickhouse import ClickHouseSink
-from wattribute.sinks.contract import Column
 from wattribute.sinks.folder import SOCKET
 from wattribute.sinks.prices import Price, list_prices
 from wattribute.sinks.query_server import (
@@ -36,8 +35,6 @@ from wattribute.sinks.query_server import (
 )
 from wattribute.sinks.reading import Reader, columns_of
 from wattribute.sinks.store import Readable, open_store
-
-AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -20,14 +20,12 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from tests.sinks.conftest import AsColumns
 from tests.sinks.price_in_force import Terms, price_in_force
 from wattribute.sinks.billing import BilledHost
 from wattribute.sinks.clickhouse import ClickHouseSink
-from wattribute.sinks.contract import Column
 from wattribute.sinks.prices import Price, add_prices
 from wattribute.sinks.store import Store, open_store
-
-AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
 
 MINUTE_MS: Final = 60_000
 T0_MS: Final = 1_704_067_200_000  # 2024-01-01: what is billed ends now

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -13,13 +13,11 @@ import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
+from tests.sinks.conftest import AsColumns
 from wattribute.sinks.clickhouse import ClickHouseSink
-from wattribute.sinks.contract import Column
 from wattribute.sinks.prices import Price, add_prices
 from wattribute.sinks.store import open_store
 from wattribute.sinks.view_texts import part
-
-AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
 
 T0_MS: Final = 1_704_067_200_000  # 2024-01-01
 LENGTH_MS: Final = 2 * 86_400_000

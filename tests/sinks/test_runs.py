@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from tests.sinks.conftest import AsColumns
 from wattribute.commands.runs import end_notes
 from wattribute.errors import UsageError
 from wattribute.sinks.clickhouse import ClickHouseSink
-from wattribute.sinks.contract import Column
 from wattribute.sinks.costs import attempt_rows, run_places, run_rows, run_teams
 from wattribute.sinks.earlier import earlier_attempts
 from wattribute.sinks.prices import Price, add_prices
-
-AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
 
 SECOND_NS = 10**9
 USD_PER_S = 1e-3  # at 3.6 USD per GPU-hour

@@ -3,7 +3,7 @@ counted is left out of the cost of one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
@@ -12,13 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.sinks.conftest import AsColumns
 from wattribute.sinks.clickhouse import ClickHouseSink
-from wattribute.sinks.contract import Column
 from wattribute.sinks.costs import cost_rows
 from wattribute.sinks.evidence import Evidence
 from wattribute.sinks.prices import Price, add_prices
 
-AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
 Row = dict[str, Any]
 
 AUTHORITY = {"engine": 4, "span": 3, "client": 2, "gateway": 1, "emit": 0}

@@ -14,13 +14,12 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from tests.sinks.conftest import AsColumns
 from tests.sinks.price_in_force import price_in_force
 from wattribute.sinks.clickhouse import ClickHouseSink
-from wattribute.sinks.contract import Column
 from wattribute.sinks.prices import BEGINNING, END, Price, add_prices
 from wattribute.sinks.tariffs import Tariff, add_tariffs
 
-AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
 Rows = list[dict[str, Any]]
 
 ZONES = ("UTC", "Europe/Berlin", "America/St_Johns", "Asia/Kathmandu", "America/New_York", "Asia/Kolkata")

@@ -1,22 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from tests.sinks.conftest import AsColumns
 from wattribute.commands.cost import unpriced_notes
 from wattribute.commands.tariff import add, list_, remove
 from wattribute.errors import UsageError
 from wattribute.sinks.clickhouse import ClickHouseSink
-from wattribute.sinks.contract import Column
 from wattribute.sinks.evidence import Evidence
 from wattribute.sinks.prices import Price, add_prices
 from wattribute.sinks.query_server import add_tariffs_to, serve
 from wattribute.sinks.tariffs import Tariff, add_tariffs, list_tariffs, parse_days, tariff_of
-
-AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
 
 KWH_UJ = 3_600_000_000_000
 HOUR_NS = 3_600_000_000_000

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.sinks.conftest import AsColumns
 from wattribute.sinks.clickhouse import ClickHouseSink
-from wattribute.sinks.contract import Column
 from wattribute.sinks.models import model_rows
 from wattribute.sinks.prices import Price, add_prices
 from wattribute.sinks.store import open_store
 
-AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
 Served = tuple[float, float, float, float]
 
 MINUTE_NS = 60 * 10**9

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.sinks.conftest import AsColumns
 from wattribute.commands.cost import unpriced_notes
 from wattribute.commands.reconcile import reconcile
 from wattribute.errors import UsageError
@@ -24,13 +24,10 @@ from wattribute.sinks.billing import (
 )
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.comparison import policy_rows
-from wattribute.sinks.contract import Column
 from wattribute.sinks.costs import cost_rows
 from wattribute.sinks.prices import Price, add_prices
 from wattribute.sinks.query_server import serve
 from wattribute.sinks.unallocated import FIGURES, charged
-
-AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
 
 HOUR_NS = 3_600_000_000_000
 MINUTE_MS = 60_000

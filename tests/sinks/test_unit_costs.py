@@ -3,19 +3,17 @@ cover the same: serving apart from training, and what names no version with the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from tests.sinks.conftest import AsColumns
 from wattribute.sinks.clickhouse import ClickHouseSink
-from wattribute.sinks.contract import Column
 from wattribute.sinks.costs import cost_rows
 from wattribute.sinks.evidence import Evidence
 from wattribute.sinks.models import model_rows
 
-AsColumns = Callable[[Sequence[Mapping[str, Any]]], dict[str, Column]]
 Row = dict[str, Any]
 
 MINUTE_NS = 60 * 10**9

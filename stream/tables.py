@@ -9,21 +9,7 @@ from typing import Any, Final
 
 import orjson
 
-from wattribute.errors import RecordError
-from wattribute.records import (
-    End,
-    Exit,
-    Gap,
-    Gpu,
-    Host,
-    Instance,
-    Quality,
-    Record,
-    Reservation,
-    Run,
-    Unit,
-    Workload,
-)
+from wattribute.records import Gap, Host, Quality, Record, Run, Unit, Workload
 
 # Where several sources count the same outcome, the greatest authority counts (docs/store.md, unit).
 _AUTHORITY: Final = {"engine": 4, "span": 3, "client": 2, "gateway": 1}
@@ -79,8 +65,6 @@ class Tables:
             row = _row(record, without=("t", "start_ns", "cluster"))
             row |= {"host": host, "boot_id": boot_id, "process_start_ns": record.start_ns, "version": version}
             self._rows["process"].append(row)
-        elif not isinstance(record, End | Exit | Gpu | Instance | Reservation):
-            raise RecordError(f"a {record.kind} record does not travel in this way")
 
     def _gap(self, host: str, gap: Gap, offset: int) -> None:
         self._rows["gap"].append(

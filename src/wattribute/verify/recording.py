@@ -9,7 +9,6 @@ from typing import Final, NamedTuple
 
 from wattribute.collector.nvml import Nvml, load_pynvml
 from wattribute.collector.sampler import Sampler
-from wattribute.collector.scenario import Scenario
 from wattribute.collector.simulate import SimulatedHost, VirtualTime
 from wattribute.collector.workers import inline_worker
 from wattribute.records import TRACE_VERSION, Record, Trace
@@ -70,19 +69,11 @@ class Recording:
         return found
 
 
-def record(trial: Trial, seed: int, duration_s: int) -> Recording:
-    """Record a trial for so long, in virtual time; the same for the same seed."""
-    return _record(trial.scenario, trial.process_period_s, seed, duration_s)
-
-
-def record_alone(trial: Trial, seed: int, duration_s: int) -> list[Record]:
-    """What is recorded where each tenant of a trial has a GPU of its own."""
-    return _record(trial.alone, trial.process_period_s, seed, duration_s).records
-
-
-def _record(scenario: Scenario, process_period_s: float, seed: int, duration_s: int) -> Recording:
+def record(trial: Trial, seed: int, duration_s: int, alone: bool = False) -> Recording:
+    """Record a trial for so long, in virtual time; the same for the same seed. ``alone``: where each tenant
+    has a GPU of its own."""
     clock = VirtualTime(START_NS)
-    host = SimulatedHost(scenario, clock, seed, load_pynvml())
+    host = SimulatedHost(trial.alone if alone else trial.scenario, clock, seed, load_pynvml())
     recording = Recording(
         Trace(version=TRACE_VERSION, host=host.name, boot_id=host.processes.boot_id), host.wall_ns
     )
@@ -107,7 +98,7 @@ def _record(scenario: Scenario, process_period_s: float, seed: int, duration_s: 
     nvml = Nvml(host.nvml)
     sampler = Sampler(
         nvml, host.processes, host.clock, host.host, emit,
-        fast_hz=FAST_HZ, slow_s=process_period_s, outcomes=note, start_worker=inline_worker,
+        fast_hz=FAST_HZ, slow_s=trial.process_period_s, outcomes=note, start_worker=inline_worker,
     )  # fmt: skip
     try:
         sampler.run(threading.Event(), duration_s)

@@ -10,7 +10,7 @@ from typing import Final
 from wattribute.kernels.series import LATENESS_NS
 from wattribute.verify.faults import Faults, faults, worst
 from wattribute.verify.methods import SIMPLER, Attributed, by_the_stream, replayed, seen, watts_of
-from wattribute.verify.recording import START_NS, ProcessKey, Recording, record, record_alone
+from wattribute.verify.recording import START_NS, ProcessKey, Recording, record
 from wattribute.verify.sameness import Sameness, sameness
 from wattribute.verify.scenarios import Bar, Trial
 
@@ -50,8 +50,9 @@ def outcome(trial: Trial, seed: int, duration_s: int) -> Outcome:
     recording = record(trial, seed, duration_s)
     final_s = duration_s - LATENESS_NS // 1_000_000_000
     until_ns = recording.wall_ns(START_NS + final_s * 1_000_000_000)
-    # On another day: with other loads.
-    fleet = watts_of(record_alone(trial, seed + _ANOTHER_DAY, duration_s)) if trial.fleet_knows else None
+    fleet = None
+    if trial.fleet_knows:  # of another day: with other loads
+        fleet = watts_of(record(trial, seed + _ANOTHER_DAY, duration_s, alone=True).records)
     records = recording.records
     table = replayed(records, fleet)
     ours = by_the_stream(table, until_ns)

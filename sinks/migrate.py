@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 from typing import Final
 
 from wattribute.errors import StoreError
@@ -40,7 +38,8 @@ def migrate(store: Store, plan: bool = False) -> list[str]:
     Every step may be repeated, so a run that was killed is simply run again. Raises StoreError where the
     store is newer than this program, or was made by other files of the same number that made other tables.
     """
-    known = {int(path.name[:4]): path for path in _folder("migrations") if path.name.endswith(".sql")}
+    folder = files("wattribute.sinks") / "migrations"
+    known = {int(path.name[:4]): path for path in folder.iterdir() if path.name.endswith(".sql")}
     tables = store.query("EXISTS TABLE migration").rows[0][0]
     applied = dict(store.query("SELECT number, checksum FROM migration FINAL").rows) if tables else {}
     newer = sorted(set(applied) - set(known))
@@ -91,7 +90,3 @@ def _apply(store: Store, number: int, name: str, sql: str, checksum: str) -> Non
         " SELECT {number:UInt32}, {name:String}, {checksum:String}",
         {"number": number, "name": name, "checksum": checksum},
     )
-
-
-def _folder(name: str) -> Iterator[Traversable]:
-    return (files("wattribute.sinks") / name).iterdir()

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
 class Health:
-    """How the sampling itself is doing. ``errors`` counts failed readings by (call, NVML code)."""
+    """How the sampling itself is doing."""
 
-    errors: Counter[tuple[str, int]]
-    ticks: int = 0
     missed_ticks: int = 0
     readings: int = 0
-    slow_readings: int = 0
-    slow_skipped: int = 0  # the previous one was still on its way, or the clock was set meanwhile
-    outages: int = 0
-    gpus_out: int = 0
-    clock_steps: int = 0
     records: int = 0
     late_ns: deque[int] = field(default_factory=lambda: deque(maxlen=1024))
 

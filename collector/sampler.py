@@ -89,7 +89,7 @@ class Sampler:
             raise UsageError(f"a sampling rate of {fast_hz:g} Hz: choose 1 to 100")
         if slow_s <= 0 or flush_s <= 0:
             raise UsageError("the periods of slow readings and of flushes must be above 0 s")
-        self.health = Health(nvml.errors)
+        self.health = Health()
         self._nvml, self._clock, self._host, self._emit, self._outcomes = nvml, clock, host, emit, outcomes
         self._tick_ns, self._slow_ns, self._flush_ns = (
             round(_S / fast_hz),
@@ -134,9 +134,8 @@ class Sampler:
 
     def _tick(self) -> None:
         self._look_at_wall_clock()
-        health, now = self.health, self._now()
-        health.ticks += 1
-        health.late_ns.append(max(0, now - self._deadline))
+        now = self._now()
+        self.health.late_ns.append(max(0, now - self._deadline))
         if now >= self._repeat_due:
             self._repeat(now)
         self._take_answers()
@@ -154,7 +153,7 @@ class Sampler:
                 self._dispatch(lane, now)
         # Deadlines are absolute, so lateness does not add up; those that have passed are skipped and counted.
         missed = max(0, self._now() - self._deadline) // self._tick_ns
-        health.missed_ticks += missed
+        self.health.missed_ticks += missed
         self._deadline += (missed + 1) * self._tick_ns
 
     def _read(self, lane: _Lane, before: int) -> int:
@@ -185,8 +184,6 @@ class Sampler:
     def _bench(self, lane: _Lane, why: str) -> None:
         if not lane.out:
             lane.out, lane.wait_ns = why, _RETRY_NS
-            self.health.outages += 1
-            self.health.gpus_out += 1
         else:
             lane.wait_ns = min(2 * lane.wait_ns, _RETRY_MAX_NS)
         lane.due_ns = self._now() + lane.wait_ns
@@ -195,7 +192,6 @@ class Sampler:
     def _dispatch(self, lane: _Lane, now: int) -> None:
         lane.due_ns += ((now - lane.due_ns) // self._slow_ns + 1) * self._slow_ns
         if lane.busy:
-            self.health.slow_skipped += 1
             if lane.begun and lane.worker is self._workers[0]:
                 lane.worker.leave()
                 lane.worker = self._start_worker()
@@ -242,8 +238,8 @@ class Sampler:
                 self._bench(lane, str(answer))
             elif isinstance(answer, Exception):
                 raise answer
-            elif epoch != self.epoch:  # its times are of before the clock was set
-                self.health.slow_skipped += 1
+            elif epoch != self.epoch:
+                pass  # its times are of before the clock was set
             elif isinstance(answer, SlowReading):
                 self._take_slow(lane, answer)
             elif answer.took_ns > _SLOW_ANSWER_NS:
@@ -252,12 +248,10 @@ class Sampler:
                 self._buffer.append(self._gap(lane, answer.device.t))
                 self._buffer.append(replace(lane.gpu.identity, t=answer.device.t))
                 lane.out, lane.due_ns = "", answer.device.t
-                self.health.gpus_out -= 1
                 self._keep(lane, answer.device)
 
     def _take_slow(self, lane: _Lane, reading: SlowReading) -> None:
         lane.slow = reading
-        self.health.slow_readings += 1
         left = {instance.gpu_instance for instance in reading.instances}
         gone = [i for i in lane.instances if i.gpu_instance not in left]
         self._buffer.extend(replace(i, t=reading.t, profile="", slices=0) for i in gone)
@@ -309,7 +303,6 @@ class Sampler:
         self._stepped_ns += step_ns
         now = old + step_ns
         self.epoch = now
-        self.health.clock_steps += 1
         self._deadline += step_ns
         self._flush_due += step_ns
         self._residency.shift(step_ns)

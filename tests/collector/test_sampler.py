@@ -26,7 +26,7 @@ def test_ticks_are_absolute_deadlines() -> None:
     health = sampler.run(never(), duration_s=2)
     times = [(device.t - START) // MS for device in bench.devices(0)]
     assert times == [tick * 100 + 30 for tick in range(20)]
-    assert (health.ticks, health.missed_ticks, health.readings) == (20, 0, 20)
+    assert (health.missed_ticks, health.readings) == (0, 20)
 
 
 def test_missed_ticks_are_skipped_and_counted() -> None:
@@ -35,7 +35,7 @@ def test_missed_ticks_are_skipped_and_counted() -> None:
     health = bench.sampler().run(never(), duration_s=1)
     times = [(device.t - START) // MS for device in bench.devices(0)]
     assert times == [0, 100, 200, 300, 400, 730, 800, 900]
-    assert (health.ticks, health.missed_ticks) == (8, 2)
+    assert health.missed_ticks == 2
     assert health.late_percentile_ns(50) == 0
     assert health.late_percentile_ns(99) == 230 * MS
 
@@ -126,7 +126,7 @@ def test_a_lost_gpu_stops_no_other_and_comes_back() -> None:
     bench = Bench(gpus=3)
     bench.clock.at(1.05, lambda: bench.binding.code.update({1: LOST}))
     bench.clock.at(5.55, bench.binding.code.clear)
-    health = bench.sampler().run(never(), duration_s=12)
+    bench.sampler().run(never(), duration_s=12)
     assert len(bench.devices(0)) == len(bench.devices(2)) == 120
     times = [device.t - START for device in bench.devices(1)]
     assert times[:11] == [tick * 100 * MS for tick in range(11)]
@@ -138,17 +138,14 @@ def test_a_lost_gpu_stops_no_other_and_comes_back() -> None:
     assert (gap.gpu, gap.from_ns - START, gap.to_ns - START) == ("GPU-1", S, back)
     assert "NVML 15" in gap.reason
     assert [gpu.t - START for gpu in bench.emitted.of(Gpu) if gpu.gpu == "GPU-1"] == [0, back]
-    assert (health.outages, health.gpus_out) == (1, 0)
-    assert health.errors["nvmlDeviceGetHandleByUUID", LOST] == 2
 
 
 def test_a_gpu_that_stays_away_leaves_a_gap_at_the_end() -> None:
     bench = Bench(gpus=2)
     bench.clock.at(1.05, lambda: bench.binding.code.update({1: LOST}))
-    health = bench.sampler().run(never(), duration_s=3)
+    bench.sampler().run(never(), duration_s=3)
     (gap,) = bench.emitted.of(Gap)
     assert (gap.from_ns - START, gap.to_ns - START) == (S, 2_900 * MS)
-    assert health.gpus_out == 1
 
 
 def test_a_gpu_that_is_out_at_the_start_comes_in_later() -> None:
@@ -166,7 +163,6 @@ def test_a_slow_gpu_delays_the_others_once() -> None:
     bench.clock.at(1.05, lambda: bench.binding.fast_ns.update({0: 2 * S}))
     bench.clock.at(3.15, bench.binding.fast_ns.clear)
     health = bench.sampler().run(never(), duration_s=8)
-    assert health.outages == 1
     assert health.missed_ticks == 20
     times = [device.t - START for device in bench.devices(1)]
     assert max(after - before for before, after in pairwise(times)) == 2 * S + 100 * MS
@@ -214,11 +210,10 @@ def test_hanging_process_lists_delay_nobody_else() -> None:
 
     options = {"fast_hz": 100, "slow_s": 0.05, "flush_s": 0.05, "start_worker": start_worker}
     sampler = Sampler(Nvml(bench.binding), bench.processes, HostClock(), Host(t=0), emit, **options)  # type: ignore[arg-type]
-    health = sampler.run(ended, duration_s=30)
+    sampler.run(ended, duration_s=30)
     assert ended.is_set()
     assert set(while_hanging) == {200}
     assert read == {"GPU-0", "GPU-1", "GPU-2"}
-    assert health.slow_skipped > 0
     # one shared, and one for each that hung; on a very busy machine the third may have seemed to hang as well
     assert 3 <= len(workers) <= 4
 
@@ -236,7 +231,7 @@ def test_a_clock_that_is_set_begins_a_new_epoch(step_s: int) -> None:
         epochs[len(bench.emitted.flushes)] = sampler.epoch
 
     sampler._emit = emit
-    health = sampler.run(never(), duration_s=4)
+    sampler.run(never(), duration_s=4)
     shift = step_s * S
     assert [device.t - START for device in bench.devices(0)] == [
         t + (shift if t >= 2 * S else 0) for t in range(0, 4 * S, 100 * MS)
@@ -251,7 +246,6 @@ def test_a_clock_that_is_set_begins_a_new_epoch(step_s: int) -> None:
     assert [p.period_ns for p in bench.held()] == [S, S, S, 1, S, 900 * MS]
     assert [p.t for p in bench.held()][2:4] == [before, after]
     assert list(epochs.values()) == [START, START, after, after, after]
-    assert health.clock_steps == 1
 
 
 def test_a_step_between_two_flushes_is_seen_before_anything_is_read() -> None:
@@ -309,15 +303,15 @@ def test_a_slow_reading_that_a_step_overtakes_is_dropped() -> None:
     bench.clock.at(1.95, lambda: setattr(bench.clock, "step", 3600 * S))
     for second in (0.5, 2.5, 3.5):  # the reading that was due at 1 s is still on its way at 2 s
         bench.clock.at(second, late.finish)
-    health = bench.sampler(start_worker=lambda: late).run(never(), duration_s=5)
+    bench.sampler(start_worker=lambda: late).run(never(), duration_s=5)
     assert [(p.t - START) // (100 * MS) for p in bench.held()] == [5, 36_035]
-    assert health.slow_readings == 2
 
 
 def test_a_drift_of_the_wall_clock_is_none() -> None:
     bench = Bench()
     bench.clock.at(1, lambda: setattr(bench.clock, "step", 499 * MS))
-    assert bench.sampler().run(never(), duration_s=3).clock_steps == 0
+    bench.sampler().run(never(), duration_s=3)
+    assert bench.emitted.of(Gap) == []
 
 
 def test_an_unexpected_fault_of_the_slow_lane_is_raised() -> None:

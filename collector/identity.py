@@ -15,21 +15,16 @@ from typing import Any, Final, NamedTuple
 
 from wattribute.collector.pods import Pod
 from wattribute.records import NAME_MAX, clean
-from wattribute.rules import COMMAND_MAX, Rule, said
+from wattribute.rules import COMMAND_MAX, TAGS, Rule, said
 
 _GPUS_TEXT_MAX: Final = 4096  # 64 UUIDs, which no record takes
 _ATTEMPT_MAX: Final = (1 << 32) - 1
 _RESTARTS_MAX: Final = 1000  # of a launcher within one start of its job
 
+# WATTRIBUTE_TEAM, WATTRIBUTE_MODEL, …
 _TAGS: Final[dict[str, tuple[str, ...]]] = {
-    "team": ("WATTRIBUTE_TEAM",),
-    "application": ("WATTRIBUTE_APPLICATION",),
-    "workload": ("WATTRIBUTE_WORKLOAD",),
-    "phase": ("WATTRIBUTE_PHASE",),
-    "model": ("WATTRIBUTE_MODEL",),
-    "model_version": ("WATTRIBUTE_MODEL_VERSION",),
+    **{field: (f"WATTRIBUTE_{field.upper()}",) for field in TAGS},
     "run": ("WATTRIBUTE_RUN", "WATTRIBUTE_RUN_ID"),
-    "attempt": ("WATTRIBUTE_ATTEMPT",),
 }
 # identity_source -> field -> keys; the first that has a value gives it. In order of trust: who scheduled the
 # process, then who tracks it, then its launcher. A Slurm account is whom Slurm charges: a team.

@@ -13,13 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from wattribute.records import clean
+from wattribute.rules import TAGS
 
 TAG_PREFIX: Final = "wattribute.dev/"
 """Labels and annotations of this prefix say whose a pod is, as WATTRIBUTE_… do of a process."""
-_TAGS: Final = {
-    f"{TAG_PREFIX}{field.replace('_', '-')}": field
-    for field in ("model", "model_version", "run", "attempt", "team", "application", "workload", "phase")
-}
+_TAGS: Final = {f"{TAG_PREFIX}{field.replace('_', '-')}": field for field in TAGS}
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 _LABELS_MAX: Final = 16  # of those that the settings name
 

@@ -25,6 +25,8 @@ PATTERNS: Final = ("command", "image", "user", "namespace", "container")
 """What a rule can ask of a process: its command line, its user, the image and name of its container, …"""
 FIELDS: Final = ("model", "model_version", "run", "team", "application", "workload", "phase")
 """What a rule can say of it."""
+TAGS: Final = (*FIELDS, "attempt")
+"""What a process and its pod can say of themselves."""
 COMMAND_MAX: Final = 4096
 """A command line is matched up to here: a regular expression must not take long over one of megabytes."""
 

@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Final, NamedTuple
 
 from wattribute.errors import WattributeError
-from wattribute.records import clean
+from wattribute.records import clean, is_plausible
 
 Names = tuple[str, ...]
 
@@ -157,7 +157,6 @@ ENGINES: Final = (
 )
 _STARTED: Final = "process_start_time_seconds"
 _BUCKET: Final = "_bucket"
-_VALUE_MAX: Final = 1e18  # a unit record takes no more
 WANTED: Final = tuple(
     sorted(
         {
@@ -259,7 +258,7 @@ def _read(
             found.started_ns = round(sample.value * 1e9)
         elif sample.name in units or sample.name in latencies:
             line = (sample.name, tuple(sorted(sample.labels.items())))
-            if line in seen or not 0 <= sample.value <= _VALUE_MAX:  # NaN fails this too
+            if line in seen or not is_plausible("quantity", sample.value):  # as NaN is not
                 found.unusable += 1
                 continue
             seen.add(line)

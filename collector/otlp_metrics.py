@@ -20,7 +20,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, D
 from wattribute.collector.otlp import INFERENCE, WHO, Attributes, Naming, Reading, attributes_of
 from wattribute.collector.told import Told, record_of
 from wattribute.errors import RecordError
-from wattribute.records import Unit
+from wattribute.records import PERIOD_MAX_NS, Unit
 
 _USAGE: Final = "gen_ai.client.inference.usage."
 _COUNTERS: Final = {
@@ -35,7 +35,6 @@ _SERVED: Final = "gen_ai.server.request.duration"
 _NAMES: Final = frozenset((*WHO, "gen_ai.token.type", "gen_ai.operation.name"))
 _SERIES_MOST: Final = 20_000
 _FORGET_NS: Final = 3_600_000_000_000  # a series that was silent for so long may make room for another
-_PERIOD_MOST_NS: Final = 86_400_000_000_000  # as records.py has it
 
 
 @dataclass(slots=True)
@@ -125,7 +124,7 @@ class MetricReader:
         fields |= {"t": point.time_unix_nano, "quantity": quantity}
         fields["event_id"] = f"{key.hex()}/{point.start_time_unix_nano}/{point.time_unix_nano}"
         if period_ns > 0:
-            fields["period_ns"] = min(period_ns, _PERIOD_MOST_NS)
+            fields["period_ns"] = min(period_ns, PERIOD_MAX_NS)
         unit = record_of("unit", fields)
         assert isinstance(unit, Unit)  # noqa: S101 - what parse makes of this kind
         return self._told.at_a_credible_time(unit, now_ns, unit.application)

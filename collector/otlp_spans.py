@@ -21,7 +21,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from wattribute.collector.otlp import INFERENCE, MODEL, WHO, Attributes, Naming, Reading, attributes_of
 from wattribute.collector.told import Told, record_of
 from wattribute.errors import RecordError
-from wattribute.records import Record, Unit
+from wattribute.records import PERIOD_MAX_NS, Record, Unit
 
 # unit -> the attributes that may hold it, the newest name first
 _USAGE: Final = {
@@ -48,7 +48,6 @@ _S: Final = 1_000_000_000
 _REMEMBER_NS: Final = 600 * _S
 _SPANS_MOST: Final = 100_000  # of all traces together: some 40 MB
 _DEPTH_MOST: Final = 64
-_PERIOD_MOST_NS: Final = 86_400 * _S  # as records.py has it
 
 
 @dataclass(slots=True)
@@ -222,7 +221,7 @@ class SpanReader:
 
     def _unit(self, fields: dict[str, Any], span: Any, now_ns: int) -> Unit:
         period_ns = span.end_time_unix_nano - span.start_time_unix_nano
-        if span.start_time_unix_nano and 0 < period_ns <= _PERIOD_MOST_NS:
+        if span.start_time_unix_nano and 0 < period_ns <= PERIOD_MAX_NS:
             fields["period_ns"] = period_ns
         fields |= {"t": span.end_time_unix_nano, "event_id": f"{span.trace_id.hex()}/{span.span_id.hex()}"}
         unit = record_of("unit", fields)

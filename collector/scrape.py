@@ -16,12 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from wattribute.collector.engines import Reading, Series, Served
-from wattribute.records import Quality, Record, Unit
+from wattribute.records import PERIOD_MAX_NS, Quality, Record, Unit
 
 SOURCE: Final = "engine"
 OBSERVED: Final = "observed_ns"
 """The unit that says which time the other units of a server are known for."""
-_LONGEST_NS: Final = 86_400_000_000_000  # period_ns takes no more; what came out in longer is not told
 _QUANTILES: Final = {"p50": 0.5, "p95": 0.95}
 
 
@@ -86,7 +85,7 @@ class Tally:
             if start_ns is None or start_ns < watched_ns:  # another server, or one that was there before
                 return None
             begin_ns = max(start_ns, self._silent_ns)
-        if begin_ns is None or not 0 < t - begin_ns <= _LONGEST_NS:
+        if begin_ns is None or not 0 < t - begin_ns <= PERIOD_MAX_NS:  # no record tells of more
             return None
         return Interval(begin_ns, t, fell, counts, buckets)
 

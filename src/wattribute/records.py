@@ -20,6 +20,8 @@ NO_INSTANCE: Final = -1
 
 TIME_MAX_NS: Final = 4_102_444_800_000_000_000
 """The year 2100: a later time is a broken clock."""
+PERIOD_MAX_NS: Final = 86_400_000_000_000
+"""The longest time that one record speaks of."""
 _COUNT_MAX: Final = 1 << 62
 _POWER_MAX_MW: Final = 10_000_000  # 10 kW; readings above are sensor garbage (polarsignals filters the same)
 _TEXT_MAX: Final = 1024
@@ -261,7 +263,7 @@ _INTEGERS: Final[dict[str, tuple[int, int]]] = {
     "from_ns": (1, TIME_MAX_NS),
     "to_ns": (1, TIME_MAX_NS),
     "start_ns": (0, TIME_MAX_NS),
-    "period_ns": (1, 86_400_000_000_000),
+    "period_ns": (1, PERIOD_MAX_NS),
     "version": (1, 1 << 31),
     "pid": (0, (1 << 31) - 1),
     "index": (0, 1 << 15),

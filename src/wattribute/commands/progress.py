@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from wattribute.errors import UsageError
-from wattribute.records import Record, Run, Unit
+from wattribute.records import Record, Run, Unit, is_plausible
 
 _LINE_MAX_BYTES: Final = 4_096  # of a line, so much is looked at: it may be gigabytes
-_STEP_MAX: Final = 1 << 62
 _FILE_S: Final = 0.2
 _FILE_BYTES: Final = 1 << 20
 
@@ -197,7 +196,7 @@ class Progress:
             number = int(found[group].replace(b",", b""))
         except ValueError:
             number = -1
-        if not 0 <= number <= _STEP_MAX:
+        if not is_plausible("step", number):
             self.unread += 1
             return None
         return number

@@ -49,11 +49,12 @@ class _Live:
 class Residency:
     """Gives each process its identity (pid and start time) and follows it until it ends.
 
-    Residents and samples that no process of this host can be found for are passed over: it ended at once, or
-    NVML and /proc are not in the same PID namespace.
+    ``unidentified`` counts residents and samples that no process of this host could be found for: it ended
+    at once, or NVML and /proc are not in the same PID namespace.
     """
 
     def __init__(self, processes: Processes, slow_ns: int) -> None:
+        self.unidentified = 0
         self._processes = processes
         self._slow_ns = slow_ns
         self._live: dict[tuple[int, int], _Live] = {}
@@ -81,6 +82,7 @@ class Residency:
         for resident in reading.residents:
             start_ns = self._processes.start_ns(resident.pid)
             if start_ns is None:
+                self.unidentified += resident.pid not in before
                 continue
             now[resident.pid] = start_ns
             workloads.extend(self._workload(resident.pid, start_ns, reading.t))
@@ -144,6 +146,7 @@ class Residency:
             if start_ns is None or (old_ns is not None and sample.t <= start_ns + self._shift_ns):
                 start_ns = old_ns  # it has gone, or the pid has a new owner by now
             if start_ns is None:
+                self.unidentified += 1
                 continue
             used.append(
                 Process(

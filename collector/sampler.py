@@ -184,6 +184,7 @@ class Sampler:
     def _bench(self, lane: _Lane, why: str) -> None:
         if not lane.out:
             lane.out, lane.wait_ns = why, _RETRY_NS
+            self.health.outages += 1
         else:
             lane.wait_ns = min(2 * lane.wait_ns, _RETRY_MAX_NS)
         lane.due_ns = self._now() + lane.wait_ns
@@ -192,6 +193,7 @@ class Sampler:
     def _dispatch(self, lane: _Lane, now: int) -> None:
         lane.due_ns += ((now - lane.due_ns) // self._slow_ns + 1) * self._slow_ns
         if lane.busy:
+            self.health.lists_left_out += 1
             if lane.begun and lane.worker is self._workers[0]:
                 lane.worker.leave()
                 lane.worker = self._start_worker()
@@ -239,7 +241,7 @@ class Sampler:
             elif isinstance(answer, Exception):
                 raise answer
             elif epoch != self.epoch:
-                pass  # its times are of before the clock was set
+                self.health.lists_left_out += 1  # its times are of before the clock was set
             elif isinstance(answer, SlowReading):
                 self._take_slow(lane, answer)
             elif answer.took_ns > _SLOW_ANSWER_NS:
@@ -281,6 +283,7 @@ class Sampler:
         if self._outcomes is not None:
             self._buffer.extend(self._outcomes(now))
         self.health.records += len(self._buffer)
+        self.health.unidentified = self._residency.unidentified
         records, self._buffer = self._buffer, []
         if records:
             self._emit(records)

@@ -64,6 +64,8 @@ class Rollups:
         self._changing = threading.RLock()
         # A folder of chDB has one writer: whoever left a note there is gone.
         self._gone_s = 0 if folder_of(store.url) else _GONE_S
+        self.past_retention = 0
+        """Minutes of a GPU that were left as they are, because rows of theirs may be gone by now."""
 
     @contextmanager
     def writing(self, buckets: Sequence[Bucket]) -> Iterator[None]:
@@ -119,13 +121,14 @@ class Rollups:
         store.insert_values("dirty_bucket", columns | {"deleted": [deleted] * len(notes)})
 
     def _retained(self, store: Store, buckets: Counter[int]) -> Counter[int]:
-        """Of the number of buckets by minute those whose rows are kept. Rows of others may be gone by now:
-        these buckets are left as they are."""
+        """Of the number of buckets by minute those whose rows are kept."""
         days = retention_days(store)
         if not days:
             return buckets
         oldest = time.time() - days * 86_400
-        return Counter({start: count for start, count in buckets.items() if start >= oldest})
+        kept = Counter({start: count for start, count in buckets.items() if start >= oldest})
+        self.past_retention += buckets.total() - kept.total()
+        return kept
 
 
 def set_retention(store: Store, days: int) -> None:

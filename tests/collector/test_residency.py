@@ -126,12 +126,14 @@ def test_a_reused_pid_is_another_process() -> None:
     assert [w.start_ns - START for w in bench.emitted.of(Workload)] == [BORN - START, 700 * MS]
 
 
-def test_a_process_that_cannot_be_found_is_passed_over() -> None:
+def test_a_process_that_cannot_be_found_is_counted() -> None:
     bench = Bench()
     bench.binding.pids[0] = [100]
     bench.processes.gone.add(100)  # as in another PID namespace
-    bench.sampler().run(never(), duration_s=3)
+    health = bench.sampler().run(never(), duration_s=3)
     assert bench.emitted.of(Process) == []
+    assert health.unidentified == 4  # at three readings, and at the last one
+    assert [line[:9] for line in health.complaints()] == ["4 entries"]
 
 
 def test_a_workload_is_told_again_when_it_changes() -> None:

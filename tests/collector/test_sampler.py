@@ -126,8 +126,9 @@ def test_a_lost_gpu_stops_no_other_and_comes_back() -> None:
     bench = Bench(gpus=3)
     bench.clock.at(1.05, lambda: bench.binding.code.update({1: LOST}))
     bench.clock.at(5.55, bench.binding.code.clear)
-    bench.sampler().run(never(), duration_s=12)
+    health = bench.sampler().run(never(), duration_s=12)
     assert len(bench.devices(0)) == len(bench.devices(2)) == 120
+    assert next(health.complaints()).startswith("a GPU stopped answering, 1 times")
     times = [device.t - START for device in bench.devices(1)]
     assert times[:11] == [tick * 100 * MS for tick in range(11)]
     # tried 1, 2 and 4 s after the previous failure; then it is back
@@ -210,8 +211,9 @@ def test_hanging_process_lists_delay_nobody_else() -> None:
 
     options = {"fast_hz": 100, "slow_s": 0.05, "flush_s": 0.05, "start_worker": start_worker}
     sampler = Sampler(Nvml(bench.binding), bench.processes, HostClock(), Host(t=0), emit, **options)  # type: ignore[arg-type]
-    sampler.run(ended, duration_s=30)
+    health = sampler.run(ended, duration_s=30)
     assert ended.is_set()
+    assert health.lists_left_out > 0
     assert set(while_hanging) == {200}
     assert read == {"GPU-0", "GPU-1", "GPU-2"}
     # one shared, and one for each that hung; on a very busy machine the third may have seemed to hang as well

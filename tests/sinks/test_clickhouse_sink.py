@@ -255,6 +255,7 @@ def test_refresh_leaves_buckets_past_the_retention_alone(
     assert retention_days(sink.store) == 30
     sink.write_attribution(as_columns([long_ago | {"pid": 9, "active_energy_uj": 1}]))
     sink.refresh_rollups()
+    assert sink.rollups.past_retention == 1
     assert sink.store.query("SELECT sum(active_energy_uj) FROM attribution_day FINAL").rows == [(50,)]
     set_retention(sink.store, 0)
     assert retention_days(sink.store) == 0

@@ -56,7 +56,7 @@ def collect(
             note(f"collecting {source.shown()} -> {settings.bus}")
             health = sampler.run(stop, duration_s)
         publisher.end()
-    for complaint in source.complaints():
+    for complaint in source.complaints(health):
         note(complaint)
     kept = (
         f", {publisher.unsent_messages:,} of them still in {settings.spool}"

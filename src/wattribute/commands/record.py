@@ -95,6 +95,8 @@ def record(
         health = source.sampler(settings, writer.write).run(stop, duration_s)
     if truth is not None and source.simulated is not None:
         source.simulated.write_truth(truth)
+    for complaint in source.complaints(health):
+        note(complaint)
     note(f"{health.records:,} records, {health.readings:,} of them readings of a device, in {file}")
     if scraped := source.scraped():
         note(scraped)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wattribute.collector.clock import Clock, HostClock
+from wattribute.collector.health import Health
 from wattribute.collector.nvml import Nvml, load_pynvml
 from wattribute.collector.proc import ProcTree
 from wattribute.collector.reservations import Reservations
@@ -58,8 +59,9 @@ class Source:
             if background is not None:
                 background.close()
 
-    def complaints(self) -> Iterator[str]:
-        """What did not answer as it should, in a line each."""
+    def complaints(self, health: Health) -> Iterator[str]:
+        """What did not answer as it should, in a line each. ``health``: of its sampler."""
+        yield from health.complaints()
         for what, asked in (("the kubelet", self.kubelet), ("who has which GPU", self.reservations)):
             if asked is not None and asked.failures:
                 yield f"{what} could not be asked {asked.failures:,} times, the last time: {asked.problem}"

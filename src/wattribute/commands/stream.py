@@ -9,7 +9,7 @@ import typer
 from wattribute.commands.ends import stopping
 from wattribute.commands.options import BusOption, ConfigOption, StoreOption
 from wattribute.commands.output import note
-from wattribute.commands.streaming import opened_stream, tell_dead
+from wattribute.commands.streaming import opened_stream, tell_unused
 from wattribute.settings import load_settings
 
 
@@ -31,8 +31,9 @@ def stream(
     and committed; where it is killed, the next one does the rest again, with the same result.
     """
     settings = load_settings({"bus": bus, "store": store}, config)
-    with stopping() as stop, opened_stream(settings, from_beginning) as (_, loop, _):  # closing may hang too
+    opened = opened_stream(settings, from_beginning)
+    with stopping() as stop, opened as (sink, loop, _):  # closing may hang too
         note(f"streaming {settings.bus} -> {settings.store}")
         loop.run(stop, until_idle)
     note(f"{loop.counts.messages:,} messages read, {loop.counts.rows:,} rows written")
-    tell_dead(loop)
+    tell_unused(sink, loop)

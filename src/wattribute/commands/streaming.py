@@ -84,7 +84,9 @@ def opened_stream(
         yield sink, loop, window_ms
 
 
-def tell_dead(loop: StreamLoop) -> None:
+def tell_unused(sink: ClickHouseSink, loop: StreamLoop) -> None:
     """Say what could not be used, if there is any."""
     if count := loop.counts.dead_letters:
         note(f"{count:,} dead letters: the table dead, which 'wattribute query' shows, says what and why")
+    if count := sink.rollups.past_retention:
+        note(f"{count:,} minutes of a GPU are older than retention_days: they are in no sum")

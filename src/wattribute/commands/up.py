@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from wattribute.collector.publish import Publisher
+from wattribute.collector.sampler import Sampler
 from wattribute.commands.cost import balance_note, cost_grid, unpriced_notes
 from wattribute.commands.ends import Worker, collecting, open_sending_end, stopping, tell_of_another
 from wattribute.commands.fresh import empty_folders
@@ -39,7 +40,7 @@ from wattribute.commands.output import note, on_terminal, write_grid
 from wattribute.commands.replay import Inputs, open_inputs, replay_files
 from wattribute.commands.since import parse_duration_s
 from wattribute.commands.source import Source, load_host_settings, open_hosts
-from wattribute.commands.streaming import opened_stream, tell_dead
+from wattribute.commands.streaming import opened_stream, tell_unused
 from wattribute.commands.top import show_live, top_grid, top_rows
 from wattribute.commands.unit_table import unit_grid
 from wattribute.errors import UsageError, WattributeError
@@ -133,7 +134,7 @@ def _live(
         began_ns = hosts[0].clock.now_ns() // window_ns * window_ns
         ending = "" if duration_s is None else f"; this ends after {duration_s:g} s"
         note(f"collecting {' and '.join(host.shown() for host in hosts)} -> {settings.store}{ending}")
-        collectors = [Worker(partial(collect, stop), stop, "collector") for collect in collecting_hosts]
+        collectors = [Worker(partial(collect, stop), stop, "collector") for _, collect in collecting_hosts]
         display = Worker(lambda: _show(sink, loop, hosts[0], stop), stop, "display")
         if duration_s is not None:
             timer = threading.Timer(duration_s, stop.set)
@@ -147,9 +148,10 @@ def _live(
         for worker in (*collectors, display):
             worker.join()
         loop.run(threading.Event(), until_idle=True)  # what the collectors sent last
-        for scraped in filter(None, (host.scraped() for host in hosts)):
-            note(scraped)
-        tell_dead(loop)
+        for host, (sampler, _) in zip(hosts, collecting_hosts, strict=True):
+            for line in filter(None, (*host.complaints(sampler.health), host.scraped())):
+                note(line)
+        tell_unused(sink, loop)
         began = datetime.fromtimestamp(began_ns / 1e9, UTC)
         _print_cost(sink.store, policy, began, hosts[0].simulated is not None)
     _print_what_next(settings)
@@ -158,8 +160,8 @@ def _live(
 @contextmanager
 def _collecting(
     settings: Settings, host: Source, listens: bool
-) -> Iterator[Callable[[threading.Event], None]]:
-    """What reads a host and sends it to the bus until an event is set."""
+) -> Iterator[tuple[Sampler, Callable[[threading.Event], None]]]:
+    """What samples a host, and what has it do so and sends it to the bus until an event is set."""
     producer, log = open_sending_end(settings)
     if host.simulated is None:
         tell_of_another(settings)
@@ -179,7 +181,7 @@ def _collecting(
                 sampler.run(stop)
             publisher.end()
 
-        yield collect
+        yield sampler, collect
 
 
 def _show(sink: ClickHouseSink, loop: StreamLoop, source: Source, stop: threading.Event) -> None:

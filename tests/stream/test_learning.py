@@ -103,6 +103,7 @@ def test_where_nothing_runs_what_is_drawn_is_idle(
     ("gpu_model", "power_w"),
     [
         ("NVIDIA B200", 192),
+        ("NVIDIA H100 80GB HBM3", 143),
         ("NVIDIA A40", 110),
         ("Tesla T4", 31),
         ("NVIDIA L4", 28),
@@ -121,6 +122,7 @@ def test_what_gpus_were_seen_to_draw_with_a_process_that_does_nothing_is_idle(
     ("gpu_model", "idle_w"),
     [
         ("NVIDIA B200", 192),
+        ("NVIDIA H100 80GB HBM3", 143),
         ("NVIDIA A40", 110),
         ("Tesla T4", 28),
         ("NVIDIA L4", 28),

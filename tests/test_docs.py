@@ -187,7 +187,8 @@ def an_object(kind: str) -> dict[str, Any]:
         "metric": "mmlu",
     }
     given |= {"to_ns": 4_102_444_800_000_000_000}
-    return {"kind": kind, **{name: given.get(name, 1) for name in wanted}}
+    size = {"slices": 1} if kind == "instance" else {}
+    return {"kind": kind, **size, **{name: given.get(name, 1) for name in wanted}}
 
 
 def test_every_number_has_the_limits_that_are_described() -> None:
@@ -205,6 +206,8 @@ def test_every_number_has_the_limits_that_are_described() -> None:
     assert {name for _, name in numbers} == limits.keys()
     for (kind, name), is_float in numbers.items():
         least, greatest = limits[name]
+        if (kind, name) == ("instance", "gpu_instance"):
+            least = 0  # as its own table says
         parse(an_object(kind) | {name: least})
         parse(an_object(kind) | {name: greatest})
         below = math.nextafter(least, -math.inf) if is_float else least - 1

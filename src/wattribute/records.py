@@ -316,7 +316,7 @@ def parse(obj: object) -> Record:
     if isinstance(record, Instance):
         record.size()
         if record.gpu_instance < 0:
-            raise RecordError(f"an instance {record.gpu_instance}: that is the GPU")
+            raise RecordError(f"gpu_instance {record.gpu_instance} is the whole GPU, not an instance")
     if isinstance(record, Run) and record.event not in _EVENTS:
         raise RecordError(f"run event {shown(record.event)} is none of {', '.join(_EVENTS)}")
     if isinstance(record, Unit) and "," in record.unit:  # views take several names with commas between

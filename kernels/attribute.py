@@ -724,10 +724,12 @@ def _error_uj(
     """Half-width of the 95 % band of a share of a piece. ``own``, ``spread``: variance of the watts drawn, of
     this one and of all, of ``drawn`` in all; ``edges``: how many of the window's the piece lies at.
 
-    Of a share w x / Σ w x the uncertainty of all watts; of the idle level, its share; what the sum leaves
-    unexplained is one's or another's; and as the counter is read late, some energy at each edge of the window
-    is that of the next."""
-    variance = max(0.0, own - 2.0 * share * own + share**2 * spread) * (active_uj / drawn) ** 2
+    Of a share w x / Σ w x the uncertainty of all w x, which are as was learned or as is drawn, whichever is
+    more: where one did not work in the part of its record that this is, little is drawn, and it gets some of
+    that. Of the idle level, its share; what the sum leaves unexplained is one's or another's; and as the
+    counter is read late, some energy at each edge of the window is that of the next."""
+    variance = max(0.0, own - 2.0 * share * own + share**2 * spread)
+    variance *= max(active_uj / drawn, length_ns / 1e3) ** 2
     variance += (watts.idle_sd_w[row] * share * length_ns / 1e3) ** 2
     variance += (watts.noise_w[row] * length_ns / 1e3) ** 2 * share * (1.0 - share)
     late_ns = min(watts.late_s[row] * 1e9, length_ns)
@@ -968,11 +970,39 @@ def _split_piece(
 
 
 @part
+def _unevenness(holders: Holders, h: int, k: int, start_ns: int, end_ns: int, told_ns: int) -> float:
+    """How far SM time in the part of record k of holder h that lies in a window may be off from the mean of
+    the record: the variance, in squares of that. A record that begins at ``told_ns`` or later is not asked.
+
+    Where a process goes at one instant from what it did in the record before to what it does in the one
+    after, its variance within this one is the product of the steps from its mean to theirs, and where it did
+    all at one instant not much more than the mean's square. In a part f of the record the sum is off by
+    f (1 - f) of that. Both edges of a window cut records: half each, for these errors have nothing to do with
+    each other, and those of pieces are added up."""
+    begin_ns, until_ns = holders.used_from_ns[h, k], holders.used_ns[h, k]
+    percent = float(holders.used_percent[h, k])
+    cut = (begin_ns < start_ns) + (until_ns > end_ns)
+    if cut == 0 or percent <= 0.0:
+        return 0.0
+    before = after = 0.0  # drivers tell nothing of who does nothing
+    if k > 0 and holders.used_ns[h, k - 1] >= begin_ns:
+        before = holders.used_percent[h, k - 1]
+    if k + 1 < holders.used_length[h] and holders.used_from_ns[h, k + 1] <= min(until_ns, told_ns - 1):
+        after = holders.used_percent[h, k + 1]
+    inside_ns = min(until_ns, end_ns) - max(begin_ns, start_ns)
+    most = percent * percent
+    variance = min(abs(before - percent) * abs(after - percent), most)
+    return float(0.5 * cut * variance * (until_ns - begin_ns - inside_ns) / (most * inside_ns))
+
+
+@part
 def _find_present(
-    holders: Holders, work: Scratch, now_ns: int, shift_ns: int, window_ns: int, from_ns: int, to_ns: int
-) -> tuple[int, int, int]:
-    """Which processes hold the device over a piece of a window, with SM percent, memory and how unsure their
-    watts are; to whom it is given; and its MIG instances, all into ``work``; how many there are of each."""
+    holders: Holders, work: Scratch, now_ns: int, shift_ns: int, start_ns: int, end_ns: int, told_ns: int,
+    from_ns: int, to_ns: int,
+) -> tuple[int, int, int]:  # fmt: skip
+    """Which processes hold the device over a piece of the window [start, end), with SM percent, memory and
+    how unsure their watts are; to whom it is given; and its MIG instances, all into ``work``; how many there
+    are of each."""
     n = givens = count = 0
     for m in range(work.members.shape[0]):
         h, seen, used = work.members[m], work.seen[m], work.used[m]
@@ -992,9 +1022,8 @@ def _find_present(
         known = used < holders.used_length[h] and holders.used_from_ns[h, used] - shift_ns <= from_ns
         unsure = work.watts_sd[m] ** 2
         if known:
-            # A record of 10 s tells of 1 s within it little: who works in bursts may do all or nothing there.
-            length_ns = holders.used_ns[h, used] - holders.used_from_ns[h, used]
-            unsure += work.watts[m] ** 2 * max(0.0, 1.0 - window_ns / max(length_ns, 1))
+            uneven = _unevenness(holders, h, used, start_ns + shift_ns, end_ns + shift_ns, told_ns)
+            unsure += work.watts[m] ** 2 * uneven
         if holders.account[h] == INSTANCE:
             work.instances[_MEMBER, count] = m
             work.instances[_SLICES, count] = _memory_at(holders, h, seen)
@@ -1045,6 +1074,7 @@ def _split_window(
     row: int,
     quiet_mw: int,
     now_ns: int,
+    told_ns: int,
     k: int,
     gap: int,
     processes_known: bool,
@@ -1053,10 +1083,11 @@ def _split_window(
 ) -> tuple[int, int, int, int]:
     """Split the pieces of the k-th window into ``work.sums``, which is cleared first, by row ``row`` of
     ``watts``; (covered ns, energy µJ, flags, the gap to go on with). ``quiet_mw``: what the idle level may
-    be at most where nothing runs: then it is what the device draws."""
+    be at most where nothing runs: then it is what the device draws. ``told_ns``: a record of SM time that
+    begins later came too late for the window, or may."""
     sums = work.sums
     idle_mw, shift_ns = watts.idle_mw[row], watts.shift_ns[row]
-    window_ns = work.cuts_ns[work.first_cut[k + 1] - 1] - work.cuts_ns[work.first_cut[k]]
+    start_ns, end_ns = work.cuts_ns[work.first_cut[k]], work.cuts_ns[work.first_cut[k + 1] - 1]
     residual = sums.shape[0] - 1
     unheld = residual - 1 if processes_known else residual
     for m in range(sums.shape[0]):
@@ -1084,7 +1115,9 @@ def _split_window(
             flags |= GAP
             _give(sums, residual, energy_uj, 0, 0, length_ns)
             continue
-        n, givens, count = _find_present(holders, work, now_ns, shift_ns, window_ns, from_ns, to_ns)
+        n, givens, count = _find_present(
+            holders, work, now_ns, shift_ns, start_ns, end_ns, told_ns, from_ns, to_ns
+        )
         if n > 0 and count == 0 and _is_quiet(devices, d, n, from_ns, to_ns, work):
             idle_uj = min(energy_uj, max(quiet_mw, idle_mw) * length_ns // 1_000_000)
         edges = (c == work.first_cut[k]) + (c + 2 == work.first_cut[k + 1])
@@ -1092,8 +1125,7 @@ def _split_window(
             holders, watts, row, work, n, givens, count, devices.slices[d],
             unheld, energy_uj - idle_uj, idle_uj, length_ns, edges,
         )  # fmt: skip
-    first_cut_ns = work.cuts_ns[work.first_cut[k]]
-    repeated_uj = _repeated_uj(devices, d, first_cut_ns, first_cut_ns + window_ns)
+    repeated_uj = _repeated_uj(devices, d, start_ns, end_ns)
     if covered_ns > 0 and repeated_uj >= 0:
         sums[residual, _ACTIVE] += repeated_uj
         total_uj += repeated_uj
@@ -1300,8 +1332,12 @@ def _attribute_windows(
         if learned != known:
             _know_watts(holders, watts, learned, work)
             known = learned
+        told_ns = to_ns  # what is still to come does not bear on a window that may change
+        if to_ns <= settled_ns:
+            told_ns = (to_ns // BLOCK_NS + 1) * BLOCK_NS
         covered_ns, energy_uj, flags, gap = _split_window(
-            devices, holders, watts, d, learned, quiet_mw, now_ns, k, gap, processes_known, lacks_energy, work
+            devices, holders, watts, d, learned, quiet_mw, now_ns, told_ns, k, gap, processes_known,
+            lacks_energy, work,
         )  # fmt: skip
         if covered_ns == 0:
             continue

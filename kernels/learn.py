@@ -110,6 +110,7 @@ class _Scratch(NamedTuple):
     curve_ns: I64  # (samples): cumulative energy, as points of a line
     curve_j: F64
     late_s2: F64  # (1): variance of how late it was read, s²
+    stretches: F64  # (1): how many are in the sums, the older the less
     begin_j: F64  # (SHIFTS): the curve where a stretch begins, for each shift
     end_j: F64
     x: F64  # (PLACES): SM percent over a stretch
@@ -429,6 +430,7 @@ def _add_stretch(learned: Learned, d: int, half: int, length_ns: int, weight: fl
         power_w[s] = (work.end_j[s] - work.begin_j[s]) / length_ns * 1e9
         learned.squares[d, half, s] += weight * power_w[s] ** 2
     learned.late_s2[d, half] += weight * work.late_s2[0]
+    learned.stretches[d, half] += weight / length_ns * (1e9 * _NOISE_W2)
     for i in range(learned.names[d, half]):
         if work.x[i] == 0.0:
             continue
@@ -503,7 +505,7 @@ def _sum_minute(
                 learned.first[d, half, i, s] = 0.0
         for s in range(SHIFTS):
             learned.squares[d, half, s] = 0.0
-        learned.late_s2[d, half] = 0.0
+        learned.late_s2[d, half] = learned.stretches[d, half] = 0.0
     done = learned.block[d, half]
     alone = done < minute * MINUTE or _is_alone(devices, holders, d, done, work)
     for block in range(done + 1, to_block + 1):
@@ -551,6 +553,7 @@ def _add_minute(learned: Learned, d: int, half: int, left: float, n: int, work: 
     for s in range(SHIFTS):
         work.squares[s] += left * learned.squares[d, half, s]
     work.late_s2[0] += left * learned.late_s2[d, half]
+    work.stretches[0] += left * learned.stretches[d, half]
     return n
 
 
@@ -683,7 +686,7 @@ def _fit(
         first[i, best] += share * (first[i, beside] - first[i, best])
     _solve_back(second, n, first, best, x)
     least = squares[best]
-    noise = max(least, 0.0) / max(weight, 1e-9)  # how much larger than taken
+    noise = max(least, 0.0) / max(work.stretches[0], 1e-9)  # how much larger than taken
     out.shift_ns[row] = shift_ns
     out.noise_w[row] = math.sqrt(noise * _NOISE_W2)
     # Energy that is dated late moves SM time to a later window with it.
@@ -755,7 +758,7 @@ def _learn_block(
             work.first[i, s] = 0.0
     for s in range(SHIFTS):
         work.squares[s] = 0.0
-    work.late_s2[0] = 0.0
+    work.late_s2[0] = work.stretches[0] = 0.0
     # Sums weigh a minute's first block 1: of those of this minute so much is left that its last weighs 1.
     left = math.exp(-(block % MINUTE) * (BLOCK_NS / 1e9 / _FORGET_S))
     n = _add_minute(learned, d, minute % 2, left, n, work)
@@ -820,6 +823,7 @@ def learn(
         np.empty(samples + 1, np.int64),
         np.empty(samples, np.int64),
         np.empty(samples),
+        np.empty(1),
         np.empty(1),
         np.empty(SHIFTS),
         np.empty(SHIFTS),

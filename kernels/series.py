@@ -166,6 +166,7 @@ class Learned(NamedTuple):
     first: F64  # (devices, 2, 17, shifts): Σ SM percent × power, for each shift
     squares: F64  # (devices, 2, shifts): Σ power²
     late_s2: F64  # (devices, 2): Σ variance of how long after a change of the counter that was read
+    stretches: F64  # (devices, 2): how many there are, the newer the more
     fitted: I64  # (devices, FITS): the block that a row of ``fits`` is of; -FOREVER = none
     fits: Watts  # (devices × FITS)
 
@@ -292,7 +293,7 @@ WATTS_OF = types.NamedTuple((_i64, _i64, _i64, _i64, _f64), WattsOf)
 LEARNED = types.NamedTuple(
     (
         *(_i64_2, _i64_2, _i64_2, _array(types.int64, 3)),
-        *(_array(types.float64, 4), _array(types.float64, 4), _f64_3, _f64_2, _i64_2, WATTS),
+        *(_array(types.float64, 4), _array(types.float64, 4), _f64_3, _f64_2, _f64_2, _i64_2, WATTS),
     ),
     Learned,
 )

@@ -88,6 +88,7 @@ def _room(devices: int) -> Learned:
         first=np.empty((devices, 2, k.PLACES, k.SHIFTS)),
         squares=np.empty((devices, 2, k.SHIFTS)),
         late_s2=np.empty((devices, 2)),
+        stretches=np.empty((devices, 2)),
         fitted=np.full((devices, FITS), _NEVER, np.int64),
         fits=_rows(devices * FITS),
     )

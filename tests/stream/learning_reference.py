@@ -129,7 +129,7 @@ def learn(
     if _alone(used, block):
         block -= block % ALONE
     rows: list[dict[str, float]] = []
-    powers, weights = [], []
+    powers, weights, left = [], [], []
     for k in range((block // MINUTE - 1) * MINUTE, block + 1):
         own = stretches(used, k)
         if not own or (k % ALONE and _alone(used, min(block, (k // MINUTE + 1) * MINUTE - 1))):
@@ -150,13 +150,15 @@ def learn(
                 continue
             rows.append({name: mean(spans, begin, end) for name, spans in used.items()})
             powers.append([(energy or 0.0) / (end - begin) * 1e9 for energy in energies])
-            weights.append((end - begin) / 1e9 / NOISE_W2 * math.exp(-(block - k) * 3 / FORGET_S))
+            left.append(math.exp(-(block - k) * 3 / FORGET_S))
+            weights.append((end - begin) / 1e9 / NOISE_W2 * left[-1])
     names = [name for name in used if any(row[name] > 0 for row in rows)]
     if not rows:
         return Learned()
     loads = np.array([[*(row[name] for name in names), 1.0] for row in rows])
     prior = np.array([*(priors.get(name, (WATTS, WATTS_SD)) for name in names), (idle_w, IDLE_SD_W)])
-    return fit(names, loads, np.array(powers), np.sqrt(np.array(weights)), prior[:, 0], prior[:, 1])
+    roots = np.sqrt(np.array(weights))
+    return fit(names, loads, np.array(powers), roots, sum(left), prior[:, 0], prior[:, 1])
 
 
 def _alone(used: Uses, block: int) -> bool:
@@ -194,6 +196,7 @@ def fit(
     loads: np.ndarray,
     powers: np.ndarray,
     roots: np.ndarray,
+    stretches: float,
     prior: np.ndarray,
     sd: np.ndarray,
 ) -> Learned:
@@ -234,7 +237,7 @@ def fit(
             other = 1 if off_ns >= 0 else -1
             x = x + off_ns / at[1 + other] * (found[best + other][1] - x)
             shift_ns += int(off_ns)
-    noise = max(found[best][0] / float((roots**2).sum()), 1.0)
+    noise = max(found[best][0] / stretches, 1.0)
     unsure = np.sqrt(np.diag(np.linalg.inv(a.T @ a)) * noise)
     least = np.minimum(prior / 4, unsure)
     return Learned(

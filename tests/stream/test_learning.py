@@ -3,6 +3,7 @@ processes that nothing tells apart SM time does."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -180,6 +181,61 @@ def test_without_sm_time_rows_are_as_unsure_as_the_idle_level() -> None:
         assert errors_j.pop(0) >= off_j  # the residual's
         assert len(errors_j) == 2
         assert min(errors_j.values()) >= off_j / 2
+
+
+@pytest.mark.parametrize("period_ms", [500, 1000])
+def test_the_band_is_as_wide_as_what_watts_do_not_explain(period_ms: int) -> None:
+    """Two that work by turns on a GPU that draws more or less at random, by 20 W in the mean of a second."""
+    noise_w, off_w = 20.0, random.Random(1)
+    flushes: list[list[Record]] = [[Gpu(t=MINUTE_NS, gpu="g", name="NVIDIA H200")]]
+    energy_j = 0.0
+    for tick in range(10 * 90 + 1):
+        t = MINUTE_NS + tick * SECOND_NS // 10
+        used = {1: 60.0 if (tick - 1) // 30 % 2 else 20.0, 2: 60.0 if (tick - 1) // 50 % 2 else 20.0}
+        energy_j += 0.1 * (IDLE_LEVEL_W + 4 * sum(used.values())) + off_w.gauss(0, noise_w * 0.1**0.5)
+        flush: list[Record] = [Device(t=t, gpu="g", energy_mj=round(1000 * energy_j))]
+        if tick * 100 % period_ms == 0 and tick:
+            flush += [
+                Process(
+                    t=t, gpu="g", pid=pid, start_ns=7, period_ns=period_ms * 1_000_000, sm_percent=percent
+                )
+                for pid, percent in used.items()
+            ]
+        flushes.append(flush)
+    late = [of for _, of in sorted(windows_of(flushes).items())][60:85]
+    error_j = sum(row["error_uj"] for of in late for row in of if row["pid"] == 1) / 1e6 / len(late)
+    # Two deviations of what is left, of which half may be the other's, and a little for the watts.
+    assert noise_w < error_j < 1.6 * noise_w
+
+
+def test_of_a_record_that_a_window_cuts_the_band_holds_each_part() -> None:
+    """Records end 0.7 s after each whole second. There the first goes from 10 to 30 % and back, and the other
+    comes and goes at 0.5 s, in the middle of a window and of a record, which tells the mean of it."""
+    ticks = range(10 * 90 + 1)
+    works = {1: [30.0 if (tick - 7) // 30 % 2 else 10.0 for tick in ticks]}  # from a tenth to the next
+    works[2] = [40.0 if (tick - 5) // 50 % 2 else 0.0 for tick in ticks]
+    flushes: list[list[Record]] = [[Gpu(t=MINUTE_NS, gpu="g", name="NVIDIA H200")]]
+    energy_mj = 0
+    for tick in ticks:
+        t = MINUTE_NS + tick * SECOND_NS // 10
+        flush: list[Record] = [Device(t=t, gpu="g", energy_mj=energy_mj)]
+        energy_mj += round(100 * (IDLE_LEVEL_W + 4 * (works[1][tick] + works[2][tick])))
+        if tick % 10 == 7 and tick > 10:
+            flush += [
+                Process(t=t, gpu="g", pid=pid, start_ns=7, period_ns=SECOND_NS, sm_percent=sum(percent) / 10)
+                for pid, percent in ((pid, of[tick - 10 : tick]) for pid, of in works.items())
+            ]
+        flushes.append(flush)
+    errors_j: dict[bool, list[float]] = {True: [], False: []}  # whether a record that is cut holds a change
+    for at, (_, of) in enumerate(sorted(windows_of(flushes).items())):
+        if 60 <= at < 80:
+            for row in of:
+                true_uj = 400_000 * sum(works[row["pid"]][10 * at : 10 * at + 10])
+                assert abs(row["active_energy_uj"] - true_uj) <= row["error_uj"]
+                told = works[2][10 * at - 3 : 10 * at + 17]
+                errors_j[len(set(told)) > 1].append(row["error_uj"] / 1e6)
+    assert max(errors_j[True]) > 20
+    assert max(errors_j[False]) < 4
 
 
 @pytest.mark.parametrize("power_w", [200, 650])

@@ -702,7 +702,8 @@ def _fit(
         prior = holders.watts[work.who[i]] if i >= _OWN else WATTS_PRIOR
         out.holder[row, i - 1] = work.who[i]
         out.watts[row, i - 1] = max(x[i], min(_LEAST * prior, sd))
-        out.sd[row, i - 1] = sd
+        # Of those that share a figure each is off from it as any process is from the mean of all.
+        out.sd[row, i - 1] = math.hypot(sd, WATTS_PRIOR_SD) if i == _OTHERS else sd
     out.known[row] = n - 1
 
 

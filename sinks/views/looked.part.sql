@@ -1,8 +1,7 @@
     -- all of the minutes that the span cuts
     intDiv(since_ns, minute_ns) * minute_ns AS first_ns,
     intDiv(until_ns + minute_ns - 1, minute_ns) * minute_ns AS last_ns,
-    -- of engines that tell the unit: that one was observed says nothing of what others count. Found once: what
-    -- asks for them six times read 3 M rows, 0.4 s of processor time
+    -- of engines that tell the unit: that one was observed says nothing of what others count. Found once, asked six times
     (
         SELECT groupUniqArray((host, pod, model, model_version, first_told))
         FROM (SELECT DISTINCT host, pod, model, model_version, authority FROM unit_teller WHERE unit = 'observed_ns') AS looked_unit

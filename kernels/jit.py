@@ -1,19 +1,21 @@
 """How kernels are compiled.
 
 Eagerly, with one signature, cached and without the GIL; no fastmath, for reassociation would break
-conservation; no parallel loops, for a partition is the unit of scale. A kernel and the parts it calls
-stand in one file: numba's cache does not see that a part in another file has changed.
+conservation; no parallel loops, for a partition is the unit of scale.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
+from numba.core import caching, cgutils
 from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic, overload
 from numba.np import arrayobj
@@ -22,56 +24,71 @@ from numba.np import arrayobj
 _NO_WRAPPERS: Final[dict[str, Any]] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _TO_INDEX: Final = "fix_integer_index"  # of numba: what adds the length to a negative index
 
+# Of numba: what says of which text a cached function was made. Where a later one has none, nothing is cached.
+_STAMPED: Final[Any] = getattr(caching, "_SourceFileBackedLocatorMixin", None)
+_TEXTS: Final = hashlib.sha256(
+    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+).digest()
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @contextmanager
-def _indices_from_zero() -> Iterator[None]:
-    """Compile ``array[i]`` such that a negative i does not count from the end, for no kernel has one.
+def _in_place_of(owner: Any, name: str, ours: Callable[..., Any]) -> Iterator[None]:
+    """Have numba call ours; nobody else compiles meanwhile, nor takes ours for numba's own."""
+    with global_compiler_lock:
+        theirs = getattr(owner, name, None)
+        setattr(owner, name, ours)
+        try:
+            yield
+        finally:
+            setattr(owner, name, theirs)
+
+
+def _index_as_it_is(context: Any, builder: Any, kind: Any, index: Any, size: Any) -> Any:  # noqa: ARG001
+    """Have ``array[i]`` not count from the end where i is negative, for no kernel has one.
 
     To look at the sign of every index was a fifth of all kernels: a window of four processes came from 906 ns
     to 749, and of one from 180 to 144. Numba leaves it out for unsigned indices only, which would have to be
     cast in each place; a numba that does it elsewhere makes the same kernels, as slow as before. ``make
     test-bounds`` tells where an index is negative."""
+    return context.cast(builder, index, kind, types.intp)
 
-    def as_it_is(context: Any, builder: Any, kind: Any, index: Any, size: Any) -> Any:  # noqa: ARG001
-        return context.cast(builder, index, kind, types.intp)
 
-    with global_compiler_lock:  # nobody else compiles meanwhile, nor takes ours for numba's own
-        counts_from_end = getattr(arrayobj, _TO_INDEX, None)
-        setattr(arrayobj, _TO_INDEX, as_it_is)
-        try:
-            yield
-        finally:
-            setattr(arrayobj, _TO_INDEX, counts_from_end)
+def _jit(function: Function, *signature: Any, **options: Any) -> Function:
+    """Compile a function, without the GIL, and keep it until the text of any kernel changes. Numba's cache
+    looks at the function's own file alone: after an upgrade that changed a constant or a part in another one,
+    kernels went by the old."""
+    jit: Any = partial(njit, *signature, nogil=True, **options)
+    if _STAMPED is None:
+        return jit()(function)  # type: ignore[no-any-return]
+    with _in_place_of(_STAMPED, "get_source_stamp", lambda _: _TEXTS):
+        return jit(cache=True)(function)  # type: ignore[no-any-return]
 
 
 def kernel(signature: Any) -> Callable[[Function], Function]:
     """Compile a kernel for the one signature it has; other argument types are an error, never a recompile."""
 
     def compiled(function: Function) -> Function:
-        with _indices_from_zero():
-            jitted: Any = njit(signature, nogil=True, cache=True)(function)
-        return jitted  # type: ignore[no-any-return]
+        with _in_place_of(arrayobj, _TO_INDEX, _index_as_it_is):
+            return _jit(function, signature)
 
     return compiled
 
 
 def allocating_part(function: Function) -> Function:
-    """Compile a function that kernels of its file call, and that makes arrays or views of them."""
-    jitted: Any = njit(nogil=True, cache=True, **_NO_WRAPPERS)(function)
-    return jitted  # type: ignore[no-any-return]
+    """Compile a function that kernels call, and that makes arrays or views of them."""
+    return _jit(function, **_NO_WRAPPERS)
 
 
 def part(function: Function) -> Function:
-    """Compile a function that kernels of its file call. It must not make arrays, nor views of them.
+    """Compile a function that kernels call. It must not make arrays, nor views of them.
 
     A struct of 20 arrays is 150 machine words to hand over at each call, and 20 references to count. So
     parts are inlined, and compiled without numba's runtime, which counts references: a window of 100
     samples and one process came from 2885 ns to 716 without the counting, and from 490 to 320 by inlining.
     """
-    jitted: Any = njit(nogil=True, cache=True, forceinline=True, _nrt=False, **_NO_WRAPPERS)(function)  # type: ignore[call-overload]
-    return jitted  # type: ignore[no-any-return]
+    return _jit(function, forceinline=True, _nrt=False, **_NO_WRAPPERS)
 
 
 def prefetch(array: Any, place: tuple[int, ...]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -12,12 +11,11 @@ from tests.kafka_broker import kafka_broker
 
 __all__ = ["kafka_broker"]
 
-# Compiled once, by `make kernels`, which reads this file too, or by whichever process comes first. A folder
-# for each text of the kernels: numba does not see that a cached kernel's callee in another file has changed.
+# Compiled once, by `make kernels`, which reads this file too, or by whichever process comes first. Those that
+# check each index have a folder of their own, for numba's cache does not tell them from the others.
 _ROOT = Path(__file__).parents[1]
-_TEXT = b"".join(path.read_bytes() for path in sorted((_ROOT / "kernels").glob("*.py")))
 _CHECKED = "-bounds" if os.environ.get("NUMBA_BOUNDSCHECK") == "1" else ""
-_CACHE = _ROOT / ".pytest_cache" / f"kernels-{hashlib.sha256(_TEXT).hexdigest()[:12]}{_CHECKED}"
+_CACHE = _ROOT / ".pytest_cache" / f"kernels{_CHECKED}"
 os.environ.setdefault("NUMBA_CACHE_DIR", str(_CACHE))
 
 # Files that take a minute begin: a file's tests run in one process, and one that came last would have it work

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from wattribute import kernels
 from wattribute.commands import compiling
 
 
@@ -24,3 +29,23 @@ def test_where_no_helper_may_be_started_the_kernels_are_compiled_all_the_same(
     monkeypatch.setattr(subprocess, "Popen", refused)
     engine, _ = compiling.compiled_engine()
     assert (engine.__name__, raised) == ("Engine", [])
+
+
+def test_a_kernel_is_compiled_anew_where_a_constant_in_another_file_has_changed(tmp_path: Path) -> None:
+    package = tmp_path / "wattribute" / "kernels"
+    package.mkdir(parents=True)
+    (tmp_path / "wattribute" / "__init__.py").touch()
+    for name in ("__init__.py", "jit.py"):
+        shutil.copy(Path(kernels.__file__).with_name(name), package)
+    (package / "asks.py").write_text(
+        "from numba import types\n"
+        "from wattribute.kernels.jit import kernel\n"
+        "from wattribute.kernels.limits import LIMIT\n"
+        "limit = kernel(types.int64())(lambda: LIMIT)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", "from wattribute.kernels.asks import limit; print(limit())"]
+    for limit in ("1", "2"):
+        (package / "limits.py").write_text(f"LIMIT = {limit}\n")
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert told.stdout == f"{limit}\n"

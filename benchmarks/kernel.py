@@ -11,7 +11,8 @@ import numpy as np
 from benchmarks.contender import Figures, check, run, timed_s
 from benchmarks.synthetic import I64, SECOND_NS, START_NS, Readings, readings
 from benchmarks.table import Bar, Row
-from wattribute.kernels import attribute as a
+from wattribute.kernels import result as r
+from wattribute.kernels.attribute import attribute
 from wattribute.kernels.series import FOREVER, HAS_COUNTER, Due
 from wattribute.stream.learning import Learning
 from wattribute.stream.series import DeviceKey, HolderKey, Series
@@ -75,7 +76,7 @@ def attribution(made: Readings, learns: bool) -> Attribution:
     first = np.full(made.devices, START_NS // SECOND_NS)
     due = Due(np.arange(made.devices + 1), first, first + made.seconds - 1, np.zeros(made.devices, np.int64))
     idle = np.full(made.devices, IDLE_MW), np.full(made.devices, _IDLE_SD_W)
-    out = np.empty((a.ROW_COLUMNS, made.windows * (made.processes + 2) + made.processes), np.int64)
+    out = np.empty((r.ROW_COLUMNS, made.windows * (made.processes + 2) + made.processes), np.int64)
 
     nobody_works = holders._replace(used_length=np.zeros(holder_rows, np.int64))
     prior = Learning().watts(hosts, devices, nobody_works, due, *idle, SECOND_NS, False)
@@ -84,7 +85,7 @@ def attribution(made: Readings, learns: bool) -> Attribution:
         watts, of = prior
         if learns:  # anew each time: nothing is known of what was learned before
             watts, of = Learning().watts(hosts, devices, holders, due, *idle, SECOND_NS, False)
-        count, first, _ = a.attribute(
+        count, first, _ = attribute(
             hosts, devices, holders, due, watts, of, SECOND_NS, 0, 0, True, False, out
         )
         check(first == made.devices, f"the kernel stopped at device {first}")
@@ -107,7 +108,7 @@ def against_memcpy(
     kernel = attribution(made, learns)
     rows = kernel.call()
     _check_conserved(made, kernel.out[:, :rows])
-    source = np.ones(in_bytes(made) + rows * 8 * a.ROW_COLUMNS, np.uint8)
+    source = np.ones(in_bytes(made) + rows * 8 * r.ROW_COLUMNS, np.uint8)
     target = np.empty_like(source)
     kernel_s, copy_s = timed_s([kernel.call, lambda: np.copyto(target, source)], repetitions)
     samples = made.devices * made.t_ns.shape[1]
@@ -144,14 +145,14 @@ def _check_conserved(made: Readings, out: I64) -> None:
     """Every window has its rows, the parts are the whole, and the whole telescopes to the counter."""
     each = made.processes
     check(out.shape[1] == made.windows * each, f"{out.shape[1]} rows of {made.windows} windows")
-    parts = out.reshape(a.ROW_COLUMNS, made.devices, made.seconds, each)
-    for idle in (a.IDLE_EQUAL, a.IDLE_MEMORY, a.IDLE_ACTIVE):
-        split_uj = (parts[a.ACTIVE_ENERGY] + parts[idle]).sum(axis=2)
-        check(bool((split_uj == parts[a.DEVICE_ENERGY, :, :, 0]).all()), "parts are not the whole")
-    for used in (a.TIME_EQUAL, a.TIME_MEMORY, a.TIME_ACTIVE):
-        check(bool((parts[used].sum(axis=2) == parts[a.COVERED, :, :, 0]).all()), "times are not the whole")
+    parts = out.reshape(r.ROW_COLUMNS, made.devices, made.seconds, each)
+    for idle in (r.IDLE_EQUAL, r.IDLE_MEMORY, r.IDLE_ACTIVE):
+        split_uj = (parts[r.ACTIVE_ENERGY] + parts[idle]).sum(axis=2)
+        check(bool((split_uj == parts[r.DEVICE_ENERGY, :, :, 0]).all()), "parts are not the whole")
+    for used in (r.TIME_EQUAL, r.TIME_MEMORY, r.TIME_ACTIVE):
+        check(bool((parts[used].sum(axis=2) == parts[r.COVERED, :, :, 0]).all()), "times are not the whole")
     counter_uj = (made.energy_mj[:, -1] - made.energy_mj[:, 0]) * 1000
     last_step_uj = (made.energy_mj[:, -1] - made.energy_mj[:, -2]) * 1000
-    windows_uj = parts[a.DEVICE_ENERGY, :, :, 0].sum(axis=1)
+    windows_uj = parts[r.DEVICE_ENERGY, :, :, 0].sum(axis=1)
     beyond_uj = counter_uj - windows_uj  # of the last sample, which lies up to 1 ms beyond the last window
     check(bool(((beyond_uj >= 0) & (beyond_uj <= last_step_uj)).all()), "windows do not telescope")

@@ -22,14 +22,14 @@ from benchmarks.contender import Figures, check, run, timed_s
 from benchmarks.kernel import IDLE_MW, attribution
 from benchmarks.synthetic import I64, SECOND_NS, START_NS, Readings, counter_uj, readings
 from benchmarks.table import Bar, Row
-from wattribute.kernels import attribute as a
+from wattribute.kernels import result as r
 
 _BAR: Final = 10.0
 _FULL: Final = ((100, 1, 32, 1000), (100, 4, 32, 1000), (10, 4, 32, 1000))
 _SMALL: Final = ((100, 1, 2, 20), (10, 4, 2, 20))
 _ROUNDS: Final = 3
 # The result (11, devices, seconds, processes): these rows of the kernel's.
-_RESULT: Final = slice(a.DEVICE_ENERGY, a.MEMORY + 1)
+_RESULT: Final = slice(r.DEVICE_ENERGY, r.MEMORY + 1)
 
 
 def by_kernel(hz: int, processes: int, devices: int, seconds: int, repetitions: int) -> Figures:
@@ -37,7 +37,7 @@ def by_kernel(hz: int, processes: int, devices: int, seconds: int, repetitions: 
     made = readings(devices, hz, seconds, processes)
     ready = attribution(made, learns=False)  # the plain ratio, as the others
     (took_s,) = timed_s([ready.call], repetitions)
-    rows = ready.out[:, : ready.call()].reshape(a.ROW_COLUMNS, devices, seconds, processes)
+    rows = ready.out[:, : ready.call()].reshape(r.ROW_COLUMNS, devices, seconds, processes)
     return _figures(made, rows[_RESULT], took_s)
 
 

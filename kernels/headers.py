@@ -6,7 +6,8 @@ that was 2.4 us a message, a tenth of what a stream did for it.
 
 from typing import NamedTuple
 
-from wattribute.kernels.ingest import (
+from wattribute.kernels.jit import kernel, part
+from wattribute.kernels.messages import (
     DEVICE_ROWS,
     HOST,
     KIND,
@@ -16,7 +17,6 @@ from wattribute.kernels.ingest import (
     SAMPLES_MESSAGE,
     WORD,
 )
-from wattribute.kernels.jit import kernel, part
 from wattribute.kernels.series import I32, I64, types
 
 # In KIND, where a message is not clear: it is none of samples, it or its header is cut short, the header has
@@ -92,7 +92,7 @@ def note(known: Known, place: int) -> None:
 
 @kernel(types.int64(_words, _i64, _i64, KNOWN, _i64_2))
 def recognise(words: I64, lengths: I64, offsets: I64, known: Known, messages: I64) -> int:
-    """Fill the rows of ``messages`` (see ``kernels.ingest``) of messages that stand one after the other in
+    """Fill the rows of ``messages`` (see ``kernels.messages``) of messages that stand one after the other in
     ``words``, each of so many words; how many are not clear. Their KIND says why."""
     at = unclear = 0
     for m in range(lengths.shape[0]):

@@ -1,9 +1,91 @@
-"""Which of the marked windows are due now, by device, and which may wait."""
+"""The windows that are to be written anew: how they are marked, which are due now, and which may wait."""
 
-from wattribute.kernels.jit import kernel
-from wattribute.kernels.series import DUE, I64, MARKS, Due, Marks, types
+from wattribute.kernels.jit import kernel, part
+from wattribute.kernels.series import (
+    BLOCK_NS,
+    BLOCKS_AHEAD,
+    DATED_NS,
+    DUE,
+    ENERGY_AHEAD_NS,
+    HORIZON_NS,
+    I64,
+    LATENESS_NS,
+    LEARNED_NS,
+    MARKS,
+    Devices,
+    Due,
+    Hosts,
+    Marks,
+    types,
+)
+
+_DATED_BEFORE_NS = ENERGY_AHEAD_NS + DATED_NS  # a reading of energy has a say in stretches so far before it
 
 _i64 = types.Array(types.int64, 1, "C")
+
+
+@part
+def mark(marks: Marks, device: int, first: int, last: int, offset: int) -> None:
+    """Mark windows first..last; joined to the device's latest mark where both touch and share the offset."""
+    if last < first:
+        return
+    i = marks.latest[device]
+    if i >= 0 and marks.offset[i] == offset and first <= marks.last[i] + 1 and last >= marks.first[i] - 1:
+        marks.first[i] = min(first, marks.first[i])
+        marks.last[i] = max(last, marks.last[i])
+        return
+    i = marks.made[0]
+    marks.device[i] = device
+    marks.first[i] = first
+    marks.last[i] = last
+    marks.offset[i] = offset
+    marks.latest[device] = i
+    marks.made[0] = i + 1
+
+
+@part
+def mark_readings(
+    marks: Marks,
+    hosts: Hosts,
+    devices: Devices,
+    d: int,
+    from_ns: int,
+    to_ns: int,
+    learned_ns: int,
+    window_ns: int,
+    offset: int,
+) -> None:
+    """Mark the windows of which readings changed, and since ``learned_ns`` those by which is learned. Where
+    that lies so far back that windows which rest on the same block of readings are final, those too, and all
+    that rest on what is learned of it."""
+    block = learned_ns // BLOCK_NS
+    marks.changed[d] = min(marks.changed[d], block)
+    host = devices.host[d]
+    now_ns = hosts.now_ns[host]
+    to_ns = max(to_ns, now_ns)
+    is_over = hosts.ended_ns[host] == now_ns  # then all windows were final
+    since_ns = (block - BLOCKS_AHEAD) * BLOCK_NS
+    if since_ns < (now_ns if is_over else now_ns - LATENESS_NS):
+        from_ns = min(from_ns, max(since_ns, to_ns - HORIZON_NS))
+        to_ns += LEARNED_NS
+    mark(marks, d, max(from_ns, devices.first_ns[d]) // window_ns, to_ns // window_ns, offset)
+
+
+@part
+def mark_energy(
+    marks: Marks,
+    hosts: Hosts,
+    devices: Devices,
+    d: int,
+    from_ns: int,
+    to_ns: int,
+    window_ns: int,
+    offset: int,
+) -> None:
+    """Mark the windows of which the energy changed, and those before them in which these readings have a
+    say."""
+    learned_ns = from_ns - _DATED_BEFORE_NS
+    mark_readings(marks, hosts, devices, d, from_ns, to_ns, learned_ns, window_ns, offset)
 
 
 @kernel(types.int64(MARKS, _i64, _i64, MARKS, DUE))

@@ -18,6 +18,7 @@ U8 = NDArray[np.uint8]
 F64 = NDArray[np.float64]
 F32 = NDArray[np.float32]
 
+SECOND_NS = 1_000_000_000
 FOREVER = 1 << 62
 """A time that never comes."""
 LATENESS_NS = 10_000_000_000
@@ -26,6 +27,8 @@ HORIZON_NS = 3_600_000_000_000
 """What comes later than this changes nothing any more; it is counted and listed as a gap."""
 AVERAGE_SHIFT_NS = 500_000_000
 """The 1 s average speaks of the second before it: its middle is 0.5 s ago."""
+POWER_HOLDS_NS = 600 * SECOND_NS
+"""A reading of power says nothing of what lies further from it."""
 HAS_COUNTER, HAS_INSTANT, HAS_AVERAGE = 1, 2, 4
 
 # What is learned of a device (kernels/learn.py) for a block rests on that, on those before it in its minute,
@@ -213,34 +216,6 @@ class Batch(NamedTuple):
     layouts: I64  # (l, 17)
     device_ids: I32  # rows in Devices of the gpus of all layouts
     holder_ids: I32  # rows in Holders of their processes
-
-
-class Scratch(NamedTuple):
-    """Room to attribute some windows of one device that at most ``m`` processes may hold."""
-
-    members: I64  # (m): rows of those processes
-    seen: I64  # (m): where the pass over their records stands
-    used: I64  # (m): and over their SM use
-    watts: F64  # (m): what each draws per percent of SM time
-    watts_sd: F64  # (m): standard deviation of that
-    present: I64  # (m + 1): who holds the device over a piece, as an index of ``sums``
-    sm_percent: F64  # (m + 1): of those present, as are the next two
-    unsure: F64  # variance of their watts per percent
-    memory_bytes: F64
-    shares: F64  # (4, m + 1): what quantities are split by; of MIG instances the first row alone
-    rests: F64  # (m + 1): what rounding down leaves of each
-    parts: I64  # (m + 1): and into
-    sums: I64  # (m + 2, 14): accumulators of a window: the members', unheld, residual
-    held_bytes_ns: F64  # (m + 1)
-    given: I64  # (m): to whom the device, or an instance, is given, as an index of ``members``
-    instances: I64  # (6, MIG instances + 1): of a piece, a column each; the last is what is in none
-    activity: F64  # (3, MIG instances + 1)
-    first_cut: I64  # (windows + 1): cuts of window k are first_cut[k] to first_cut[k + 1], both edges in
-    cuts_ns: I64
-    energy_uj: I64  # (cuts): cumulative; only differences mean anything
-    unknown_ns: (
-        I64  # (cuts): cumulative time of which nothing tells the energy; where anything may be missing
-    )
 
 
 types: Any = numba_types  # its functions are not typed

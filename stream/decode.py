@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wattribute.errors import RecordError
 from wattribute.kernels import headers as h
-from wattribute.kernels import ingest as k
+from wattribute.kernels import messages as k
 from wattribute.kernels.series import PROCESS, Batch
 from wattribute.records import (
     End,
@@ -61,7 +61,7 @@ class Pending:
     def __init__(self) -> None:
         # Flat, not lists of tuples: those are as many objects for Python's collector to go through, which
         # took a tenth of all time.
-        self.messages: array[int]  # seven a message, see ``kernels.ingest``
+        self.messages: array[int]  # seven a message, see ``kernels.messages``
         self.events: array[int]  # four an event
         self.joined = b""  # the bytes of the messages that are made of words
         self.clear()

@@ -14,9 +14,11 @@ import orjson
 from numpy.typing import NDArray
 
 from wattribute.errors import RecordError
-from wattribute.kernels import attribute as a
-from wattribute.kernels import ingest as k
+from wattribute.kernels import messages as k
+from wattribute.kernels.attribute import attribute
+from wattribute.kernels.ingest import ingest
 from wattribute.kernels.marks import take_due
+from wattribute.kernels.result import ROW_COLUMNS
 from wattribute.kernels.series import (
     FOREVER,
     HAS_AVERAGE,
@@ -81,7 +83,7 @@ class Engine:
         self.duplicate_count = 0
         self._marks = new_marks(_MARKS, len(self.series.devices.host))
         self._learning = Learning()
-        self._out = np.empty((a.ROW_COLUMNS, _ROWS), np.int64)
+        self._out = np.empty((ROW_COLUMNS, _ROWS), np.int64)
         self._final = np.zeros(0, np.int64)  # of each device the last window written as final
         self._next_offset = 0
         self._written: list[dict[str, Column]] = []
@@ -260,7 +262,7 @@ class Engine:
             series = self.series
             if len(self._marks.latest) < len(series.devices.host):
                 self._renew_marks()
-            first = k.ingest(
+            first = ingest(
                 batch, first, settled, self.window_ns,
                 series.hosts, series.devices, series.holders, self._marks, drops,
             )  # fmt: skip
@@ -313,8 +315,8 @@ class Engine:
         first, window, rows = 0, 0, -1
         while first < n_devices:
             if rows == 0:  # not even one window fits
-                self._out = np.empty((a.ROW_COLUMNS, 2 * self._out.shape[1]), np.int64)
-            rows, first, window = a.attribute(
+                self._out = np.empty((ROW_COLUMNS, 2 * self._out.shape[1]), np.int64)
+            rows, first, window = attribute(
                 series.hosts, series.devices, series.holders, due, watts, of,
                 self.window_ns, first, window, self.processes_known, ended, self._out,
             )  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wattribute.kernels import headers as h
-from wattribute.kernels import ingest as k
+from wattribute.kernels import messages as k
 from wattribute.wire import DEVICE_COLUMNS, PROCESS_COLUMNS
 
 _DEVICE_WANTED: Final = ("t", "energy_mj", "gpu", "power_mw", "power_average_mw", "sm_percent")
@@ -116,7 +116,7 @@ def _widths(names: Sequence[str], known: Mapping[str, str]) -> list[int]:
 
 
 def _places(names: Sequence[str], known: Mapping[str, str], wanted: Sequence[str]) -> list[int]:
-    """For each column wanted, the wide and narrow columns before it (see ``kernels.ingest``); -1 = absent."""
+    """For each column wanted, the wide and narrow columns before it (``kernels.messages``); -1 = absent."""
     wide = [name for name in names if known[name] == "q"]
     narrow = [name for name in names if known[name] != "q"]
     return [

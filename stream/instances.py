@@ -6,7 +6,7 @@ import re
 from typing import Final, NamedTuple
 
 from wattribute.errors import RecordError
-from wattribute.kernels import ingest as k
+from wattribute.kernels import messages as k
 from wattribute.kernels.series import INSTANCE, INSTANCE_NS, WATTS_PRIOR, WATTS_PRIOR_SD
 from wattribute.records import Instance
 from wattribute.stream.series import SLICES, HolderKey, Series

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wattribute.kernels import learn as k
+from wattribute.kernels.learn import learn
+from wattribute.kernels.learn_scratch import PLACES, SHIFTS
 from wattribute.kernels.series import (
     F64,
     FITS,
@@ -58,7 +59,7 @@ class Learning:
         self._idle_mw = idle_mw[:count].copy()
         of = _windows(devices, due, window_ns, idle_mw, idle_sd_w)
         out = _rows(len(of.row) + count)
-        k.learn(hosts, devices, holders, due, window_ns, ended, self._learned, out, of)
+        learn(hosts, devices, holders, due, window_ns, ended, self._learned, out, of)
         return out, of
 
     def changed(self, first_block: I64) -> None:
@@ -83,10 +84,10 @@ def _room(devices: int) -> Learned:
         minute=np.full((devices, 2), _NEVER, np.int64),
         block=np.zeros((devices, 2), np.int64),
         names=np.zeros((devices, 2), np.int64),
-        holder=np.empty((devices, 2, k.PLACES), np.int64),
-        second=np.empty((devices, 2, k.PLACES, k.PLACES)),
-        first=np.empty((devices, 2, k.PLACES, k.SHIFTS)),
-        squares=np.empty((devices, 2, k.SHIFTS)),
+        holder=np.empty((devices, 2, PLACES), np.int64),
+        second=np.empty((devices, 2, PLACES, PLACES)),
+        first=np.empty((devices, 2, PLACES, SHIFTS)),
+        squares=np.empty((devices, 2, SHIFTS)),
         late_s2=np.empty((devices, 2)),
         stretches=np.empty((devices, 2)),
         fitted=np.full((devices, FITS), _NEVER, np.int64),

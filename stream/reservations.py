@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 from wattribute.errors import RecordError
-from wattribute.kernels import ingest as k
+from wattribute.kernels import messages as k
 from wattribute.records import Reservation, Whose, Workload
 from wattribute.stream.identity import Identities
 from wattribute.stream.series import HolderKey, Series

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from wattribute.kernels import attribute as a
+from wattribute.kernels import result as r
 from wattribute.sinks.contract import Coded, Column
 from wattribute.stream.identity import Identities
 from wattribute.stream.idle import IdleLevels
@@ -18,17 +18,17 @@ ACCOUNTS: Final = ("process", "reserved", "unheld", "residual")
 ENERGY_SOURCES: Final = ("", "counter", "instant", "average", "module", "none")
 WEIGHT_SOURCES: Final = ("", "exclusive", "accounting", "utilization", "gpm", "memory", "equal", "none")
 _COUNTS: Final[Mapping[str, int]] = {
-    "device_energy_uj": a.DEVICE_ENERGY,
-    "active_energy_uj": a.ACTIVE_ENERGY,
-    "idle_energy_equal_uj": a.IDLE_EQUAL,
-    "idle_energy_memory_uj": a.IDLE_MEMORY,
-    "idle_energy_active_uj": a.IDLE_ACTIVE,
-    "active_time_ns": a.ACTIVE_TIME,
-    "gpu_time_equal_ns": a.TIME_EQUAL,
-    "gpu_time_memory_ns": a.TIME_MEMORY,
-    "gpu_time_active_ns": a.TIME_ACTIVE,
-    "error_uj": a.ERROR_ENERGY,
-    "error_ns": a.ERROR_TIME,
+    "device_energy_uj": r.DEVICE_ENERGY,
+    "active_energy_uj": r.ACTIVE_ENERGY,
+    "idle_energy_equal_uj": r.IDLE_EQUAL,
+    "idle_energy_memory_uj": r.IDLE_MEMORY,
+    "idle_energy_active_uj": r.IDLE_ACTIVE,
+    "active_time_ns": r.ACTIVE_TIME,
+    "gpu_time_equal_ns": r.TIME_EQUAL,
+    "gpu_time_memory_ns": r.TIME_MEMORY,
+    "gpu_time_active_ns": r.TIME_ACTIVE,
+    "error_uj": r.ERROR_ENERGY,
+    "error_ns": r.ERROR_TIME,
 }
 
 
@@ -66,8 +66,8 @@ class Rows:
     def columns(self, out: NDArray[np.int64]) -> dict[str, Column]:
         """The table's columns of the kernel's rows (23, n), which may be overwritten after."""
         series = self._series
-        device, holder = out[a.ROW_DEVICE], out[a.ROW_HOLDER]
-        ends_ns = (out[a.ROW_WINDOW] + 1) * self._window_ns
+        device, holder = out[r.ROW_DEVICE], out[r.ROW_HOLDER]
+        ends_ns = (out[r.ROW_WINDOW] + 1) * self._window_ns
         device_codes = device.astype(np.int32)
         known = self._known()
         held = holder >= 0
@@ -75,12 +75,12 @@ class Rows:
         # A process, whom it is given to, a MIG instance; or unheld and residual of the device, which are -1
         # and -2 in the kernel's numbers.
         account = np.where(held, series.holders.account[holder], 1 - holder).astype(np.int32)
-        source = out[a.ENERGY_SOURCE]
-        of_module = known.of_module[device] & (source != a.FROM_NONE)
+        source = out[r.ENERGY_SOURCE]
+        of_module = known.of_module[device] & (source != r.FROM_NONE)
         count = out.shape[1]
         none = np.zeros(count, np.int32)
         columns: dict[str, Column] = {
-            "window_start": out[a.ROW_WINDOW] * (self._window_ns // 1_000_000),
+            "window_start": out[r.ROW_WINDOW] * (self._window_ns // 1_000_000),
             "window_ms": np.full(count, self._window_ns // 1_000_000, np.uint32),
             "host": Coded(device_codes, known.host),
             "gpu": Coded(device_codes, known.gpu),
@@ -92,16 +92,16 @@ class Rows:
             "process_start_ns": process["start_ns"],
             "part": Coded(none, [""]),
             "energy_source": Coded(
-                np.where(of_module, a.FROM_MODULE, source).astype(np.int32), ENERGY_SOURCES
+                np.where(of_module, r.FROM_MODULE, source).astype(np.int32), ENERGY_SOURCES
             ),
-            "weight_source": Coded(out[a.WEIGHT_SOURCE].astype(np.int32), WEIGHT_SOURCES),
-            "memory_bytes": out[a.MEMORY].astype(np.uint64),
-            "covered_ns": _copied(out[a.COVERED], np.uint32, np.uint64),
-            "flags": out[a.FLAGS].astype(np.uint32),
-            "segment": out[a.SEGMENT].astype(np.uint32),
-            "version": (out[a.ROW_OFFSET] | self._base).view(np.uint64),
-            "deleted": out[a.DELETED].astype(np.uint8),
-            "nothing_due": out[a.NOTHING_DUE].astype(np.uint8),
+            "weight_source": Coded(out[r.WEIGHT_SOURCE].astype(np.int32), WEIGHT_SOURCES),
+            "memory_bytes": out[r.MEMORY].astype(np.uint64),
+            "covered_ns": _copied(out[r.COVERED], np.uint32, np.uint64),
+            "flags": out[r.FLAGS].astype(np.uint32),
+            "segment": out[r.SEGMENT].astype(np.uint32),
+            "version": (out[r.ROW_OFFSET] | self._base).view(np.uint64),
+            "deleted": out[r.DELETED].astype(np.uint8),
+            "nothing_due": out[r.NOTHING_DUE].astype(np.uint8),
         }
         columns |= {name: _copied(out[row], np.int32, np.int64) for name, row in _COUNTS.items()}
         columns |= self._identities.columns(series, device, holder, ends_ns)

@@ -257,11 +257,11 @@ def test_every_value_of_an_enum_is_described(store: str) -> None:
 
 def test_every_flag_is_described() -> None:
     from wattribute.commands.explain import FLAGS
-    from wattribute.kernels import attribute as kernels
+    from wattribute.kernels import result
 
     rows = tables(ATTRIBUTION)["bit"]
     assert [int(bit) for bit, _, _ in rows] == list(FLAGS)
-    assert [getattr(kernels, name) for _, name, _ in rows] == list(FLAGS)
+    assert [getattr(result, name) for _, name, _ in rows] == list(FLAGS)
 
 
 @pytest.mark.long

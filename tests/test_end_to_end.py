@@ -189,10 +189,10 @@ def test_explain_says_what_a_figure_rests_on(golden: str) -> None:
 
 def test_the_flags_of_explain_are_those_of_the_kernels() -> None:
     from wattribute.commands.explain import FLAGS
-    from wattribute.kernels import attribute as a
+    from wattribute.kernels import result
 
     names = "PROVISIONAL GAP RESET NO_ENERGY SCALED NO_SM PARTIAL DISPUTED REPEATED"
-    assert list(FLAGS) == [getattr(a, name) for name in names.split()]
+    assert list(FLAGS) == [getattr(result, name) for name in names.split()]
 
 
 @pytest.mark.long

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.stream import host as made_host
-from wattribute.kernels.attribute import NO_ENERGY
+from wattribute.kernels.result import NO_ENERGY
 from wattribute.records import Device, Record
 from wattribute.stream.engine import Engine
 

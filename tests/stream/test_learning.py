@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.stream import host as made_host
-from wattribute.kernels.attribute import NO_SM
+from wattribute.kernels.result import NO_SM
 from wattribute.records import Device, Gpu, Process, Record
 from wattribute.stream.engine import Engine
 

@@ -29,7 +29,7 @@ from wattribute.sinks.schema import check_policy
 if TYPE_CHECKING:
     from wattribute.sinks.store import Readable
 
-# The bits of attribution.flags (kernels/attribute.py), in words: what it is called, and what it says.
+# The bits of attribution.flags (kernels/result.py), in words: what it is called, and what it says.
 FLAGS: Final[Mapping[int, str]] = {
     1: "provisional: the window may still change",
     2: "gap: samples are missing in the window; that part is residual",

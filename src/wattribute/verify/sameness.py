@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from wattribute.bus import SAMPLES
 from wattribute.collector.local_log import LocalLog
 from wattribute.collector.publish import Publisher
-from wattribute.kernels.attribute import PROVISIONAL
+from wattribute.kernels.result import PROVISIONAL
 from wattribute.kernels.series import BLOCK_NS, LATENESS_NS, SHIFT_MAX_NS
 from wattribute.records import Device, Gap, Process, Record
 from wattribute.stream.engine import Engine

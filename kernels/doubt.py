@@ -11,14 +11,14 @@ FAR_NS = 86_400 * SECOND_NS
 
 
 @part
-def drop(drops: Drops, message: int, row: int, t: int, reason: int) -> None:
+def drop(drops: Drops, message: int, t: int, reason: int) -> None:
+    """Count a reading that cannot be used, and list it while there is room."""
     drops.total[reason] += 1
     n = drops.listed[0]
     if n < drops.where.shape[0]:
         drops.where[n, 0] = message
-        drops.where[n, 1] = row
-        drops.where[n, 2] = reason
-        drops.where[n, 3] = t
+        drops.where[n, 1] = reason
+        drops.where[n, 2] = t
         drops.listed[0] = n + 1
 
 

@@ -176,8 +176,8 @@ def _take_device_rows(
             t = take_samples(hosts, devices, d, batch, columns, (i, end), place, marks, drops)
             newest_ns = max(newest_ns, t)
         else:
-            for k in range(i, end):
-                drop(drops, m, k, 0, UNKNOWN)
+            for _ in range(i, end):
+                drop(drops, m, 0, UNKNOWN)
         i = end
     return int(max(newest_ns, hosts.now_ns[host]))
 
@@ -212,7 +212,7 @@ def _take_process_rows(
         process = batch.halves[process_at + i]
         if process < 0 or process >= batch.layouts[layout, L_PROCESS_COUNT]:
             drops.of_processes[0] += 1
-            drop(drops, m, above + i, 0, UNKNOWN)
+            drop(drops, m, 0, UNKNOWN)
             continue
         h = batch.holder_ids[batch.layouts[layout, L_PROCESSES] + process]
         t = batch.words[t_at + i]
@@ -223,7 +223,7 @@ def _take_process_rows(
         reason, from_ns = take_process(holders, h, now_ns, repeated_ns, t, period_ns, memory_bytes, percent)
         if reason != ACCEPTED:
             drops.of_processes[0] += 1
-            drop(drops, m, above + i, t, reason)
+            drop(drops, m, t, reason)
         else:
             d, to_ns, offset = holders.device[h], max(now_ns, t), batch.messages[m, OFFSET]
             if percent >= 0.0:

@@ -189,23 +189,23 @@ def take_samples(
         t, energy, power, average, _ = sample
         reason = fault(devices, d, sample)
         if reason != ACCEPTED:
-            drop(drops, message, i, t, reason)
+            drop(drops, message, t, reason)
             continue
         if n == 1 and t > 0 and stands_alone(hosts, devices, d, t):
-            drop(drops, message, i, newest, FAR_AHEAD)
+            drop(drops, message, newest, FAR_AHEAD)
             hosts.now_ns[host] = now_ns = min(now_ns, t)
             n = newest = 0
             counter = -1
         if t <= newest:
             reason, counter, knot = _take_late(hosts, devices, d, n, counter, knot, sample, place, marks)
             if reason != ACCEPTED:
-                drop(drops, message, i, t, reason)
+                drop(drops, message, t, reason)
             else:
                 n += 1
                 from_ns = min(from_ns, knot)
             continue
         if t - now_ns > FAR_NS and is_far_ahead(hosts, host, d, max(now_ns, newest), t):
-            drop(drops, message, i, t, FAR_AHEAD)
+            drop(drops, message, t, FAR_AHEAD)
             continue
         if n > 0 and t - newest > _ANEW_NS:
             n = devices.gap_length[d] = devices.reset_length[d] = 0
@@ -214,7 +214,7 @@ def take_samples(
         twice_ns = devices.repeated_to_ns[d] - repeated_ns if repeated_ns > 0 else 0
         leapt = counter >= 0 and energy - counter > most_mj(t - knot + twice_ns)
         if leapt and is_leap(devices, d, t, energy):
-            drop(drops, message, i, t, LEAP)
+            drop(drops, message, t, LEAP)
             continue
         if n == 0:
             devices.first_ns[d] = from_ns = t

@@ -201,7 +201,7 @@ class Drops(NamedTuple):
     total: I64  # by reason
     of_processes: I64  # (1): how many of them were of processes
     listed: I64  # (1): how many are in ``where``
-    where: I64  # (n, 4): index of the message, row in it, reason, time it claims
+    where: I64  # (n, 3): index of the message, reason, time it claims
 
 
 class Batch(NamedTuple):

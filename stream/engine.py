@@ -2,6 +2,15 @@
 
 Everything here is a function of the messages alone, in their order; how they are cut into batches and
 when rows are asked for changes nothing but how often a window is written before it is final.
+
+A window is, one after the other:
+
+    marked       something came that bears on it, by a message of some offset
+    due          marked, and asked for: it is attributed now
+    provisional  over by its host's clock, but what bears on it may still be on its way
+    final        10 s past its end, or its collector has ended
+    restated     marked and written again although it was final: something came later than that
+    forgotten    an hour back: what comes of it now is counted, and changes nothing
 """
 
 from __future__ import annotations
@@ -255,7 +264,7 @@ class Engine:
             np.zeros(len(k.REASONS), np.int64),
             np.zeros(1, np.int64),
             np.zeros(1, np.int64),
-            np.empty((_DROPS_LISTED, 4), np.int64),
+            np.empty((_DROPS_LISTED, 3), np.int64),
         )
         first, stuck, settled = 0, -1, -1
         while True:
@@ -358,8 +367,8 @@ class Engine:
         where = drops.where[: drops.listed[0]]
         unlisted = drops.total.copy()
         hosts = list(self.series.host_rows)
-        for message, reason in np.unique(where[:, [0, 2]], axis=0).tolist():
-            times = where[(where[:, 0] == message) & (where[:, 2] == reason), 3]
+        for message, reason in np.unique(where[:, :2], axis=0).tolist():
+            times = where[(where[:, :2] == (message, reason)).all(axis=1), 2]
             count = len(times)
             unlisted[reason] -= count
             offset = int(messages[message, k.OFFSET])

@@ -8,6 +8,7 @@ import pytest
 
 from wattribute.errors import UsageError
 from wattribute.settings import load_settings, local_folder
+from wattribute.sinks.folder import folder_of
 
 HOME = {"HOME": "/home/ada"}
 
@@ -48,6 +49,14 @@ def test_store_and_bus_lie_in_the_users_data_folder() -> None:
     assert settings.store == "chdb:///home/ada/.local/share/wattribute/store"
     assert settings.bus == "local:///home/ada/.local/share/wattribute/bus"
     assert load_settings({}, None, HOME | {"XDG_DATA_HOME": "/d"}).store == "chdb:///d/wattribute/store"
+
+
+def test_a_folder_of_any_name_is_found_again() -> None:
+    settings = load_settings({}, None, {"XDG_DATA_HOME": "/d/100%25 #1?"})
+    assert local_folder(settings.bus) == Path("/d/100%25 #1?/wattribute/bus")
+    assert folder_of(settings.store) == Path("/d/100%25 #1?/wattribute/store")
+    other = "chdb:///d/store?database=an-other"
+    assert load_settings({"store": other}, None, HOME).store == other
 
 
 def test_the_bus_lies_beside_the_store() -> None:
@@ -113,6 +122,10 @@ def test_a_key_that_is_near_to_none_gets_no_name_that_was_not_meant(tmp_path: Pa
         ('store = "clickhouse://h:http/d"', "neither chdb:///"),
         ('store = "clickhouse://[::1/d"', "neither chdb:///"),
         ('store = "clickhouse:///d"', "neither chdb:///"),
+        ('store = "clickhouse://h:8123/d?password=hunter2"', r"/d\?…' is neither chdb:///"),
+        ('store = "chdb:///w/a#b/store"', "'chdb:///w/a#b/store' is neither chdb:///"),
+        ('store = "chdb:///w/%00/store"', "neither chdb:///"),
+        ('bus = "local:///w/a?b/bus"', "neither kafka://"),
         ("scrape_s = 0.0001", "scrape_s is 0.0001: it must be 0, or 0.1 to 3600"),
         ("spool_max_bytes = 3", "is 3: it must be 1048576 to 17592186044416"),
         ("host", "not a TOML file"),

@@ -19,7 +19,8 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from wattribute.endpoints import Endpoint, parse_endpoints
-from wattribute.errors import UsageError, meant
+from wattribute.errors import RecordError, UsageError, has_controls, meant
+from wattribute.records import parse, shown
 from wattribute.rules import Rule, parse_rules
 
 FILE: Final = "wattribute.toml"
@@ -43,6 +44,10 @@ _KUBERNETES: Final = re.compile(
 )
 _SECRET: Final = re.compile(r"password|secret|key\.pem")  # what librdkafka calls what nobody else may read
 _NO_SETTING: Final = "leave it out: 'wattribute check-config' shows those that there are"
+_ESCAPES: Final = str.maketrans({"%": "%25", "#": "%23", "?": "%3F"})
+_WRITTEN: Final = " (in a path %25 stands for %, %23 for #, %3F for ?)"
+# What each record of the host says: one that is refused takes host, team and price away with it.
+_OF_HOST: Final = ("host", "provider", "region", "pricing", "cluster", "team", "labels")
 _PASSWORD: Final = re.compile(r"(?<=://)([^/:@]*):.*@")  # one that holds / or @ as it is, too
 
 
@@ -177,8 +182,8 @@ def load_settings(
         except UsageError as problem:
             problems.append(f"{origin}: {problem}")
     values["host"] = values.get("host") or socket.gethostname()
-    values["store"] = values.get("store") or f"chdb://{data_folder(environ) / 'store'}"
-    values["bus"] = values.get("bus") or f"local://{_beside(values['store'], environ) / 'bus'}"
+    values["store"] = values.get("store") or folder_url("chdb", data_folder(environ) / "store")
+    values["bus"] = values.get("bus") or folder_url("local", _beside(values["store"], environ) / "bus")
     values["spool"] = values.get("spool") or str(data_folder(environ) / "spool")
     problems += _url_problems(values["store"], values["bus"], origins)
     problems += _kubelet_problems(values.get("kubelet", ""), origins)
@@ -196,11 +201,16 @@ def local_folder(bus: str) -> Path | None:
     scheme, _, rest = bus.partition("://")
     if scheme == "kafka" and "@" not in rest and all(map(_is_place, rest.rstrip("/").split(","))):
         return None
-    if scheme == "local" and rest.startswith("/") and rest.strip("/"):
-        return Path(unquote(urlsplit(bus).path))
+    if scheme == "local" and _is_path(rest):
+        return Path(unquote(rest))
     raise UsageError(
-        f"bus {_without_password(bus)!r} is neither kafka://broker:9092 nor local:///path/of/a/folder"
+        f"bus {_without_secrets(bus)!r} is neither kafka://broker:9092 nor local:///path/of/a/folder{_WRITTEN}"
     )
+
+
+def folder_url(scheme: str, folder: Path) -> str:
+    """The URL of a folder, whatever its name: ``local_folder`` and the store find it again."""
+    return f"{scheme}://{str(folder).translate(_ESCAPES)}"
 
 
 def intake_address(intake: str) -> tuple[str, int] | None:
@@ -337,6 +347,17 @@ def _without_password(url: str) -> str:
     return _PASSWORD.sub(r"\1:(set)@", url)
 
 
+def _without_secrets(url: str) -> str:
+    """Of a URL that is refused, what may be shown."""
+    return re.sub(r"\?.*", "?…", _without_password(url))
+
+
+def _is_path(text: str) -> bool:
+    """Whether it is a folder's path in a URL, and nothing behind it, which would be left out."""
+    is_whole = text.startswith("/") and bool(text.strip("/")) and not {"?", "#"} & set(text)
+    return is_whole and not has_controls(unquote(text))
+
+
 def _is_place(text: str) -> bool:
     """Whether it is host or host:port; user@ may stand before it."""
     try:
@@ -349,15 +370,15 @@ def _is_place(text: str) -> bool:
 def _is_store(store: str) -> bool:
     scheme, _, rest = store.partition("://")
     if scheme == "chdb":
-        return rest.startswith("/") and bool(rest.strip("/"))
-    return scheme == "clickhouse" and _is_place(re.split("[/?#]", rest)[0])
+        return _is_path(re.sub(r"\?database=[^?#&]+$", "", rest))
+    return scheme == "clickhouse" and not {"?", "#"} & set(rest) and _is_place(rest.partition("/")[0])
 
 
 def _url_problems(store: str, bus: str, origins: Mapping[str, str]) -> Iterator[str]:
     if not _is_store(store):
         yield (
-            f"{origins.get('store', 'store')}: store {_without_password(store)!r} is neither"
-            " chdb:///path/of/a/folder nor clickhouse://user@host:8123/database"
+            f"{origins.get('store', 'store')}: store {_without_secrets(store)!r} is neither"
+            f" chdb:///path/of/a/folder nor clickhouse://user@host:8123/database{_WRITTEN}"
         )
         if "bus" not in origins:
             return  # it would lie beside the store

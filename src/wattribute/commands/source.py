@@ -18,7 +18,7 @@ from wattribute.collector.serving import Serving
 from wattribute.collector.workers import inline_worker, thread_worker
 from wattribute.errors import UsageError, WattributeError
 from wattribute.records import Host, Record
-from wattribute.settings import Settings, data_folder, load_settings
+from wattribute.settings import Settings, data_folder, folder_url, load_settings
 
 if TYPE_CHECKING:
     from wattribute.collector.kubelet import Kubelet
@@ -122,7 +122,7 @@ def load_host_settings(options: Mapping[str, object], config: Path | None, simul
     """The settings; a simulated host has a store of its own: made-up joules must not lie among real ones."""
     settings = load_settings(options, config)
     if simulate and "store" not in settings.origins:
-        apart = {"store": f"chdb://{data_folder() / 'simulated' / 'store'}"}
+        apart = {"store": folder_url("chdb", data_folder() / "simulated" / "store")}
         settings = load_settings({**options, **apart}, config)
     return settings
 

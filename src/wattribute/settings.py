@@ -187,6 +187,7 @@ def load_settings(
     values["spool"] = values.get("spool") or str(data_folder(environ) / "spool")
     problems += _url_problems(values["store"], values["bus"], origins)
     problems += _kubelet_problems(values.get("kubelet", ""), origins)
+    problems += _record_problems(values, origins)
     try:
         intake_address(values.get("intake", INTAKE))
     except UsageError as problem:
@@ -400,6 +401,16 @@ def _kubelet_problems(kubelet: str, origins: Mapping[str, str]) -> Iterator[str]
         f"{origins.get('kubelet', 'kubelet')}: kubelet is neither https://ADDRESS:10250/pods, nor"
         " http://127.0.0.1:10255/pods, nor the path of a file, nor off"
     )
+
+
+def _record_problems(values: Mapping[str, Any], origins: Mapping[str, str]) -> Iterator[str]:
+    for key in _OF_HOST:
+        value = values.get(key)
+        said = dict(value) if isinstance(value, Mapping) else value
+        try:
+            parse({"kind": "trace" if key == "host" else "host", "t": 1, "version": 1, key: said})
+        except RecordError as problem:
+            yield f"{origins.get(key, key)}: {problem}"
 
 
 def _beside(store: str, environ: Mapping[str, str]) -> Path:

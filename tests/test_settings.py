@@ -109,6 +109,10 @@ def test_a_key_that_is_near_to_none_gets_no_name_that_was_not_meant(tmp_path: Pa
     [
         ("fast_hz = nan", "must be 1 to 100"),
         ("fast_hz = true", "not a number"),
+        (f"fast_hz = 1{'0' * 400}", r"fast_hz is 10+\.\.\., not a number"),
+        (f"window_ms = 1{'0' * 400}", r"window_ms is 10+\.\.\., not a whole number"),
+        (f"window_ms = 1{'0' * 5000}", "not a TOML file"),
+        (f"labels = {'[' * 3000}", "not a TOML file"),
         ("window_ms = 1.5", "not a whole number"),
         ("host = 3", "not a text"),
         ('host = "a\\u0007b"', "control characters"),

@@ -248,7 +248,7 @@ def _from_file(
     except OSError as error:
         problems.append(f"{path} cannot be read: {error.strerror}")
         return
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         problems.append(f"{path} is not a TOML file: {error}")
         return
     known = [item.name for item in _keys()]
@@ -313,9 +313,10 @@ def _as_number(name: str, raw: object, whole: bool) -> float:
             raise ValueError
         if whole and isinstance(raw, float) and not raw.is_integer():
             raise ValueError
-        return int(raw) if whole else float(raw)
-    except ValueError:
-        raise UsageError(f"{name} is {raw!r}, not a {'whole ' if whole else ''}number") from None
+        number = float(raw)
+        return int(raw) if whole else number
+    except (ValueError, OverflowError):
+        raise UsageError(f"{name} is {shown(raw)}, not a {'whole ' if whole else ''}number") from None
 
 
 def _mapping(item: Field[Any], raw: object) -> Mapping[str, Any]:

@@ -198,7 +198,8 @@ def test_secrets_come_from_closed_files_and_are_not_shown(tmp_path: Path) -> Non
 
 
 def test_secrets_among_the_settings_of_kafka_are_not_shown() -> None:
-    secrets = ("ssl.key.password", "ssl.key.pem", "sasl.oauthbearer.client.secret")
+    oauth = ("sasl.oauthbearer.client.secret", "sasl.oauthbearer.assertion.private.key.passphrase")
+    secrets = ("ssl.key.password", "ssl.key.pem", *oauth)
     kafka = {"WATTRIBUTE_KAFKA": ",".join(f"{name}=hunter2" for name in secrets) + ",acks=all"}
     shown = str(load_settings({}, None, HOME | kafka).shown())
     assert "acks=all" in shown
@@ -325,7 +326,7 @@ def test_endpoints_are_tables_of_the_file(tmp_path: Path) -> None:
         ("[[endpoints]]\nurl = 'http://a'\nsecret = 'm'", "it is one of url, model, model_version, pod,"),
         ("[[endpoints]]\nurl = 8000", "url is not a text"),
         ("[[endpoints]]\nurl = 'a:8000'", "'a:8000' is not http://host:port"),
-        ("[[endpoints]]\nurl = 'http://a:99999'", "is not http://host:port"),
+        ("[[endpoints]]\nurl = 'http://a:99999/m?token=x'", "'http://a:99999/m' is not http://host:port"),
         ("[[endpoints]]\nurl = 'http://a b'", "is not http://host:port"),
         ("[[endpoints]]\nurl = 'http://ada:s3cret@a:1x'", "no user and no password; use token_file"),
     ],

@@ -72,5 +72,6 @@ def _endpoint(table: Mapping[str, object]) -> Endpoint:
     except ValueError:
         usable = False
     if not usable:
-        raise UsageError(f"endpoints: url {url!r} is not http://host:port or http://host:port/path")
+        shown = url.partition("?")[0]  # what follows may be a secret
+        raise UsageError(f"endpoints: url {shown!r} is not http://host:port or http://host:port/path")
     return endpoint

@@ -42,7 +42,8 @@ _OTHER_VARIABLES: Final = frozenset(
 _KUBERNETES: Final = re.compile(
     r"WATTRIBUTE(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT.*)|PORT(_\d+_(TCP|UDP|SCTP).*)?)"
 )
-_SECRET: Final = re.compile(r"password|secret|key\.pem")  # what librdkafka calls what nobody else may read
+# What librdkafka calls what nobody else may read.
+_SECRET: Final = re.compile(r"password|passphrase|secret|key\.pem")
 _NO_SETTING: Final = "leave it out: 'wattribute check-config' shows those that there are"
 _ESCAPES: Final = str.maketrans({"%": "%25", "#": "%23", "?": "%3F"})
 _WRITTEN: Final = " (in a path %25 stands for %, %23 for #, %3F for ?)"

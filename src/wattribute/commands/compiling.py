@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from wattribute.commands.output import note
@@ -17,7 +19,28 @@ if TYPE_CHECKING:
 
 _PATIENCE_S: Final = 2.0  # from a cache they take 0.4 s
 # Numba compiles one at a time: another process takes the half of the work, and puts it into the cache.
+_INTERRUPTED: Final = 130
 _OTHERS: Final = "import wattribute.kernels.ingest, wattribute.kernels.learn"
+
+
+@contextmanager
+def _ending_with_ctrl_c() -> Iterator[None]:
+    """Ctrl-C ends the process at once. As an exception it mostly came up in a call back from LLVM, which
+    printed it and went on."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield  # whoever began this sees to signals
+        return
+
+    def end(*_: object) -> None:
+        note("wattribute: interrupted")
+        os._exit(_INTERRUPTED)
+
+    signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _compile_largest() -> None:
@@ -46,11 +69,12 @@ def compiled_engine() -> tuple[type[Engine], Callable[..., Any]]:
     late.daemon = True
     late.start()
     try:
-        _compile_largest()
-        for helper in helpers:
-            helper.wait()
-        from wattribute.stream.engine import Engine
-        from wattribute.stream.replay import replay
+        with _ending_with_ctrl_c():
+            _compile_largest()
+            for helper in helpers:
+                helper.wait()
+            from wattribute.stream.engine import Engine
+            from wattribute.stream.replay import replay
     finally:
         late.cancel()
     return Engine, replay

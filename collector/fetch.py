@@ -93,6 +93,8 @@ def fetch(address: Address, deadline_s: float = DEADLINE_S) -> list[bytes]:
         raise ScrapeError("its answer breaks off") from None
     except http.client.HTTPException as problem:
         raise ScrapeError(f"what it answers is not HTTP ({type(problem).__name__})") from None
+    except UnicodeError:  # as with two dots in a row
+        raise SilentError("it cannot be reached: its host is no name that DNS could have") from None
     except OSError as problem:
         raise SilentError(f"it cannot be reached: {problem.strerror or type(problem).__name__}") from None
 

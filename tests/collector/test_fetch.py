@@ -20,7 +20,7 @@ from tests.collector.engine_server import EngineServer, engine_server, expositio
 from tests.needs import missing
 from wattribute.collector import fetch as module
 from wattribute.collector.engines import ScrapeError
-from wattribute.collector.fetch import Address, NamespaceError, fetch
+from wattribute.collector.fetch import Address, NamespaceError, SilentError, fetch
 
 
 def refused(
@@ -146,6 +146,14 @@ def test_who_is_not_there_cannot_be_reached() -> None:
         fetch(Address("127.0.0.1", port))
 
 
+@pytest.mark.parametrize("host", ["vllm..svc", "x" * 64 + ".example"])
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_host_that_no_name_can_be_cannot_be_reached(host: str, tls: bool) -> None:
+    """What is raised otherwise ends the reading of all the others."""
+    with pytest.raises(SilentError, match="no name that DNS could have"):
+        fetch(Address(host, 80, tls=tls))
+
+
 def test_an_endpoint_with_tls_is_read_if_its_certificate_holds(
     server: EngineServer, certified: Callable[[str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,7 +225,7 @@ def test_who_may_not_enter_a_namespace_is_told_what_it_takes(tmp_path: Path) -> 
         missing("only root may give up its rights")
     child = f"""
 import os, sys
-from wattribute.collector.fetch import Address, NamespaceError, fetch
+from wattribute.collector.fetch import Address, NamespaceError, SilentError, fetch
 os.setuid(65534)
 try:
     fetch(Address("127.0.0.1", 1, namespace="/proc/{os.getpid()}/ns/net"))

@@ -204,6 +204,13 @@ def test_secrets_among_the_settings_of_kafka_are_not_shown() -> None:
     shown = str(load_settings({}, None, HOME | kafka).shown())
     assert "acks=all" in shown
     assert "hunter2" not in shown
+    url = {"WATTRIBUTE_KAFKA": "sasl.oauthbearer.token.endpoint.url=https://me:hunter2@h/token"}
+    assert "=https://me:(set)@h/token" in str(load_settings({}, None, HOME | url).shown())
+
+
+def test_a_password_that_is_a_number_is_refused_and_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"kafka_password is no text$"):
+        load_settings({}, written(tmp_path, "kafka_password = 271828", 0o600), HOME)
 
 
 @pytest.mark.parametrize("password", ["hunter2", "hun@ter2", "hunter2/@hunter2:"])

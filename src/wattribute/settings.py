@@ -141,7 +141,8 @@ class Settings:
                 value = "; ".join(map(str, value))
             elif isinstance(value, Mapping):
                 value = ", ".join(
-                    f"{key}={'(set)' if _SECRET.search(key) else part}" for key, part in sorted(value.items())
+                    f"{key}={'(set)' if _SECRET.search(key) else _without_password(str(part))}"
+                    for key, part in sorted(value.items())
                 )
             elif isinstance(value, tuple):
                 value = ", ".join(endpoint.url.partition("?")[0] for endpoint in value)
@@ -295,7 +296,8 @@ def _value(item: Field[Any], raw: object) -> Any:
         return parse_endpoints(raw)
     if isinstance(item.default, str):
         if not isinstance(raw, str):
-            raise UsageError(f"{item.name} is {raw!r}, not a text")
+            told = "no text" if item.metadata.get("secret") else f"{raw!r}, not a text"
+            raise UsageError(f"{item.name} is {told}")
         if any(ord(char) < 32 for char in raw):
             raise UsageError(f"{item.name} holds control characters")
         return raw

@@ -19,7 +19,6 @@ TAG_PREFIX: Final = "wattribute.dev/"
 """Labels and annotations of this prefix say whose a pod is, as WATTRIBUTE_… do of a process."""
 _TAGS: Final = {f"{TAG_PREFIX}{field.replace('_', '-')}": field for field in TAGS}
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
-_LABELS_MAX: Final = 16  # of those that the settings name
 
 # A run of the cluster's, by the label that names it: the outermost first, for the Job of a JobSet has both.
 _RUNS: Final = (
@@ -89,7 +88,7 @@ def read_pods(
 
     Raises ValueError, whose text shows nothing of it, where it is none.
     """
-    kept = tuple(kept_labels)[:_LABELS_MAX]
+    kept = tuple(kept_labels)
     pods: dict[str, Pod] = {}
     unusable = 0
     try:

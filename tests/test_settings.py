@@ -120,6 +120,7 @@ def test_a_key_that_is_near_to_none_gets_no_name_that_was_not_meant(tmp_path: Pa
         (f"team = '{'x' * 1025}'", "team is 1025 characters long; 1024 at most"),
         (f"labels = {{{', '.join(f'k{n} = 1' for n in range(65))}}}", "object of at most 64 texts"),
         ("labels = 3", "not a table"),
+        (f"kubelet_labels = '{'a,' * 17}'", "kubelet_labels names 17: 16 at most"),
         ('labels = "team"', "write key=value"),
         ("[labels]\nteam = [1]", "not a plain value"),
         ("[idle_watts]\nH200 = -1", "0 to 10000 W"),

@@ -49,6 +49,7 @@ _ESCAPES: Final = str.maketrans({"%": "%25", "#": "%23", "?": "%3F"})
 _WRITTEN: Final = " (in a path %25 stands for %, %23 for #, %3F for ?)"
 # What each record of the host says: one that is refused takes host, team and price away with it.
 _OF_HOST: Final = ("host", "provider", "region", "pricing", "cluster", "team", "labels")
+_POD_LABELS_MAX: Final = 16  # a workload has 64 at most, and the collector finds some by itself
 _PASSWORD: Final = re.compile(r"(?<=://)([^/:@]*):.*@")  # one that holds / or @ as it is, too
 
 
@@ -189,6 +190,10 @@ def load_settings(
     values["spool"] = values.get("spool") or str(data_folder(environ) / "spool")
     problems += _url_problems(values["store"], values["bus"], origins)
     problems += _kubelet_problems(values.get("kubelet", ""), origins)
+    if (count := len(names_in(values.get("kubelet_labels", "")))) > _POD_LABELS_MAX:
+        problems.append(
+            f"{origins['kubelet_labels']}: kubelet_labels names {count}: {_POD_LABELS_MAX} at most"
+        )
     problems += _record_problems(values, origins)
     try:
         intake_address(values.get("intake", INTAKE))
@@ -224,6 +229,11 @@ def intake_address(intake: str) -> tuple[str, int] | None:
     if not host or not port.isdecimal() or int(port) > 65_535 or (":" in host) != host.startswith("["):
         raise UsageError(f"intake {intake!r} is neither address:port, as {INTAKE}, nor off")
     return host.strip("[]"), int(port)
+
+
+def names_in(text: str) -> list[str]:
+    """The names in ``a,b,c``."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def is_loopback(host: str) -> bool:

@@ -18,7 +18,7 @@ from wattribute.collector.serving import Serving
 from wattribute.collector.workers import inline_worker, thread_worker
 from wattribute.errors import UsageError, WattributeError
 from wattribute.records import Host, Record
-from wattribute.settings import Settings, data_folder, folder_url, load_settings
+from wattribute.settings import Settings, data_folder, folder_url, load_settings, names_in
 
 if TYPE_CHECKING:
     from wattribute.collector.kubelet import Kubelet
@@ -209,7 +209,7 @@ def open_kubelet(settings: Settings) -> Kubelet | None:
         return None
     from wattribute.collector.kubelet import Kubelet  # here, for few need what it loads: http, ssl
 
-    labels = [name.strip() for name in settings.kubelet_labels.split(",") if name.strip()]
+    labels = names_in(settings.kubelet_labels)
     return Kubelet(url, settings.kubelet_token, settings.kubelet_ca, labels)
 
 

@@ -172,10 +172,10 @@ def load_scenario(name: str) -> Scenario:
         return parse_scenario(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise UsageError(f"{path}: cannot read the scenario: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not a TOML file: {error}") from error
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not a TOML file: {error}") from error
 
 
 def parse_scenario(table: Mapping[str, Any]) -> Scenario:

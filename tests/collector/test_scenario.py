@@ -73,6 +73,8 @@ from wattribute.errors import UsageError
             "tenant 1 (a): instance: device 0 has 1, counted from 0",
         ),
         ("[host\n", "not a TOML file"),
+        (f"[host]\nname = {'[' * 3000}", "not a TOML file"),
+        (f"[host]\ngpus = 1{'0' * 5000}", "not a TOML file"),
     ],
 )
 def test_a_bad_scenario_gives_one_clear_line(tmp_path: Path, toml: str, said: str) -> None:

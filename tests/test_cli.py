@@ -454,6 +454,15 @@ def test_json_is_one_array_of_objects_without_nan(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == "a,b\n"
 
 
+@pytest.mark.parametrize("shape", [Format.json, Format.csv])
+def test_what_programs_read_is_utf_8_whatever_the_locale(shape: Format) -> None:
+    written = io.BytesIO()
+    file = io.TextIOWrapper(written, encoding="latin-1", errors="replace")
+    write_rows([{"team": "日本"}], shape, to=file)
+    file.flush()
+    assert "日本" in written.getvalue().decode()
+
+
 def test_a_piped_table_is_plain_aligned_and_harmless(capsys: pytest.CaptureFixture[str]) -> None:
     write_rows([{"model": "evil\x1b]0;x\x07[red]", "n": 5}, {"model": "b", "n": 1234567}], Format.table)
     out = capsys.readouterr().out

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -64,6 +65,9 @@ def write_rows(
     """Print rows as they are: JSON, CSV, or a plain table. ``columns`` are those of an empty answer."""
     names = list(columns if columns is not None else rows[0] if rows else ())
     file = to or sys.stdout
+    if shape is not Format.table and isinstance(file, TextIOWrapper):
+        # Whatever the locale: JSON is UTF-8, and two names that a locale lacks would be the same.
+        file.reconfigure(encoding="utf-8", errors="replace")
     if shape is Format.json:
         lines = ",\n ".join(json.dumps(_jsonable(dict(row)), ensure_ascii=False) for row in rows)
         file.write(f"[{lines}]\n")

@@ -22,6 +22,7 @@ _COMPACTED: Final = frozenset({STATE})
 _QUEUED_MAX_BYTES: Final = 64 << 20
 _WRITTEN_BYTES: Final = 1 << 20  # at a time: on a full disk no more than that is tried again and again
 _WRITE_S: Final = 0.05
+_CLOSE_S: Final = 5.0
 _DROP_MESSAGES: Final = 64  # at a time: few statements, and little more than needed
 
 
@@ -111,11 +112,16 @@ class LocalLog:
         return len(self._queued)
 
     def close(self) -> None:
-        """Flush, and close the file."""
+        """Flush, and close the file. Raises BusError where messages are left that could not be written."""
+        why = f"local log {self._file.path}: another process holds it for more than {_CLOSE_S:g} s"
         try:
-            self.flush(5.0)
+            self.flush(_CLOSE_S)
+        except BusError as error:
+            why = str(error)
         finally:
             self._connection.close()
+        if self._queued:
+            raise BusError(f"{why}; {len(self._queued):,} messages that waited in memory are lost")
 
     def read(self, topic: str, offset: int, max_messages: int) -> list[Message]:
         """The messages there are from ``offset`` on, at most ``max_messages``."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from wattribute.bus import SAMPLES, STATE, UNITS, Partition, Position, Skip
+from wattribute.collector import local_log as module
 from wattribute.collector.local_consumer import LocalConsumer
 from wattribute.collector.local_log import Dropped, LocalLog
 from wattribute.errors import BusAwayError, BusError
@@ -264,6 +265,25 @@ def test_a_full_disk_is_an_error_of_one_line_and_loses_nothing(log: LocalLog) ->
     log._connection.execute("PRAGMA max_page_count = 1000000")
     assert log.flush(1.0) == 0
     assert offsets(log) == list(range(60))
+
+
+def test_what_cannot_be_written_at_the_end_is_told_as_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CLOSE_S", 0.05)
+    log = LocalLog(tmp_path)
+    log._connection.execute("PRAGMA max_page_count = 1")  # SQLite takes the present size
+    for number in range(3):
+        log.send(SAMPLES, "host", bytes(1 << 20), number)
+    with pytest.raises(BusError, match=r"disk is full; .*; 3 messages that waited in memory are lost$"):
+        log.close()
+    other = sqlite3.connect(tmp_path / "bus.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    log = LocalLog(tmp_path)
+    log.send(SAMPLES, "host", b"x", 1)
+    with pytest.raises(BusError, match=r"another process holds it .*; 1 messages that waited in memory"):
+        log.close()
+    other.close()
 
 
 def test_so_many_messages_as_are_sent_at_once_are_written(log: LocalLog) -> None:

@@ -927,6 +927,16 @@ def test_a_name_that_is_not_utf_8_is_refused_before_the_command_runs(tmp_path: P
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_name_is_told_as_a_collector_reads_it_from_the_environment(tmp_path: Path) -> None:
+    """Else its steps were of one run, and what it cost of another."""
+    words = ("run", "--simulate", "--store", f"chdb://{tmp_path}/store", "--run")
+    refused = ran(*words, "r" * 257, "--", "touch", tmp_path / "ran", status=2)
+    assert refused.stderr == "wattribute: run is 257 characters long; 256 at most\n"
+    assert not (tmp_path / "ran").exists()
+    named = ran(*words, " sft\u200b7 ", "--", "sh", "-c", 'echo "<$WATTRIBUTE_RUN>"')
+    assert named.stdout == "<sft 7>\n"
+
+
 def test_a_bug_in_the_report_does_not_change_how_the_command_ended(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

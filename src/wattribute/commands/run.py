@@ -55,7 +55,7 @@ from wattribute.commands.run_options import (
 from wattribute.commands.run_report import add_price, notes_of, report_rows, write_file, write_report
 from wattribute.commands.source import Source, load_host_settings, open_command_host
 from wattribute.errors import RecordError, UsageError, WattributeError
-from wattribute.records import Record, parse
+from wattribute.records import NAME_MAX, Record, clean, parse
 from wattribute.settings import Settings, local_folder
 from wattribute.sinks.schema import check_policy
 
@@ -144,6 +144,7 @@ def run(
     whose |= {"team": team, "phase": phase}
     counted = _counted(context, attempt, named)
     _check(whose, counted, steps)
+    whose = {key: clean(text) for key, text in whose.items()}  # as collectors take it from an environment
     plan = Plan(
         words=command,
         is_named=bool(named),
@@ -306,7 +307,10 @@ def _leave_if_told(measuring: Measuring, status: int) -> None:
 
 
 def _check(whose: Mapping[str, str], attempt: int | None, steps: int | None) -> None:
-    """Raises UsageError for what no record takes."""
+    """Raises UsageError for what no record takes, or no collector takes whole from an environment."""
+    for key, text in whose.items():
+        if len(text) > NAME_MAX:
+            raise UsageError(f"{key} is {len(text):,} characters long; {NAME_MAX} at most")
     try:
         parse({"kind": "workload", "t": 1, "pid": 1, "start_ns": 1, **whose, "attempt": attempt})
         parse({"kind": "run", "t": 1, "run": whose["run"], "event": "start", "steps": steps})

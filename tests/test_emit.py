@@ -15,6 +15,7 @@ from tests.survival.processes import ran
 from wattribute import cli
 from wattribute.bus import SAMPLES, UNITS
 from wattribute.collector import own_pod
+from wattribute.collector.identity import environment
 from wattribute.collector.local_log import LocalLog
 from wattribute.records import Quality, Run, Unit
 from wattribute.stream.engine import Engine
@@ -80,6 +81,16 @@ def test_what_is_told_of_another_run_is_not_of_the_attempt_around(
     told = [json.loads(message.value) for message in messages]
     found = [(record["run"], record.get("attempt", 0)) for message in told for record in message["records"]]
     assert found == [("outer", 3), ("other", 0), ("outer", 3), ("other", 0), ("outer", 1), ("other", 1)]
+
+
+def test_spaces_around_a_name_are_no_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A collector takes none from the environment of the process that is told of."""
+    monkeypatch.setenv("WATTRIBUTE_RUN", "sft-7 ")
+    assert cli.run(["emit", "run", "start", "--bus", f"local://{tmp_path}"]) == 0
+    with closing(LocalLog(tmp_path)) as log:
+        (message,) = log.read(SAMPLES, 0, 10)
+    (record,) = json.loads(message.value)["records"]
+    assert record["run"] == environment(b"WATTRIBUTE_RUN=sft-7 \0")["WATTRIBUTE_RUN"] == "sft-7"
 
 
 @settings(max_examples=30, deadline=None)

@@ -188,8 +188,10 @@ def _counted(context: typer.Context, attempt: int | None, run: str, settings: Se
 def _send(kind: str, told: dict[str, Any], at: str | None, settings: Settings) -> None:
     moment = parse_time(at) or datetime.now(UTC)
     t_ms = round(moment.timestamp() * 1000)
+    # A collector takes no spaces around what the environment of a process says, from which this may be.
+    named = {key: value.strip() if isinstance(value, str) else value for key, value in told.items()}
     try:
-        record = record_of(kind, {**told, "t": t_ms * 1_000_000})
+        record = record_of(kind, {**named, "t": t_ms * 1_000_000})
     except RecordError as error:
         raise UsageError(str(error)) from error
     folder = local_folder(settings.bus)

@@ -19,11 +19,10 @@ from typing import Annotated, Any, Final, NamedTuple
 import typer
 
 from wattribute import __version__
-from wattribute.errors import UsageError, WattributeError, printable, unusable
+from wattribute.errors import INTERRUPTED, UsageError, WattributeError, printable, unusable
 
 # typer brings a click of its own since 0.20, and used the installed one before: this finds either.
 _ClickException: Final[Any] = typer.BadParameter.__mro__[2]
-_INTERRUPTED: Final = 130
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _CLOSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 _EXTRAS: Final = {
@@ -217,7 +216,7 @@ def run(arguments: Sequence[str]) -> int:
         kept = [*(part for part in arguments[:ours] if part != "--debug"), *arguments[ours:]]
         status = _app(next(iter(kept), ""))(kept, prog_name="wattribute", standalone_mode=False)
         sys.stdout.flush()
-        if status == _INTERRUPTED:  # typer makes that of Ctrl-C
+        if status == INTERRUPTED:  # typer makes that of Ctrl-C
             raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except (BrokenPipeError, SystemExit) as error:
@@ -256,7 +255,7 @@ def _ending(error: BaseException) -> tuple[str, int]:
     """What is said of an error, and the exit status."""
     what, status = f"this is a bug in wattribute: {type(error).__name__}: {error}; --debug shows where", 1
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        what, status = "interrupted", _INTERRUPTED
+        what, status = "interrupted", INTERRUPTED
     elif isinstance(error, WattributeError):
         what, status = str(error), 2 if isinstance(error, UsageError) else 1
     elif isinstance(error, _ClickException):

@@ -15,8 +15,11 @@ Anything else that reaches the user is a bug.
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Final
 from unicodedata import category
+
+INTERRUPTED: Final = 130
+"""The exit status after Ctrl-C."""
 
 
 class WattributeError(Exception):

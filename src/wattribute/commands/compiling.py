@@ -12,14 +12,13 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from wattribute.commands.output import note
-from wattribute.errors import WattributeError
+from wattribute.errors import INTERRUPTED, WattributeError
 
 if TYPE_CHECKING:
     from wattribute.stream.engine import Engine
 
 _PATIENCE_S: Final = 2.0  # from a cache they take 0.4 s
 # Numba compiles one at a time: another process takes the half of the work, and puts it into the cache.
-_INTERRUPTED: Final = 130
 _OTHERS: Final = "import wattribute.kernels.ingest, wattribute.kernels.learn"
 
 
@@ -34,7 +33,7 @@ def _ending_with_ctrl_c() -> Iterator[None]:
 
     def end(*_: object) -> None:
         note("wattribute: interrupted")
-        os._exit(_INTERRUPTED)
+        os._exit(INTERRUPTED)
 
     signal.signal(signal.SIGINT, end)
     try:

@@ -136,9 +136,9 @@ class Command:
 
     def forget(self) -> None:
         """It has ended: the signals that came for it are forgotten, and those that come now wait."""
-        self._sentinel.close()
         while signal.sigtimedwait(PASSED, 0) is not None:
             pass
+        self._sentinel.close()
 
     def release(self) -> None:
         """Take signals as before; those that came for the command are forgotten."""

@@ -334,7 +334,7 @@ def _counted(context: typer.Context, attempt: int | None, run: str) -> int | Non
 def _made_up_name(word: str) -> str:
     moment = f"{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005 - a name, for people
     # A script may start several within a second, and machines of a fleet the same one, each as its process 1.
-    return f"{Path(word).name}-{moment}-{secrets.token_hex(2)}"
+    return f"{Path(word).name[: NAME_MAX // 2]}-{moment}-{secrets.token_hex(2)}"
 
 
 def _within(plan: Plan, attempt: int) -> str:

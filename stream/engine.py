@@ -97,6 +97,8 @@ class Engine:
         self._next_offset = 0
         self._written: list[dict[str, Column]] = []
         self._saved = np.zeros((0, 3), np.int64)  # of each device: resets, last sample if silent, sources
+        # Of each device that ever fell silent: where that was first seen, as an offset, and its last sample.
+        self._silences: dict[int, tuple[int, list[int]]] = {}
         self._restored: dict[DeviceKey, Saved] = {}
         self._restored_to = 0
         self._damaged: list[tuple[str, bytes]] = []  # of what was saved: why, and what
@@ -159,20 +161,30 @@ class Engine:
         before = np.concatenate([self._saved, np.zeros((count - len(self._saved), 3), np.int64)])
         self._saved = now
         for row in np.flatnonzero((now != before).any(axis=1) & (length > 0)).tolist():
-            key, n = self.series.device_keys[row], int(length[row])
+            key = self.series.device_keys[row]
+            if last_ns[row] and (row not in self._silences or self._silences[row][1][0] != last_ns[row]):
+                self._silences[row] = self._last_sample(row)
+            # Of one that is back too: where that is read again, it is the silence before that is asked for.
+            next_offset, last = self._silences.get(row) or self._last_sample(row)
             saved = {
                 "host": key.host,
                 "boot_id": key.boot_id,
                 "gpu": key.gpu,
-                "next_offset": self._next_offset,
+                "next_offset": next_offset,
                 "resets": int(devices.resets[row]),
                 "reset_offsets": devices.showed_offset[row, : devices.showed_length[row]].tolist(),
                 "sources": int(devices.sources[row]),
                 "first_ns": int(devices.first_ns[row]),
-                "last": [int(series[row, n - 1]) for series in devices[_SAMPLE_SERIES]],
+                "last": last,
             }
             changed.append((f"{key.host} {key.boot_id} {key.gpu}", orjson.dumps(saved)))
         return changed
+
+    def _last_sample(self, row: int) -> tuple[int, list[int]]:
+        """The last sample of a device, and the first offset that is not in it."""
+        devices = self.series.devices
+        n = int(devices.length[row])
+        return self._next_offset, [int(series[row, n - 1]) for series in devices[_SAMPLE_SERIES]]
 
     def restore(self, saved: Iterable[bytes], next_offset: int) -> None:
         """Take back what ``state`` gave, before the first message is taken. It may be newer than
@@ -204,6 +216,7 @@ class Engine:
             if not devices.length[row] and saved.next_offset <= self._restored_to:
                 self._restore_last_sample(row, saved)
             devices.sources[row] |= saved.sources
+            self._silences[row] = (saved.next_offset, saved.last)
 
     def _restore_last_sample(self, row: int, saved: Saved) -> None:
         """Of a device that the look-back did not bring."""

@@ -318,6 +318,37 @@ def test_a_restart_knows_what_a_device_was_read_from() -> None:
     assert {key: whole[key] for key in after} == after
 
 
+def test_a_silence_is_known_where_its_end_is_read_again() -> None:
+    """It was put by that the device is back, and then the stream was killed, before it had committed that."""
+    minute_ns = 60 * SECOND_NS
+
+    def device(minute: int, gpu: str) -> Device:
+        return Device(t=made_host.START_NS + minute * minute_ns, gpu=gpu, energy_mj=minute * 60_000)
+
+    flushes = [
+        [device(minute, gpu) for gpu in ("a", "b") if gpu == "a" or not 5 < minute < 95]
+        for minute in range(100)
+    ]
+    sent = made_host.messages(flushes)
+    running = Engine("test", minute_ns)
+    made_host.stream(running, sent[:95], [10], end=False)
+    saved = dict(running.state())
+    from_offset = running.look_back_offset
+    assert from_offset > 6
+    running.take([95], [sent[95][1]])
+    running.rows(restate=False)  # the windows of the silence were final: they wait
+    saved |= running.state()
+    restarted = Engine("test", minute_ns)
+    restarted.restore(saved.values(), 95)
+    look_back = sent[from_offset:95]
+    restarted.take([offset for offset, _ in look_back], [value for _, value in look_back], quiet=True)
+    after = made_host.table(made_host.stream(restarted, sent[95:], [1]))
+    whole = made_host.table(made_host.stream(Engine("test", minute_ns), sent, [1]))
+    silence = [key for key in whole if key[1] == "b" and 6 <= (key[3] // 1000 - 1_780_000_000) // 60 < 95]
+    assert len(silence) == 90
+    assert all(after[key] == whole[key] for key in silence)
+
+
 @pytest.mark.parametrize(
     "damage",
     [

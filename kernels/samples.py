@@ -202,7 +202,8 @@ def take_samples(
                 drop(drops, message, t, reason)
             else:
                 n += 1
-                from_ns = min(from_ns, knot)
+                if counter >= 0:
+                    from_ns = min(from_ns, knot)
             continue
         if t - now_ns > FAR_NS and is_far_ahead(hosts, host, d, max(now_ns, newest), t):
             drop(drops, message, t, FAR_AHEAD)

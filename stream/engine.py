@@ -53,7 +53,7 @@ from wattribute.stream.saved import Saved, read_saved
 from wattribute.stream.series import SLACK_NS, DeviceKey, Series, new_marks
 from wattribute.stream.tables import Tables
 
-ALGORITHM: Final = 9
+ALGORITHM: Final = 10
 """Goes up when the same messages come to give other rows."""
 _MARKS: Final = 1 << 16
 _ROWS: Final = 1 << 15

@@ -349,6 +349,18 @@ def test_a_silence_is_known_where_its_end_is_read_again() -> None:
     assert all(after[key] == whole[key] for key in silence)
 
 
+def test_without_a_counter_a_late_reading_changes_no_windows_but_those_beside_it() -> None:
+    """All since the first were written again; after a restart, of which not all is known any more."""
+    seconds = [*range(600), 601, 600]
+    sent = made_host.messages(
+        [Device(t=made_host.START_NS + second * SECOND_NS, gpu="g", power_mw=300_000)] for second in seconds
+    )
+    engine = Engine("test")
+    made_host.stream(engine, sent[:-1], [10], end=False)
+    written = made_host.stream(engine, sent[-1:], [1], end=False)
+    assert min(made_host.windows(made_host.table(written))) > made_host.START_NS + 500 * SECOND_NS
+
+
 @pytest.mark.parametrize(
     "damage",
     [

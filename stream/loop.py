@@ -113,10 +113,11 @@ class StreamLoop:
         if position is None:
             self.assigned[partition] = Assigned(engine, 0, 0)
             return None
-        if partition.topic == SAMPLES:
-            saved = (value for _, value in self._consumer.read_all(STATE))
-            engine.restore(saved, position.next_offset)
         self.assigned[partition] = Assigned(engine, position.next_offset, position.next_offset)
+        if partition.topic != SAMPLES:
+            return position.next_offset  # of units there is no state: each is a row
+        saved = (value for _, value in self._consumer.read_all(STATE))
+        engine.restore(saved, position.next_offset)
         return int(orjson.loads(position.note or "{}").get("look_back", position.next_offset))
 
     def on_revoke(self, partitions: Sequence[Partition]) -> None:
@@ -272,7 +273,8 @@ class StreamLoop:
                 self._send(assigned)
             note = orjson.dumps({"look_back": assigned.engine.look_back_offset}).decode()
             settled = min(assigned.engine.settled_offset, assigned.next_offset)
-            positions[partition] = Position(max(settled, assigned.written_before), note)
+            if settled:  # else nothing was read of it yet: what was committed stands, and so does its note
+                positions[partition] = Position(max(settled, assigned.written_before), note)
         if positions != self._positions:
             if self._producer.flush(_FLUSH_S):
                 raise BusAwayError(

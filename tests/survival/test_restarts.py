@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 
 from tests.stream.host import START_NS
+from wattribute.bus import SAMPLES, UNITS, Partition, Position
+from wattribute.collector.local_consumer import LocalConsumer
 from wattribute.collector.local_log import LocalLog
 from wattribute.records import Device, Exit, Gap, Gpu, Host, Process, Record, Unit, Workload
 from wattribute.stream import loop as stream_loop
+from wattribute.stream.engine import Engine
+from wattribute.stream.loop import StreamLoop
 from wattribute.verify.memory_sink import MemorySink, lived
 from wattribute.wire import Encoder
 
@@ -174,3 +180,26 @@ def test_a_loop_that_is_ended_at_any_step_leaves_the_rows_of_one_that_is_not(
     assert_conserved(whole.table())
     assert sink.table() == whole.table()
     assert sink.small == whole.small
+
+
+def test_a_start_that_read_nothing_leaves_what_was_committed(tmp_path: Path) -> None:
+    """Nor its note: without it the next start would read all that the bus has."""
+    before = Position(7, '{"look_back":3}')
+    with closing(LocalLog(tmp_path)) as log:
+        sent_to(log, [(SAMPLES, "h", b"{}")] * 9)
+        log.commit({SAMPLES: before})
+        consumer = LocalConsumer(log, (SAMPLES,), lambda partition: loop.on_assign(partition))  # noqa: PLW0108 - no loop yet
+        loop = StreamLoop(consumer, log, MemorySink(), Engine)
+        consumer.poll(0, 0)
+        stop = Event()
+        stop.set()
+        loop.run(stop)
+        assert log.committed(SAMPLES) == before
+
+
+def test_units_that_were_written_are_not_read_again(tmp_path: Path) -> None:
+    with closing(LocalLog(tmp_path)) as log:
+        sent_to(log, HostileHost(random.Random(1), 0.0).messages(seconds=5))
+        assert lived(log, MemorySink())
+        loop = StreamLoop(LocalConsumer(log, (UNITS,)), log, MemorySink(), Engine)
+        assert loop.on_assign(Partition(UNITS, 0)) == log.end_offsets()[UNITS] > 0

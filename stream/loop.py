@@ -226,7 +226,9 @@ class StreamLoop:
 
     def _note_skips(self) -> None:
         for skip in self._consumer.skipped():
-            assigned = self.assigned[skip.partition]
+            assigned = self.assigned.get(skip.partition)
+            if assigned is None:  # it has passed to another stream since, which meets the same
+                continue
             if skip.to_offset > assigned.written_before:
                 count = skip.to_offset - max(skip.from_offset, assigned.written_before)
                 assigned.engine.tables.dead(

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.stream.host import START_NS
-from wattribute.bus import SAMPLES, UNITS, Partition, Position
+from wattribute.bus import SAMPLES, UNITS, Fetched, Partition, Position
 from wattribute.collector.local_consumer import LocalConsumer
 from wattribute.collector.local_log import LocalLog
 from wattribute.records import Device, Exit, Gap, Gpu, Host, Process, Record, Unit, Workload
@@ -203,3 +203,23 @@ def test_units_that_were_written_are_not_read_again(tmp_path: Path) -> None:
         assert lived(log, MemorySink())
         loop = StreamLoop(LocalConsumer(log, (UNITS,)), log, MemorySink(), Engine)
         assert loop.on_assign(Partition(UNITS, 0)) == log.end_offsets()[UNITS] > 0
+
+
+def test_a_jump_in_a_partition_that_has_passed_on_is_the_next_one_s_to_tell(tmp_path: Path) -> None:
+    class Passing(LocalConsumer):
+        """Its partition passes to another stream in the poll in which it had to jump."""
+
+        def poll(self, max_messages: int, timeout_s: float) -> Sequence[Fetched]:
+            super().poll(max_messages, timeout_s)
+            loop.on_revoke([Partition(SAMPLES, 0)])
+            stop.set()
+            return []
+
+    stop = Event()
+    with closing(LocalLog(tmp_path)) as log:
+        sent_to(log, [(SAMPLES, "h", b"{}")])
+        log.commit({SAMPLES: Position(7)})
+        consumer = Passing(log, (SAMPLES,), lambda partition: loop.on_assign(partition))  # noqa: PLW0108 - no loop yet
+        loop = StreamLoop(consumer, log, MemorySink(), Engine)
+        loop.run(stop)
+        assert not loop.assigned

@@ -114,8 +114,9 @@ class StreamLoop:
             self.assigned[partition] = Assigned(engine, 0, 0)
             return None
         self.assigned[partition] = Assigned(engine, position.next_offset, position.next_offset)
-        if partition.topic != SAMPLES:
-            return position.next_offset  # of units there is no state: each is a row
+        is_anew = position.next_offset > self._consumer.end_offset(partition)  # which its consumer tells then
+        if is_anew or partition.topic != SAMPLES:  # of units there is no state: each is a row
+            return position.next_offset
         saved = (value for _, value in self._consumer.read_all(STATE))
         engine.restore(saved, position.next_offset)
         return int(orjson.loads(position.note or "{}").get("look_back", position.next_offset))
@@ -229,7 +230,9 @@ class StreamLoop:
             assigned = self.assigned.get(skip.partition)
             if assigned is None:  # it has passed to another stream since, which meets the same
                 continue
-            if skip.to_offset > assigned.written_before:
+            if skip.to_offset < skip.from_offset:
+                self._begin_anew(skip.partition, assigned, skip.to_offset)
+            elif skip.to_offset > assigned.written_before:
                 count = skip.to_offset - max(skip.from_offset, assigned.written_before)
                 assigned.engine.tables.dead(
                     skip.from_offset,
@@ -239,16 +242,34 @@ class StreamLoop:
                 )
                 self._changed = True
 
+    def _begin_anew(self, partition: Partition, assigned: Assigned, first_offset: int) -> None:
+        """The topic was made anew: nothing of what it has now is written, whatever its offsets are."""
+        _LOG.warning(
+            "%s [%d] ends before what was read of it, so it was made anew: reading it from its first message;"
+            " raise 'generation' where the same time is in it again",
+            partition.topic,
+            partition.number,
+        )
+        self._gather(assigned, restate=True, provisional=True)
+        assigned.engine = self._make_engine(f"{partition.topic}/{partition.number}")
+        assigned.written_before = assigned.next_offset = 0
+        self._consumer.seek(partition, first_offset)  # some may have been taken by now
+        self._changed = True
+
+    def _gather(self, assigned: Assigned, restate: bool, provisional: bool) -> None:
+        """Take what an engine has to give out."""
+        letters = assigned.engine.tables.dead_letters()
+        assigned.unsent += ((DEAD, *letter) for letter in letters)
+        self.counts.dead_letters += len(letters)
+        assigned.unwritten.take(assigned.engine, restate=restate, provisional=provisional)
+
     def _write(self, restate: bool = False, provisional: bool = True) -> None:
         now_s = time.monotonic()
         if restate or now_s - self._restated_s >= _RESTATE_S:
             restate, self._restated_s = True, now_s
         self._changed = True  # until all of it is in the store
         for assigned in self.assigned.values():
-            letters = assigned.engine.tables.dead_letters()
-            assigned.unsent += ((DEAD, *letter) for letter in letters)
-            self.counts.dead_letters += len(letters)
-            assigned.unwritten.take(assigned.engine, restate=restate, provisional=provisional)
+            self._gather(assigned, restate, provisional)
         self._sink.announce(
             [c for assigned in self.assigned.values() for c in assigned.unwritten.attribution]
         )

@@ -205,6 +205,29 @@ def test_units_that_were_written_are_not_read_again(tmp_path: Path) -> None:
         assert loop.on_assign(Partition(UNITS, 0)) == log.end_offsets()[UNITS] > 0
 
 
+@pytest.mark.parametrize("look_back", [10, 900])
+def test_a_topic_that_was_made_anew_is_written_from_its_first_message(
+    tmp_path: Path, look_back: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its offsets are lower than what was committed of the one before."""
+    messages = HostileHost(random.Random(1), 0.0).messages(seconds=50)
+    sinks = {name: MemorySink() for name in ("whole", "anew")}
+    for name, sink in sinks.items():
+        with closing(LocalLog(tmp_path / name)) as log:
+            sent_to(log, messages)
+            if name == "anew":
+                beyond = Position(1000, f'{{"look_back":{look_back}}}')
+                log.commit({SAMPLES: beyond, UNITS: beyond})
+            assert lived(log, sink)
+            committed = log.committed(SAMPLES)
+            assert committed is not None
+            assert committed.next_offset == log.end_offsets()[SAMPLES]
+    assert len(sinks["whole"].table()) > 100
+    assert sinks["anew"].table() == sinks["whole"].table()
+    assert sinks["anew"].small == sinks["whole"].small
+    assert sum("made anew" in record.getMessage() for record in caplog.records) == 2
+
+
 def test_a_jump_in_a_partition_that_has_passed_on_is_the_next_one_s_to_tell(tmp_path: Path) -> None:
     class Passing(LocalConsumer):
         """Its partition passes to another stream in the poll in which it had to jump."""

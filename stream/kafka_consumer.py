@@ -197,8 +197,8 @@ class KafkaConsumer:
             try:
                 partitions = client.list_topics(topic, timeout=_REQUEST_TIMEOUT_S).topics[topic].partitions
                 client.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in partitions])
-                at_end = 0
-                while at_end < len(partitions):
+                at_end: set[int | None] = set()  # one that has been written to since ends again
+                while len(at_end) < len(partitions):
                     message = client.poll(_REQUEST_TIMEOUT_S)
                     if message is None:
                         raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
@@ -207,7 +207,7 @@ class KafkaConsumer:
                         if (value := message.value()) is not None:  # else a tombstone
                             yield (message.key() or b"").decode(errors="replace"), value
                     elif error.code() == KafkaError._PARTITION_EOF:
-                        at_end += 1
+                        at_end.add(message.partition())
                     elif not error.retriable():
                         raise KafkaException(error)
             finally:

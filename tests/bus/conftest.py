@@ -145,10 +145,10 @@ def mock_kafka() -> Iterator[MockKafka]:
 
 
 @contextmanager
-def mock_started() -> Iterator[MockKafka]:
+def mock_started(brokers: int = 1) -> Iterator[MockKafka]:
     """A mock cluster while it lasts."""
     try:
-        mock = MockKafka()
+        mock = MockKafka(brokers)
     except OSError as error:
         missing(f"no mock cluster: {error}")
     try:

@@ -16,9 +16,9 @@ PRODUCE, LIST_OFFSETS = 0, 2
 
 
 class MockKafka:
-    """A cluster of one broker that lives until ``close``. Raises OSError where the wheel has no library."""
+    """A cluster that lives until ``close``. Raises OSError where the wheel has no library."""
 
-    def __init__(self) -> None:
+    def __init__(self, brokers: int = 1) -> None:
         folder = Path(confluent_kafka.__file__).parents[1] / "confluent_kafka.libs"
         found = sorted(folder.glob("librdkafka-*.so*"))
         if not found:
@@ -30,7 +30,7 @@ class MockKafka:
         why = ctypes.create_string_buffer(512)
         conf = ctypes.c_void_p(self._lib.rd_kafka_conf_new())
         self._owner = ctypes.c_void_p(self._lib.rd_kafka_new(0, conf, why, ctypes.c_size_t(512)))
-        self._cluster = ctypes.c_void_p(self._lib.rd_kafka_mock_cluster_new(self._owner, 1))
+        self._cluster = ctypes.c_void_p(self._lib.rd_kafka_mock_cluster_new(self._owner, brokers))
         self._lib.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, 0)
         self.servers: str = self._lib.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
 
@@ -41,6 +41,14 @@ class MockKafka:
     def delete_records(self, topic: str, partition: int, before: int) -> None:
         """Forget the messages of a partition before an offset."""
         self._order("partition_delete_records", topic.encode(), partition, ctypes.c_int64(before))
+
+    def lead(self, topic: str, partition: int, broker: int) -> None:
+        """Let a broker, of which the first is 1, have a partition."""
+        self._order("partition_set_leader", topic.encode(), partition, broker)
+
+    def slow_down(self, broker: int, answer_ms: int) -> None:
+        """Let a broker take so long for each answer."""
+        self._order("broker_set_rtt", broker, answer_ms)
 
     def set_down(self) -> None:
         """Let the broker be away: it takes no connection."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import confluent_kafka
 import pytest
 from confluent_kafka import KafkaError, TopicPartition
 
-from tests.bus.conftest import Bus, KafkaBus
+from tests.bus.conftest import Bus, KafkaBus, mock_started
 from tests.bus.mock_kafka import LIST_OFFSETS, MockKafka
 from tests.kafka_broker import KafkaBroker
 from wattribute.bus import Consumer, Fetched, Partition, Position, Producer, Skip
@@ -243,6 +244,29 @@ def test_a_key_that_is_no_text_ends_no_reading(mock_kafka: MockKafka) -> None:
     consumer = KafkaConsumer(mock_kafka.servers, "group", ["topic"])
     assert list(consumer.read_all("topic")) == [("gpu-\ufffd", b"value")]
     consumer.close()
+
+
+def test_a_partition_that_is_written_to_meanwhile_does_not_end_the_reading_of_another() -> None:
+    """It comes to its end more than once. State has one partition, but a broker that makes topics by itself
+    may give it more."""
+    with mock_started(brokers=2) as cluster:
+        cluster.create("topic", 2)
+        cluster.lead("topic", 0, broker=1)
+        cluster.lead("topic", 1, broker=2)
+        stranger = confluent_kafka.Producer({"bootstrap.servers": cluster.servers, "log_level": 0})
+        for partition in (0, 1):
+            stranger.produce("topic", b"%d" % partition, b"key", partition=partition)
+        assert stranger.flush(PATIENCE_S) == 0
+        cluster.slow_down(broker=2, answer_ms=300)
+        with closing(KafkaConsumer(cluster.servers, "group", ["topic"])) as consumer:
+            found = set()
+            for _, value in consumer.read_all("topic"):
+                found.add(value)
+                if len(found) < 2:
+                    time.sleep(0.03)  # to its end
+                    stranger.produce("topic", b"0", b"key", partition=0)
+                    assert stranger.flush(PATIENCE_S) == 0
+            assert found == {b"0", b"1"}
 
 
 def test_two_members_share_the_partitions(kafka_bus: KafkaBus) -> None:

@@ -207,6 +207,10 @@ class Engine:
             row, saved = self.series.device_rows[key], self._restored.pop(key)
             # Those that showed after our place show again. By offset, and not by time: readings come late.
             showed = [offset for offset in saved.reset_offsets if offset < self._restored_to]
+            # A stream that did not know yet that the partition is another's may have put by what is older.
+            seen = self.series.devices.showed_offset[row, : self.series.devices.showed_length[row]].tolist()
+            if saved.reset_offsets or not saved.resets:
+                showed += [offset for offset in seen if offset > max(saved.reset_offsets, default=-1)]
             if len(showed) > self.series.devices.showed_offset.shape[1]:
                 self.series.make_room(len(showed))
             devices = self.series.devices

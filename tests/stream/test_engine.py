@@ -349,6 +349,24 @@ def test_a_silence_is_known_where_its_end_is_read_again() -> None:
     assert all(after[key] == whole[key] for key in silence)
 
 
+def test_a_snapshot_that_is_older_than_the_look_back_hides_no_reset_of_the_counter() -> None:
+    """It was put by late, by a stream that was stopped while the partition passed to another."""
+    flushes = [
+        [Device(t=made_host.START_NS + second * SECOND_NS, gpu="g", energy_mj=second % 50 * 300_000)]
+        for second in range(120)
+    ]
+    sent = made_host.messages(flushes)
+    late = Engine("test")
+    made_host.stream(late, sent[:60], [10], end=False)
+    restarted = Engine("test")
+    restarted.restore([value for _, value in late.state()], 105)
+    restarted.take([offset for offset, _ in sent[:105]], [value for _, value in sent[:105]], quiet=True)
+    after = made_host.table(made_host.stream(restarted, sent[105:], [1]))
+    whole = made_host.table(made_host.stream(Engine("test"), sent, [1]))
+    assert {row["segment"] for row in after.values()} == {1, 2}
+    assert {key: whole[key] for key in after} == after
+
+
 def test_without_a_counter_a_late_reading_changes_no_windows_but_those_beside_it() -> None:
     """All since the first were written again; after a restart, of which not all is known any more."""
     seconds = [*range(600), 601, 600]

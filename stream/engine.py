@@ -110,7 +110,7 @@ class Engine:
         written before."""
         if not offsets:
             return
-        self._look_back.note(offsets[0], self._clocks_ns())
+        self._look_back.note(offsets[0], self._clocks_ns(), self.settled_offset)
         self._next_offset = offsets[-1] + 1
         self._quiet = quiet
         self._take_in(self.decoder.decode(offsets, values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from typing import Final
 
 import numpy as np
@@ -30,23 +31,28 @@ class LookBack:
         """From which a restart must read."""
         return self._offsets[0] if self._offsets else 0
 
-    def note(self, offset: int, now_ns: I64) -> None:
-        """The message at an offset is about to be taken in; each host's clock (hosts,) stands there."""
+    def note(self, offset: int, now_ns: I64, settled_offset: int) -> None:
+        """The message at an offset is about to be taken in; each host's clock (hosts,) stands there.
+        ``settled_offset``: where a restart would begin to write, which windows that wait hold back."""
         if self._offsets:
             moved_ns = self._moved_ns(slice(-1, None), now_ns)
             if not ((moved_ns >= _MARK_EVERY_NS) | (moved_ns < 0)).any():
                 return
         self._add(offset, now_ns)
-        moved_ns = self._moved_ns(slice(None), now_ns)
+        place = bisect.bisect_right(self._offsets, settled_offset) - 1
+        if place < 0:
+            return
+        then_ns = self._then_ns[place]
+        moved_ns = self._moved_ns(slice(place + 1), then_ns)
         far_enough = moved_ns >= _LOOK_BACK_NS
         # A host whose clock stands is gone where another's has passed it by so much: it is not while another
         # sends what it kept for an hour. Where its own clock was days ahead, a day of another's must do.
-        gone = now_ns.max(initial=0) - now_ns >= _LOOK_BACK_NS
+        gone = then_ns.max(initial=0) - then_ns >= _LOOK_BACK_NS
         gone = (moved_ns == 0) & (gone | (moved_ns >= _GONE_NS).any(axis=1, keepdims=True))
         may_begin = far_enough.any(axis=1) & (far_enough | gone | (moved_ns < 0)).all(axis=1)
-        for place in np.flatnonzero(may_begin)[-1:]:
-            del self._offsets[:place]
-            self._then_ns = self._then_ns[place:]
+        for first in np.flatnonzero(may_begin)[-1:]:
+            del self._offsets[:first]
+            self._then_ns = self._then_ns[first:]
 
     def stands_still(self, now_ns: I64) -> NDArray[np.bool_]:
         """Of each host whether its clock, which stands there now, has stood for two minutes of another's."""

@@ -367,6 +367,24 @@ def test_a_snapshot_that_is_older_than_the_look_back_hides_no_reset_of_the_count
     assert {key: whole[key] for key in after} == after
 
 
+def test_the_look_back_reaches_what_waits_to_be_written() -> None:
+    """A late reading changed windows that were final: a restart begins to write there, and not where the
+    stream stands."""
+    minute_ns = 60 * SECOND_NS
+    minutes = [*range(100), *range(101, 130), 100, *range(130, 180)]
+    sent = made_host.messages(
+        [Device(t=made_host.START_NS + minute * minute_ns, gpu="g", energy_mj=minute * 60_000)]
+        for minute in minutes
+    )
+    engine = Engine("test", minute_ns)
+    for offset, value in sent:
+        engine.take([offset], [value])
+        engine.rows(restate=False)
+        clock = max(minutes[: min(engine.settled_offset, offset) + 1])
+        assert minutes[engine.look_back_offset] <= max(0, clock - 72)
+    assert engine.look_back_offset > 50
+
+
 def test_without_a_counter_a_late_reading_changes_no_windows_but_those_beside_it() -> None:
     """All since the first were written again; after a restart, of which not all is known any more."""
     seconds = [*range(600), 601, 600]

@@ -217,18 +217,22 @@ class Engine:
             devices.resets[row] = saved.resets - len(saved.reset_offsets) + len(showed)
             devices.showed_length[row] = len(showed)
             devices.showed_offset[row, : len(showed)] = showed
-            if not devices.length[row] and saved.next_offset <= self._restored_to:
+            n = int(devices.length[row])
+            # Of a silent one it may have brought what came late.
+            is_older = not n or devices.t_ns[row, n - 1] < saved.last[0]
+            if is_older and saved.next_offset <= self._restored_to:
                 self._restore_last_sample(row, saved)
             devices.sources[row] |= saved.sources
             self._silences[row] = (saved.next_offset, saved.last)
 
     def _restore_last_sample(self, row: int, saved: Saved) -> None:
-        """Of a device that the look-back did not bring."""
+        """Of a device of which the look-back brought nothing that is newer."""
         devices = self.series.devices
         for series, value in zip(devices[_SAMPLE_SERIES], saved.last, strict=True):
             series[row, 0] = value
         t_ns, energy_mj, power_mw, average_mw = saved.last
         devices.length[row] = 1
+        devices.gap_length[row] = devices.reset_length[row] = devices.quiet[row, 0] = 0
         devices.broken[row] = 1  # the look-back had nothing of it: that is longer than any period
         devices.first_ns[row] = saved.first_ns
         devices.knot_ns[row], devices.counter_mj[row] = t_ns, energy_mj

@@ -385,6 +385,34 @@ def test_the_look_back_reaches_what_waits_to_be_written() -> None:
     assert engine.look_back_offset > 50
 
 
+def test_of_a_silent_device_a_reading_that_came_late_does_not_hide_the_last() -> None:
+    """It is all that the look-back has of the device, and older than what was put by."""
+    minute_ns = 60 * SECOND_NS
+
+    def device(minute: float, gpu: str) -> Device:
+        t = made_host.START_NS + int(minute * minute_ns)
+        return Device(t=t, gpu=gpu, energy_mj=int(minute * 60_000))
+
+    flushes = [
+        [device(minute, gpu) for gpu in ("a", "b") if gpu == "a" or not 5 < minute < 95]
+        for minute in range(100)
+    ]
+    flushes[40].append(device(2.5, "b"))
+    sent = made_host.messages(flushes)
+    running = Engine("test", minute_ns)
+    made_host.stream(running, sent[:95], [10], end=False)
+    from_offset = running.look_back_offset
+    assert 6 < from_offset < 40
+    restarted = Engine("test", minute_ns)
+    restarted.restore([value for _, value in running.state()], 95)
+    look_back = sent[from_offset:95]
+    restarted.take([offset for offset, _ in look_back], [value for _, value in look_back], quiet=True)
+    after = made_host.table(made_host.stream(restarted, sent[95:], [1]))
+    whole = made_host.table(made_host.stream(Engine("test", minute_ns), sent, [1]))
+    assert len(after) > 90
+    assert all(whole[key] == row for key, row in after.items())
+
+
 def test_without_a_counter_a_late_reading_changes_no_windows_but_those_beside_it() -> None:
     """All since the first were written again; after a restart, of which not all is known any more."""
     seconds = [*range(600), 601, 600]

@@ -56,9 +56,9 @@ class LookBack:
 
     def stands_still(self, now_ns: I64) -> NDArray[np.bool_]:
         """Of each host whether its clock, which stands there now, has stood for two minutes of another's."""
-        if len(self._offsets) < 3:
-            return np.zeros(len(now_ns), np.bool_)
-        stands: NDArray[np.bool_] = (self._moved_ns(slice(-3, -2), now_ns) == 0)[0]
+        moved_ns = self._moved_ns(slice(None), now_ns)
+        is_long = moved_ns.max(axis=1, initial=0, keepdims=True) >= 2 * _MARK_EVERY_NS
+        stands: NDArray[np.bool_] = ((moved_ns == 0) & is_long).any(axis=0)
         return stands
 
     def _add(self, offset: int, now_ns: I64) -> None:

@@ -15,7 +15,7 @@ from tests.stream import host as made_host
 from tests.stream import reference
 from wattribute.records import Device, Gpu, Process, Workload
 from wattribute.stream.engine import Engine
-from wattribute.wire import MAGIC, PREFIX
+from wattribute.wire import MAGIC, PREFIX, Encoder
 
 SECOND_NS = made_host.SECOND_NS
 POLICIES = reference.POLICIES
@@ -411,6 +411,29 @@ def test_of_a_silent_device_a_reading_that_came_late_does_not_hide_the_last() ->
     whole = made_host.table(made_host.stream(Engine("test", minute_ns), sent, [1]))
     assert len(after) > 90
     assert all(whole[key] == row for key, row in after.items())
+
+
+def test_that_a_host_is_silent_is_put_by_however_the_messages_are_cut() -> None:
+    """Before the look-back leaves its last reading behind."""
+    minute_ns = 60 * SECOND_NS
+    encoders = {name: Encoder(name, "boot", epoch=1) for name in "ab"}
+    values = [
+        value
+        for minute in range(300)
+        for name, encoder in encoders.items()
+        if name == "a" or minute < 6
+        for _, _, value in encoder.encode(
+            [Device(t=made_host.START_NS + minute * minute_ns, gpu="g", energy_mj=minute * 60_000)]
+        )
+    ]
+    engine = Engine("test", minute_ns)
+    saved: dict[str, bytes] = {}
+    for begin, end in ((0, 4), (4, 100), (100, 200), (200, len(values))):
+        engine.take(range(begin, end), values[begin:end])
+        engine.rows()
+        saved |= engine.state()
+    assert engine.look_back_offset > 12
+    assert orjson.loads(saved["b boot g"])["last"][0] == made_host.START_NS + 5 * minute_ns
 
 
 def test_without_a_counter_a_late_reading_changes_no_windows_but_those_beside_it() -> None:

@@ -135,6 +135,9 @@ class Engine:
             anew = self.series.begin_anew(set_back)
             self._learning.forget(anew)
             self._final[[row for row in anew if row < len(self._final)]] = -1
+            self._saved[[row for row in anew if row < len(self._saved)]] = -1  # whatever it is, it is news
+            for row in anew:
+                self._silences.pop(row, None)
             return
         n = int(self._marks.made[0])
         of_host = self.series.devices.host[self._marks.device[:n]]

@@ -111,6 +111,26 @@ def test_a_clock_that_is_set_back_begins_anew(size: int, boot: str, ahead_ns: in
     assert {row["account"] for row in rows.values()} == {"process"}
 
 
+def test_after_a_clock_was_set_back_no_last_sample_of_the_time_before_is_the_newest_of_a_restart() -> None:
+    flushes = [[*second(number), *(second(number, gpu="h") if number < 10 else ())] for number in range(200)]
+    ahead = [[replace(record, t=record.t + HOUR_NS) for record in flush] for flush in flushes]
+    after = [[*second(number), *second(number, gpu="h")] for number in range(90)]
+    messages = sent(("a", "b", 1, ahead), ("a", "b", 2, after))
+    running = Engine("test")
+    saved: dict[str, bytes] = {}
+    for offset, value in messages[:250]:
+        running.take([offset], [value])
+        running.rows()
+        saved |= running.state()
+    restarted = Engine("test")
+    restarted.restore(saved.values(), 250)
+    restarted.take(range(250), [value for _, value in messages[:250]], quiet=True)
+    found = made_host.table(made_host.stream(restarted, messages[250:], [1]))
+    whole = made_host.table(made_host.stream(Engine("test"), messages, [1]))
+    assert {row["gpu"] for row in found.values()} == {"g", "h"}
+    assert {key: whole[key] for key in found} == found
+
+
 def test_where_a_clock_that_was_set_back_comes_again_no_window_counts_twice() -> None:
     """Whoever had a row there has none any more."""
     ahead = [second(number, ahead_ns=2 * HOUR_NS) for number in range(30)]

@@ -336,6 +336,8 @@ def test_endpoints_are_tables_of_the_file(tmp_path: Path) -> None:
         ("[[endpoints]]\nurl = 'a:8000'", "'a:8000' is not http://host:port"),
         ("[[endpoints]]\nurl = 'http://a:99999/m?token=x'", "'http://a:99999/m' is not http://host:port"),
         ("[[endpoints]]\nurl = 'http://a b'", "is not http://host:port"),
+        ("[[endpoints]]\nurl = 'http://a:0/metrics'", "is not http://host:port"),
+        (f"[[endpoints]]\nurl = 'http://a'\nmodel = '{'m' * 257}'", "model is longer than 256"),
         ("[[endpoints]]\nurl = 'http://ada:s3cret@a:1x'", "no user and no password; use token_file"),
     ],
 )

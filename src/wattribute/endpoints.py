@@ -8,8 +8,10 @@ from dataclasses import dataclass, fields
 from urllib.parse import urlsplit
 
 from wattribute.errors import UsageError, meant
+from wattribute.records import NAME_MAX
 
 _PATH = "/metrics"
+_NAMES = ("model", "model_version", "pod")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,8 @@ def _endpoint(table: Mapping[str, object]) -> Endpoint:
             raise UsageError(f"endpoints: unknown key {key!r}; {meant(key, known)}")
         if not isinstance(value, str) or not value.isprintable():
             raise UsageError(f"endpoints: {key} is not a text of one line")
+        if key in _NAMES and len(value) > NAME_MAX:
+            raise UsageError(f"endpoints: {key} is longer than {NAME_MAX}")
     if "url" not in table:
         raise UsageError("endpoints: one has no url")
     url = str(table["url"])
@@ -68,7 +72,7 @@ def _endpoint(table: Mapping[str, object]) -> Endpoint:
     endpoint = Endpoint(**{key: str(value) for key, value in table.items()})
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and endpoint.port and " " not in url
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and " " not in url
     except ValueError:
         usable = False
     if not usable:

@@ -96,7 +96,7 @@ class Engine:
         self._final = np.zeros(0, np.int64)  # of each device the last window written as final
         self._next_offset = 0
         self._written: list[dict[str, Column]] = []
-        self._saved = np.zeros((0, 3), np.int64)  # of each device: resets, last sample if silent, sources
+        self._saved = np.zeros((0, 3), np.int64)  # of each device: resets, last before a silence, sources
         # Of each device that ever fell silent: where that was first seen, as an offset, and its last sample.
         self._silences: dict[int, tuple[int, list[int]]] = {}
         self._restored: dict[DeviceKey, Saved] = {}
@@ -110,7 +110,8 @@ class Engine:
         written before."""
         if not offsets:
             return
-        self._look_back.note(offsets[0], self._clocks_ns(), self.settled_offset)
+        if self._look_back.note(offsets[0], self._clocks_ns(), self.settled_offset):
+            self._note_silences()  # by the next commit more may have been taken than a look-back reaches
         self._next_offset = offsets[-1] + 1
         self._quiet = quiet
         self._take_in(self.decoder.decode(offsets, values))
@@ -154,19 +155,16 @@ class Engine:
         self.series.forget_offsets(self.look_back_offset)
         devices, changed = self.series.devices, []
         count = len(self.series.device_keys)
-        length = devices.length[:count]
-        last_ns = devices.t_ns[np.arange(count), np.maximum(length - 1, 0)]
-        silent = self.series.hosts.now_ns[devices.host[:count]] - last_ns > SLACK_NS
-        silent |= self._look_back.stands_still(self._clocks_ns())[devices.host[:count]]
-        last_ns[~silent] = 0
-        now = np.stack([devices.resets[:count], last_ns, devices.sources[:count]], axis=1)
+        length, silent_ns = devices.length[:count], np.zeros(count, np.int64)
+        self._note_silences()
+        for row, (_, last) in self._silences.items():
+            silent_ns[row] = last[0]
+        now = np.stack([devices.resets[:count], silent_ns, devices.sources[:count]], axis=1)
         now[length == 0] = 0
         before = np.concatenate([self._saved, np.zeros((count - len(self._saved), 3), np.int64)])
         self._saved = now
         for row in np.flatnonzero((now != before).any(axis=1) & (length > 0)).tolist():
             key = self.series.device_keys[row]
-            if last_ns[row] and (row not in self._silences or self._silences[row][1][0] != last_ns[row]):
-                self._silences[row] = self._last_sample(row)
             # Of one that is back too: where that is read again, it is the silence before that is asked for.
             next_offset, last = self._silences.get(row) or self._last_sample(row)
             saved = {
@@ -182,6 +180,16 @@ class Engine:
             }
             changed.append((f"{key.host} {key.boot_id} {key.gpu}", orjson.dumps(saved)))
         return changed
+
+    def _note_silences(self) -> None:
+        devices, count = self.series.devices, len(self.series.device_keys)
+        length, of_host = devices.length[:count], devices.host[:count]
+        last_ns = devices.t_ns[np.arange(count), np.maximum(length - 1, 0)]
+        silent = self.series.hosts.now_ns[of_host] - last_ns > SLACK_NS
+        silent |= self._look_back.stands_still(self._clocks_ns())[of_host]
+        for row in np.flatnonzero(silent & (length > 0)).tolist():
+            if row not in self._silences or self._silences[row][1][0] != last_ns[row]:
+                self._silences[row] = self._last_sample(row)
 
     def _last_sample(self, row: int) -> tuple[int, list[int]]:
         """The last sample of a device, and the first offset that is not in it."""
@@ -226,7 +234,8 @@ class Engine:
             if is_older and saved.next_offset <= self._restored_to:
                 self._restore_last_sample(row, saved)
             devices.sources[row] |= saved.sources
-            self._silences[row] = (saved.next_offset, saved.last)
+            if row not in self._silences or self._silences[row][1] != saved.last:
+                self._silences[row] = (saved.next_offset, saved.last)
 
     def _restore_last_sample(self, row: int, saved: Saved) -> None:
         """Of a device of which the look-back brought nothing that is newer."""

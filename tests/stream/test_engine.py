@@ -349,6 +349,37 @@ def test_a_silence_is_known_where_its_end_is_read_again() -> None:
     assert all(after[key] == whole[key] for key in silence)
 
 
+@pytest.mark.parametrize("back", [179, 190])
+def test_a_silence_is_known_where_more_was_read_since_than_a_look_back_reaches(back: int) -> None:
+    """A backlog is read in so many seconds that nothing is committed between a silence's begin and hours on;
+    and what is committed then lies before the last message, for its windows are not final."""
+    minute_ns = 60 * SECOND_NS
+
+    def device(minute: int, gpu: str) -> Device:
+        return Device(t=made_host.START_NS + minute * minute_ns, gpu=gpu, energy_mj=minute * 60_000)
+
+    flushes = [
+        [device(minute, gpu) for gpu in ("a", "b") if gpu == "a" or not 5 < minute < back]
+        for minute in range(200)
+    ]
+    sent = made_host.messages(flushes)
+    running = Engine("test", minute_ns)
+    for first in range(0, 180, 30):
+        running.take(range(first, first + 30), [value for _, value in sent[first : first + 30]])
+        running.rows(provisional=False)
+    saved, from_offset, settled = running.state(), running.look_back_offset, running.settled_offset
+    assert 6 < from_offset < settled < 180
+    restarted = Engine("test", minute_ns)
+    restarted.restore((value for _, value in saved), settled)
+    look_back = sent[from_offset:settled]
+    restarted.take([offset for offset, _ in look_back], [value for _, value in look_back], quiet=True)
+    after = made_host.table(made_host.stream(restarted, sent[settled:], [1]))
+    whole = made_host.table(made_host.stream(Engine("test", minute_ns), sent, [1]))
+    silence = [key for key in whole if key[1] == "b" and 6 <= (key[3] // 1000 - 1_780_000_000) // 60 < back]
+    assert len(silence) == back - 5
+    assert all(after.get(key) == whole[key] for key in silence)
+
+
 def test_a_snapshot_that_is_older_than_the_look_back_hides_no_reset_of_the_counter() -> None:
     """It was put by late, by a stream that was stopped while the partition passed to another."""
     flushes = [

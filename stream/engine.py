@@ -94,7 +94,7 @@ class Engine:
         self._learning = Learning()
         self._out = np.empty((ROW_COLUMNS, _ROWS), np.int64)
         self._final = np.zeros(0, np.int64)  # of each device the last window written as final
-        self._next_offset = 0
+        self.next_offset = 0
         self._written: list[dict[str, Column]] = []
         self._saved = np.zeros((0, 3), np.int64)  # of each device: resets, last before a silence, sources
         # Of each device that ever fell silent: where that was first seen, as an offset, and its last sample.
@@ -112,7 +112,7 @@ class Engine:
             return
         if self._look_back.note(offsets[0], self._clocks_ns(), self.settled_offset):
             self._note_silences()  # by the next commit more may have been taken than a look-back reaches
-        self._next_offset = offsets[-1] + 1
+        self.next_offset = offsets[-1] + 1
         self._quiet = quiet
         self._take_in(self.decoder.decode(offsets, values))
         if quiet:
@@ -195,7 +195,7 @@ class Engine:
         """The last sample of a device, and the first offset that is not in it."""
         devices = self.series.devices
         n = int(devices.length[row])
-        return self._next_offset, [int(series[row, n - 1]) for series in devices[_SAMPLE_SERIES]]
+        return self.next_offset, [int(series[row, n - 1]) for series in devices[_SAMPLE_SERIES]]
 
     def restore(self, saved: Iterable[bytes], next_offset: int) -> None:
         """Take back what ``state`` gave, before the first message is taken. It may be newer than
@@ -387,7 +387,7 @@ class Engine:
     def settled_offset(self) -> int:
         """All before this offset is in the rows given out."""
         made = int(self._marks.made[0])
-        return int(self._marks.offset[:made].min()) if made else self._next_offset
+        return int(self._marks.offset[:made].min()) if made else self.next_offset
 
     def _forget_marks(self) -> None:
         self._marks.made[0] = 0

@@ -216,6 +216,8 @@ class StreamLoop:
     def _take(self, fetched: Fetched) -> None:
         assigned = self.assigned[fetched.partition]
         offsets, values = fetched.offsets, fetched.values
+        if offsets[0] < assigned.engine.next_offset:
+            return  # the topic was made anew: once that is noted it is read from its first message
         behind = bisect.bisect_left(offsets, assigned.written_before)
         if behind:
             assigned.engine.take(offsets[:behind], values[:behind], quiet=True)
@@ -253,7 +255,7 @@ class StreamLoop:
         self._gather(assigned, restate=True, provisional=True)
         assigned.engine = self._make_engine(f"{partition.topic}/{partition.number}")
         assigned.written_before = assigned.next_offset = 0
-        self._consumer.seek(partition, first_offset)  # some may have been taken by now
+        self._consumer.seek(partition, first_offset)  # its consumer may be past it
         self._changed = True
 
     def _gather(self, assigned: Assigned, restate: bool, provisional: bool) -> None:

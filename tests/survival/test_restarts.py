@@ -228,6 +228,36 @@ def test_a_topic_that_was_made_anew_is_written_from_its_first_message(
     assert sum("made anew" in record.getMessage() for record in caplog.records) == 2
 
 
+def test_a_topic_that_is_made_anew_while_it_is_read_takes_nothing_of_the_one_before_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Following(LocalConsumer):
+        """Once it has read its log, another stands in its place."""
+
+        def poll(self, max_messages: int, timeout_s: float) -> Sequence[Fetched]:
+            if self._next.get(Partition(SAMPLES, 0)) == logs[0].end_offsets()[SAMPLES]:
+                self._log = logs[1]
+            return super().poll(max_messages, timeout_s)
+
+    def sent() -> list[LocalLog]:
+        for number, name in enumerate("hi"):
+            logs[number] = LocalLog(tmp_path / f"{len(list(tmp_path.iterdir()))}")
+            sent_to(logs[number], HostileHost(random.Random(name), 0.0, name).messages((60, 20)[number]))
+        logs[0].commit({SAMPLES: Position(15, '{"look_back":0}')})
+        return list(logs.values())
+
+    logs: dict[int, LocalLog] = {}
+    alone, followed = MemorySink(), MemorySink()
+    assert all(lived(log, alone) for log in sent())
+    for name in ("_WRITE_S", "_COMMIT_S"):  # what was read of the one before waits
+        monkeypatch.setattr(stream_loop, name, 1000.0)
+    consumer = Following(sent()[0], (SAMPLES,), lambda partition: loop.on_assign(partition))  # noqa: PLW0108 - no loop yet
+    loop = StreamLoop(consumer, logs[1], followed, Engine)
+    loop.run(Event(), until_idle=True)
+    assert len(alone.table()) > 100
+    assert followed.table() == alone.table()
+
+
 def test_a_jump_in_a_partition_that_has_passed_on_is_the_next_one_s_to_tell(tmp_path: Path) -> None:
     class Passing(LocalConsumer):
         """Its partition passes to another stream in the poll in which it had to jump."""

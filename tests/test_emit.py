@@ -93,6 +93,15 @@ def test_spaces_around_a_name_are_no_part_of_it(tmp_path: Path, monkeypatch: pyt
     assert record["run"] == environment(b"WATTRIBUTE_RUN=sft-7 \0")["WATTRIBUTE_RUN"] == "sft-7"
 
 
+def test_a_name_of_spaces_alone_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WATTRIBUTE_RUN", " ")
+    for told in (("unit", "steps", "5"), ("quality", "mmlu", "0.5")):
+        assert cli.run(["emit", *told, "--bus", f"local://{tmp_path}"]) == 2
+        assert "WATTRIBUTE_RUN" in capsys.readouterr().err
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 1 << 30), places=st.lists(st.integers(0, 20), max_size=5))
 def test_what_is_told_changes_nothing_of_what_was_measured(seed: int, places: list[int]) -> None:

@@ -936,6 +936,8 @@ def test_a_name_is_told_as_a_collector_reads_it_from_the_environment(tmp_path: P
     assert not (tmp_path / "ran").exists()
     named = ran(*words, " sft\u200b7 ", "--", "sh", "-c", 'echo "<$WATTRIBUTE_RUN>"')
     assert named.stdout == "<sft 7>\n"
+    nameless = ran(*words, " \u200b", "--", "sh", "-c", 'echo "<$WATTRIBUTE_RUN>"')
+    assert nameless.stdout.startswith("<sh-")
 
 
 def test_a_bug_in_the_report_does_not_change_how_the_command_ended(

@@ -99,7 +99,7 @@ def unit(
     config: ConfigOption = None,
 ) -> None:
     """So many of a unit came out: what the cost of one is reckoned by."""
-    if not model and not run:
+    if not (model + run).strip():
         raise UsageError("say whose it is: --model or --run, or WATTRIBUTE_MODEL or WATTRIBUTE_RUN")
     told: dict[str, Any] = {"unit": name, "quantity": quantity, "phase": phase, "source": source}
     if period is not None:
@@ -127,7 +127,7 @@ def quality(
     config: ConfigOption = None,
 ) -> None:
     """How good a model version is, as an evaluation found it."""
-    if not model and not run:
+    if not (model + run).strip():
         raise UsageError("say of what: --model or --run, or WATTRIBUTE_MODEL or WATTRIBUTE_RUN")
     told: dict[str, Any] = {"metric": metric, "value": value, "higher_is_better": not lower_is_better}
     told |= {"sample_count": samples, "dataset": dataset, "source": "emit"}

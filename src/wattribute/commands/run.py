@@ -139,7 +139,7 @@ def run(
         raise UsageError(f"a collector sends to {settings.bus} already: name another --store to --simulate")
     if output is not None:
         check_file("--output", output)
-    named = name or _name()
+    named = name if clean(name) else _name()
     whose = {"run": named or _made_up_name(command[0]), "model": model, "model_version": model_version}
     whose |= {"team": team, "phase": phase}
     counted = _counted(context, attempt, named)

@@ -97,8 +97,9 @@ class Engine:
         self.next_offset = 0
         self._written: list[dict[str, Column]] = []
         self._saved = np.zeros((0, 3), np.int64)  # of each device: resets, last before a silence, sources
-        # Of each device that ever fell silent: where that was first seen, as an offset, and its last sample.
-        self._silences: dict[int, tuple[int, list[int]]] = {}
+        # Of each device that ever fell silent: where that was first seen, as an offset, and its last sample;
+        # of the last time that lies before what is settled, and of those since.
+        self._silences: dict[int, list[tuple[int, list[int]]]] = {}
         self._restored: dict[DeviceKey, Saved] = {}
         self._restored_to = 0
         self._damaged: list[tuple[str, bytes]] = []  # of what was saved: why, and what
@@ -157,8 +158,10 @@ class Engine:
         count = len(self.series.device_keys)
         length, silent_ns = devices.length[:count], np.zeros(count, np.int64)
         self._note_silences()
-        for row, (_, last) in self._silences.items():
-            silent_ns[row] = last[0]
+        for row, silences in self._silences.items():
+            while len(silences) > 1 and silences[1][0] <= self.settled_offset:
+                del silences[0]
+            silent_ns[row] = silences[0][1][0]
         now = np.stack([devices.resets[:count], silent_ns, devices.sources[:count]], axis=1)
         now[length == 0] = 0
         before = np.concatenate([self._saved, np.zeros((count - len(self._saved), 3), np.int64)])
@@ -166,7 +169,7 @@ class Engine:
         for row in np.flatnonzero((now != before).any(axis=1) & (length > 0)).tolist():
             key = self.series.device_keys[row]
             # Of one that is back too: where that is read again, it is the silence before that is asked for.
-            next_offset, last = self._silences.get(row) or self._last_sample(row)
+            next_offset, last = self._silences.get(row, [self._last_sample(row)])[0]
             saved = {
                 "host": key.host,
                 "boot_id": key.boot_id,
@@ -188,8 +191,9 @@ class Engine:
         silent = self.series.hosts.now_ns[of_host] - last_ns > SLACK_NS
         silent |= self._look_back.stands_still(self._clocks_ns())[of_host]
         for row in np.flatnonzero(silent & (length > 0)).tolist():
-            if row not in self._silences or self._silences[row][1][0] != last_ns[row]:
-                self._silences[row] = self._last_sample(row)
+            silences = self._silences.setdefault(row, [])
+            if not silences or silences[-1][1][0] != last_ns[row]:
+                silences.append(self._last_sample(row))
 
     def _last_sample(self, row: int) -> tuple[int, list[int]]:
         """The last sample of a device, and the first offset that is not in it."""
@@ -231,11 +235,12 @@ class Engine:
             n = int(devices.length[row])
             # Of a silent one it may have brought what came late.
             is_older = not n or devices.t_ns[row, n - 1] < saved.last[0]
-            if is_older and saved.next_offset <= self._restored_to:
-                self._restore_last_sample(row, saved)
+            if saved.next_offset <= self._restored_to:
+                if is_older:
+                    self._restore_last_sample(row, saved)
+                if row not in self._silences or self._silences[row][-1][1][0] < saved.last[0]:
+                    self._silences[row] = [(saved.next_offset, saved.last)]
             devices.sources[row] |= saved.sources
-            if row not in self._silences or self._silences[row][1] != saved.last:
-                self._silences[row] = (saved.next_offset, saved.last)
 
     def _restore_last_sample(self, row: int, saved: Saved) -> None:
         """Of a device of which the look-back brought nothing that is newer."""

@@ -318,16 +318,18 @@ def test_a_restart_knows_what_a_device_was_read_from() -> None:
     assert {key: whole[key] for key in after} == after
 
 
-def test_a_silence_is_known_where_its_end_is_read_again() -> None:
-    """It was put by that the device is back, and then the stream was killed, before it had committed that."""
+@pytest.mark.parametrize("taken", [96, 105])
+def test_a_silence_is_known_where_its_end_is_read_again(taken: int) -> None:
+    """It was put by that the device is back, or silent once more, and then the stream was killed, before it
+    had committed that."""
     minute_ns = 60 * SECOND_NS
 
     def device(minute: int, gpu: str) -> Device:
         return Device(t=made_host.START_NS + minute * minute_ns, gpu=gpu, energy_mj=minute * 60_000)
 
     flushes = [
-        [device(minute, gpu) for gpu in ("a", "b") if gpu == "a" or not 5 < minute < 95]
-        for minute in range(100)
+        [device(minute, gpu) for gpu in ("a", "b") if gpu == "a" or minute <= 5 or minute in (95, 96)]
+        for minute in range(110)
     ]
     sent = made_host.messages(flushes)
     running = Engine("test", minute_ns)
@@ -335,8 +337,9 @@ def test_a_silence_is_known_where_its_end_is_read_again() -> None:
     saved = dict(running.state())
     from_offset = running.look_back_offset
     assert from_offset > 6
-    running.take([95], [sent[95][1]])
-    running.rows(restate=False)  # the windows of the silence were final: they wait
+    for offset, value in sent[95:taken]:
+        running.take([offset], [value])
+        running.rows(restate=False)  # the windows of the silence were final: they wait
     saved |= running.state()
     restarted = Engine("test", minute_ns)
     restarted.restore(saved.values(), 95)

@@ -80,7 +80,7 @@ def move_reset(devices: Devices, d: int, n: int, at: int) -> None:
     after = next_reading(devices.energy_mj, d, n, at + 1)
     if after == n or devices.energy_mj[d, at] < 0:
         return
-    before = _reading_before(devices.energy_mj, d, at)
+    before = reading_before(devices.energy_mj, d, at)
     # Where the counter was set higher, a reading fits both sides by its value, and one of them by its time.
     raised = before >= 0 and devices.energy_mj[d, before] <= devices.energy_mj[d, after]
     continues = raised and _is_near(devices, d, before, devices.t_ns[d, at], devices.energy_mj[d, at])
@@ -93,7 +93,7 @@ def move_reset(devices: Devices, d: int, n: int, at: int) -> None:
 
 
 @part
-def _reading_before(energy_mj: I64, d: int, at: int) -> int:
+def reading_before(energy_mj: I64, d: int, at: int) -> int:
     """The last sample before index ``at`` that has a reading of the counter; -1 if none has."""
     before = at - 1
     while before >= 0 and energy_mj[d, before] < 0:
@@ -105,7 +105,7 @@ def _reading_before(energy_mj: I64, d: int, at: int) -> int:
 def counter_fits(devices: Devices, d: int, n: int, at: int, t: int, value: int) -> bool:
     """Whether a reading at ``t``, put before index ``at``, fits its neighbours, or one side of a reset."""
     energy_mj, t_ns = devices.energy_mj, devices.t_ns
-    before = _reading_before(energy_mj, d, at)
+    before = reading_before(energy_mj, d, at)
     after = next_reading(energy_mj, d, n, at)
     low = energy_mj[d, before] if before >= 0 else -1
     high = energy_mj[d, after] if after < n else COUNTER_MAX_MJ

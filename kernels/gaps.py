@@ -71,3 +71,15 @@ def readings_around(devices: Devices, d: int, from_ns: int, to_ns: int) -> tuple
     while k < n - 1 and (devices.t_ns[d, k] < to_ns or power_mw[d, k] < 0):
         k += 1
     return min(from_ns, devices.t_ns[d, i] - AVERAGE_SHIFT_NS), max(to_ns, devices.t_ns[d, k])
+
+
+@part
+def is_interrupted(devices: Devices, d: int, from_ns: int, to_ns: int) -> bool:
+    """Whether a gap or a reset of the counter lies between two instants."""
+    for g in range(devices.gap_length[d]):
+        if devices.gap_from_ns[d, g] < to_ns and devices.gap_to_ns[d, g] > from_ns:
+            return True
+    for r in range(devices.reset_length[d]):
+        if devices.reset_from_ns[d, r] < to_ns and devices.reset_to_ns[d, r] > from_ns:
+            return True
+    return False

@@ -1,7 +1,9 @@
 """The cumulative energy of a device at each cut: by its counter, and by power where there is none."""
 
 from wattribute.kernels.apportion import product_over
+from wattribute.kernels.counter import reading_before
 from wattribute.kernels.find import find_sample, samples_per_ns
+from wattribute.kernels.gaps import is_interrupted
 from wattribute.kernels.jit import part, prefetch
 from wattribute.kernels.power import bridge_uj, integrate_after, integrate_before, is_bridged, measure_power
 from wattribute.kernels.result import FROM_AVERAGE, FROM_COUNTER, FROM_INSTANT, FROM_NONE, NO_ENERGY, RESET
@@ -60,7 +62,7 @@ def _measure_counter(devices: Devices, d: int, start: int, n_cuts: int, work: Sc
         while reset < devices.reset_length[d] and devices.reset_to_ns[d, reset] <= t_ns[d, k]:
             if devices.reset_to_ns[d, reset] > t_ns[d, start]:  # else it lies before what is kept
                 after = find_sample(t_ns, d, n, start, devices.reset_to_ns[d, reset], pace)
-                before = _knot_at(energy_mj, d, _before(energy_mj, d, after))
+                before = _knot_at(energy_mj, d, reading_before(energy_mj, d, after))
                 fallen_uj += energy_mj[d, before] * 1000 - energy_mj[d, after] * 1000
                 if devices.reset_repeated_ns[d, reset] == 0:
                     fallen_uj += bridge_uj(t_ns, devices.power_mw, d, before, after)
@@ -92,21 +94,13 @@ def repeated_energy_uj(devices: Devices, d: int, from_ns: int, to_ns: int) -> in
         if begin_ns == 0 or begin_ns >= to_ns or end_ns <= from_ns or devices.reset_to_ns[d, r] <= t_ns[d, 0]:
             continue
         after = find_sample(t_ns, d, n, 0, devices.reset_to_ns[d, r], samples_per_ns(t_ns, d, n))
-        gain_uj = (energy_mj[d, after] - energy_mj[d, _before(energy_mj, d, after)]) * 1000
+        before = max(reading_before(energy_mj, d, after), 0)
+        gain_uj = (energy_mj[d, after] - energy_mj[d, before]) * 1000
         length_ns = end_ns - begin_ns
         until_uj = product_over(gain_uj, min(to_ns, end_ns) - begin_ns, length_ns)
         total_uj = max(total_uj, 0) + until_uj
         total_uj -= product_over(gain_uj, max(from_ns, begin_ns) - begin_ns, length_ns)
     return total_uj
-
-
-@part
-def _before(energy_mj: I64, d: int, i: int) -> int:
-    """The last sample before i that has a reading."""
-    i -= 1
-    while i > 0 and energy_mj[d, i] < 0:
-        i -= 1
-    return i
 
 
 @part
@@ -157,12 +151,8 @@ def measure(devices: Devices, d: int, n_cuts: int, work: Scratch) -> tuple[int, 
 def find_dispute(devices: Devices, d: int, from_ns: int, to_ns: int) -> float:
     """How far what power says of a time is from what the counter says of it, as a part of that; 0 where they
     agree, or too little tells. A counter was seen to miss 43 % of what an idle GPU drew (Zeus, issue 181)."""
-    for g in range(devices.gap_length[d]):
-        if devices.gap_from_ns[d, g] < to_ns and devices.gap_to_ns[d, g] > from_ns:
-            return 0.0
-    for r in range(devices.reset_length[d]):
-        if devices.reset_from_ns[d, r] < to_ns and devices.reset_to_ns[d, r] > from_ns:
-            return 0.0
+    if is_interrupted(devices, d, from_ns, to_ns):
+        return 0.0
     power_mw, shift_ns = devices.power_mw, 0
     least, agree = _INSTANTS_LEAST, _INSTANTS_AGREE
     if devices.sources[d] & HAS_AVERAGE:

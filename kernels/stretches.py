@@ -1,6 +1,7 @@
 """Stretches between two readings of SM time: where they lie, and who did how much in each."""
 
 from wattribute.kernels.find import first_after
+from wattribute.kernels.gaps import is_interrupted
 from wattribute.kernels.jit import part
 from wattribute.kernels.learn_scratch import AT_IDLE, AT_OTHERS, AT_OWN, EDGES, PLACES, SHIFTS, LearnScratch
 from wattribute.kernels.series import BLOCK_NS, MINUTE, Devices, Holders, Learned
@@ -11,13 +12,7 @@ def is_broken(devices: Devices, d: int, from_ns: int, to_ns: int) -> bool:
     """Whether a gap or a reset of the counter lies between two instants, or one of them is not covered."""
     if devices.t_ns[d, 0] > from_ns or devices.t_ns[d, devices.length[d] - 1] < to_ns:
         return True
-    for g in range(devices.gap_length[d]):
-        if devices.gap_from_ns[d, g] < to_ns and devices.gap_to_ns[d, g] > from_ns:
-            return True
-    for r in range(devices.reset_length[d]):
-        if devices.reset_from_ns[d, r] < to_ns and devices.reset_to_ns[d, r] > from_ns:
-            return True
-    return False
+    return is_interrupted(devices, d, from_ns, to_ns)
 
 
 @part

@@ -111,7 +111,8 @@ class Engine:
         written before."""
         if not offsets:
             return
-        if self._look_back.note(offsets[0], self._clocks_ns(), self.settled_offset):
+        if self._look_back.note(offsets[0], self._clocks_ns()):
+            self._look_back.let_go(self.settled_offset)
             self._note_silences()  # by the next commit more may have been taken than a look-back reaches
         self.next_offset = offsets[-1] + 1
         self._quiet = quiet

@@ -31,19 +31,22 @@ class LookBack:
         """From which a restart must read."""
         return self._offsets[0] if self._offsets else 0
 
-    def note(self, offset: int, now_ns: I64, settled_offset: int) -> bool:
-        """The message at an offset is about to be taken in; each host's clock (hosts,) stands there.
-        ``settled_offset``: where a restart would begin to write, which windows that wait hold back.
-
-        Whether a mark was made."""
+    def note(self, offset: int, now_ns: I64) -> bool:
+        """The message at an offset is about to be taken in; each host's clock (hosts,) stands there. Whether
+        that is a mark."""
         if self._offsets:
             moved_ns = self._moved_ns(slice(-1, None), now_ns)
             if not ((moved_ns >= _MARK_EVERY_NS) | (moved_ns < 0)).any():
                 return False
         self._add(offset, now_ns)
+        return True
+
+    def let_go(self, settled_offset: int) -> None:
+        """Let go of the marks that nobody needs who begins to write at an offset: windows that wait hold it
+        back."""
         place = bisect.bisect_right(self._offsets, settled_offset) - 1
         if place < 0:
-            return True
+            return
         then_ns = self._then_ns[place]
         moved_ns = self._moved_ns(slice(place + 1), then_ns)
         far_enough = moved_ns >= _LOOK_BACK_NS
@@ -55,7 +58,6 @@ class LookBack:
         for first in np.flatnonzero(may_begin)[-1:]:
             del self._offsets[:first]
             self._then_ns = self._then_ns[first:]
-        return True
 
     def stands_still(self, now_ns: I64) -> NDArray[np.bool_]:
         """Of each host whether its clock, which stands there now, has stood for two minutes of another's."""

@@ -55,7 +55,6 @@ class Assigned:
 
     engine: Engine
     written_before: int
-    next_offset: int
     unwritten: Unwritten = field(default_factory=Unwritten)
     unsent: deque[tuple[str, str, bytes]] = field(default_factory=deque)  # topic, key, message
 
@@ -111,9 +110,9 @@ class StreamLoop:
         engine = self._make_engine(f"{partition.topic}/{partition.number}")
         position = self._consumer.committed(partition)
         if position is None:
-            self.assigned[partition] = Assigned(engine, 0, 0)
+            self.assigned[partition] = Assigned(engine, 0)
             return None
-        self.assigned[partition] = Assigned(engine, position.next_offset, position.next_offset)
+        self.assigned[partition] = Assigned(engine, position.next_offset)
         is_anew = position.next_offset > self._consumer.end_offset(partition)  # which its consumer tells then
         if is_anew or partition.topic != SAMPLES:  # of units there is no state: each is a row
             return position.next_offset
@@ -224,7 +223,6 @@ class StreamLoop:
         if behind < len(offsets):
             assigned.engine.take(offsets[behind:], values[behind:])
             self._changed = True
-        assigned.next_offset = max(assigned.next_offset, offsets[-1] + 1)
         self.counts.messages += len(offsets)
 
     def _note_skips(self) -> None:
@@ -254,7 +252,7 @@ class StreamLoop:
         )
         self._gather(assigned, restate=True, provisional=True)
         assigned.engine = self._make_engine(f"{partition.topic}/{partition.number}")
-        assigned.written_before = assigned.next_offset = 0
+        assigned.written_before = 0
         self._consumer.seek(partition, first_offset)  # its consumer may be past it
         self._changed = True
 
@@ -297,7 +295,7 @@ class StreamLoop:
                 assigned.unsent += ((STATE, *saved) for saved in assigned.engine.state())
                 self._send(assigned)
             note = orjson.dumps({"look_back": assigned.engine.look_back_offset}).decode()
-            settled = min(assigned.engine.settled_offset, assigned.next_offset)
+            settled = assigned.engine.settled_offset
             if settled:  # else nothing was read of it yet: what was committed stands, and so does its note
                 positions[partition] = Position(max(settled, assigned.written_before), note)
         if positions != self._positions:
@@ -311,6 +309,6 @@ class StreamLoop:
 
     def _at_end(self) -> bool:
         return bool(self.assigned) and all(  # Kafka takes seconds to assign the first
-            assigned.next_offset >= self._consumer.end_offset(partition)
+            max(assigned.written_before, assigned.engine.next_offset) >= self._consumer.end_offset(partition)
             for partition, assigned in self.assigned.items()
         )

@@ -66,7 +66,7 @@ def opened_stream(
     def on_assign(partition: Partition) -> int | None:
         if not from_beginning:
             return loop.on_assign(partition)
-        loop.assigned[partition] = Assigned(make_engine(f"{partition.topic}/{partition.number}"), 0, 0)
+        loop.assigned[partition] = Assigned(make_engine(f"{partition.topic}/{partition.number}"), 0)
         return 0
 
     def on_revoke(partitions: Sequence[Partition]) -> None:

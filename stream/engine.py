@@ -19,38 +19,24 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
-from wattribute.errors import RecordError
 from wattribute.kernels import messages as k
 from wattribute.kernels.attribute import attribute
 from wattribute.kernels.ingest import ingest
 from wattribute.kernels.marks import take_due
 from wattribute.kernels.result import ROW_COLUMNS
-from wattribute.kernels.series import (
-    FOREVER,
-    HAS_AVERAGE,
-    HAS_COUNTER,
-    HAS_INSTANT,
-    HORIZON_NS,
-    I64,
-    LATENESS_NS,
-    Devices,
-    Drops,
-    Due,
-    Marks,
-)  # fmt: skip
+from wattribute.kernels.series import FOREVER, HORIZON_NS, LATENESS_NS, Drops, Due, Marks
 from wattribute.sinks.contract import Column
-from wattribute.stream.decode import EXCERPT_BYTES, Decoder, Pending
+from wattribute.stream.decode import Decoder, Pending
 from wattribute.stream.fleet import FleetWatts
 from wattribute.stream.identity import Identities
 from wattribute.stream.idle import IdleLevels
 from wattribute.stream.learning import Learning
 from wattribute.stream.look_back import LookBack
 from wattribute.stream.rows import Rows
-from wattribute.stream.saved import Saved, read_saved
-from wattribute.stream.series import SLACK_NS, DeviceKey, Series, new_marks
+from wattribute.stream.series import Series, new_marks
+from wattribute.stream.state import State
 from wattribute.stream.tables import Tables
 
 ALGORITHM: Final = 10
@@ -60,7 +46,6 @@ _ROWS: Final = 1 << 15
 _NO_FAULT: Final = (k.DUPLICATE, k.REPEATED)
 _DROPS_LISTED: Final = 4096
 _MARK_SERIES: Final = slice(Marks._fields.index("device"), None)
-_SAMPLE_SERIES: Final = slice(Devices._fields.index("t_ns"), Devices._fields.index("average_mw") + 1)
 
 
 def version_base(generation: int) -> int:
@@ -96,24 +81,19 @@ class Engine:
         self._final = np.zeros(0, np.int64)  # of each device the last window written as final
         self.next_offset = 0
         self._written: list[dict[str, Column]] = []
-        self._saved = np.zeros((0, 3), np.int64)  # of each device: resets, last before a silence, sources
-        # Of each device that ever fell silent: where that was first seen, as an offset, and its last sample;
-        # of the last time that lies before what is settled, and of those since.
-        self._silences: dict[int, list[tuple[int, list[int]]]] = {}
-        self._restored: dict[DeviceKey, Saved] = {}
-        self._restored_to = 0
-        self._damaged: list[tuple[str, bytes]] = []  # of what was saved: why, and what
         self._quiet = False
         self._look_back = LookBack()
+        self._state = State(self.series, self._look_back)
 
     def take(self, offsets: Sequence[int], values: Sequence[bytes], quiet: bool = False) -> None:
         """Take messages in. ``quiet``: only to rebuild the state, before any others; their rows have been
         written before."""
         if not offsets:
             return
-        if self._look_back.note(offsets[0], self._clocks_ns()):
+        if self._look_back.note(offsets[0], self.series.clocks_ns):
             self._look_back.let_go(self.settled_offset)
-            self._note_silences()  # by the next commit more may have been taken than a look-back reaches
+            # By the next commit more may have been taken than a look-back reaches.
+            self._state.note_silences(self.next_offset)
         self.next_offset = offsets[-1] + 1
         self._quiet = quiet
         self._take_in(self.decoder.decode(offsets, values))
@@ -123,7 +103,7 @@ class Engine:
 
     def _take_in(self, pending: Pending) -> None:
         if not self._quiet:
-            self._restore()
+            self._state.give_back(self.tables)
         self._ingest(pending)
 
     def _settle(self, pending: Pending, set_back: int) -> None:
@@ -138,9 +118,7 @@ class Engine:
             anew = self.series.begin_anew(set_back)
             self._learning.forget(anew)
             self._final[[row for row in anew if row < len(self._final)]] = -1
-            self._saved[[row for row in anew if row < len(self._saved)]] = -1  # whatever it is, it is news
-            for row in anew:
-                self._silences.pop(row, None)
+            self._state.forget(anew)
             return
         n = int(self._marks.made[0])
         of_host = self.series.devices.host[self._marks.device[:n]]
@@ -150,124 +128,21 @@ class Engine:
 
     def state(self) -> list[tuple[str, bytes]]:
         """What a look-back cannot rebuild, by device, as (key, message), where that changed since the last
-        call: the counter resets ever seen, what it was ever read from, and the last sample of a device that
-        has fallen silent."""
+        call."""
         if self._quiet:
             return []
         self.series.forget_offsets(self.look_back_offset)
-        devices, changed = self.series.devices, []
-        count = len(self.series.device_keys)
-        length, silent_ns = devices.length[:count], np.zeros(count, np.int64)
-        self._note_silences()
-        for row, silences in self._silences.items():
-            while len(silences) > 1 and silences[1][0] <= self.settled_offset:
-                del silences[0]
-            silent_ns[row] = silences[0][1][0]
-        now = np.stack([devices.resets[:count], silent_ns, devices.sources[:count]], axis=1)
-        now[length == 0] = 0
-        before = np.concatenate([self._saved, np.zeros((count - len(self._saved), 3), np.int64)])
-        self._saved = now
-        for row in np.flatnonzero((now != before).any(axis=1) & (length > 0)).tolist():
-            key = self.series.device_keys[row]
-            # Of one that is back too: where that is read again, it is the silence before that is asked for.
-            next_offset, last = self._silences.get(row, [self._last_sample(row)])[0]
-            saved = {
-                "host": key.host,
-                "boot_id": key.boot_id,
-                "gpu": key.gpu,
-                "next_offset": next_offset,
-                "resets": int(devices.resets[row]),
-                "reset_offsets": devices.showed_offset[row, : devices.showed_length[row]].tolist(),
-                "sources": int(devices.sources[row]),
-                "first_ns": int(devices.first_ns[row]),
-                "last": last,
-            }
-            changed.append((f"{key.host} {key.boot_id} {key.gpu}", orjson.dumps(saved)))
-        return changed
-
-    def _note_silences(self) -> None:
-        devices, count = self.series.devices, len(self.series.device_keys)
-        length, of_host = devices.length[:count], devices.host[:count]
-        last_ns = devices.t_ns[np.arange(count), np.maximum(length - 1, 0)]
-        silent = self.series.hosts.now_ns[of_host] - last_ns > SLACK_NS
-        silent |= self._look_back.stands_still(self._clocks_ns())[of_host]
-        for row in np.flatnonzero(silent & (length > 0)).tolist():
-            silences = self._silences.setdefault(row, [])
-            if not silences or silences[-1][1][0] != last_ns[row]:
-                silences.append(self._last_sample(row))
-
-    def _last_sample(self, row: int) -> tuple[int, list[int]]:
-        """The last sample of a device, and the first offset that is not in it."""
-        devices = self.series.devices
-        n = int(devices.length[row])
-        return self.next_offset, [int(series[row, n - 1]) for series in devices[_SAMPLE_SERIES]]
+        return self._state.changed(self.next_offset, self.settled_offset)
 
     def restore(self, saved: Iterable[bytes], next_offset: int) -> None:
         """Take back what ``state`` gave, before the first message is taken. It may be newer than
         ``next_offset``, the first that will not be taken quietly."""
-        self._restored_to = next_offset
-        for value in saved:
-            try:
-                found = read_saved(value)
-            except RecordError as error:  # raised, it would end every stream, at each start
-                self._damaged.append((str(error), value))
-                continue
-            self._restored[found.device] = found
-
-    def _restore(self) -> None:
-        """Give devices, once the look-back is over, what it could not tell of them."""
-        for number, (reason, value) in enumerate(self._damaged, 1):  # of a place and a reason one is kept
-            self.tables.dead(self._restored_to, f"{reason} ({number})", value[:EXCERPT_BYTES])
-        self._damaged.clear()
-        for key in self._restored.keys() & self.series.device_rows.keys():
-            row, saved = self.series.device_rows[key], self._restored.pop(key)
-            # Those that showed after our place show again. By offset, and not by time: readings come late.
-            showed = [offset for offset in saved.reset_offsets if offset < self._restored_to]
-            # A stream that did not know yet that the partition is another's may have put by what is older.
-            seen = self.series.devices.showed_offset[row, : self.series.devices.showed_length[row]].tolist()
-            if saved.reset_offsets or not saved.resets:
-                showed += [offset for offset in seen if offset > max(saved.reset_offsets, default=-1)]
-            if len(showed) > self.series.devices.showed_offset.shape[1]:
-                self.series.make_room(len(showed))
-            devices = self.series.devices
-            devices.resets[row] = saved.resets - len(saved.reset_offsets) + len(showed)
-            devices.showed_length[row] = len(showed)
-            devices.showed_offset[row, : len(showed)] = showed
-            n = int(devices.length[row])
-            # Of a silent one it may have brought what came late.
-            is_older = not n or devices.t_ns[row, n - 1] < saved.last[0]
-            if saved.next_offset <= self._restored_to:
-                if is_older:
-                    self._restore_last_sample(row, saved)
-                if row not in self._silences or self._silences[row][-1][1][0] < saved.last[0]:
-                    self._silences[row] = [(saved.next_offset, saved.last)]
-            devices.sources[row] |= saved.sources
-
-    def _restore_last_sample(self, row: int, saved: Saved) -> None:
-        """Of a device of which the look-back brought nothing that is newer."""
-        devices = self.series.devices
-        for series, value in zip(devices[_SAMPLE_SERIES], saved.last, strict=True):
-            series[row, 0] = value
-        t_ns, energy_mj, power_mw, average_mw = saved.last
-        devices.length[row] = 1
-        devices.gap_length[row] = devices.reset_length[row] = devices.quiet[row, 0] = 0
-        devices.broken[row] = 1  # the look-back had nothing of it: that is longer than any period
-        devices.first_ns[row] = saved.first_ns
-        devices.knot_ns[row], devices.counter_mj[row] = t_ns, energy_mj
-        devices.sources[row] = (
-            (HAS_COUNTER if energy_mj >= 0 else 0)
-            | (HAS_INSTANT if power_mw >= 0 else 0)
-            | (HAS_AVERAGE if average_mw >= 0 else 0)
-        )
+        self._state.take_back(saved, next_offset)
 
     @property
     def look_back_offset(self) -> int:
         """The offset from which a restart must read to come to the present state."""
         return self._look_back.offset
-
-    def _clocks_ns(self) -> I64:
-        """Where the clock of each host stands."""
-        return self.series.hosts.now_ns[: len(self.series.host_rows)]
 
     def rows(
         self, ended: bool = False, restate: bool = True, provisional: bool = True

@@ -12,6 +12,7 @@ import numpy as np
 from wattribute.kernels.series import (
     FOREVER,
     HORIZON_NS,
+    I64,
     PROCESS,
     WATTS_PRIOR,
     WATTS_PRIOR_SD,
@@ -75,6 +76,11 @@ class Series:
         self._members: list[list[tuple[HolderKey, int]]] = []  # of each device, sorted
         self._rows_of: dict[ProcessKey, list[int]] = {}  # of a process, on all its devices
         self._free: list[int] = []
+
+    @property
+    def clocks_ns(self) -> I64:
+        """Where the clock of each host stands."""
+        return self.hosts.now_ns[: len(self.host_rows)]
 
     def host_row(self, host: str) -> int:
         """The row of a host, made at its first mention."""

@@ -1,0 +1,210 @@
+"""What a look-back cannot rebuild of a device: put by on the bus, and given back (docs/bus.md, State)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+import numpy as np
+import orjson
+
+from wattribute.errors import RecordError
+from wattribute.kernels.series import HAS_AVERAGE, HAS_COUNTER, HAS_INSTANT, Devices
+from wattribute.records import TIME_MAX_NS, is_plausible
+from wattribute.stream.decode import EXCERPT_BYTES
+from wattribute.stream.look_back import LookBack
+from wattribute.stream.series import SLACK_NS, DeviceKey, Series
+from wattribute.stream.tables import Tables
+
+_OFFSET_MAX: Final = (1 << 48) - 1  # docs/bus.md, Versions
+_RESETS_MAX: Final = 1 << 31
+_SOURCES_MAX: Final = 7
+_SAMPLE: Final = ("t", "energy_mj", "power_mw", "power_average_mw")
+_ABSENT: Final = -1
+_SAMPLE_SERIES: Final = slice(Devices._fields.index("t_ns"), Devices._fields.index("average_mw") + 1)
+
+
+class Saved(NamedTuple):
+    """``next_offset`` is the first that is not in it; ``last`` is the last sample, as in ``_SAMPLE``."""
+
+    device: DeviceKey
+    next_offset: int
+    resets: int
+    reset_offsets: list[int]
+    sources: int
+    first_ns: int
+    last: list[int]
+
+
+class State:
+    """Of the devices of a partition: the counter resets ever seen, what a device was ever read from, and the
+    last sample of one that has fallen silent."""
+
+    def __init__(self, series: Series, look_back: LookBack) -> None:
+        self._series = series
+        self._look_back = look_back
+        self._saved = np.zeros((0, 3), np.int64)  # of each device: resets, last before a silence, sources
+        # Of each device that ever fell silent: where that was first seen, as an offset, and its last sample;
+        # of the last time that lies before what is settled, and of those since.
+        self._silences: dict[int, list[tuple[int, list[int]]]] = {}
+        self._restored: dict[DeviceKey, Saved] = {}
+        self._restored_to = 0
+        self._damaged: list[tuple[str, bytes]] = []  # of what was saved: why, and what
+
+    def changed(self, next_offset: int, settled_offset: int) -> list[tuple[str, bytes]]:
+        """What to put by before offsets are committed, as (key, message): of devices of which it is news
+        since the last call. ``next_offset`` is the first that is not taken in, ``settled_offset`` the first
+        that is not in rows."""
+        devices, changed = self._series.devices, []
+        count = len(self._series.device_keys)
+        length, silent_ns = devices.length[:count], np.zeros(count, np.int64)
+        self.note_silences(next_offset)
+        for row, silences in self._silences.items():
+            while len(silences) > 1 and silences[1][0] <= settled_offset:
+                del silences[0]
+            silent_ns[row] = silences[0][1][0]
+        now = np.stack([devices.resets[:count], silent_ns, devices.sources[:count]], axis=1)
+        now[length == 0] = 0
+        before = np.concatenate([self._saved, np.zeros((count - len(self._saved), 3), np.int64)])
+        self._saved = now
+        for row in np.flatnonzero((now != before).any(axis=1) & (length > 0)).tolist():
+            key = self._series.device_keys[row]
+            # Of one that is back too: where that is read again, it is the silence before that is asked for.
+            seen_offset, last = self._silences.get(row, [(next_offset, self._last_sample(row))])[0]
+            saved = {
+                "host": key.host,
+                "boot_id": key.boot_id,
+                "gpu": key.gpu,
+                "next_offset": seen_offset,
+                "resets": int(devices.resets[row]),
+                "reset_offsets": devices.showed_offset[row, : devices.showed_length[row]].tolist(),
+                "sources": int(devices.sources[row]),
+                "first_ns": int(devices.first_ns[row]),
+                "last": last,
+            }
+            changed.append((f"{key.host} {key.boot_id} {key.gpu}", orjson.dumps(saved)))
+        return changed
+
+    def note_silences(self, next_offset: int) -> None:
+        """Look which devices have fallen silent before an offset."""
+        devices, count = self._series.devices, len(self._series.device_keys)
+        length, of_host = devices.length[:count], devices.host[:count]
+        last_ns = devices.t_ns[np.arange(count), np.maximum(length - 1, 0)]
+        silent = self._series.hosts.now_ns[of_host] - last_ns > SLACK_NS
+        silent |= self._look_back.stands_still(self._series.clocks_ns)[of_host]
+        for row in np.flatnonzero(silent & (length > 0)).tolist():
+            silences = self._silences.setdefault(row, [])
+            if not silences or silences[-1][1][0] != last_ns[row]:
+                silences.append((next_offset, self._last_sample(row)))
+
+    def forget(self, devices: list[int]) -> None:
+        """Of devices that begin anew, for the clock of their host was set back."""
+        self._saved[[row for row in devices if row < len(self._saved)]] = -1  # whatever it is, it is news
+        for row in devices:
+            self._silences.pop(row, None)
+
+    def take_back(self, saved: Iterable[bytes], next_offset: int) -> None:
+        """Take what ``changed`` gave, before the first message is taken in. It may be newer than
+        ``next_offset``, the first of which the rows are still to be written."""
+        self._restored_to = next_offset
+        for value in saved:
+            try:
+                found = read_saved(value)
+            except RecordError as error:  # raised, it would end every stream, at each start
+                self._damaged.append((str(error), value))
+                continue
+            self._restored[found.device] = found
+
+    def give_back(self, tables: Tables) -> None:
+        """Give devices, once the look-back is over, what it could not tell of them. What is damaged becomes
+        dead letters."""
+        for number, (reason, value) in enumerate(self._damaged, 1):  # of a place and a reason one is kept
+            tables.dead(self._restored_to, f"{reason} ({number})", value[:EXCERPT_BYTES])
+        self._damaged.clear()
+        for key in self._restored.keys() & self._series.device_rows.keys():
+            row, saved = self._series.device_rows[key], self._restored.pop(key)
+            self._give_resets(row, saved)
+            devices = self._series.devices
+            n = int(devices.length[row])
+            # Of a silent one it may have brought what came late.
+            is_older = not n or devices.t_ns[row, n - 1] < saved.last[0]
+            if saved.next_offset <= self._restored_to:
+                if is_older:
+                    self._give_last_sample(row, saved)
+                if row not in self._silences or self._silences[row][-1][1][0] < saved.last[0]:
+                    self._silences[row] = [(saved.next_offset, saved.last)]
+            devices.sources[row] |= saved.sources
+
+    def _give_resets(self, row: int, saved: Saved) -> None:
+        # Those that showed after our place show again. By offset, and not by time: readings come late.
+        showed = [offset for offset in saved.reset_offsets if offset < self._restored_to]
+        devices = self._series.devices
+        # A stream that did not know yet that the partition is another's may have put by what is older.
+        seen = devices.showed_offset[row, : devices.showed_length[row]].tolist()
+        if saved.reset_offsets or not saved.resets:
+            showed += [offset for offset in seen if offset > max(saved.reset_offsets, default=-1)]
+        if len(showed) > devices.showed_offset.shape[1]:
+            self._series.make_room(len(showed))
+            devices = self._series.devices
+        devices.resets[row] = saved.resets - len(saved.reset_offsets) + len(showed)
+        devices.showed_length[row] = len(showed)
+        devices.showed_offset[row, : len(showed)] = showed
+
+    def _give_last_sample(self, row: int, saved: Saved) -> None:
+        """Of a device of which the look-back brought nothing that is newer."""
+        devices = self._series.devices
+        for series, value in zip(devices[_SAMPLE_SERIES], saved.last, strict=True):
+            series[row, 0] = value
+        t_ns, energy_mj, power_mw, average_mw = saved.last
+        devices.length[row] = 1
+        devices.gap_length[row] = devices.reset_length[row] = devices.quiet[row, 0] = 0
+        devices.broken[row] = 1  # the look-back had nothing of it: that is longer than any period
+        devices.first_ns[row] = saved.first_ns
+        devices.knot_ns[row], devices.counter_mj[row] = t_ns, energy_mj
+        devices.sources[row] = (
+            (HAS_COUNTER if energy_mj >= 0 else 0)
+            | (HAS_INSTANT if power_mw >= 0 else 0)
+            | (HAS_AVERAGE if average_mw >= 0 else 0)
+        )
+
+    def _last_sample(self, row: int) -> list[int]:
+        devices = self._series.devices
+        n = int(devices.length[row])
+        return [int(series[row, n - 1]) for series in devices[_SAMPLE_SERIES]]
+
+
+def read_saved(value: bytes) -> Saved:
+    """A message of the topic. Raises RecordError where it is damaged."""
+    try:
+        obj = orjson.loads(value)
+        saved = Saved(
+            DeviceKey(obj["host"], obj["boot_id"], obj["gpu"]),
+            obj["next_offset"],
+            obj.get("resets", 0),
+            obj.get("reset_offsets", []),  # state of an older version lacks it
+            obj.get("sources", 0),
+            obj["first_ns"],
+            obj["last"],
+        )
+        is_sound = _is_sound(saved)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        is_sound = False
+    if not is_sound:
+        raise RecordError("a snapshot of state that cannot be used")
+    return saved
+
+
+def _is_sound(saved: Saved) -> bool:
+    names = (saved.device.host, saved.device.boot_id, saved.device.gpu)
+    offsets = [saved.next_offset, *saved.reset_offsets]
+    numbers = [*offsets, saved.resets, saved.sources, saved.first_ns, *saved.last]
+    sample = zip(_SAMPLE, saved.last, strict=True)
+    return (
+        all(type(name) is str for name in names)
+        and all(type(number) is int for number in numbers)
+        and all(0 <= offset <= _OFFSET_MAX for offset in offsets)
+        and len(saved.reset_offsets) <= saved.resets <= _RESETS_MAX
+        and 0 <= saved.sources <= _SOURCES_MAX
+        and 0 < saved.first_ns <= TIME_MAX_NS
+        and all(number == _ABSENT or is_plausible(name, number) for name, number in sample)
+    )

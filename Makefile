@@ -34,8 +34,9 @@ test-long: kernels  ## the tests that take minutes: kills, outages, every answer
 test-plain: install  ## the tests of the stream, with the kernels as plain Python
 	NUMBA_DISABLE_JIT=1 $(PYTEST) tests/stream
 
-test-bounds: install  ## the tests of the stream, with every index of the kernels checked
-	NUMBA_BOUNDSCHECK=1 $(PYTEST) tests/stream
+test-bounds: export NUMBA_BOUNDSCHECK = 1
+test-bounds: kernels  ## the tests of the stream, with every index of the kernels checked
+	$(PYTEST) tests/stream
 
 lint: install  ## style, types and who may import whom
 	$(BIN)/ruff check .

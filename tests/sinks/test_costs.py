@@ -353,6 +353,18 @@ def test_the_one_window_of_explain_is_as_long_as_those_of_the_store(
     assert Evidence(sink.store, {}, begin, end, "equal").figure()[0]["rows"] == 1
 
 
+def test_what_sm_time_alone_would_give_of_a_long_window_is_not_cut_to_64_bits(
+    sink: ClickHouseSink, as_columns: AsColumns
+) -> None:
+    shared = {"window_ms": 60_000, "weight_source": "utilization"}
+    busy = SERVER | shared | {"active_energy_uj": 20_000_000_000, "active_time_ns": 30 * 10**9}
+    other = TRAINER | shared | {"active_energy_uj": 4_000_000_000, "active_time_ns": 10 * 10**9}
+    sink.write_attribution(as_columns([busy, other]))
+    first, second = (row["meaning"] for row in Evidence(sink.store, {}, None, None, "equal").split())
+    assert first.endswith("by SM time alone it would be 1.8e+04 J, by heads 1.2e+04 J")
+    assert second.endswith("by SM time alone it would be 6000 J, by heads 1.2e+04 J")
+
+
 def test_a_log_that_an_option_made_a_process_is_one(sink: ClickHouseSink, as_columns: AsColumns) -> None:
     sink.write_attribution(as_columns([SERVER | {"pid": 0}, UNHELD]))
     assert "processes: 1;" in Evidence(sink.store, {}, None, None, "equal").figure()[0]["meaning"]

@@ -169,7 +169,7 @@ def load_scenario(name: str) -> Scenario:
                 f"no bundled scenario {name!r}; there are {known}, or give the path of a .toml file"
             )
     try:
-        return parse_scenario(tomllib.loads(path.read_text(encoding="utf-8")))
+        return parse_scenario(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except OSError as error:
         raise UsageError(f"{path}: cannot read the scenario: {error.strerror}") from error
     except UsageError as error:

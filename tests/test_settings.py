@@ -44,6 +44,10 @@ def test_the_file_of_the_working_directory_is_read(tmp_path: Path, monkeypatch: 
     assert load_settings({}, None, HOME).generation == 3
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    assert load_settings({}, written(tmp_path, "\ufeffgeneration = 3"), HOME).generation == 3
+
+
 def test_store_and_bus_lie_in_the_users_data_folder() -> None:
     settings = load_settings({}, None, HOME)
     assert settings.store == "chdb:///home/ada/.local/share/wattribute/store"

@@ -256,7 +256,7 @@ def _from_file(
     if named is None and not path.exists() and not path.is_symlink():
         return  # a link that leads nowhere was meant
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # an editor may begin a file with a mark
     except OSError as error:
         problems.append(f"{path} cannot be read: {error.strerror}")
         return

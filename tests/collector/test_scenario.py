@@ -87,6 +87,12 @@ def test_a_bad_scenario_gives_one_clear_line(tmp_path: Path, toml: str, said: st
     assert "\n" not in str(caught.value)
 
 
+def test_a_scenario_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "marked.toml"
+    path.write_text("\ufeff[host]\nname='h'\n[[gpu]]", encoding="utf-8")
+    assert load_scenario(str(path)).host.name == "h"
+
+
 def test_a_scenario_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no bundled scenario 'demp'; there are churn, demo"):
         load_scenario("demp")

@@ -591,6 +591,23 @@ def test_doctor_tells_of_kubelet_and_pod_resources(
     assert "hidden" not in out + err
 
 
+@pytest.mark.parametrize("name", ["of-another/notes.txt", "of-another"])
+def test_what_is_there_and_no_store_is_told_before_it_is_used(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "of-another").mkdir()
+    (tmp_path / "of-another" / "notes.txt").write_text("notes")
+    store = ("--store", f"chdb://{tmp_path}/{name}")
+    status, out, _ = ended(capsys, "doctor", "--simulate", *store, "--format", "json")
+    (row,) = [row for row in json.loads(out) if row["part"] == "store"]
+    assert (status, row["state"]) == (1, "broken")
+    assert row["finding"] == f"{tmp_path}/{name} holds something else"
+    status, _, err = ended(capsys, "up", "--simulate", "--fresh", *store)
+    assert (status, "bug" in err) == (2, False)
+    assert err.startswith(f"wattribute: --fresh does not empty {tmp_path}/{name}: ")
+    assert (tmp_path / "of-another" / "notes.txt").read_text() == "notes"
+
+
 def test_doctor_says_that_a_local_log_is_damaged_and_leaves_it_where_it_is(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

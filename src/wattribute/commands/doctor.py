@@ -249,14 +249,15 @@ def _bus(settings: Settings) -> Iterator[Finding]:
 
 
 def _store(settings: Settings) -> Iterator[Finding]:
-    from wattribute.sinks.folder import folder_of, has_store
+    from wattribute.sinks.folder import folder_of, has_store, is_another_s
     from wattribute.sinks.query_server import open_store_for_reading
     from wattribute.sinks.refusal import GO_ON
     from wattribute.sinks.store import LEFT_OUT, damaged_tables
 
     folder = folder_of(settings.store)
     if folder is not None and not has_store(folder):
-        if reason := why_not_made(folder):
+        is_taken = folder.exists() and (not folder.is_dir() or is_another_s(folder))
+        if reason := f"{folder} holds something else" if is_taken else why_not_made(folder):
             yield Finding("store", "broken", reason, "choose another --store")
         else:
             yield Finding(

@@ -41,9 +41,12 @@ def empty_folders(settings: Settings) -> None:
         raise UsageError("--fresh empties folders alone: it goes with chdb:// and local://")
     found: list[Path] = []
     for folder, is_ours in ((store, lambda name: name in _STORE), (bus, lambda name: name.startswith(_BUS))):
-        if not folder.exists():
+        try:
+            entries = list(folder.iterdir())
+        except FileNotFoundError:
             continue
-        entries = list(folder.iterdir())
+        except OSError as error:
+            raise UsageError(f"--fresh does not empty {folder}: {error.strerror}") from error
         if strange := sorted(entry.name for entry in entries if not is_ours(entry.name)):
             raise UsageError(f"--fresh does not empty {folder}: {strange[0]} in it is not of wattribute")
         if folder == store and is_another_s(folder):

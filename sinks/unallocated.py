@@ -73,8 +73,9 @@ def charged(rows: Sequence[Row], by: Sequence[str], way: str) -> list[Row]:
     its cost.
 
     ``owner``: to the team of the host, in its line, or in one of the account owner. ``tenants``: to all of
-    the same step in proportion to their cost. What has no owner, no price, or no tenant that cost anything
-    stays as it is. All columns keep their sums. Raises UsageError."""
+    the same step in proportion to their cost. What has no owner or no price stays as it is, so does a
+    step whose tenants cost nothing or of which one has no price. All columns keep their sums. Raises
+    UsageError."""
     if way not in WAYS:
         raise UsageError(f"unallocated {way!r} is not known: it is one of {', '.join(WAYS)}")
     if way == "separate":
@@ -110,13 +111,14 @@ def _to_tenants(rows: list[Row], by: Sequence[str]) -> list[Row]:
         together[tuple(row[name] for name in steps)].append(row)
     left = []
     for alike in together.values():
-        priced = [row for row in alike if row["cost_usd"] is not None]
-        tenants = [row for row in priced if row["account"] in TENANTS]
-        whole = sum((Fraction(row["cost_usd"]) for row in tenants), Fraction())
+        tenants = [row for row in alike if row["account"] in TENANTS]
+        # Of an unpriced one the proportion is not known, and the others would pay its part: 77 USD beside 7
+        is_known = all(row["cost_usd"] is not None for row in tenants)
+        whole = sum((Fraction(row["cost_usd"]) for row in tenants), Fraction()) if is_known else Fraction()
         if not whole:
             left += alike
             continue
-        nobodys = [row for row in priced if row["account"] not in TENANTS]
+        nobodys = [row for row in alike if row["account"] not in TENANTS and row["cost_usd"] is not None]
         sums = {name: sum((Fraction(row[name]) for row in nobodys), Fraction()) for name in FIGURES}
         for row in tenants:
             ratio = Fraction(row["cost_usd"]) / whole

@@ -120,6 +120,9 @@ def test_in_proportion_to_cost_and_within_each_day() -> None:
             (2, "a", "process", 10.0),
             (2, "ops", "residual", 1.0),
             (3, "ops", "unobserved", 5.0),
+            (4, "a", "process", 10.0),
+            (4, "b", "process", None),
+            (4, "ops", "unheld", 5.0),
         )
     ]
     left = charged(rows, by, "tenants")
@@ -128,6 +131,9 @@ def test_in_proportion_to_cost_and_within_each_day() -> None:
         (1, "b", 12, 2),
         (2, "a", 11, 1),
         (3, "ops", 5, 0),
+        (4, "a", 10, 0),  # all 5 were charged to it
+        (4, "b", None, None),
+        (4, "ops", 5, 0),
     ]
     assert [row["account"] for row in charged(rows[:3], by, "owner")] == ["process", "reserved", "owner"]
 

@@ -38,7 +38,7 @@ _ALWAYS: Final = ("process", "unheld", "residual")
 _CALENDAR: Final = {"hour": "%Y-%m-%d %H:%M", "day": "%Y-%m-%d", "week": "%Y-%m-%d", "month": "%Y-%m"}
 _CHARGED: Final = {
     "owner": "what nobody used, to the team of its host",
-    "tenants": "what nobody used, to all in proportion to their cost",
+    "tenants": "what nobody used, to all in proportion to their cost, where that is known of all",
 }
 _ENERGY: Final = ("active_energy_j", "idle_energy_j", "energy_j")
 _MONEY: Final = ("active_cost_usd", "idle_cost_usd", "cost_usd")

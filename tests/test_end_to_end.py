@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
@@ -43,6 +44,13 @@ def golden(tmp_path_factory: pytest.TempPathFactory) -> str:
     price = EXPECTED["price_per_gpu_hour_usd"]
     ran("price", "add", "--gpu", "NVIDIA H200", "--per-gpu-hour", str(price), "--store", store)
     return store
+
+
+def test_a_query_on_standard_input_may_begin_with_a_byte_order_mark(
+    golden: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("\ufeffSELECT 1 AS one\r\n"))
+    assert ran("query", "--store", golden, "--format", "csv").stdout.split() == ["one", "1"]
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -33,7 +33,7 @@ def query(
     if sql is None or sql == "-":
         if sys.stdin.isatty():
             raise UsageError("query needs SQL: wattribute query 'SELECT …', or on standard input")
-        sql = sys.stdin.read()
+        sql = sys.stdin.read().removeprefix("\ufeff")  # a file may begin with a byte order mark
     from wattribute.sinks.query_server import open_store_for_reading
     from wattribute.sinks.reading import columns_of
 

@@ -50,7 +50,7 @@ def unobserved_rows(store: Readable, by: Sequence[str], params: Mapping[str, str
     rows = store.query(
         f"SELECT {selected} sum(toInt128(unobserved_ns)) / 3.6e12 AS hours,"  # noqa: S608 - names of ours; values are parameters
         " if(countIf(price_per_gpu_hour_usd IS NULL) = 0,"
-        " sum(price_per_gpu_hour_usd * unobserved_ns) / 3.6e12, NULL)"
+        " sum(price_per_gpu_hour_usd * toFloat64(unobserved_ns)) / 3.6e12, NULL)"
         " FROM billed(since = {since:String}, until = {until:String}, step = {step:String}, tz = {tz:String},"
         " as_of = {as_of:String}) AS billed LEFT JOIN"
         " (SELECT host, argMaxIf(owner_team, valid_from, owner_team != '') AS team,"

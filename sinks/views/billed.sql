@@ -150,7 +150,8 @@ FROM
         device.piece AS piece,
         device.covered AS covered,
         fromUnixTimestamp64Milli(piece.1, 'UTC') AS priced_at,
-        (piece.2 - piece.1) * 1000000 * piece.3 AS billed,
+        -- 1024 GPUs, the most of a host, pass 64 bits in 104 days, and 3,500 of many hosts in a month
+        toInt128(piece.2 - piece.1) * 1000000 * piece.3 AS billed,
         arrayMax(arrayFilter(
             p -> p.7 <= priced_at AND p.8 > priced_at AND (p.9 = '' OR p.9 = piece.4.1)
                 AND (p.10 = '' OR p.10 = piece.4.2) AND (p.11 = '' OR p.11 = piece.4.3),

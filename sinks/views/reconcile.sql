@@ -25,9 +25,9 @@ SELECT
     price_per_gpu_hour_usd * reserved_ns / 3.6e12 AS reserved_usd,
     price_per_gpu_hour_usd * unheld_ns / 3.6e12 AS unheld_usd,
     price_per_gpu_hour_usd * residual_ns / 3.6e12 AS residual_usd,
-    price_per_gpu_hour_usd * unobserved_ns / 3.6e12 AS unobserved_usd,
-    price_per_gpu_hour_usd * billed_ns / 3.6e12 AS billed_usd,
-    price_per_gpu_hour_usd * difference_ns / 3.6e12 AS difference_usd
+    price_per_gpu_hour_usd * toFloat64(unobserved_ns) / 3.6e12 AS unobserved_usd,
+    price_per_gpu_hour_usd * toFloat64(billed_ns) / 3.6e12 AS billed_usd,
+    price_per_gpu_hour_usd * toFloat64(difference_ns) / 3.6e12 AS difference_usd
 FROM
 (
     SELECT

@@ -294,6 +294,21 @@ def test_what_was_measured_and_is_not_billed_is_the_difference(
     assert {(row["pricing"], row["is_declared"]) for row in rows} == {("", True), ("spot", True)}
 
 
+def test_what_is_billed_of_many_gpus_is_not_cut_to_64_bits(sink: ClickHouseSink) -> None:
+    """9.2e18 ns are 2,562,047 GPU hours: 1024 GPUs, the most of a host, have them in 104 days."""
+    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=2)])
+    begin, end = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 5, 1, tzinfo=UTC)
+    for host in ("a", "b"):
+        billed = BilledHost(host=host, gpus=1024, gpu_model="NVIDIA H200", billed_from=begin, billed_to=end)
+        add_billed(sink.store, billed)
+    (row,) = reconcile_rows(sink.store, "gpu_model", None, None, "equal")
+    hours = 2 * 1024 * 120 * 24
+    assert (row["billed_gpu_hours"], row["unobserved_gpu_hours"]) == (hours, hours)
+    assert (row["billed_usd"], row["difference_gpu_hours"]) == (2 * hours, 0)
+    (line,) = cost_rows(sink.store, ["host"], begin, begin + timedelta(days=110), "equal")[:1]
+    assert line["gpu_hours"] == 1024 * 110 * 24
+
+
 def test_a_gpu_that_took_the_place_of_another_is_pointed_out(
     sink: ClickHouseSink, as_columns: AsColumns, start_ms: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -114,8 +114,9 @@ WITH
             max(w.team) AS team,
             min(w.first_at) AS begin_at,
             max(w.last_at) AS end_at,
-            sum(w.energy_uj) AS energy,
-            sum(w.time_ns) AS gpu_time,
+            -- 16,384 GPUs pass 64 bits within a week
+            sum(toInt128(w.energy_uj)) AS energy,
+            sum(toInt128(w.time_ns)) AS gpu_time,
             sum(w.time_ns * least(1, w.lost_ratio + w.retry_ratio)) AS wasted,
             sum(w.time_ns * least(1, w.lost_most_ratio + w.retry_most_ratio)) AS wasted_most,
             sum(w.energy_uj * least(1, w.lost_ratio + w.retry_ratio)) AS wasted_energy,
@@ -188,7 +189,7 @@ FROM
 (
     SELECT
         *,
-        (price_per_gpu_hour_usd * gpu_time + price_per_kwh_usd * energy) / 3.6e12 AS money,
+        (price_per_gpu_hour_usd * toFloat64(gpu_time) + price_per_kwh_usd * toFloat64(energy)) / 3.6e12 AS money,
         (price_per_gpu_hour_usd * wasted + price_per_kwh_usd * wasted_energy) / 3.6e12 AS wasted_money,
         (price_per_gpu_hour_usd * wasted_most + price_per_kwh_usd * wasted_most_energy) / 3.6e12 AS wasted_most_money,
         (price_per_gpu_hour_usd * paced + price_per_kwh_usd * paced_energy) / 3.6e12 AS paced_money

@@ -39,6 +39,19 @@ def steps(start_ms: int, second: int, attempt: int, quantity: float, **more: Any
     return row | {"quantity": quantity, "event_id": f"{attempt} {second}"} | more
 
 
+def test_a_run_of_many_gpus_is_not_cut_to_64_bits(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """9.2e18 ns are 2,562,047 GPU hours: 16,384 GPUs have them within a week."""
+    hours, each = 1_500_000, {"active_energy_uj": 5 * 10**18}
+    each |= {f"gpu_time_{policy}_ns": hours * 3600 * SECOND_NS for policy in ("equal", "memory", "active")}
+    gpus = [used(start_ms, 0, 1, gpu=f"G{n}", **each)[0] for n in range(2)]
+    priced.write_attribution(as_columns(gpus))
+    (row,) = run_rows(priced.store, None, None, "equal")
+    assert (row["gpu_hours"], row["energy_j"]) == (2 * hours, 10**13)
+    assert row["cost_usd"] == pytest.approx(2 * hours * 3600 * USD_PER_S)
+
+
 def test_a_run_that_failed_and_goes_on(priced: ClickHouseSink, as_columns: AsColumns, start_ms: int) -> None:
     """Ten seconds to a failure at step 9, of which a checkpoint kept six steps; ten seconds of pause; then
     ten seconds, of which two and a half pass before the seventh step, two a second from then."""

@@ -30,7 +30,8 @@ class LocalConsumer:
 
     def poll(self, max_messages: int, timeout_s: float) -> Sequence[Fetched]:
         """What there is, at most ``max_messages``; see ``wattribute.bus.Consumer``."""
-        self._assign()
+        if max_messages > 0:
+            self._assign()
         deadline_s = time.monotonic() + timeout_s
         pause_s = _PAUSE_MIN_S
         while True:
@@ -78,13 +79,14 @@ class LocalConsumer:
 
     def _assign(self) -> None:
         while self._unassigned:
-            partition = self._unassigned.pop(0)
+            partition = self._unassigned[0]
             start = self._on_assign(partition) if self._on_assign else None
             if start is not None:
                 self._next[partition] = start
             elif partition not in self._next:  # not sought from within on_assign either
                 position = self._log.committed(partition.topic)
                 self._next[partition] = position.next_offset if position else 0
+            del self._unassigned[0]
 
     def _fetch(self, max_messages: int) -> list[Fetched]:
         fetched: list[Fetched] = []

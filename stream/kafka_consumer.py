@@ -94,6 +94,8 @@ class KafkaConsumer:
         self._on_revoke = on_revoke
         self._next: dict[Partition, int] = {}
         """Of each partition that is ours: the offset due next."""
+        self._unbegun: list[Partition] = []
+        """Ours too, and nothing is read of them: where to begin is yet to be asked."""
         self._sought: dict[Partition, int] = {}
         self._skipped: list[Skip] = []
         self._looked: dict[Partition, int] = {}
@@ -119,12 +121,13 @@ class KafkaConsumer:
         while True:
             self._restart_stalled()
             left_s = max(0.0, deadline_s - time.monotonic())
-            # consume(n, timeout) waits the whole timeout unless n messages come: so wait for the first alone.
-            first = self._client.poll(min(left_s, _STALL_S))
-            if first is not None:
-                rest = self._client.consume(max_messages - 1, 0) if max_messages > 1 else []
-                if fetched := self._grouped([first, *rest]):
-                    return fetched
+            # consume(n, timeout) waits the whole timeout unless n messages come: so wait for the first alone,
+            # and not for long, for what is assigned meanwhile is begun after it.
+            first = self._client.poll(min(left_s, _PAUSE_S))
+            rest = self._client.consume(max_messages - 1, 0) if first is not None and max_messages > 1 else []
+            self._begin()
+            if first is not None and (fetched := self._grouped([first, *rest])):
+                return fetched
             if time.monotonic() >= deadline_s:
                 return []
 
@@ -226,7 +229,7 @@ class KafkaConsumer:
         self._client.unsubscribe()
         until_s = time.monotonic() + _LEAVE_S
         self._client.poll(0)
-        while self._client.assignment() and time.monotonic() < until_s:
+        while (self._unbegun or self._client.assignment()) and time.monotonic() < until_s:
             self._client.poll(_PAUSE_S)
         self._client.close()
 
@@ -257,8 +260,9 @@ class KafkaConsumer:
             self._client.pause([_place(partition) for partition in self._next])
         while (left_s := deadline_s - time.monotonic()) > 0:
             message = self._client.poll(left_s)
-            if message is not None and message.error() is not None:
-                self._on_error(message)  # a message that comes nevertheless will come again
+            error = message.error() if message is not None else None
+            if error is not None and error.code() != KafkaError._AUTO_OFFSET_RESET:
+                self._on_error(message)  # that one comes again, and so does a message that comes nevertheless
 
     def _resume(self) -> None:
         if not self._paused:
@@ -300,8 +304,13 @@ class KafkaConsumer:
     def _assigned(self, client: Consumer, places: list[TopicPartition]) -> None:
         if self._closing:
             return
-        for place in places:
-            partition = Partition(place.topic, place.partition)
+        self._unbegun += [Partition(place.topic, place.partition) for place in places]
+        client.incremental_assign([])  # librdkafka waits for the call, and would fetch from anywhere
+
+    def _begin(self) -> None:
+        """Begin what was assigned. Where the broker does not answer, the next poll goes on with it."""
+        while self._unbegun:
+            partition = self._unbegun[0]
             start = self._on_assign(partition) if self._on_assign else None
             sought = self._sought.pop(partition, None)
             if start is None:
@@ -309,10 +318,10 @@ class KafkaConsumer:
             if start is None:
                 position = self.committed(partition)
                 start = position.next_offset if position else self._range(partition)[0]
-            place.offset = self._next[partition] = start
-        client.incremental_assign(places)
-        if self._paused:
-            client.pause(places)
+            with self._failing("cannot be read"):
+                self._client.incremental_assign([_place(partition, start)])
+            self._next[partition] = start
+            del self._unbegun[0]
 
     def _revoked(self, client: Consumer, places: list[TopicPartition]) -> None:
         partitions = [Partition(place.topic, place.partition) for place in places]
@@ -324,7 +333,13 @@ class KafkaConsumer:
                 self._revoking = False
         for partition in partitions:
             self._next.pop(partition, None)
-        client.incremental_unassign(places)
+        begun = [
+            place
+            for place, partition in zip(places, partitions, strict=True)
+            if partition not in self._unbegun
+        ]
+        self._unbegun = [partition for partition in self._unbegun if partition not in partitions]
+        client.incremental_unassign(begun)
 
     def _lost(self, client: Consumer, places: list[TopicPartition]) -> None:
         for place in places:  # before on_revoke: what is lost is not ours to commit

@@ -141,7 +141,7 @@ class StreamLoop:
         keep_memory()
         try:
             while not stop.is_set():
-                fetched = self._consumer.poll(_POLL_MESSAGES, _POLL_S)
+                fetched = self._patiently(stop, partial(self._consumer.poll, _POLL_MESSAGES, _POLL_S))
                 for part in fetched:
                     self._take(part)
                 self._note_skips()

@@ -71,8 +71,9 @@ class Consumer(Protocol):
 
     def poll(self, max_messages: int, timeout_s: float) -> Sequence[Fetched]:
         """What there is, at most ``max_messages``; empty after ``timeout_s``. Returns as soon as anything
-        is there. With ``max_messages`` 0 it reads nothing for so long, and keeps its place in the group.
-        Calls ``on_assign`` and ``on_revoke`` from within. Raises BusError."""
+        is there. With ``max_messages`` 0 it reads and begins nothing for so long, and keeps its place in the
+        group. Calls ``on_assign`` and ``on_revoke`` from within. Raises BusError; after BusAwayError, and a
+        poll with ``max_messages`` 0, the next one goes on where it stopped."""
 
     def committed(self, partition: Partition) -> Position | None:
         """The group's committed position of a partition, None if it has none."""

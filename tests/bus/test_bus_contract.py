@@ -18,7 +18,7 @@ from tests.kafka_broker import KafkaBroker
 from wattribute.bus import Consumer, Fetched, Partition, Position, Producer, Skip
 from wattribute.collector.kafka_producer import KafkaProducer
 from wattribute.collector.local_log import LocalLog
-from wattribute.errors import BusError
+from wattribute.errors import BusAwayError, BusError
 from wattribute.stream.kafka_consumer import KafkaConsumer
 
 PATIENCE_S = 30.0
@@ -184,6 +184,39 @@ def test_on_assign_chooses_where_to_begin(bus: Bus) -> None:
 
     consumer = bus.consumer(topic, group="by-seek", on_assign=seek_5)
     assert values(read(consumer, 4)) == numbered(4, 5)
+
+
+def test_what_could_not_be_begun_is_begun_by_the_next_poll(bus: Bus) -> None:
+    topic = bus.topic()
+    send(bus.producer(), topic, numbered(3))
+    asked: list[Partition] = []
+
+    def begin(partition: Partition) -> int:
+        asked.append(partition)
+        if len(asked) == 1:
+            raise BusAwayError("it does not tell what is committed")
+        return 1
+
+    consumer = bus.consumer(topic, on_assign=begin)
+    with pytest.raises(BusAwayError):
+        consumer.poll(10, PATIENCE_S)
+    assert list(consumer.poll(0, 0.2)) == []  # as who waits
+    assert len(asked) == 1
+    assert values(read(consumer, 2)) == numbered(2, 1)
+
+
+def test_who_leaves_before_a_partition_could_be_begun_leaves_it_to_the_next(kafka_bus: KafkaBus) -> None:
+    topic = kafka_bus.topic()
+    send(kafka_bus.producer(), topic, numbered(3))
+
+    def fail(_: Partition) -> int:
+        raise BusAwayError("it does not tell what is committed")
+
+    first = kafka_bus.consumer(topic, on_assign=fail)
+    with pytest.raises(BusAwayError):
+        first.poll(10, PATIENCE_S)
+    first.close()
+    assert values(read(kafka_bus.consumer(topic), 3)) == numbered(3)
 
 
 def test_end_offset_is_that_of_the_next_message(bus: Bus) -> None:

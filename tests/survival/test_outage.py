@@ -16,7 +16,7 @@ import pytest
 from tests.clickhouse_shim import ClickHouseShim, Fault
 from tests.survival.processes import TABLES, ran, started
 from tests.survival.test_restarts import HostileHost, Sent, sent_to
-from wattribute.bus import DEAD, SAMPLES, STATE, UNITS
+from wattribute.bus import DEAD, SAMPLES, STATE, UNITS, Fetched, Partition, Position
 from wattribute.collector.local_consumer import LocalConsumer
 from wattribute.collector.local_log import LocalLog
 from wattribute.errors import BusAwayError, StoreAwayError, StoreError
@@ -204,6 +204,43 @@ def test_a_queue_that_is_full_gets_every_message_of_the_stream_once(
     assert undisturbed[DEAD]
     assert undisturbed[STATE]
     assert sent(OftenFull(tmp_path / "full")) == undisturbed
+
+
+class OftenAway(LocalConsumer):
+    """Every third time that it is asked or read, the bus does not answer."""
+
+    asked = 0
+
+    def committed(self, partition: Partition) -> Position | None:
+        self._answer()
+        return super().committed(partition)
+
+    def poll(self, max_messages: int, timeout_s: float) -> Sequence[Fetched]:
+        if max_messages:
+            self._answer()
+        return super().poll(max_messages, timeout_s)
+
+    def _answer(self) -> None:
+        self.asked += 1
+        if self.asked % 3 == 0:
+            raise BusAwayError("it does not answer")
+
+
+@pytest.mark.usefixtures("_impatient")
+def test_a_bus_that_often_does_not_answer_is_read_all_the_same(
+    messages: Sequence[Sent], tmp_path: Path
+) -> None:
+    def read(consumer_class: type[LocalConsumer], folder: Path) -> MemorySink:
+        with closing(LocalLog(folder)) as log:
+            sent_to(log, messages)
+            consumer = consumer_class(log, (SAMPLES, UNITS), lambda partition: loop.on_assign(partition))  # noqa: PLW0108
+            loop = StreamLoop(consumer, log, sink := MemorySink(), Engine)
+            loop.run(threading.Event(), until_idle=True)
+            return sink
+
+    undisturbed = read(LocalConsumer, tmp_path / "undisturbed")
+    assert len(undisturbed.table()) > 100
+    assert read(OftenAway, tmp_path / "away").table() == undisturbed.table()
 
 
 def streamed(

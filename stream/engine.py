@@ -83,7 +83,7 @@ class Engine:
         self._written: list[dict[str, Column]] = []
         self._quiet = False
         self._look_back = LookBack()
-        self._state = State(self.series, self._look_back)
+        self._state = State(origin, self.series, self._look_back)
 
     def take(self, offsets: Sequence[int], values: Sequence[bytes], quiet: bool = False) -> None:
         """Take messages in. ``quiet``: only to rebuild the state, before any others; their rows have been

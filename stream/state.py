@@ -25,8 +25,10 @@ _SAMPLE_SERIES: Final = slice(Devices._fields.index("t_ns"), Devices._fields.ind
 
 
 class Saved(NamedTuple):
-    """``next_offset`` is the first that is not in it; ``last`` is the last sample, as in ``_SAMPLE``."""
+    """``origin`` is the partition whose offsets these are; ``next_offset`` is the first that is not in it;
+    ``last`` is the last sample, as in ``_SAMPLE``."""
 
+    origin: str | None
     device: DeviceKey
     next_offset: int
     resets: int
@@ -40,7 +42,8 @@ class State:
     """Of the devices of a partition: the counter resets ever seen, what a device was ever read from, and the
     last sample of one that has fallen silent."""
 
-    def __init__(self, series: Series, look_back: LookBack) -> None:
+    def __init__(self, origin: str, series: Series, look_back: LookBack) -> None:
+        self._origin = origin
         self._series = series
         self._look_back = look_back
         self._saved = np.zeros((0, 3), np.int64)  # of each device: resets, last before a silence, sources
@@ -72,6 +75,7 @@ class State:
             # Of one that is back too: where that is read again, it is the silence before that is asked for.
             seen_offset, last = self._silences.get(row, [(next_offset, self._last_sample(row))])[0]
             saved = {
+                "origin": self._origin,
                 "host": key.host,
                 "boot_id": key.boot_id,
                 "gpu": key.gpu,
@@ -113,7 +117,10 @@ class State:
             except RecordError as error:  # raised, it would end every stream, at each start
                 self._damaged.append((str(error), value))
                 continue
-            self._restored[found.device] = found
+            # A host that comes here from another partition begins anew: what that knew of it at some offset
+            # of its own made a gap of all the time since, and its energy counted twice (by 27 %).
+            if found.origin in (None, self._origin):
+                self._restored[found.device] = found
 
     def give_back(self, tables: Tables) -> None:
         """Give devices, once the look-back is over, what it could not tell of them. What is damaged becomes
@@ -178,10 +185,11 @@ def read_saved(value: bytes) -> Saved:
     try:
         obj = orjson.loads(value)
         saved = Saved(
+            obj.get("origin"),  # state of an older version lacks it
             DeviceKey(obj["host"], obj["boot_id"], obj["gpu"]),
             obj["next_offset"],
             obj.get("resets", 0),
-            obj.get("reset_offsets", []),  # state of an older version lacks it
+            obj.get("reset_offsets", []),  # and this
             obj.get("sources", 0),
             obj["first_ns"],
             obj["last"],
@@ -200,7 +208,8 @@ def _is_sound(saved: Saved) -> bool:
     numbers = [*offsets, saved.resets, saved.sources, saved.first_ns, *saved.last]
     sample = zip(_SAMPLE, saved.last, strict=True)
     return (
-        all(type(name) is str for name in names)
+        (saved.origin is None or type(saved.origin) is str)
+        and all(type(name) is str for name in names)
         and all(type(number) is int for number in numbers)
         and all(0 <= offset <= _OFFSET_MAX for offset in offsets)
         and len(saved.reset_offsets) <= saved.resets <= _RESETS_MAX

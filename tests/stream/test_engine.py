@@ -318,6 +318,21 @@ def test_a_restart_knows_what_a_device_was_read_from() -> None:
     assert {key: whole[key] for key in after} == after
 
 
+def test_a_host_that_comes_from_another_partition_after_a_restart_begins_anew() -> None:
+    """Of what it sent there, the time and the energy were counted a second time."""
+    other = made_host.messages(made_host.make(1, 60, 1).flushes)
+    moved = other[30:50]
+    before = Engine("samples/0")
+    made_host.stream(before, other[:5], [1], end=False)
+    tables = []
+    for saved in (before.state(), []):
+        engine = Engine("samples/1")
+        engine.restore([value for _, value in saved], 10)
+        tables.append(made_host.table(made_host.stream(engine, moved, [1])))
+    assert tables[0] == tables[1]
+    assert tables[0]
+
+
 @pytest.mark.parametrize("taken", [96, 105])
 def test_a_silence_is_known_where_its_end_is_read_again(taken: int) -> None:
     """It was put by that the device is back, or silent once more, and then the stream was killed, before it
@@ -492,6 +507,7 @@ def test_without_a_counter_a_late_reading_changes_no_windows_but_those_beside_it
         {"sources": -1},
         {"last": [1, 2]},
         {"host": [1]},
+        {"origin": 7},
     ],
     ids=str,
 )

@@ -186,7 +186,12 @@ class KafkaProducer:
         try:
             yield
         except (KafkaException, SystemError) as error:
-            self._broken = str(error)
+            cause = error.__cause__ or error
+            self._broken = str(cause)
+            if isinstance(cause, KafkaException) and cause.args[0].code() in _DENIALS:
+                self._broken = cause.args[0].str()
+                if self._unacked:  # else nobody wants to send
+                    self._refusal = f"Kafka at {self._servers} takes no messages: {self._broken}"
 
     def _discard(self) -> None:
         self._generation += 1  # from here on its reports count no more

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionType
 from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
 from confluent_kafka.cimpl import NewTopic
 
 from tests.bus.mock_kafka import PRODUCE, MockKafka
@@ -155,6 +157,27 @@ def test_who_may_not_make_topics_is_told_how_somebody_else_does(kafka_broker: Ka
     )
     assert "\n" not in said
     producer.close()
+
+
+def test_who_may_read_a_topic_and_not_send_is_told_so(
+    kafka_broker: KafkaBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The broker gives such a one no producer's number, which is not of a message."""
+    admin = AdminClient({"bootstrap.servers": kafka_broker.servers})
+    admin.create_topics([NewTopic("read-only", 1, 1)])["read-only"].result(PATIENCE_S)
+    may_read = AclBinding(
+        ResourceType.TOPIC, "read-only", ResourcePatternType.LITERAL,
+        "User:guest", "*", AclOperation.READ, AclPermissionType.ALLOW,
+    )  # fmt: skip
+    admin.create_acls([may_read])[may_read].result(PATIENCE_S)
+    guest = {"sasl.username": "guest", "sasl.password": "guest", "sasl.mechanism": "PLAIN"}
+    producer = KafkaProducer(kafka_broker.guarded_servers, guest | {"security.protocol": "SASL_PLAINTEXT"})
+    for _ in range(2):  # until somebody allows it
+        producer.send("read-only", "host", b"x", T_MS)
+        with pytest.raises(BusError, match=r"takes no messages: .*Cluster authorization failed"):
+            producer.flush(3.0)
+    assert "exception set" not in caplog.text
+    producer._discard()
 
 
 def test_what_was_read_long_ago_outlives_the_retention(kafka_broker: KafkaBroker) -> None:

@@ -45,7 +45,8 @@ _HOPELESS: Final = frozenset(
     }
 )
 # A topic that was just made, or whose broker is leaving, has no leader for a moment: a stream that was given
-# its partitions in that moment ended (seen with Kafka 4, two seconds after the topic was made).
+# its partitions in that moment ended (seen with Kafka 4, two seconds after the topic was made). So did one
+# with a partition that had just been added: another of the group may know of that minutes before it does.
 _MOVING: Final = frozenset(
     {
         KafkaError.NOT_LEADER_FOR_PARTITION,
@@ -53,6 +54,8 @@ _MOVING: Final = frozenset(
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError.COORDINATOR_NOT_AVAILABLE,
         KafkaError.NOT_COORDINATOR,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_PARTITION,
     }
 )
 _Answer = TypeVar("_Answer")
@@ -366,6 +369,7 @@ class KafkaConsumer:
                     if _reason(error).code() not in _MOVING or time.monotonic() >= until_s:
                         raise
                 time.sleep(_PAUSE_S)
+                self._client.list_topics(timeout=_REQUEST_TIMEOUT_S)  # else it keeps to what it knows
 
     def _commit(self, places: list[TopicPartition]) -> KafkaError | None:
         """librdkafka waits without end for a broker that does not answer: so a thread waits for it, and we

@@ -11,6 +11,8 @@ from pathlib import Path
 import confluent_kafka
 import pytest
 from confluent_kafka import KafkaError, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
 
 from tests.bus.conftest import Bus, KafkaBus, mock_started
 from tests.bus.mock_kafka import LIST_OFFSETS, MockKafka
@@ -388,6 +390,17 @@ def test_a_partition_that_has_no_leader_yet_is_asked_again(mock_kafka: MockKafka
             consumer.end_offset(Partition("topic", 0))
     finally:
         consumer.close()
+
+
+def test_a_partition_that_was_just_added_has_an_end(kafka_broker: KafkaBroker) -> None:
+    """Who first asks for it knows the topic without it."""
+    with closing(KafkaBus(kafka_broker.servers)) as bus:
+        topic = bus.topic(1)
+        consumer = bus.consumer(topic)
+        assert consumer.end_offset(Partition(topic, 0)) == 0
+        admin = AdminClient({"bootstrap.servers": kafka_broker.servers})
+        admin.create_partitions([NewPartitions(topic, 2)])[topic].result(PATIENCE_S)
+        assert consumer.end_offset(Partition(topic, 1)) == 0
 
 
 def test_a_topic_that_is_not_there_is_an_error(kafka_broker: KafkaBroker) -> None:

@@ -173,7 +173,7 @@ def test_who_may_read_a_topic_and_not_send_is_told_so(
     producer = KafkaProducer(kafka_broker.guarded_servers, guest | {"security.protocol": "SASL_PLAINTEXT"})
     for _ in range(2):  # until somebody allows it
         producer.send("read-only", "host", b"x", T_MS)
-        with pytest.raises(BusError, match=r"takes no messages: .*Cluster authorization failed"):
+        with pytest.raises(BusError, match="authorization failed"):  # of the topic, if that is told first
             producer.flush(3.0)
     assert "exception set" not in caplog.text
     producer._discard()

@@ -122,15 +122,16 @@ class KafkaConsumer:
             return []
         self._resume()
         while True:
+            self._begin()
             self._restart_stalled()
             left_s = max(0.0, deadline_s - time.monotonic())
             # consume(n, timeout) waits the whole timeout unless n messages come: so wait for the first alone,
-            # and not for long, for what is assigned meanwhile is begun after it.
+            # and not for long, for what is assigned meanwhile is to begin.
             first = self._client.poll(min(left_s, _PAUSE_S))
-            rest = self._client.consume(max_messages - 1, 0) if first is not None and max_messages > 1 else []
-            self._begin()
-            if first is not None and (fetched := self._grouped([first, *rest])):
-                return fetched
+            if first is not None:
+                rest = self._client.consume(max_messages - 1, 0) if max_messages > 1 else []
+                if fetched := self._grouped([first, *rest]):
+                    return fetched
             if time.monotonic() >= deadline_s:
                 return []
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import confluent_kafka
 import pytest
@@ -390,6 +392,39 @@ def test_a_partition_that_has_no_leader_yet_is_asked_again(mock_kafka: MockKafka
             consumer.end_offset(Partition("topic", 0))
     finally:
         consumer.close()
+
+
+class WaitingClient:
+    """A client that takes all that comes within 2 s for one poll."""
+
+    def __init__(self, client: confluent_kafka.Consumer) -> None:
+        self._client = client
+
+    def consume(self, max_messages: int, _timeout_s: float) -> list[Any]:
+        return self._client.consume(max_messages, 2.0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+
+def test_a_jump_begins_behind_the_messages_of_the_same_poll(kafka_broker: KafkaBroker) -> None:
+    """Of those as many were told as lost, though they had been read."""
+    with closing(KafkaBus(kafka_broker.servers)) as bus:
+        topic = bus.topic()
+        send(bus.producer(), topic, [random.randbytes(1000) for _ in range(400)])
+        few = {"queued.min.messages": "1", "fetch.message.max.bytes": "70000"}
+        with closing(KafkaConsumer(bus.servers, "group", [topic], config=few)) as consumer:
+            offsets: list[int] = []
+            while not offsets:
+                offsets += [offset for _, offset, _ in flat(consumer.poll(1, PATIENCE_S))]
+            bus.truncate(Partition(topic, 0), 390)
+            consumer._client = WaitingClient(consumer._client)  # type: ignore[assignment]
+            while offsets[-1] < 399:
+                offsets += [offset for _, offset, _ in flat(consumer.poll(1000, PATIENCE_S))]
+            due = offsets.index(390)
+            assert 1 < due < 390
+            assert offsets == [*range(due), *range(390, 400)]
+            assert list(consumer.skipped()) == [Skip(Partition(topic, 0), due, 390)]
 
 
 def test_a_partition_that_was_just_added_has_an_end(kafka_broker: KafkaBroker) -> None:

@@ -608,6 +608,19 @@ def test_what_is_there_and_no_store_is_told_before_it_is_used(
     assert (tmp_path / "of-another" / "notes.txt").read_text() == "notes"
 
 
+def test_doctor_says_that_a_link_leads_nowhere(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """As where a disk is not mounted: 'there is none yet: up makes it', and up could not."""
+    (tmp_path / "disk").symlink_to(tmp_path / "not-mounted")
+    for folder in (tmp_path / "disk", tmp_path / "disk" / "wattribute"):
+        places = ("--store", f"chdb://{folder}", "--bus", f"local://{folder}")
+        _, out, _ = ended(capsys, "doctor", "--simulate", *places, "--format", "json")
+        found = [row for row in json.loads(out) if row["part"] in ("store", "bus")]
+        assert [row["state"] for row in found] == ["broken", "broken"]
+        assert {row["finding"] for row in found} == {
+            f"{folder} cannot be made: {tmp_path}/disk: No such file or directory"
+        }
+
+
 def test_doctor_says_that_a_local_log_is_damaged_and_leaves_it_where_it_is(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -259,7 +259,8 @@ def _config(settings: Settings) -> dict[str, str]:
 
 def why_not_made(folder: Path) -> str:
     """Why a folder that is not there cannot be made; empty where it can."""
-    above = next(parent for parent in folder.parents if parent.exists())
+    # what is there may be a link that leads nowhere
+    above = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     try:
         with tempfile.TemporaryDirectory(dir=above):
             return ""

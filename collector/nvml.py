@@ -158,6 +158,7 @@ class GpuReader:
     def __init__(self, nvml: Nvml, uuid: str, index: int, handle: Any) -> None:
         self.uuid = uuid
         self.identity = Gpu(t=0, gpu=uuid, index=index)
+        self.file_number: int | None = index  # N of /dev/nvidiaN: NVML's own order may be another
         self.mig_uuids: dict[str, int] = {}  # of its MIG devices at the last slow reading: their GPU instance
         self._nvml = nvml
         self.take(handle)
@@ -177,12 +178,16 @@ class GpuReader:
         name = self.calls("nvmlDeviceGetName")
         memory = self.calls("nvmlDeviceGetMemoryInfo")
         limit_mw = self._asked("nvmlDeviceGetEnforcedPowerLimit", "power_limit_mw")
+        index = self._asked("nvmlDeviceGetIndex", "index")  # another, once the driver was loaded with others
+        index = self.identity.index if index is None else index
+        file_number = self.calls("nvmlDeviceGetMinorNumber")
+        self.file_number = index if file_number is None else file_number
         self._power = PowerReader(self.calls)
         self.identity = Gpu(
             t=0,
             gpu=self.uuid,
             name=name or "",
-            index=self.identity.index,
+            index=index,
             memory_bytes=memory and self.calls.sane("nvmlDeviceGetMemoryInfo", "memory_bytes", memory.total),
             power_limit_mw=limit_mw,
             scope=self._power.scope,

@@ -162,11 +162,12 @@ class Reservations:
         return {place: shared[0] for place, shared in owners.items() if len(shared) == 1}
 
     def _places(self) -> dict[str, Place]:
-        """Where a device is, by each of its names: UUID, Slurm's number, and that of GKE's device plugin."""
+        """Where a device is, by each of its names: UUID, Slurm's number, which is NVML's, and its
+        file, by which GKE's device plugin calls it."""
         places: dict[str, Place] = {}
         for gpu in self._gpus:
-            index = gpu.identity.index
-            places |= dict.fromkeys((gpu.uuid, f"nvidia{index}", str(index)), (gpu.uuid, NO_INSTANCE))
+            file, index = f"nvidia{gpu.file_number}", gpu.identity.index
+            places |= dict.fromkeys((gpu.uuid, file, str(index)), (gpu.uuid, NO_INSTANCE))
             for uuid, gpu_instance in gpu.mig_uuids.items():
-                places |= dict.fromkeys((uuid, f"nvidia{index}/gi{gpu_instance}"), (gpu.uuid, gpu_instance))
+                places |= dict.fromkeys((uuid, f"{file}/gi{gpu_instance}"), (gpu.uuid, gpu_instance))
         return places

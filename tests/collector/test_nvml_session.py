@@ -80,6 +80,17 @@ def test_driver_reload(fake: FakeNvml) -> None:
     assert [fast(gpu).gpu for gpu in nvml.gpus] == ["GPU-fake-0", "GPU-fake-1"]
 
 
+def test_a_driver_that_is_loaded_again_may_number_the_devices_otherwise(fake: FakeNvml) -> None:
+    nvml = Nvml()
+    fake.driver(False)
+    with pytest.raises(GpuError):
+        fast(nvml.gpus[1])
+    fake.driver(True)
+    fake.set(1, index=0, file_number=0)  # the first one has fallen off the bus
+    nvml.reopen(nvml.gpus[1])
+    assert (nvml.gpus[1].identity.index, nvml.gpus[1].file_number) == (0, 0)
+
+
 def test_a_stale_handle_does_not_make_calls_look_absent(fake: FakeNvml) -> None:
     nvml = Nvml()
     fake.driver(False)

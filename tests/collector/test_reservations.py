@@ -176,6 +176,16 @@ def test_mig_devices_and_the_names_of_gkes_plugin(fake: FakeNvml, node: Node) ->
     }
 
 
+def test_gkes_plugin_names_a_gpu_by_its_file_which_nvml_may_number_otherwise(
+    fake: FakeNvml, node: Node
+) -> None:
+    fake.set(0, file_number=1)
+    fake.set(1, file_number=0)
+    kept = Reservations(Nvml().gpus, NO_JOBS, node.socket, known_pods())
+    node.given = pod(CHAT, "nvidia0") + pod(RANK, "nvidia1")
+    assert told(kept, 1) == {("GPU-fake-1", -1): (CHAT[1], ""), ("GPU-fake-0", -1): (RANK[1], "rank-sft")}
+
+
 def test_a_kubelet_that_goes_away_is_not_spoken_for(
     fake: FakeNvml, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:

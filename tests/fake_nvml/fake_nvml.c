@@ -31,7 +31,7 @@ typedef struct {
   int instance_id[INSTANCES], instance_slices[INSTANCES];
   char instance_name[INSTANCES][96];
   double busy_ms[INSTANCES], total_ms[INSTANCES]; /* of GPU instance n, by its number */
-  long long gpm;
+  long long gpm, index, file_number;
 } Device;
 typedef struct { double busy_ms, total_ms; } GpmSample;
 typedef struct { uint32_t id; int ret; double value; const char *names[3]; } GpmMetric;
@@ -53,6 +53,7 @@ void fake_reset(int count) {
     d->energy_mj = 1000000 * (i + 1); d->instant_mw = 300000; d->average_mw = 290000; d->usage_mw = 290000;
     d->sm = 50; d->mem = 20; d->total = 150LL << 30; d->used = 10LL << 30; d->temperature = 60;
     d->clock = 1980; d->limit_mw = 700000; d->architecture = 9; d->major = 9; d->energy_type = 3;
+    d->index = d->file_number = i;
     for (int f = 0; f < 3; f++) d->field_code[f][1] = NOT_SUPPORTED;
   }
 }
@@ -60,7 +61,7 @@ static long long *slot(Device *d, const char *key) {
 #define KEY(name) if (!strcmp(key, #name)) return &d->name
   KEY(energy_mj); KEY(instant_mw); KEY(average_mw); KEY(usage_mw); KEY(sm); KEY(mem); KEY(total); KEY(used);
   KEY(temperature); KEY(clock); KEY(limit_mw); KEY(architecture); KEY(major); KEY(minor); KEY(energy_type);
-  KEY(delay_us); KEY(mig); KEY(gpm); KEY(wide_v3); KEY(grow); KEY(legacy_zero); KEY(repeat); KEY(empty_success); KEY(last_seen); KEY(info_last_seen);
+  KEY(delay_us); KEY(mig); KEY(gpm); KEY(index); KEY(file_number); KEY(wide_v3); KEY(grow); KEY(legacy_zero); KEY(repeat); KEY(empty_success); KEY(last_seen); KEY(info_last_seen);
   KEY(calls); KEY(field_calls);
   return 0;
 }
@@ -167,6 +168,8 @@ int nvmlDeviceGetMemoryInfo(uintptr_t handle, uint64_t *out) {
 #define ONE(function, value) \
   int function(uintptr_t handle, unsigned *out) { ENTER; *out = (unsigned)(value); return SUCCESS; }
 ONE(nvmlDeviceGetEnforcedPowerLimit, d->limit_mw)
+ONE(nvmlDeviceGetIndex, d->index)
+ONE(nvmlDeviceGetMinorNumber, d->file_number)
 ONE(nvmlDeviceGetArchitecture, d->architecture)
 ONE(nvmlDeviceGetPowerUsage, d->usage_mw)
 ONE(nvmlDeviceGetMaxMigDeviceCount, INSTANCES)

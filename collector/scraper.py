@@ -76,6 +76,7 @@ class Scraper:
         self._asked: dict[Listener, _Asked] = {}
         self._rivals: dict[Address, int] = {}  # who else listens where one does
         self._own: dict[str, frozenset[str]] = {}  # by a host of the settings, its addresses that are ours
+        self._named: dict[Address, Key] = {}  # by an endpoint of the settings, the process that listens there
 
     def look(self, t: int, on_gpus: Sequence[Key]) -> bool:
         """Find the servers of the processes on GPUs at ``t``; whether each has one.
@@ -95,6 +96,7 @@ class Scraper:
         for host in {item.host for item in self._configured if item.port in ports}:
             if (own := own_addresses(host)) is not None:
                 self._own[host] = own
+        self._named = {_address(named): item.process for item in found for named in self._endpoints(item)}
         found.sort(key=self._turn)
         until_s = time.monotonic() + _ASKING_S
         servers: dict[Key, Server] = {}  # at all of its addresses a process shows the same counters
@@ -171,21 +173,22 @@ class Scraper:
         """In which order they are asked: what the settings name, servers, and who was not asked for longest.
         A worker's sockets, of which there may be dozens, do not answer, and each is waited for."""
         asked = self._asked.get(listener, _Asked(None, 0))
-        return self._endpoint(listener) is None, asked.server is None, asked.again_ns
+        return not self._endpoints(listener), asked.server is None, asked.again_ns
 
     def _places(self, listener: Listener) -> list[Address]:
         """Where to ask who listens there."""
-        endpoint = self._endpoint(listener)
-        return [_address(endpoint)] if endpoint else [listener.address._replace(path=path) for path in _PATHS]
+        named = [_address(endpoint) for endpoint in self._endpoints(listener)]
+        return named[:1] or [listener.address._replace(path=path) for path in _PATHS]
 
-    def _endpoint(self, listener: Listener) -> Endpoint | None:
+    def _endpoints(self, listener: Listener) -> list[Endpoint]:
         """What the settings say of where a process listens."""
         address = listener.address
+        found: list[Endpoint] = []
         for item in self._configured if not address.namespace else ():
             own = self._own.get(item.host, frozenset())
             if item.port == address.port and (address.host in own or (own and listener.is_at_all)):
-                return item
-        return None
+                found.append(item)
+        return found
 
     def _retarget(self, groups: Mapping[Server, Sequence[Key]]) -> None:
         """Read these servers, those of before until they end, and the endpoints of the settings: each once,
@@ -209,8 +212,9 @@ class Scraper:
             if target.server and target.server.process not in processes and target.address not in taken:
                 self.targets[target.server.process, target.address] = target
         taken = {address for _, address in self.targets}
+        processes = {process for process, _ in self.targets}
         for item in self._configured:
-            if (address := _address(item)) not in taken:
+            if (address := _address(item)) not in taken and self._named.get(address) not in processes:
                 target = next((item for item in known if item.address == address), self._target(address))
                 target.endpoint = item
                 self.targets[None, address] = target

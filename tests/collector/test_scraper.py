@@ -543,6 +543,24 @@ def test_a_server_with_two_addresses_counts_once(tmp_path: Path) -> None:
     assert came_out == served.given
 
 
+@pytest.mark.parametrize("other", ["localhost:8000/metrics", "127.0.0.1:9000/metrics"])
+def test_a_server_that_the_settings_name_twice_counts_once(tmp_path: Path, other: str) -> None:
+    served = Counting(8000, 9000)
+    named = [Endpoint(url="http://127.0.0.1:8000/metrics"), Endpoint(url=f"http://{other}")]
+    host = Host(tmp_path / "proc", named, served.ask)
+    places = {7: ("127.0.0.1", 8000), 8: ("127.0.0.1", 9000)}
+    host.tree.process(BEGAN_S + 1, 1, "vllm", listens=places)
+    host.tree.process(BEGAN_S + 2, BEGAN_S + 1, "VLLM::EngineCore")
+    worker = (BEGAN_S + 2, host.tree.start_ns(BEGAN_S + 2) or 0)
+    host.t += 5 * S
+    came_out = 0.0
+    for on_gpus in ([worker], [worker], [], [worker]):
+        host.scraper.look(host.t, on_gpus)
+        told = host.after(5)
+        came_out += sum(r.quantity for r in told if isinstance(r, Unit) and r.unit == "output_tokens")
+    assert came_out == served.given
+
+
 def test_of_two_servers_that_answer_by_turns_none_is_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -14,7 +14,7 @@ from wattribute.records import Record, Run, parse
 
 _S: Final = 1_000_000_000
 _WAITING_MOST: Final = 200_000  # records between two flushes: some 100 MB
-_AHEAD_MOST_NS: Final = 60 * _S
+AHEAD_MOST_NS: Final = 60 * _S
 _BEHIND_MOST_NS: Final = 3_600 * _S  # what comes later than that is late for every window too
 
 _Any = TypeVar("_Any", bound=Record)
@@ -80,7 +80,7 @@ class Told:
         """The record; put at ``now_ns``, counted and logged once for each ``who``, where its time lies more
         than a minute ahead of the host's clock or more than an hour behind."""
         off_ns = record.t - now_ns
-        if -_BEHIND_MOST_NS <= off_ns <= _AHEAD_MOST_NS:
+        if -_BEHIND_MOST_NS <= off_ns <= AHEAD_MOST_NS:
             return record
         self.health.moved += 1
         if who not in self._warned and len(self._warned) < 1000:

@@ -52,6 +52,16 @@ def test_one_that_began_before_counts_from_what_it_was(running: Running) -> None
     assert told(running, (0, a, 7), (0, a + S, 9), name="input_tokens") == [(2, a + S, S)]
 
 
+def test_so_does_one_whose_clock_is_ahead(running: Running) -> None:
+    """It seemed to have begun after the collector: all that it ever counted was news."""
+    a = time.time_ns() + 7200 * S
+    before = a - 600 * S
+    points = [(before, a, 5_000_000), (before, a + S, 5_000_100)]
+    assert [quantity for quantity, _, _ in told(running, *points)] == [100]
+    anew = (a + 2 * S, a + 2 * S + 1_000, 7)
+    assert [(quantity, took) for quantity, _, took in told(running, anew)] == [(7, 1_000)]
+
+
 def requested(name: str, start: int, t: int, values: dict[str, int], field: str = "asInt") -> Any:
     """A request with a cumulative metric, of a series for each model."""
     points = [

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests.fake_library import compiled
 from tests.needs import need
 from tests.survival.processes import asked, ran, started, wait_until
 from wattribute.commands import run
@@ -938,6 +939,19 @@ def test_a_name_is_told_as_a_collector_reads_it_from_the_environment(tmp_path: P
     assert named.stdout == "<sft 7>\n"
     nameless = ran(*words, " \u200b", "--", "sh", "-c", 'echo "<$WATTRIBUTE_RUN>"')
     assert nameless.stdout.startswith("<sh-")
+
+
+def test_of_processes_that_are_not_seen_it_does_not_say_that_they_cost_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container with a PID namespace of its own: NVML names the host's processes."""
+    library = compiled(Path(__file__).parents[1] / "benchmarks" / "eight_gpus.c", "libnvidia-ml.so.1")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(library))
+    monkeypatch.setenv("FAKE_PIDS", ",".join(["4194304"] * 8))  # no process has this number
+    where = ("--store", f"chdb://{tmp_path}/store", "--bus", f"local://{tmp_path}/bus", "--run", "r")
+    said = ran("run", *where, "--", "sleep", "1").stderr
+    assert "it was not seen on a GPU\n" in said
+    assert re.search(r"\d entries of lists of a GPU's processes are of none that /proc shows", said)
 
 
 def test_a_bug_in_the_report_does_not_change_how_the_command_ended(

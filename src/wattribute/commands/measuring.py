@@ -9,6 +9,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from wattribute.collector.health import Health
 from wattribute.collector.publish import Publisher
 from wattribute.commands.ends import (
     Worker,
@@ -60,6 +61,9 @@ class Measuring(Protocol):
         """The command has ended: ``ask`` the store once all is in it. Raises WattributeError where there is
         no answer."""
 
+    def complaints(self) -> Sequence[str]:
+        """What of the GPUs could not be read as it should be, in a line each; once the command has ended."""
+
     def leave(self) -> None:
         """Put what was measured onto the bus, while another thread is in ``end``, and wait for no more."""
 
@@ -81,6 +85,7 @@ class Own:
         self._ask: Ask | None = None
         self._asked = False
         self._window_ms = settings.window_ms
+        self._health = Health()
 
     def begin(self) -> None:
         """Sample from now on; the store may be some seconds in opening, and what is sampled waits."""
@@ -120,6 +125,10 @@ class Own:
             except StoreError as error:
                 raise failed or error from error
 
+    def complaints(self) -> Sequence[str]:
+        """See ``Measuring``."""
+        return list(self._source.complaints(self._health))
+
     def leave(self) -> None:
         """See ``Measuring``."""
         self._stop.set()
@@ -135,7 +144,7 @@ class Own:
                 lambda records: publisher(records, sampler.epoch),
                 lambda _now_ns: self._told(),
             )
-            sampler.run(self._stop)
+            self._health = sampler.run(self._stop)
 
     def _stream(self) -> None:
         from wattribute.sinks.earlier import earlier_attempts
@@ -179,6 +188,10 @@ class Telling:
         else:  # the collector has ended, and nobody takes what was told since
             with opened_stream(self._settings) as (sink, loop, _):
                 _ask_own(sink, loop, ask)
+
+    def complaints(self) -> Sequence[str]:
+        """None: the collector has them."""
+        return ()
 
     def leave(self) -> None:
         """See ``Measuring``."""

@@ -282,7 +282,7 @@ def _report(plan: Plan, measuring: Measuring, attempt: int, source: Source | Non
             add_price(store, plan.run, plan.price, add)
         rows = report_rows(store, plan.run, attempt, plan.policy)
         if not any(row["attempt"] == attempt for row in rows):
-            _say("it was not seen on a GPU: nothing to pay")
+            _say("it was not seen on a GPU" + ("" if measuring.complaints() else ": nothing to pay"))
         if rows:
             write_report(rows, notes_of(store, rows, plan.policy), plan.run, simulated)
         if plan.output is not None:
@@ -290,6 +290,8 @@ def _report(plan: Plan, measuring: Measuring, attempt: int, source: Source | Non
 
     try:
         measuring.end(ask)
+        for complaint in measuring.complaints():
+            _say(complaint)
     except ModuleNotFoundError as error:
         _say(f"what it cost is not known: this needs {error.name}: pip install 'wattribute[embedded]'")
     except WattributeError as error:

@@ -6,8 +6,10 @@ Both speak the same SQL through clickhouse-connect. A chDB folder belongs to one
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
 import tempfile
 import threading
 from collections import defaultdict
@@ -300,7 +302,9 @@ def _open_chdb(url: str, folder: Path, create: bool) -> Store:
     lock = hold(folder, create)
 
     def connect(settings: Mapping[str, Any]) -> Any:
-        return clickhouse_connect.get_client(interface="chdb", path=str(folder), settings=dict(settings))
+        client = clickhouse_connect.get_client(interface="chdb", path=str(folder), settings=dict(settings))
+        _leave_stopping_to_the_kernel()
+        return client
 
     try:
         store = Store(url, _in_database(connect, database, create), _SETTINGS)
@@ -311,6 +315,13 @@ def _open_chdb(url: str, folder: Path, create: bool) -> Store:
     if tables := damaged_tables(store):
         _log.warning("the store %s: %s; %s", url, LEFT_OUT.format(tables), GO_ON)
     return store
+
+
+def _leave_stopping_to_the_kernel() -> None:
+    """Undo that the engine catches SIGTSTP, upon which it does nothing: Ctrl-Z stopped the command of
+    ``wattribute run`` alone, and the shell waited for us without end."""
+    if signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
+        ctypes.CDLL(None).signal(signal.SIGTSTP, None)  # Python's own is for the main thread alone
 
 
 def damaged_tables(store: Readable) -> str:

@@ -793,6 +793,21 @@ def test_a_command_that_sets_its_title_keeps_its_tags(tmp_path: Path) -> None:
     assert ran("run", "--simulate", *where, "--", "sh", "-c", "echo $SPT_NOENV").stdout == "1\n"
 
 
+def test_what_stops_the_command_stops_us_too(tmp_path: Path) -> None:
+    """As Ctrl-Z does: the shell waits for us."""
+    where = ("--store", f"chdb://{tmp_path}/store", "--bus", f"local://{tmp_path}/bus")
+    words = ("run", "--simulate", *where, "--run", "r", "--", "sh", "-c", "echo begun; read line; exit 7")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([PYTHON, "-m", "wattribute", *words], text=True, process_group=0, **pipes) as ours:  # type: ignore[call-overload]
+        assert ours.stdout.readline()
+        os.killpg(ours.pid, signal.SIGTSTP)
+        stopped = partial(os.waitid, os.P_PID, ours.pid, os.WSTOPPED | os.WNOHANG)
+        wait_until(lambda: stopped() is not None, ours)
+        os.killpg(ours.pid, signal.SIGCONT)
+        ours.communicate("go on\n")
+    assert ours.returncode == 7
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_its_cost_is_worked_out_ends_it_as_the_command_ended(
     tmp_path: Path, number: signal.Signals

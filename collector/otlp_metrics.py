@@ -18,7 +18,7 @@ from typing import Any, Final
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, DataPointFlags
 
 from wattribute.collector.otlp import INFERENCE, WHO, Attributes, Naming, Reading, attributes_of
-from wattribute.collector.told import AHEAD_MOST_NS, Told, record_of
+from wattribute.collector.told import Told, clock_off_ns, record_of
 from wattribute.errors import RecordError
 from wattribute.records import PERIOD_MAX_NS, Unit
 
@@ -141,9 +141,8 @@ class MetricReader:
         if known is None:
             self._make_room(now_ns)
             self._series[key, start] = _Series(t, value, now_ns)
-            # A clock that is not believed is not believed as to its start either.
-            ahead_ns = t - now_ns if t - now_ns > AHEAD_MOST_NS else 0
-            if start - ahead_ns < self._began_ns:  # older, unless the metric was told of without it
+            # It is older than this reader, unless its metric was told of without it.
+            if start - clock_off_ns(t, now_ns) < self._began_ns:
                 told_ns = self._told_ns.get((metric, start), t) if start else t
                 return (told_ns, value) if told_ns < t else None
             return start, value

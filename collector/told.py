@@ -14,7 +14,7 @@ from wattribute.records import Record, Run, parse
 
 _S: Final = 1_000_000_000
 _WAITING_MOST: Final = 200_000  # records between two flushes: some 100 MB
-AHEAD_MOST_NS: Final = 60 * _S
+_AHEAD_MOST_NS: Final = 60 * _S
 _BEHIND_MOST_NS: Final = 3_600 * _S  # what comes later than that is late for every window too
 
 _Any = TypeVar("_Any", bound=Record)
@@ -79,8 +79,8 @@ class Told:
     def at_a_credible_time(self, record: _Any, now_ns: int, who: str) -> _Any:
         """The record; put at ``now_ns``, counted and logged once for each ``who``, where its time lies more
         than a minute ahead of the host's clock or more than an hour behind."""
-        off_ns = record.t - now_ns
-        if -_BEHIND_MOST_NS <= off_ns <= AHEAD_MOST_NS:
+        off_ns = clock_off_ns(record.t, now_ns)
+        if not off_ns:
             return record
         self.health.moved += 1
         if who not in self._warned and len(self._warned) < 1000:
@@ -101,6 +101,12 @@ class Told:
             if known not in self.health.rejected:
                 _log.warning("told, and not used: %s", why)
             self.health.rejected[known] += count
+
+
+def clock_off_ns(t: int, now_ns: int) -> int:
+    """How far a clock is off that says ``t`` at ``now_ns``; 0 where that is believed: it may be late."""
+    off_ns = t - now_ns
+    return 0 if -_BEHIND_MOST_NS <= off_ns <= _AHEAD_MOST_NS else off_ns
 
 
 def record_of(kind: str, fields: Mapping[str, object]) -> Record:

@@ -52,9 +52,10 @@ def test_one_that_began_before_counts_from_what_it_was(running: Running) -> None
     assert told(running, (0, a, 7), (0, a + S, 9), name="input_tokens") == [(2, a + S, S)]
 
 
-def test_so_does_one_whose_clock_is_ahead(running: Running) -> None:
-    """It seemed to have begun after the collector: all that it ever counted was news."""
-    a = time.time_ns() + 7200 * S
+@pytest.mark.parametrize("off", [7200 * S, -7200 * S])
+def test_so_does_one_whose_clock_is_off(running: Running, off: int) -> None:
+    """Where it is ahead, all that it ever counted was news; where it is behind, its first point never was."""
+    a = time.time_ns() + off
     before = a - 600 * S
     points = [(before, a, 5_000_000), (before, a + S, 5_000_100)]
     assert [quantity for quantity, _, _ in told(running, *points)] == [100]

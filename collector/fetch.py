@@ -82,9 +82,11 @@ def fetch(address: Address, deadline_s: float = DEADLINE_S) -> list[bytes]:
     No redirect is followed and nothing is decompressed: what is contacted is what was asked for."""
     until_s = time.monotonic() + deadline_s
     try:
-        with _connected(address, deadline_s) as connection:
+        with (
+            _connected(address, deadline_s) as connection,
+            http.client.HTTPResponse(_Answer(connection, until_s)) as response,  # type: ignore[arg-type]
+        ):
             connection.sendall(_request(address))
-            response = http.client.HTTPResponse(_Answer(connection, until_s))  # type: ignore[arg-type]
             response.begin()
             return _lines(response)
     except TimeoutError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -107,8 +108,8 @@ def _killed(
     for part, steps in zip(parts, (FOREVER, _AFTER_THE_ROWS, FOREVER), strict=True):
         for flush in recording.flushes[part]:
             publisher(flush.records, flush.clock_epoch)
-        # A log of its own, which a stream that was killed does not close.
-        lived(LocalLog(folder), sink, steps, lambda origin: Engine(origin, fleet=fleet))
+        with closing(LocalLog(folder)) as own:
+            lived(own, sink, steps, lambda origin: Engine(origin, fleet=fleet))
     messages = log.read(SAMPLES, 0, FOREVER)
     log.close()
     return sink.table(), [(message.offset, message.value) for message in messages]

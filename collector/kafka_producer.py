@@ -187,11 +187,17 @@ class KafkaProducer:
             yield
         except (KafkaException, SystemError) as error:
             cause = error.__cause__ or error
-            self._broken = str(cause)
-            if isinstance(cause, KafkaException) and cause.args[0].code() in _DENIALS:
-                self._broken = cause.args[0].str()
-                if self._unacked:  # else nobody wants to send
-                    self._refusal = f"Kafka at {self._servers} takes no messages: {self._broken}"
+            if isinstance(cause, KafkaException):
+                self._fail(cause.args[0], "takes no messages")
+            else:
+                self._broken = str(cause)
+
+    def _fail(self, error: KafkaError, how: str) -> None:
+        """A new client is due, and what is kept goes with that. Who waits is told where somebody has to do
+        something first."""
+        self._broken = error.str()
+        if self._unacked and error.code() in _DENIALS:
+            self._refusal = f"Kafka at {self._servers} {how}: {error.str()}"
 
     def _discard(self) -> None:
         self._generation += 1  # from here on its reports count no more
@@ -238,11 +244,8 @@ class KafkaProducer:
             self._refusal = (
                 f"Kafka at {self._servers} refuses a message of {len(value)} bytes to {topic}: {error.str()}"
             )
-        else:  # it is kept, and goes with the next client
-            self._broken = error.str()
-            if error.code() in _DENIALS:
-                topic = self._unacked[number][0]
-                self._refusal = f"Kafka at {self._servers} does not take messages to {topic}: {error.str()}"
+        else:
+            self._fail(error, f"does not take messages to {self._unacked[number][0]}")
 
 
 def _refusal(created: Future[None]) -> str:

@@ -31,8 +31,8 @@ def folder_of(url: str) -> Path | None:
 
 
 def is_another_s(folder: Path) -> bool:
-    """Whether a folder that is there holds something, and no store of ours."""
-    return not has_store(folder) and any(folder.iterdir())
+    """Whether what is there is neither a store of ours nor an empty folder."""
+    return not has_store(folder) and folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def has_store(folder: Path) -> bool:

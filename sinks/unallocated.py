@@ -112,9 +112,9 @@ def _to_tenants(rows: list[Row], by: Sequence[str]) -> list[Row]:
     left = []
     for alike in together.values():
         tenants = [row for row in alike if row["account"] in TENANTS]
+        costs = [row["cost_usd"] for row in tenants]
         # Of an unpriced one the proportion is not known, and the others would pay its part: 77 USD beside 7
-        is_known = all(row["cost_usd"] is not None for row in tenants)
-        whole = sum((Fraction(row["cost_usd"]) for row in tenants), Fraction()) if is_known else Fraction()
+        whole = Fraction() if None in costs else sum(map(Fraction, costs), Fraction())
         if not whole:
             left += alike
             continue

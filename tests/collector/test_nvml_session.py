@@ -19,7 +19,7 @@ from tests.collector.readings import (
     fast,
 )
 from tests.fake_nvml.library import AVERAGE, GPU_SCOPE, FakeNvml, built
-from wattribute.collector.nvml import Nvml
+from wattribute.collector.nvml import GpuReader, Nvml
 from wattribute.collector.nvml_calls import GpuError
 from wattribute.errors import WattributeError
 
@@ -62,6 +62,14 @@ def test_one_failing_call_leaves_the_rest(fake: FakeNvml) -> None:
     assert fast(nvml.gpus[0]).sm_percent == 50.0  # it is not taken for absent
 
 
+def reload_driver(fake: FakeNvml, reader: GpuReader) -> None:
+    """Between two readings; the one in between fails."""
+    fake.driver(False)
+    with pytest.raises(GpuError):
+        fast(reader)
+    fake.driver(True)
+
+
 def test_driver_reload(fake: FakeNvml) -> None:
     nvml = Nvml()
     fake.driver(False)
@@ -82,10 +90,7 @@ def test_driver_reload(fake: FakeNvml) -> None:
 
 def test_a_driver_that_is_loaded_again_may_number_the_devices_otherwise(fake: FakeNvml) -> None:
     nvml = Nvml()
-    fake.driver(False)
-    with pytest.raises(GpuError):
-        fast(nvml.gpus[1])
-    fake.driver(True)
+    reload_driver(fake, nvml.gpus[1])
     fake.set(1, index=0, file_number=0)  # the first one has fallen off the bus
     nvml.reopen(nvml.gpus[1])
     assert (nvml.gpus[1].identity.index, nvml.gpus[1].file_number) == (0, 0)
@@ -93,10 +98,7 @@ def test_a_driver_that_is_loaded_again_may_number_the_devices_otherwise(fake: Fa
 
 def test_a_stale_handle_does_not_make_calls_look_absent(fake: FakeNvml) -> None:
     nvml = Nvml()
-    fake.driver(False)
-    with pytest.raises(GpuError):
-        fast(nvml.gpus[0])
-    fake.driver(True)
+    reload_driver(fake, nvml.gpus[0])
     nvml.reopen(nvml.gpus[0])
     with pytest.raises(GpuError, match="started anew"):  # this one has not read meanwhile
         fast(nvml.gpus[1])

@@ -18,6 +18,7 @@ from wattribute.stream.engine import Engine
 from wattribute.wire import MAGIC, PREFIX, Encoder
 
 SECOND_NS = made_host.SECOND_NS
+MINUTE_NS = 60 * SECOND_NS
 POLICIES = reference.POLICIES
 
 
@@ -333,21 +334,22 @@ def test_a_host_that_comes_from_another_partition_after_a_restart_begins_anew() 
     assert tables[0]
 
 
+def at_minute(minute: float, gpu: str) -> Device:
+    """The counter of a GPU of 1 W, at a minute."""
+    t = made_host.START_NS + int(minute * MINUTE_NS)
+    return Device(t=t, gpu=gpu, energy_mj=int(minute * 60_000))
+
+
 @pytest.mark.parametrize("taken", [96, 105])
 def test_a_silence_is_known_where_its_end_is_read_again(taken: int) -> None:
     """It was put by that the device is back, or silent once more, and then the stream was killed, before it
     had committed that."""
-    minute_ns = 60 * SECOND_NS
-
-    def device(minute: int, gpu: str) -> Device:
-        return Device(t=made_host.START_NS + minute * minute_ns, gpu=gpu, energy_mj=minute * 60_000)
-
     flushes = [
-        [device(minute, gpu) for gpu in ("a", "b") if gpu == "a" or minute <= 5 or minute in (95, 96)]
+        [at_minute(minute, gpu) for gpu in ("a", "b") if gpu == "a" or minute <= 5 or minute in (95, 96)]
         for minute in range(110)
     ]
     sent = made_host.messages(flushes)
-    running = Engine("test", minute_ns)
+    running = Engine("test", MINUTE_NS)
     made_host.stream(running, sent[:95], [10], end=False)
     saved = dict(running.state())
     from_offset = running.look_back_offset
@@ -356,12 +358,12 @@ def test_a_silence_is_known_where_its_end_is_read_again(taken: int) -> None:
         running.take([offset], [value])
         running.rows(restate=False)  # the windows of the silence were final: they wait
     saved |= running.state()
-    restarted = Engine("test", minute_ns)
+    restarted = Engine("test", MINUTE_NS)
     restarted.restore(saved.values(), 95)
     look_back = sent[from_offset:95]
     restarted.take([offset for offset, _ in look_back], [value for _, value in look_back], quiet=True)
     after = made_host.table(made_host.stream(restarted, sent[95:], [1]))
-    whole = made_host.table(made_host.stream(Engine("test", minute_ns), sent, [1]))
+    whole = made_host.table(made_host.stream(Engine("test", MINUTE_NS), sent, [1]))
     silence = [key for key in whole if key[1] == "b" and 6 <= (key[3] // 1000 - 1_780_000_000) // 60 < 95]
     assert len(silence) == 90
     assert all(after[key] == whole[key] for key in silence)
@@ -371,28 +373,23 @@ def test_a_silence_is_known_where_its_end_is_read_again(taken: int) -> None:
 def test_a_silence_is_known_where_more_was_read_since_than_a_look_back_reaches(back: int) -> None:
     """A backlog is read in so many seconds that nothing is committed between a silence's begin and hours on;
     and what is committed then lies before the last message, for its windows are not final."""
-    minute_ns = 60 * SECOND_NS
-
-    def device(minute: int, gpu: str) -> Device:
-        return Device(t=made_host.START_NS + minute * minute_ns, gpu=gpu, energy_mj=minute * 60_000)
-
     flushes = [
-        [device(minute, gpu) for gpu in ("a", "b") if gpu == "a" or not 5 < minute < back]
+        [at_minute(minute, gpu) for gpu in ("a", "b") if gpu == "a" or not 5 < minute < back]
         for minute in range(200)
     ]
     sent = made_host.messages(flushes)
-    running = Engine("test", minute_ns)
+    running = Engine("test", MINUTE_NS)
     for first in range(0, 180, 30):
         running.take(range(first, first + 30), [value for _, value in sent[first : first + 30]])
         running.rows(provisional=False)
     saved, from_offset, settled = running.state(), running.look_back_offset, running.settled_offset
     assert 6 < from_offset < settled < 180
-    restarted = Engine("test", minute_ns)
+    restarted = Engine("test", MINUTE_NS)
     restarted.restore((value for _, value in saved), settled)
     look_back = sent[from_offset:settled]
     restarted.take([offset for offset, _ in look_back], [value for _, value in look_back], quiet=True)
     after = made_host.table(made_host.stream(restarted, sent[settled:], [1]))
-    whole = made_host.table(made_host.stream(Engine("test", minute_ns), sent, [1]))
+    whole = made_host.table(made_host.stream(Engine("test", MINUTE_NS), sent, [1]))
     silence = [key for key in whole if key[1] == "b" and 6 <= (key[3] // 1000 - 1_780_000_000) // 60 < back]
     assert len(silence) == back - 5
     assert all(after.get(key) == whole[key] for key in silence)
@@ -419,13 +416,9 @@ def test_a_snapshot_that_is_older_than_the_look_back_hides_no_reset_of_the_count
 def test_the_look_back_reaches_what_waits_to_be_written() -> None:
     """A late reading changed windows that were final: a restart begins to write there, and not where the
     stream stands."""
-    minute_ns = 60 * SECOND_NS
     minutes = [*range(100), *range(101, 130), 100, *range(130, 180)]
-    sent = made_host.messages(
-        [Device(t=made_host.START_NS + minute * minute_ns, gpu="g", energy_mj=minute * 60_000)]
-        for minute in minutes
-    )
-    engine = Engine("test", minute_ns)
+    sent = made_host.messages([at_minute(minute, "g")] for minute in minutes)
+    engine = Engine("test", MINUTE_NS)
     for offset, value in sent:
         engine.take([offset], [value])
         engine.rows(restate=False)
@@ -436,53 +429,44 @@ def test_the_look_back_reaches_what_waits_to_be_written() -> None:
 
 def test_of_a_silent_device_a_reading_that_came_late_does_not_hide_the_last() -> None:
     """It is all that the look-back has of the device, and older than what was put by."""
-    minute_ns = 60 * SECOND_NS
-
-    def device(minute: float, gpu: str) -> Device:
-        t = made_host.START_NS + int(minute * minute_ns)
-        return Device(t=t, gpu=gpu, energy_mj=int(minute * 60_000))
-
     flushes = [
-        [device(minute, gpu) for gpu in ("a", "b") if gpu == "a" or not 5 < minute < 95]
+        [at_minute(minute, gpu) for gpu in ("a", "b") if gpu == "a" or not 5 < minute < 95]
         for minute in range(100)
     ]
-    flushes[40].append(device(2.5, "b"))
+    flushes[40].append(at_minute(2.5, "b"))
     sent = made_host.messages(flushes)
-    running = Engine("test", minute_ns)
+    running = Engine("test", MINUTE_NS)
     made_host.stream(running, sent[:95], [10], end=False)
     from_offset = running.look_back_offset
     assert 6 < from_offset < 40
-    restarted = Engine("test", minute_ns)
+    restarted = Engine("test", MINUTE_NS)
     restarted.restore([value for _, value in running.state()], 95)
     look_back = sent[from_offset:95]
     restarted.take([offset for offset, _ in look_back], [value for _, value in look_back], quiet=True)
     after = made_host.table(made_host.stream(restarted, sent[95:], [1]))
-    whole = made_host.table(made_host.stream(Engine("test", minute_ns), sent, [1]))
+    whole = made_host.table(made_host.stream(Engine("test", MINUTE_NS), sent, [1]))
     assert len(after) > 90
     assert all(whole[key] == row for key, row in after.items())
 
 
 def test_that_a_host_is_silent_is_put_by_however_the_messages_are_cut() -> None:
     """Before the look-back leaves its last reading behind."""
-    minute_ns = 60 * SECOND_NS
     encoders = {name: Encoder(name, "boot", epoch=1) for name in "ab"}
     values = [
         value
         for minute in range(300)
         for name, encoder in encoders.items()
         if name == "a" or minute < 6
-        for _, _, value in encoder.encode(
-            [Device(t=made_host.START_NS + minute * minute_ns, gpu="g", energy_mj=minute * 60_000)]
-        )
+        for _, _, value in encoder.encode([at_minute(minute, "g")])
     ]
-    engine = Engine("test", minute_ns)
+    engine = Engine("test", MINUTE_NS)
     saved: dict[str, bytes] = {}
     for begin, end in ((0, 4), (4, 100), (100, 200), (200, len(values))):
         engine.take(range(begin, end), values[begin:end])
         engine.rows()
         saved |= engine.state()
     assert engine.look_back_offset > 12
-    assert orjson.loads(saved["b boot g"])["last"][0] == made_host.START_NS + 5 * minute_ns
+    assert orjson.loads(saved["b boot g"])["last"][0] == made_host.START_NS + 5 * MINUTE_NS
 
 
 def test_without_a_counter_a_late_reading_changes_no_windows_but_those_beside_it() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import re
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -65,16 +66,21 @@ def held(name: str) -> Off:
     return off(edges[:-1], np.diff(np.interp(edges, t_ms, read_j)), meter_j(path))
 
 
+@cache
+def windows_j(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """When each window begins in Unix ms, and the energy that is attributed in it."""
+    sink = MemorySink()
+    records = list(read_nvidia_smi_log(sc24_log(name), host="h1"))
+    replay(records, Engine("meter", WINDOW_MS * 1_000_000), sink)
+    energy_uj = {start: rows[0]["device_energy_uj"] for (_, start), rows in by_window(sink.table()).items()}
+    starts = sorted(energy_uj)
+    return np.array(starts), np.array([energy_uj[start] for start in starts]) / 1e6
+
+
 def attributed(name: str, gain: float = 1.0, offset_w: float = 0.0, late_ms: float = 0.0) -> Off:
     """What is attributed, with what is known of the sensor put right."""
-    path = sc24_log(name)
-    sink = MemorySink()
-    replay(list(read_nvidia_smi_log(path, host="h1")), Engine("meter", WINDOW_MS * 1_000_000), sink)
-    energy_uj = {start: rows[0]["device_energy_uj"] for (_, start), rows in by_window(sink.table()).items()}
-    starts = np.array(sorted(energy_uj))
-    read_j = np.array([energy_uj[start] for start in starts.tolist()]) / 1e6
-    read_j = (read_j - offset_w * WINDOW_MS / 1000) / gain
-    return off(starts - late_ms, read_j, meter_j(path))
+    starts, read_j = windows_j(name)
+    return off(starts - late_ms, (read_j - offset_w * WINDOW_MS / 1000) / gain, meter_j(sc24_log(name)))
 
 
 @pytest.mark.parametrize("name", ["a100-square", "a100-step"])
@@ -93,4 +99,4 @@ def test_of_steps_little_is_left_once_the_card_is_known() -> None:
     """A fifth, and less, of what the readings as they are were off by."""
     before, after = held("a100-step"), attributed("a100-step", GAIN, OFFSET_W, LATE_MS)
     for length in (1, 2, 5):
-        assert after[length] < tuple(figure / 5 for figure in before[length]), length
+        assert all(now < then / 5 for now, then in zip(after[length], before[length], strict=True)), length

@@ -256,8 +256,7 @@ def _store(settings: Settings) -> Iterator[Finding]:
 
     folder = folder_of(settings.store)
     if folder is not None and not has_store(folder):
-        is_taken = folder.exists() and (not folder.is_dir() or is_another_s(folder))
-        if reason := f"{folder} holds something else" if is_taken else why_not_made(folder):
+        if reason := f"{folder} holds something else" if is_another_s(folder) else why_not_made(folder):
             yield Finding("store", "broken", reason, "choose another --store")
         else:
             yield Finding(

@@ -16,8 +16,8 @@ def check_config(
 ) -> None:
     """Check options, environment (WATTRIBUTE_…) and configuration file; show what is in force and from where.
 
-    Options win over the environment, that over wattribute.toml, that over defaults. Secrets are not shown.
-    A file of watts that is named is read too.
+    Options take precedence over the environment, that over wattribute.toml, and that over defaults. Secrets
+    are not shown. The file that watts_file names is checked too.
     """
     settings = load_settings({"store": store, "bus": bus, "host": host}, config)
     if settings.watts_file:

@@ -35,9 +35,10 @@ def collect(
     fast_hz: FastHzOption = None,
     duration: DurationOption = None,
 ) -> None:
-    """Read this host's GPUs and processes, and send what they say to the bus.
+    """Sample this host's GPUs and processes, and send the readings to the bus.
 
-    While Kafka is away, a spool on disk keeps it. Ends with SIGTERM or Ctrl-C, all of it sent.
+    While Kafka cannot be reached, readings wait in a spool on disk. SIGTERM or Ctrl-C ends it after all is
+    sent.
     """
     settings = load_settings({"bus": bus, "host": host, "fast_hz": fast_hz}, config)
     duration_s = parse_duration_s(duration) if duration else None

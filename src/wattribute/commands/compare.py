@@ -51,8 +51,8 @@ def compare(
 ) -> None:
     """Two model versions side by side: which is cheaper, and is it as good?
 
-    A difference within the band of error, or within what so few samples can tell, is no difference. A metric
-    that is no share of samples, and a latency, are shown without a verdict.
+    A difference within the error band, or too small for the number of samples, counts as none. Metrics that
+    are not a share of samples, and latencies, are shown without a verdict.
     """
     settings = load_settings({"store": store}, config)
     begin, end = parse_span(since, until, parse_zone(tz))

@@ -52,7 +52,7 @@ def doctor(
 ) -> None:
     """Check NVML, permissions, kubelet, clocks, bus and store, and say what to do about each finding.
 
-    Exit status 1 where something is broken; what is weak works, with less to go by.
+    The exit status is 1 where something is broken. What is weak works, with less information.
     """
     settings = load_settings({"store": store, "bus": bus}, config)
     checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [

@@ -23,7 +23,7 @@ from wattribute.settings import Settings, load_settings, local_folder
 from wattribute.wire import Encoder
 
 emit = typer.Typer(
-    help="Tell what came out (units), how good it is (quality), how far a run is.",
+    help="Report units that came out, quality scores, or the progress of a run.",
     no_args_is_help=True,
     epilog="[bold]For example[/bold]\n\n  wattribute emit unit images 64 --model sdxl --model-version v3"
     "\n\n  wattribute emit run checkpoint --run sft-7 --step 1200 --steps 5000",
@@ -53,7 +53,7 @@ AttemptOption = Annotated[
     typer.Option(
         "--attempt",
         envvar="WATTRIBUTE_ATTEMPT",
-        help="Which start of the run, from 0.",
+        help="Which start of the run this is, from 0.",
         rich_help_panel=_WHOSE,
         show_default="what Kubernetes, Slurm and torchrun count",
     ),
@@ -74,9 +74,10 @@ AtOption = Annotated[
 def unit(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="UNIT", help="output_tokens, requests, steps, images, …")],
-    quantity: Annotated[float, typer.Argument(metavar="QUANTITY", help="How many came out.")],
+    quantity: Annotated[float, typer.Argument(metavar="QUANTITY", help="How many of them came out.")],
     period: Annotated[
-        str | None, typer.Option("--period", metavar="10s|5m", help="Over how long, until then.")
+        str | None,
+        typer.Option("--period", metavar="10s|5m", help="The time up to --at in which they came out."),
     ] = None,
     model: ModelOption = "",
     model_version: VersionOption = "",
@@ -86,19 +87,24 @@ def unit(
     source: Annotated[
         str,
         typer.Option(
-            "--source", help="Who counted; of engine, span, client, gateway and others the first counts."
+            "--source",
+            help="Who counted them. Only one source counts: engine, else span, client, gateway, others.",
         ),
     ] = "emit",
     event_id: Annotated[
         str | None,
-        typer.Option("--event-id", help="Names it: told again, it counts once.", show_default="a new one"),
+        typer.Option(
+            "--event-id",
+            help="A name for this report: sent again under it, it counts once.",
+            show_default="a new one",
+        ),
     ] = None,
     at: AtOption = None,
     host: HostOption = None,
     bus: BusOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """So many of a unit came out: what the cost of one is reckoned by."""
+    """Report that units came out: tokens, requests, steps, images. The cost of one rests on it."""
     if not (model + run).strip():
         raise UsageError("say whose it is: --model or --run, or WATTRIBUTE_MODEL or WATTRIBUTE_RUN")
     told: dict[str, Any] = {"unit": name, "quantity": quantity, "phase": phase, "source": source}
@@ -118,15 +124,21 @@ def quality(
     model: ModelOption = "",
     model_version: VersionOption = "",
     run: RunOption = "",
-    samples: Annotated[int | None, typer.Option("--samples", help="On how many samples.")] = None,
-    dataset: Annotated[str, typer.Option("--dataset", help="On which.", show_default=False)] = "",
-    lower_is_better: Annotated[bool, typer.Option("--lower-is-better", help="As of a loss.")] = False,
+    samples: Annotated[
+        int | None, typer.Option("--samples", help="How many samples it was measured on.")
+    ] = None,
+    dataset: Annotated[
+        str, typer.Option("--dataset", help="The dataset it was measured on.", show_default=False)
+    ] = "",
+    lower_is_better: Annotated[
+        bool, typer.Option("--lower-is-better", help="Lower is better, as for a loss.")
+    ] = False,
     at: AtOption = None,
     host: HostOption = None,
     bus: BusOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """How good a model version is, as an evaluation found it."""
+    """Report how good a model version is, as an evaluation found it."""
     if not (model + run).strip():
         raise UsageError("say of what: --model or --run, or WATTRIBUTE_MODEL or WATTRIBUTE_RUN")
     told: dict[str, Any] = {"metric": metric, "value": value, "higher_is_better": not lower_is_better}
@@ -143,15 +155,15 @@ def run(
     attempt: AttemptOption = None,
     step: Annotated[
         int | None,
-        typer.Option("--step", help="How far it is; of a start, what it resumes from."),
+        typer.Option("--step", help="The step reached; with start, the step it resumes from."),
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="How far it goes.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="How many steps the run has in all.")] = None,
     at: AtOption = None,
     host: HostOption = None,
     bus: BusOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """How far a training run is: what 'wattribute runs' reckons waste and the end by."""
+    """Report how far a training run is: 'wattribute runs' derives waste and the projected end from it."""
     if not name:
         raise UsageError("say which: --run or WATTRIBUTE_RUN")
     settings = load_settings({"bus": bus, "host": host}, config)

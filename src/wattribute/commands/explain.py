@@ -98,7 +98,10 @@ def explain(
     gpu: Annotated[
         str | None,
         typer.Option(
-            "--gpu", metavar="UUID", help="Or how it begins, as 'top' shows it.", rich_help_panel=SPAN
+            "--gpu",
+            metavar="UUID",
+            help="The UUID, or how it begins, as 'top' shows it.",
+            rich_help_panel=SPAN,
         ),
     ] = None,
     account: Annotated[
@@ -110,20 +113,23 @@ def explain(
         typer.Option(
             "--where",
             metavar="COLUMN=VALUE",
-            help="Of any other column of 'wattribute cost --by'. May be given again.",
+            help="Any other column of 'wattribute cost --by'. May be repeated.",
             rich_help_panel=SPAN,
         ),
     ] = None,
     unit: Annotated[
         str | None,
         typer.Option(
-            "--unit", metavar="NAME", help="What one of these cost, and who counted.", rich_help_panel=SPAN
+            "--unit",
+            metavar="NAME",
+            help="What one of this unit cost, and who counted it.",
+            rich_help_panel=SPAN,
         ),
     ] = None,
     window: Annotated[
         str | None,
         typer.Option(
-            "--window", metavar="TIME", help="The one window this time lies in.", rich_help_panel=SPAN
+            "--window", metavar="TIME", help="Only the window in which this time lies.", rich_help_panel=SPAN
         ),
     ] = None,
     since: SinceOption = None,
@@ -134,7 +140,7 @@ def explain(
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """What a figure of cost rests on: windows, sources used and ignored, flags, policy, prices, error
+    """Show what a figure of cost rests on: windows, sources used and ignored, flags, policy, prices, error
     band."""
     settings = load_settings({"store": store}, config)
     check_policy(policy)

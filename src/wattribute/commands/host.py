@@ -14,7 +14,7 @@ from wattribute.errors import UsageError
 from wattribute.settings import load_settings
 
 host = typer.Typer(
-    help="From when until when a host is billed, seen or not: add, list, remove.",
+    help="The time for which a host is billed, seen or not: add, list, remove.",
     no_args_is_help=True,
     epilog="[bold]For example[/bold]\n\n  wattribute host add node-1 --gpus 8 --from 2026-06-01"
     "\n\n  wattribute host list",
@@ -22,7 +22,7 @@ host = typer.Typer(
 _COLUMNS: Final = ("host", "gpu_model", "gpus", "provider", "region", "pricing", "billed_from", "billed_to")
 _TERMS: Final = "At which price (default: as it was seen)"
 _HostArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="As 'wattribute cost --by host' shows it.")
+    str, typer.Argument(metavar="NAME", help="The host's name, as 'wattribute cost --by host' shows it.")
 ]
 
 
@@ -32,11 +32,15 @@ def add(
     begin: Annotated[str, typer.Option("--from", metavar="TIME", help="Billed from this whole minute on.")],
     end: Annotated[
         str | None,
-        typer.Option("--until", metavar="TIME", help="Until before this minute.", show_default="goes on"),
+        typer.Option(
+            "--until", metavar="TIME", help="Billed until before this minute.", show_default="goes on"
+        ),
     ] = None,
     gpus: Annotated[
         int | None,
-        typer.Option("--gpus", metavar="COUNT", help="How many GPUs.", show_default="as many as were seen"),
+        typer.Option(
+            "--gpus", metavar="COUNT", help="How many GPUs are billed.", show_default="as many as were seen"
+        ),
     ] = None,
     gpu: Annotated[
         str,
@@ -51,11 +55,12 @@ def add(
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Say which GPUs of a host are billed, and when: what no collector saw of that is unobserved, and costs
-    too.
+    """Declare which GPUs of a host are billed, and when.
 
-    Without it a host is taken to be billed from its first to its last window. The same host, GPU and
-    beginning again replaces what was said.
+    What no collector saw of that time is unobserved, and has a cost too.
+
+    Without it, a host is taken to be billed from its first to its last window. Declared again with the same
+    host, GPU and beginning, it replaces the entry of before.
     """
     settings = load_settings({"store": store}, config)
     zone = parse_zone(tz)
@@ -88,7 +93,7 @@ def add(
 
 @host.command()
 def remove(name: _HostArgument, store: StoreOption = None, config: ConfigOption = None) -> None:
-    """Take back all that was said of a host: it is billed from its first to its last window again."""
+    """Remove all that was declared of a host: it is billed from its first to its last window again."""
     settings = load_settings({"store": store}, config)
     from wattribute.sinks.query_server import remove_billed_from
 
@@ -98,7 +103,7 @@ def remove(name: _HostArgument, store: StoreOption = None, config: ConfigOption 
 
 @host.command("list")
 def list_(shape: FormatOption = Format.table, store: StoreOption = None, config: ConfigOption = None) -> None:
-    """Every host of which was said when it is billed."""
+    """Every host that was declared, and when it is billed."""
     settings = load_settings({"store": store}, config)
     from wattribute.sinks.billing import list_billed
     from wattribute.sinks.query_server import open_store_for_reading

@@ -15,7 +15,7 @@ from wattribute.errors import StoreError, UsageError
 from wattribute.settings import load_settings
 
 lineage = typer.Typer(
-    help="Which training a model version came of: what 'wattribute models' calls fully loaded.",
+    help="Which training run a model version came from, for the fully loaded cost in 'wattribute models'.",
     no_args_is_help=True,
     epilog="[bold]For example[/bold]\n\n  wattribute lineage add --model chat --model-version v3 --run sft-7"
     " --from 2026-06-01 --until 2026-12-01\n\n  wattribute lineage list",
@@ -26,13 +26,19 @@ _COLUMNS: Final = ("model", "model_version", "run", "share_ratio", "life_from", 
 @lineage.command()
 def add(
     model: Annotated[str, typer.Option("--model", show_default=False)],
-    run: Annotated[str, typer.Option("--run", help="The training run that it came of.", show_default=False)],
+    run: Annotated[
+        str, typer.Option("--run", help="The training run that it came from.", show_default=False)
+    ],
     until: Annotated[
-        str, typer.Option("--until", metavar="TIME", help="The end of its life: until when it is to serve.")
+        str,
+        typer.Option("--until", metavar="TIME", help="The end of its life: how long it is meant to serve."),
     ],
     model_version: Annotated[str, typer.Option("--model-version", show_default=False)] = "",
     share: Annotated[
-        float, typer.Option("--share", help="The part of the run that it bears, 0 to 1; 0 takes it back.")
+        float,
+        typer.Option(
+            "--share", help="The part of the run's cost that it bears, 0 to 1; 0 removes the entry."
+        ),
     ] = 1.0,
     since: Annotated[
         str | None,
@@ -43,17 +49,15 @@ def add(
             show_default="its first day of service",
         ),
     ] = None,
-    tz: Annotated[
-        str, typer.Option("--tz", metavar="ZONE", help="Time zone of times that name none.")
-    ] = "UTC",
+    tz: Annotated[str, typer.Option("--tz", metavar="ZONE", help="Time zone of times without one.")] = "UTC",
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Say which run a model version came of.
+    """Declare which training run a model version came from.
 
-    What the run cost is spread evenly over the version's life; said again, it replaces what was said before.
-    Without --from its life began on the day it was first seen to serve, so that what it served until now
-    bears its part too; else on the day its run was last seen; else today.
+    The cost of the run is spread evenly over the version's life. Declared again, it replaces the entry of
+    before. Without --from, its life begins on the day it was first seen to serve, so that what it served
+    until now bears its part too; else on the day its run was last seen; else today.
     """
     settings = load_settings({"store": store}, config)
     now = datetime.now(UTC)
@@ -81,7 +85,7 @@ def add(
 
 @lineage.command("list")
 def list_(shape: FormatOption = Format.table, store: StoreOption = None, config: ConfigOption = None) -> None:
-    """Which runs each model version came of, and over which life their cost is spread."""
+    """Which runs each model version came from, and over which life their cost is spread."""
     settings = load_settings({"store": store}, config)
     from wattribute.sinks.lineage import list_lineage
     from wattribute.sinks.query_server import open_store_for_reading

@@ -16,7 +16,7 @@ def migrate(
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Bring the tables, views and bundled prices of a store to this version; the other commands do it too."""
+    """Upgrade the tables, views and bundled prices of a store to this version, as other commands do too."""
     settings = load_settings({"store": store}, config)
     from wattribute.sinks.migrate import migrate as bring_up
     from wattribute.sinks.store import open_store

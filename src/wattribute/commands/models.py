@@ -80,11 +80,17 @@ def models(
     until: UntilOption = None,
     tz: TzOption = "UTC",
     policy: PolicyOption = "equal",
-    wide: Annotated[bool, typer.Option("--wide", help="Every column, however narrow the terminal.")] = False,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="Show every column, even on a narrow terminal.")
+    ] = False,
     limit: Annotated[
         int | None,
         typer.Option(
-            "--limit", min=1, max=_MOST, help="So many versions, the dearest.", show_default="50 in a table"
+            "--limit",
+            min=1,
+            max=_MOST,
+            help="Only this many versions, the most expensive first.",
+            show_default="50 in a table",
         ),
     ] = None,
     shape: FormatOption = Format.table,
@@ -93,9 +99,9 @@ def models(
 ) -> None:
     """What each model version costs for each token and request it serves, and how good it is.
 
-    All that its processes cost counts, idle and input tokens included; busy is the part for the time that the
-    GPU worked; at best is what it would be at the throughput of its best 15 minutes. An input and an output
-    token have a price each, together the whole cost. What training cost is a column of its own.
+    The average covers everything that its processes cost, idle time and input tokens included. Busy is the
+    part for the time in which the GPU worked; at best assumes the throughput of its best 15 minutes. Input
+    and output tokens have a price each, and add up to the whole cost. Training is a column of its own.
     """
     settings = load_settings({"store": store}, config)
     zone = parse_zone(tz)

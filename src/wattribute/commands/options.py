@@ -70,7 +70,7 @@ ConfigOption = Annotated[
     ),
 ]
 FormatOption = Annotated[
-    Format, typer.Option("--format", help="For people, or for programs: json is one array of objects.")
+    Format, typer.Option("--format", help="table is for people; json is one array of objects.")
 ]
 SinceOption = Annotated[
     str | None,
@@ -91,7 +91,8 @@ PolicyOption = Annotated[
     ),
 ]
 SimulateOption = Annotated[
-    bool, typer.Option("--simulate", help="A simulated GPU host in place of this one.", rich_help_panel=HOST)
+    bool,
+    typer.Option("--simulate", help="Use a simulated GPU host instead of this one.", rich_help_panel=HOST),
 ]
 ScenarioOption = Annotated[
     str | None,
@@ -111,7 +112,7 @@ HostOption = Annotated[
     typer.Option(
         "--host",
         metavar="NAME",
-        help="What this host is called.",
+        help="The name of this host.",
         rich_help_panel=HOST,
         show_default="its name",
     ),
@@ -128,7 +129,7 @@ FastHzOption = Annotated[
 ]
 DurationOption = Annotated[
     str | None,
-    typer.Option("--duration", metavar="TIME", help="End by itself after this time: 30, 90s, 10m."),
+    typer.Option("--duration", metavar="TIME", help="End after this time: 30, 90s, 10m."),
 ]
 TzOption = Annotated[
     str,

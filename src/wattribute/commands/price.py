@@ -60,14 +60,14 @@ _GpuOption = Annotated[
 ]
 _TzOption = Annotated[
     str,
-    typer.Option("--tz", metavar="ZONE", help="Time zone of times that name none.", rich_help_panel=WHERE),
+    typer.Option("--tz", metavar="ZONE", help="Time zone of times without one.", rich_help_panel=WHERE),
 ]
 _CategoryOption = Annotated[
     str,
     typer.Option(
         "--category",
         "--pricing",
-        help="on_demand, spot, committed, capacity_block, owned: what hosts are charged as.",
+        help="How hosts are charged: on_demand, spot, committed, capacity_block, owned.",
         rich_help_panel=WHERE,
     ),
 ]
@@ -85,7 +85,7 @@ def add(
         typer.Option(
             "--per-instance-hour",
             metavar="AMOUNT",
-            help="Price of an hour of a whole instance; beside --per-gpu-hour it is checked against it.",
+            help="Price of an hour of a whole instance; given with --per-gpu-hour, both must agree.",
             rich_help_panel=_HOW,
         ),
     ] = None,
@@ -97,7 +97,7 @@ def add(
         typer.Option(
             "--capital-per-gpu",
             metavar="AMOUNT",
-            help="What a GPU of your own, with its share of the host, was bought for.",
+            help="What you paid for a GPU, with its share of the host.",
             rich_help_panel=_HOW,
         ),
     ] = None,
@@ -106,7 +106,7 @@ def add(
         typer.Option(
             "--life-years",
             metavar="YEARS",
-            help="Over how long: each hour of it bears the same, in use or not.",
+            help="The years over which it is written off, each hour alike, in use or not.",
             rich_help_panel=_HOW,
         ),
     ] = None,
@@ -114,7 +114,7 @@ def add(
         bool | None,
         typer.Option(
             "--includes-energy/--energy-apart",
-            help="Whether the price pays for electricity too, or a tariff does.",
+            help="Whether the price includes electricity, or a tariff adds it.",
             show_default="apart if owned, or by capital",
             rich_help_panel=_HOW,
         ),
@@ -122,7 +122,7 @@ def add(
     provider: ProviderOption = "",
     region: RegionOption = "",
     category: _CategoryOption = "",
-    form: Annotated[str, typer.Option("--form", help="SXM, PCIe, …: told on, not compared.")] = "",
+    form: Annotated[str, typer.Option("--form", help="SXM, PCIe, …: shown, not compared.")] = "",
     currency: CurrencyOption = "USD",
     valid_from: FromOption = None,
     valid_to: UntilOption = None,
@@ -130,7 +130,7 @@ def add(
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Add a price of yours; it wins over the bundled ones, for what is stored already too."""
+    """Add a price of yours. It takes precedence over the bundled ones, also for what is stored already."""
     settings = load_settings({"store": store}, config)
     zone = parse_zone(tz)
     from wattribute.sinks.prices import BEGINNING, END, Price, pays_for_energy, price_per_gpu_hour
@@ -174,7 +174,7 @@ def remove(
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Take back a price of yours, named by what it was added with. 'cost --as-of' still knows it."""
+    """Remove a price of yours, named by what it was added with. 'cost --as-of' still knows it."""
     settings = load_settings({"store": store}, config)
     zone = parse_zone(tz)
     from wattribute.sinks.prices import BEGINNING, Price

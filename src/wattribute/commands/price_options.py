@@ -10,12 +10,16 @@ WHERE: Final = "Where and when it holds (left out: everywhere, always)"
 
 ProviderOption = Annotated[str, typer.Option("--provider", rich_help_panel=WHERE)]
 RegionOption = Annotated[str, typer.Option("--region", rich_help_panel=WHERE)]
-CurrencyOption = Annotated[str, typer.Option("--currency", help="USD alone is summed.")]
+CurrencyOption = Annotated[str, typer.Option("--currency", help="Only USD is added up in sums.")]
 FromOption = Annotated[
     str | None,
-    typer.Option("--from", metavar="TIME", help="From this whole minute on, by --tz.", rich_help_panel=WHERE),
+    typer.Option(
+        "--from", metavar="TIME", help="Valid from this whole minute on, in --tz.", rich_help_panel=WHERE
+    ),
 ]
 UntilOption = Annotated[
     str | None,
-    typer.Option("--until", metavar="TIME", help="Until before this minute, by --tz.", rich_help_panel=WHERE),
+    typer.Option(
+        "--until", metavar="TIME", help="Valid until before this minute, in --tz.", rich_help_panel=WHERE
+    ),
 ]

@@ -16,13 +16,14 @@ from wattribute.settings import load_settings
 
 def query(
     sql: Annotated[
-        str | None, typer.Argument(metavar="[SQL]", help="One statement; without it, standard input.")
+        str | None,
+        typer.Argument(metavar="[SQL]", help="One statement; left out, it is read from standard input."),
     ] = None,
     shape: FormatOption = Format.table,
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Ask the store in SQL (of ClickHouse); it only reads.
+    """Ask the store in ClickHouse SQL, read-only.
 
     Tables: attribution (a row per second, GPU and process; read it with FINAL), attribution_minute, _hour and
     _day, unit, quality, price, host, process, gap, dead. Views: cost(policy, since, until),

@@ -53,10 +53,10 @@ def reconcile(
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Whether the parts are the bill: processes, reservations, idle GPUs, what cannot be split and what no
+    """Check the parts against the bill: processes, reservations, idle GPUs, what cannot be split and what no
     collector saw, beside the GPU hours billed at the price in force.
 
-    A host is billed as 'wattribute host add' said; else from its first to its last window.
+    A host is billed as 'wattribute host add' declared, else from its first to its last window.
     """
     settings = load_settings({"store": store}, config)
     begin, end = parse_span(since, until, parse_zone(tz))

@@ -42,14 +42,16 @@ def record(
     duration: DurationOption = None,
     virtual_time: Annotated[
         bool,
-        typer.Option("--virtual-time", help="As fast as it goes: minutes in seconds.", rich_help_panel=HOST),
+        typer.Option(
+            "--virtual-time", help="Simulate as fast as possible: minutes in seconds.", rich_help_panel=HOST
+        ),
     ] = False,
     start: Annotated[
         str | None,
         typer.Option(
             "--start",
             metavar="TIME",
-            help="When the virtual time begins.",
+            help="When the virtual time starts.",
             rich_help_panel=HOST,
             show_default="the duration ago",
         ),
@@ -63,9 +65,9 @@ def record(
             rich_help_panel=HOST,
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE where it exists.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE if it exists.")] = False,
 ) -> None:
-    """Record this host's readings, to be replayed elsewhere. Ends with SIGTERM, Ctrl-C or --duration."""
+    """Record this host's readings, to replay them elsewhere. Ends with SIGTERM, Ctrl-C or --duration."""
     settings = load_settings({"host": host, "fast_hz": fast_hz}, config)
     duration_s = parse_duration_s(duration) if duration else None
     if str(file) == "-":

@@ -52,7 +52,11 @@ def replay(
     host: Annotated[
         str | None,
         typer.Option(
-            "--host", metavar="NAME", help="The host the log is of.", rich_help_panel=_LOG, show_default="log"
+            "--host",
+            metavar="NAME",
+            help="The host that the log is from.",
+            rich_help_panel=_LOG,
+            show_default="log",
         ),
     ] = None,
     gpu: Annotated[
@@ -60,7 +64,7 @@ def replay(
         typer.Option(
             "--gpu",
             metavar="NAME",
-            help="The GPU the log is of, where it names none.",
+            help="The GPU that the log is from, where it names none.",
             rich_help_panel=_LOG,
             show_default="log:FILE:INDEX",
         ),
@@ -70,28 +74,30 @@ def replay(
         typer.Option(
             "--gpu-model",
             metavar="NAME",
-            help="What GPU it is, where the log does not say: its price goes by that.",
+            help="The model of the GPU, where the log does not say: it decides the price.",
             rich_help_panel=_LOG,
         ),
     ] = None,
     timezone: Annotated[
         str,
-        typer.Option("--timezone", metavar="ZONE", help="The zone of the log's times.", rich_help_panel=_LOG),
+        typer.Option(
+            "--timezone", metavar="ZONE", help="The time zone of the log's times.", rich_help_panel=_LOG
+        ),
     ] = "UTC",
     workload: Annotated[
         str | None,
         typer.Option(
             "--workload",
             metavar="KEY=VALUE,…",
-            help="Whose it was: model=…, model_version=…, run=…, team=…",
+            help="Who used the GPU: model=…, model_version=…, run=…, team=…",
             rich_help_panel=_LOG,
         ),
     ] = None,
 ) -> None:
-    """Cost recorded readings: a trace, or a log that somebody already has.
+    """Work out the cost of recorded readings: a trace, or a log that you already have.
 
-    It ends when all of it is in the store, and repeating it changes nothing. Each file is an input of its
-    own; parts of one recording belong together: join them on standard input.
+    It ends when everything is in the store, and to repeat it changes nothing. Each file is an input of its
+    own: join the parts of one recording on standard input.
     """
     settings = load_settings({"store": store}, config)
     replay_files(settings, open_inputs(files, host, gpu, gpu_model, timezone, workload))

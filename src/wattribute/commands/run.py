@@ -121,11 +121,11 @@ def run(
     bus: BusOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Run a command, tell whose it is, and say on standard error what it cost when it ends.
+    """Run a command under a tag, and print what it cost to standard error when it ends.
 
-    All that it starts is tagged. Its input and output, signals and exit status are what they are without us.
-    Where no collector of this machine sends to the bus, the GPUs are sampled for as long as it runs: that
-    needs no daemon and no rights.
+    All processes that it starts are tagged. Its input, output, signals and exit status stay as they are.
+    Where no collector runs on this machine, it samples the GPUs itself while the command runs: it needs no
+    daemon and no special rights.
     """
     if (checkpoint or resume or progress_file) and not progress:
         raise UsageError("--checkpoint, --resume and --progress-file go with --progress")

@@ -27,15 +27,17 @@ def _regex(name: str, about: str, default: str | bool = False) -> Any:
 CommandArgument = Annotated[
     list[str], typer.Argument(metavar="-- COMMAND…", help="What to run, with its arguments.")
 ]
-ModelOption = Annotated[str, _whose("--model", "WATTRIBUTE_MODEL", about="What is trained, or serves.")]
+ModelOption = Annotated[
+    str, _whose("--model", "WATTRIBUTE_MODEL", about="The model that is trained or served.")
+]
 VersionOption = Annotated[str, _whose("--model-version", "WATTRIBUTE_MODEL_VERSION")]
 RunOption = Annotated[
     str,
     _whose(
         "--run",
         *("WATTRIBUTE_RUN", "WATTRIBUTE_RUN_ID"),
-        about="What to call it; started again under this name, it is the next attempt.",
-        default="as Slurm, W&B, … call it, else by command and time",
+        about="Name of the run; started again under the same name, it is the next attempt.",
+        default="from Slurm, W&B, …, else by command and time",
     ),
 ]
 TeamOption = Annotated[str, _whose("--team", "WATTRIBUTE_TEAM")]
@@ -48,33 +50,35 @@ AttemptOption = Annotated[
         "--attempt",
         min=0,
         envvar="WATTRIBUTE_ATTEMPT",
-        help="Which start of the run, from 0.",
+        help="Which start of the run this is, from 0.",
         rich_help_panel=_WHOSE,
-        show_default="as Slurm and torchrun count, else one after the last that the store knows",
+        show_default="as Slurm and torchrun count, else the next after the last in the store",
     ),
 ]
 ProgressOption = Annotated[
-    str | None, _regex("--progress", "Finds the step in a line of output; a second group, of how many.")
+    str | None,
+    _regex("--progress", "Matches the step in a line of output; a second group, the number of steps."),
 ]
 CheckpointOption = Annotated[
     str | None,
-    _regex("--checkpoint", "Finds a line that says that a checkpoint was saved; a group, at which step."),
+    _regex("--checkpoint", "Matches a line that says that a checkpoint was saved; a group, its step."),
 ]
 ResumeOption = Annotated[
     str | None,
-    _regex("--resume", "Finds the step that it goes on from.", "the last checkpoint that was told"),
+    _regex("--resume", "Matches the step that the run resumes from.", "the last checkpoint reported"),
 ]
 ProgressFileOption = Annotated[
     Path | None,
     typer.Option(
         "--progress-file",
         metavar="FILE",
-        help="Look in this file, and leave the output alone.",
+        help="Look for them in this file instead of the output.",
         rich_help_panel=_FAR,
     ),
 ]
 StepsOption = Annotated[
-    int | None, typer.Option("--steps", min=1, help="How many steps there are.", rich_help_panel=_FAR)
+    int | None,
+    typer.Option("--steps", min=1, help="How many steps the run has in all.", rich_help_panel=_FAR),
 ]
 PriceOption = Annotated[
     float | None,
@@ -83,11 +87,11 @@ PriceOption = Annotated[
         metavar="USD",
         min=0,
         max=AMOUNT_MOST,
-        help="Put into the price book for the GPUs that it held, as by 'price add'.",
+        help="Add this price to the price book, for the GPUs that it held, as 'price add' does.",
     ),
 ]
 OutputOption = Annotated[
     Path | None,
-    typer.Option("--output", metavar="FILE", help="Also write what it cost here, as rows for programs."),
+    typer.Option("--output", metavar="FILE", help="Also write the cost to this file, as rows for programs."),
 ]
-OutputFormatOption = Annotated[Format, typer.Option("--format", help="Of the rows in --output.")]
+OutputFormatOption = Annotated[Format, typer.Option("--format", help="Format of the rows in --output.")]

@@ -1,4 +1,4 @@
-"""``wattribute runs``: what each training run has cost, what of it was in vain, and where it will end."""
+"""``wattribute runs``: what each training run has cost, how much was wasted, and what it will come to."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def runs(
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """What each training run cost so far, over all its attempts, and what it will come to.
+    """What each training run cost so far, over all its attempts, and what it will cost in the end.
 
-    Wasted is what came after the checkpoint that the next attempt resumed from, and the retry up to its first
-    new step: part of the cost. It is a span where nobody said what was resumed from.
+    Wasted is the part of the cost after the checkpoint that the next attempt resumed from, and of the retry
+    until its first new step. It is a range where the step that it resumed from is not known.
     """
     settings = load_settings({"store": store}, config)
     zone = parse_zone(tz)

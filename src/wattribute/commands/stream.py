@@ -18,17 +18,19 @@ def stream(
     store: StoreOption = None,
     config: ConfigOption = None,
     until_idle: Annotated[
-        bool, typer.Option("--until-idle", help="End when all that the bus holds is in the store.")
+        bool, typer.Option("--until-idle", help="End once everything on the bus is in the store.")
     ] = False,
     from_beginning: Annotated[
         bool,
-        typer.Option("--from-beginning", help="Read again all that the bus still holds: for an empty store."),
+        typer.Option(
+            "--from-beginning", help="Read everything that the bus still holds again: for an empty store."
+        ),
     ] = False,
 ) -> None:
-    """Attribute what comes on the bus, and write it to the store.
+    """Attribute what arrives on the bus, and write it to the store.
 
-    Any number of these may share the work on Kafka. Ends with SIGTERM or Ctrl-C, all that was read written
-    and committed; where it is killed, the next one does the rest again, with the same result.
+    Any number of streams can share the work on Kafka. SIGTERM or Ctrl-C ends it after everything read is
+    written and committed. If it is killed, the next one repeats the rest, with the same result.
     """
     settings = load_settings({"bus": bus, "store": store}, config)
     opened = opened_stream(settings, from_beginning)

@@ -22,7 +22,7 @@ from wattribute.commands.since import parse_time, parse_zone
 from wattribute.settings import load_settings
 
 tariff = typer.Typer(
-    help="What electricity costs where a price does not include it: add, list, remove.",
+    help="What electricity costs, for prices that do not include it: add, list, remove.",
     no_args_is_help=True,
     epilog="[bold]For example[/bold]\n\n  wattribute price tariff add --per-kwh 0.31 --from-hour 6"
     " --to-hour 22 --tz Europe/Berlin --pue 1.3",
@@ -61,7 +61,7 @@ _DaysOption = Annotated[
     typer.Option(
         "--days",
         metavar="DAYS",
-        help="On which it begins, as mon-fri or sat,sun.",
+        help="The days on which it begins, as mon-fri or sat,sun.",
         rich_help_panel=WHERE,
     ),
 ]
@@ -73,16 +73,16 @@ _TzOption = Annotated[
 
 @tariff.command()
 def add(
-    per_kwh: Annotated[float, typer.Option("--per-kwh", metavar="AMOUNT", help="Price of a kWh.")],
+    per_kwh: Annotated[float, typer.Option("--per-kwh", metavar="AMOUNT", help="Price of one kWh.")],
     pue: Annotated[
-        float, typer.Option("--pue", metavar="RATIO", help="Power of the site over that of its nodes.")
+        float, typer.Option("--pue", metavar="RATIO", help="Power of the site divided by that of its nodes.")
     ] = 1.0,
     node_power_ratio: Annotated[
         float,
         typer.Option(
             "--node-power-ratio",
             metavar="RATIO",
-            help="Power of a node over that of its GPUs, which is measured.",
+            help="Power of a node divided by that of its GPUs, which is what is measured.",
         ),
     ] = 1.0,
     currency: CurrencyOption = "USD",
@@ -97,7 +97,7 @@ def add(
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Add a tariff: energy of GPUs whose price leaves it apart costs per_kwh x node_power_ratio x pue."""
+    """Add a tariff. Where a price does not include energy, that costs per_kwh x node_power_ratio x pue."""
     settings = load_settings({"store": store}, config)
     zone = parse_zone(tz)
     from wattribute.sinks.prices import BEGINNING, END
@@ -138,7 +138,7 @@ def remove(
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Take back a tariff, named by what it was added with. 'cost --as-of' still knows it."""
+    """Remove a tariff, named by what it was added with. 'cost --as-of' still knows it."""
     settings = load_settings({"store": store}, config)
     zone = parse_zone(tz)
     from wattribute.sinks.prices import BEGINNING

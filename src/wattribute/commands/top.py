@@ -86,15 +86,15 @@ ORDER BY watts DESC
 
 
 def top(
-    once: Annotated[bool, typer.Option("--once", help="Show it once, then end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print it once and end.")] = False,
     shape: FormatOption = Format.table,
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Who is burning the watts now: by process and GPU, with what that costs an hour.
+    """Who is burning the watts now: by process and GPU, with the cost per hour.
 
-    Averages of the last 5 complete seconds; the idle part of a shared GPU split evenly. Until Ctrl-C on a
-    terminal, once where it is piped.
+    Averages of the last 5 complete seconds; the idle part of a shared GPU is split evenly. On a terminal it
+    runs until Ctrl-C; into a pipe it prints once.
     """
     settings = load_settings({"store": store}, config)
     from wattribute.sinks.query_server import open_store_for_reading

@@ -61,7 +61,7 @@ _UNIT: Final = "output_tokens"
 NEXT: Final = {
     "cost --by team": "who pays for what, idle and unexplained time apart",
     "models": "each version: per token, per request, how good it is",
-    "runs": "each training run: so far, in vain, at its end",
+    "runs": "each training run: cost so far, wasted, projected",
     "reconcile": "the parts beside the hours billed",
     "explain": "what these figures rest on",
 }
@@ -76,7 +76,7 @@ def up(
     replay: Annotated[
         Path | None,
         typer.Option(
-            "--replay", metavar="FILE", help="A recorded trace or log instead.", rich_help_panel=HOST
+            "--replay", metavar="FILE", help="Use a recorded trace or log instead.", rich_help_panel=HOST
         ),
     ] = None,
     host: HostOption = None,
@@ -95,8 +95,8 @@ def up(
 ) -> None:
     """Everything on this machine: collect, attribute, store, and show who is burning the watts.
 
-    It ends with Ctrl-C, or after 30 s where no terminal looks on, with a table of what everything cost; that
-    stays in the store: ask it with cost, query and explain, meanwhile too.
+    It ends with Ctrl-C, or after 30 s without a terminal, and prints a table of what everything cost. The
+    figures stay in the store: ask it with cost, query and explain, also while this runs.
     """
     check_policy(policy)  # before anything is measured
     options = {"store": store, "bus": bus, "host": host, "fast_hz": fast_hz}

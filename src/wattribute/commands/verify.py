@@ -29,17 +29,19 @@ _SIMULATED_S: Final = 600
 
 def verify(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[SCENARIO]...", help="Those scenarios alone.")
+        list[str] | None, typer.Argument(metavar="[SCENARIO]...", help="Only these scenarios.")
     ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(help="How many random loads of each.", min=1, max=1000, show_default=str(_SEEDS)),
+        typer.Option(
+            help="How many random loads of each scenario.", min=1, max=1000, show_default=str(_SEEDS)
+        ),
     ] = None,
     duration_s: Annotated[
         int | None,
         typer.Option(
             "--seconds",
-            help="How long each is simulated, or the GPU loaded.",
+            help="How long each load is simulated, or the GPU is loaded.",
             min=60,
             max=86_400,
             show_default="600; 440 with --gpu",
@@ -47,40 +49,43 @@ def verify(
     ] = None,
     picture: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Draw it too, as .svg or .png: needs wattribute\\[picture]."),
+        typer.Option(metavar="FILE", help="Also draw it, as .svg or .png: needs wattribute\\[picture]."),
     ] = None,
     gpu: Annotated[
         bool,
         typer.Option(
-            "--gpu", help="Load a GPU of this host that nobody is on, and measure it.", rich_help_panel=_GPU
+            "--gpu",
+            help="Load a GPU of this host that nobody is using, and measure it.",
+            rich_help_panel=_GPU,
         ),
     ] = False,
     index: Annotated[
-        int, typer.Option(help="Which GPU, as nvidia-smi counts.", min=0, rich_help_panel=_GPU)
+        int, typer.Option(help="Which GPU, by its number in nvidia-smi.", min=0, rich_help_panel=_GPU)
     ] = 0,
     trace: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="With --gpu where it is recorded; alone: a recording to tell of.",
+            help="With --gpu, where to record it; alone, a recording to evaluate.",
             rich_help_panel=_GPU,
             show_default=f"{_TRACE} with --gpu",
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace FILE where it exists.", rich_help_panel=_GPU)
+        bool, typer.Option("--overwrite", help="Replace FILE if it exists.", rich_help_panel=_GPU)
     ] = False,
     shape: FormatOption = Format.table,
 ) -> None:
-    """Simulate GPUs that processes share, where the true energy of each is known, and measure how far
-    attribution is off: what a collector would record of them goes the way of every recording, and simpler
-    methods split the same.
+    """Measure how far attribution is off, on simulated GPUs where the true energy of each process is known.
 
-    With --gpu three known loads share a real GPU for 8 minutes, alone and in every mix: that tells what each
-    draws, and attribution is held against it. No setting of the GPU is changed.
+    What a collector would record of them is attributed as any recording is, and simpler methods split the
+    same readings.
 
-    The exit status is 1 where a window is not conserved, a bar is missed, rows hang on how readings came, or
-    energy is lost, negative or with the wrong process.
+    With --gpu, three known loads run on a real GPU for 8 minutes, alone and in every mix. That tells what
+    each draws, and attribution is compared with it. No setting of the GPU is changed.
+
+    The exit status is 1 where a window is not conserved, a bar is missed, rows depend on the order of the
+    readings, or energy is lost, negative or with the wrong process.
     """
     if gpu or trace is not None:
         if names or seeds or picture is not None:

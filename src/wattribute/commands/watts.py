@@ -27,8 +27,8 @@ def watts(
 ) -> None:
     """What each model version was seen to draw for each percent of SM time, on each kind of GPU.
 
-    As CSV it is a file for the setting watts_file: attribution begins with what the fleet has seen of a
-    model, before its own readings tell, and goes by it for those that one GPU cannot tell apart.
+    As CSV it is a file for the setting watts_file. Attribution then starts with what the fleet has seen of a
+    model, and keeps to that for processes that one GPU cannot tell apart.
     """
     settings = load_settings({"store": store}, config)
     begin, end = parse_span(since, until, parse_zone(tz))

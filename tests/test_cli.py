@@ -71,6 +71,20 @@ def test_every_command_says_what_it_does_in_a_line(capsys: pytest.CaptureFixture
         assert "For example" in out
 
 
+def test_help_breaks_lines_where_the_terminal_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    _, out, _ = ended(capsys, "models", "--help")
+    assert "Training is a column of its own." in _line_with(out, "The average covers")
+    _, out, _ = ended(capsys, "lineage", "add", "--help")
+    assert "else on the day its run was last seen; else today." in _line_with(out, "The cost of the run")
+
+
+def _line_with(text: str, words: str) -> str:
+    return next(line for line in text.splitlines() if words in line)
+
+
 def test_the_version_is_said_without_a_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(capsys, "--version") == (0, f"wattribute {__version__}\n", "")
     assert ended(capsys, "--version", "--debug") == (0, f"wattribute {__version__}\n", "")

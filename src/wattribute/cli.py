@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -168,21 +168,28 @@ def _app(asked: str) -> typer.Typer:
 
 
 def _add(app: typer.Typer, name: str, command: _Command) -> None:
-    """Add a subcommand. The function's docstring is its help, without the source's line breaks."""
+    """Add a subcommand, or an app of several."""
     attribute = name.replace("-", "_")
     found = getattr(import_module(f"wattribute.commands.{attribute}"), attribute)
     if isinstance(found, typer.Typer):
+        for part in found.registered_commands:
+            part.help = _help_of(part.callback)
         app.add_typer(found, name=name, rich_help_panel=command.panel)
         return
-    paragraphs = inspect.cleandoc(found.__doc__ or "").split("\n\n")
     shown = ("[bold]For example[/bold]", *command.examples)
     app.command(
         name,
-        help="\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs),
+        help=_help_of(found),
         epilog="\n\n".join(shown),  # typer makes a paragraph of what an empty line parts
         rich_help_panel=command.panel,
         context_settings={"allow_interspersed_args": not command.has_arguments_of_another},
     )(found)
+
+
+def _help_of(function: Callable[..., Any] | None) -> str:
+    """A function's docstring, without the source's line breaks."""
+    paragraphs = inspect.cleandoc(function.__doc__ or "" if function else "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def _say_version(asked: bool) -> None:

@@ -26,7 +26,7 @@
                 SELECT late.1, late.2, toStartOfDay(late.3) FROM (SELECT arrayJoin(behind) AS late)))
         AND NOT (has_quarters
                 OR bucket_start IN (SELECT toStartOfHour(edge) FROM price_edge WHERE edge != toStartOfHour(edge))
-                OR {step:String} != 'all' AND toStartOfHour(bucket_start, {tz:String}) != bucket_start
+                OR {step:String} != 'all' AND toStartOfHour(bucket_start + 3599, {tz:String}) != bucket_start
                     AND ({step:String} = 'hour' OR dateDiff(
                         if({step:String} = 'all', 'year', {step:String}), bucket_start, bucket_start + 3599, {tz:String}) != 0))
         AND NOT (host, gpu, bucket_start) IN (
@@ -38,7 +38,7 @@
         AND (bucket_start < first_hour OR bucket_start >= last_hour
             OR (has_quarters
                 OR toStartOfHour(bucket_start) IN (SELECT toStartOfHour(edge) FROM price_edge WHERE edge != toStartOfHour(edge))
-                OR {step:String} != 'all' AND toStartOfHour(toStartOfHour(bucket_start), {tz:String}) != toStartOfHour(bucket_start)
+                OR {step:String} != 'all' AND toStartOfHour(toStartOfHour(bucket_start) + 3599, {tz:String}) != toStartOfHour(bucket_start)
                     AND ({step:String} = 'hour' OR dateDiff(
                         if({step:String} = 'all', 'year', {step:String}), toStartOfHour(bucket_start), toStartOfHour(bucket_start) + 3599, {tz:String}) != 0))
             OR (host, gpu, toStartOfHour(bucket_start)) IN (

@@ -208,6 +208,23 @@ def test_buckets_are_those_of_the_calendar(new_store: Callable[[], Store], tz: s
         assert dict(found) == due, step
 
 
+def test_a_day_whose_clocks_change_by_half_an_hour_ends_at_midnight(new_store: Callable[[], Store]) -> None:
+    """On 2026-04-05, at 13:30 UTC, within an hour that has a sum."""
+    store = new_store()
+    first = ms(datetime(2026, 4, 4, tzinfo=UTC)) - ms(START)
+    store.write(rows_of([first + n * 1_800_000 for n in range(144)]))
+    store.sink.refresh_rollups()
+    due: dict[datetime, int] = {}
+    for row in store.rows.values():
+        at = datetime.fromtimestamp(row["window_start"] / 1000, ZoneInfo("Australia/Lord_Howe"))
+        due[bucket_of(at, "day")] = due.get(bucket_of(at, "day"), 0) + row["gpu_time_equal_ns"]
+    of_days = {"since": "1970-01-01", "until": "2200-01-01", "step": "day", "tz": "Australia/Lord_Howe"}
+    found = store.sink.store.query(
+        f"SELECT bucket_start, sum(gpu_time_ns) FROM {OVER_TIME} GROUP BY 1", {"policy": "equal"} | of_days
+    ).rows
+    assert dict(found) == due
+
+
 def bucket_of(at: datetime, step: str) -> datetime:
     begin = at.replace(minute=0, second=0, microsecond=0)
     if step == "hour":

@@ -84,11 +84,9 @@ WITH
         (
             SELECT host, gpu, bucket_start FROM dirty_bucket FINAL
             UNION ALL
-            SELECT e.1 AS host, e.2 AS gpu, e.3 AS bucket_start
+            -- A second on: that keeps its day and hour out, and not the minute itself, which counts where its windows are gone.
+            SELECT e.1 AS host, e.2 AS gpu, e.3 + 1 AS bucket_start
             FROM (SELECT arrayJoin(edge_minutes) AS e)
-            WHERE (host, gpu, bucket_start) NOT IN (
-                SELECT host, gpu, bucket_start FROM attribution_minute FINAL
-                PREWHERE (host, gpu, bucket_start) IN (SELECT e.1, e.2, e.3 FROM (SELECT arrayJoin(edge_minutes) AS e)))
             UNION ALL
             -- where the windows are still kept
             SELECT host, gpu, toStartOfMinute(window_start)

@@ -142,3 +142,32 @@ def test_from_sums_is_by_windows(shared: ClickHouseSink, as_columns: AsColumns, 
         " window_start + toIntervalMillisecond(window_ms) AS last_at FROM attribution FINAL)"
     )
     assert shared.store.query(last.format("measured")).rows == shared.store.query(last.format(windows)).rows
+
+
+def test_where_windows_are_gone_minutes_tell_what_was_in_vain(
+    shared: ClickHouseSink, as_columns: AsColumns
+) -> None:
+    """Of a day and an hour in which it came to its checkpoint, the part after it is not the same part."""
+    minutes = [*range(0, 90, 10), *range(90, 120)]  # it idles up to its checkpoint
+    rows = [
+        {"window_start": T0_MS + minute * 60_000, "window_ms": 1_000, "run": "gone", "attempt": attempt}
+        | {"host": "gone", "gpu": "gone", "gpu_model": "gone", "pid": 1, "gpu_time_equal_ns": 10**9}
+        for attempt, begin in ((1, 0), (2, 600))
+        for minute in (begin + minute for minute in minutes)
+    ]
+    told = ((1, 0, "start", 0), (1, 90, "checkpoint", 5), (1, 120, "fail", 9), (2, 600, "start", 5))
+    events = [
+        {"run": "gone", "attempt": attempt, "t": (T0_MS + minute * 60_000) * 1_000_000}
+        | {"event": event, "step": step, "steps": 40}
+        for attempt, minute, event, step in told
+    ]
+    shared.write_attribution(as_columns(rows))
+    shared.write_rows("run_event", events)
+    add_prices(shared.store, [Price(gpu_model="gone", price=3600)])
+    shared.refresh_rollups()
+    shared.store.command("TRUNCATE TABLE attribution")
+    wasted = shared.store.query(
+        f"SELECT wasted_usd FROM attempt_cost({SPAN}) WHERE run = 'gone' AND attempt = 1",
+        {"policy": "equal", "since": "1970-01-01", "until": "2200-01-01"},
+    ).rows
+    assert wasted == [(pytest.approx(30),)]

@@ -79,7 +79,14 @@ WITH
         (
             SELECT host, gpu, bucket_start FROM dirty_bucket FINAL
             UNION ALL
-            -- no sum lies on both sides of a change
+            -- No sum of an hour or a day lies on both sides of a change; a second on, for a minute stays where its windows
+            -- are gone.
+            SELECT host, gpu, bucket_start + 1
+            FROM attribution_minute
+            PREWHERE (host, bucket_start) IN (
+                SELECT m.1, toStartOfMinute(fromUnixTimestamp64Milli(m.3, 'UTC')) FROM (SELECT arrayJoin(moves) AS m))
+            UNION ALL
+            -- nor of a minute
             SELECT host, gpu, toStartOfMinute(window_start)
             FROM attribution
             PREWHERE (host, toStartOfMinute(window_start)) IN (

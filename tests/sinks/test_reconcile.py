@@ -279,3 +279,24 @@ def reconciled(store: Store, policy: str, since_ms: int, until_ms: int) -> dict[
         for name in (*ACCOUNTS, "unobserved", "billed"):
             ours[name] += row[f"{name}_usd"]
     return found
+
+
+def test_where_windows_are_gone_a_host_that_was_spot_for_a_while_is_the_bill(
+    shared: ClickHouseSink, as_columns: AsColumns
+) -> None:
+    """Two hours of a day, as spot from half past to half past: all of it was seen."""
+    rows = [
+        {"window_start": T0_MS + minute * MINUTE_MS, "window_ms": MINUTE_MS, "host": "gone", "gpu": "gone"}
+        | {"gpu_model": "gone", "gpu_time_equal_ns": MINUTE_MS * 10**6}
+        | {"pricing": "spot" if 30 <= minute < 90 else "on_demand"}
+        for minute in range(120)
+    ]
+    shared.write_attribution(as_columns(rows))
+    shared.refresh_rollups()
+    shared.store.command("TRUNCATE TABLE attribution")
+    found = shared.store.query(
+        "SELECT pricing, process_ns, unobserved_ns, billed_ns FROM reconcile(policy = 'equal',"
+        " since = '1970-01-01', until = '2200-01-01') WHERE host = 'gone' ORDER BY pricing"
+    ).rows
+    hour_ns = 3_600_000_000_000
+    assert found == [("on_demand", hour_ns, 0, hour_ns), ("spot", hour_ns, 0, hour_ns)]

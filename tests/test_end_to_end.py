@@ -167,6 +167,19 @@ def test_where_nobody_sets_their_length_windows_are_as_those_in_the_store(tmp_pa
     assert {row["window_ms"] for row in before} == {2000}
 
 
+def test_a_replay_says_what_is_older_than_the_store_keeps(tmp_path: Path) -> None:
+    places = ("--store", f"chdb://{tmp_path}/store")
+    ran("stream", "--until-idle", "--bus", f"local://{tmp_path}/bus", *places, retention_days="30")
+    trace = tmp_path / "of_2001.ndjson"
+    readings = (
+        {"kind": "device", "t": (10**9 + second) * 10**9, "gpu": "GPU-1", "energy_mj": 100_000 * second}
+        for second in range(100)
+    )
+    lines = [{"kind": "trace", "version": 1, "host": "h", "boot_id": "b"}, *readings]
+    trace.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert "3 minutes of a GPU are older than retention_days" in ran("replay", trace, *places).stderr
+
+
 def test_the_cost_table_is_plain_and_names_its_policy(golden: str) -> None:
     out = ran("cost", "--store", golden, "--unit", "output_tokens", "--policy", "memory").stdout
     assert "\x1b" not in out

@@ -23,7 +23,7 @@ from wattribute.collector.trace import Line, read_trace
 from wattribute.commands.compiling import compiled_engine
 from wattribute.commands.options import ConfigOption, StoreOption
 from wattribute.commands.output import note, on_terminal
-from wattribute.commands.streaming import window_ms_for
+from wattribute.commands.streaming import tell_past_retention, window_ms_for
 from wattribute.errors import UsageError, WattributeError
 from wattribute.records import Device, Gpu
 from wattribute.settings import Settings, load_settings
@@ -128,6 +128,7 @@ def replay_files(settings: Settings, inputs: Inputs) -> None:
     with _noting_sink(settings) as sink:
         settings = replace(settings, window_ms=window_ms_for(sink, settings))
         dropped = sum(_replay_one(settings, sink, *given) for given in inputs)
+        tell_past_retention(sink)
         if dropped:
             for row in sink.first_dead:
                 note(f"{row['origin']}:{row['position']} {row['reason']}")

@@ -88,5 +88,13 @@ def tell_unused(sink: ClickHouseSink, loop: StreamLoop) -> None:
     """Say what could not be used, if there is any."""
     if count := loop.counts.dead_letters:
         note(f"{count:,} dead letters: the table dead, which 'wattribute query' shows, says what and why")
+    tell_past_retention(sink)
+
+
+def tell_past_retention(sink: ClickHouseSink) -> None:
+    """Say how much came that is older than the store keeps windows, if there is any."""
     if count := sink.rollups.past_retention:
-        note(f"{count:,} minutes of a GPU are older than retention_days: they are in no sum")
+        note(
+            f"{count:,} minutes of a GPU are older than retention_days of the store: their sums stay as they"
+            " were, and what is new of them is lost; a store without it takes them"
+        )

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from wattribute.errors import UsageError
 from wattribute.sinks.costs import check_unit, priced_kind, selected
+from wattribute.sinks.rollup import retention_days
 from wattribute.sinks.schema import UNIT_IDENTITY
 from wattribute.sinks.span import COUNTED, Time, held_window_ms, span_params
 from wattribute.sinks.store import Readable
@@ -49,10 +50,11 @@ class Evidence:
             " window_start + toIntervalMillisecond(any(window_ms)) AS ended,"
             f" any(window_ms) * 1000000 AS length {self._from()} GROUP BY host, boot_id, gpu, window_start)"
         )
+        days = retention_days(self._store)
         if not windows:
-            raise UsageError(
-                "nothing was measured that fits: look for it with 'wattribute cost --by model,run,team'"
-            )
+            older = f"; windows older than {days} days (retention_days) are gone" if days else ""
+            look = "look for it with 'wattribute cost --by model,run,team'"
+            raise UsageError(f"nothing was measured that fits: {look}{older}")
         ((processes, *sums),) = (row[6:] for row in self._grouped if row[5])
         count, joules, hours, error_j, error_hours = sums
         unpriced = any(row[3] for row in self._priced)
@@ -61,8 +63,13 @@ class Evidence:
         counted = f"windows: {windows:,}, GPUs: {gpus:,}, processes: {processes:,}; {span}"
         band = f"plus or minus {_percent(error_j, joules)} of the energy, {_percent(error_hours, hours)} of"
         band += " the time: half-widths, added up as if all windows were off the same way"
+        gone_hours = sum(row[11] for row in self._priced) - hours
+        gone_joules = sum(row[12] for row in self._priced) - joules
+        in_sums = "of windows that are gone: in the money, prices and units, and in no other figure here"
+        gone = [told("retention_days", str(days), in_sums, None, gone_joules, gone_hours)]
         return [
             told("figure", "unpriced" if unpriced else f"{usd:.6g} USD", counted, count, joules, hours),
+            *(gone if days and gone_hours > 1e-9 else ()),
             told("error band", "95 %", band, None, error_j, error_hours),
             told(
                 "coverage", _percent(covered, whole), "of the time of these windows was seen by a collector"

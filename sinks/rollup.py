@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 
 from wattribute.sinks.folder import folder_of
 from wattribute.sinks.schema import IDENTITY, SUMS
-from wattribute.sinks.store import Store
+from wattribute.sinks.store import Readable, Store
 
 Bucket: TypeAlias = tuple[str, str, int]
 """host, gpu and the minute, in seconds of Unix time."""
@@ -143,7 +143,7 @@ def set_retention(store: Store, days: int) -> None:
         store.command("ALTER TABLE attribution REMOVE TTL")
 
 
-def retention_days(store: Store) -> int:
+def retention_days(store: Readable) -> int:
     """How many days the rows of ``attribution`` are kept; 0: for ever."""
     rows = store.query(
         "SELECT toUInt32OrZero(extract(engine_full, 'toIntervalDay\\\\((\\\\d+)\\\\)')) FROM system.tables"

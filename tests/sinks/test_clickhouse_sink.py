@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from tests.sinks.conftest import AsColumns
-from wattribute.errors import StoreError
+from wattribute.errors import StoreError, UsageError
 from wattribute.sinks import rollup
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Coded, Column, Sink
+from wattribute.sinks.evidence import Evidence
 from wattribute.sinks.rollup import retention_days, set_retention
 from wattribute.sinks.schema import SUMS
 
@@ -259,6 +260,28 @@ def test_refresh_leaves_buckets_past_the_retention_alone(
     assert sink.store.query("SELECT sum(active_energy_uj) FROM attribution_day FINAL").rows == [(50,)]
     set_retention(sink.store, 0)
     assert retention_days(sink.store) == 0
+
+
+def test_explain_says_what_its_windows_do_not_hold_any_more(
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """Of two seconds, one long ago, the money of both stands beside the energy of one."""
+    rows = [
+        {"window_start": moment, "active_energy_uj": 5_000_000, "gpu_time_equal_ns": 10**9, "model": "m"}
+        for moment in (946_684_800_000, start_ms)
+    ]
+    sink.write_attribution(as_columns(rows))
+    sink.refresh_rollups()
+    figure = Evidence(sink.store, {"model": "m"}, None, None, "equal").figure()
+    assert "retention_days" not in {row["about"] for row in figure}
+    set_retention(sink.store, 20_000)
+    sink.store.command("DELETE FROM attribution WHERE window_start < '2001-01-01'")
+    of_both = Evidence(sink.store, {"model": "m"}, None, None, "equal").figure()
+    (gone,) = (row for row in of_both if row["about"] == "retention_days")
+    assert (gone["energy_j"], gone["gpu_hours"]) == (pytest.approx(5), pytest.approx(1 / 3600))
+    with pytest.raises(UsageError, match="windows older than 20000 days"):
+        Evidence(sink.store, {"model": "m"}, None, "2001-01-01", "equal").figure()
+    set_retention(sink.store, 0)
 
 
 def test_small_tables_take_what_is_given_once(sink: ClickHouseSink) -> None:

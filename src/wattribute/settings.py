@@ -93,7 +93,8 @@ class Settings:
     generation: int = _number(
         0, 0, 255, "raise it when the topics are made anew, so that new rows win over old"
     )
-    retention_days: int = _number(0, 0, 36_500, "days that stream keeps rows of single windows; 0: for ever")
+    # The store's times end in 2106: what is to go after that went at once.
+    retention_days: int = _number(0, 0, 20_000, "days that stream keeps rows of single windows; 0: for ever")
     provider: str = _text("who rents the host out, as the price book names it: nebius, aws, …")
     region: str = _text("where it stands, as the price book names it")
     pricing: str = _text("what it is charged as: on_demand, spot, …")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from tests.sinks.conftest import AsColumns
 from wattribute.errors import StoreError, UsageError
+from wattribute.settings import Settings
 from wattribute.sinks import rollup
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.contract import Coded, Column, Sink
@@ -260,6 +262,17 @@ def test_refresh_leaves_buckets_past_the_retention_alone(
     assert sink.store.query("SELECT sum(active_energy_uj) FROM attribution_day FINAL").rows == [(50,)]
     set_retention(sink.store, 0)
     assert retention_days(sink.store) == 0
+
+
+def test_the_longest_retention_keeps_the_windows_of_today(
+    sink: ClickHouseSink, as_columns: AsColumns
+) -> None:
+    (setting,) = (each for each in fields(Settings) if each.name == "retention_days")
+    sink.write_attribution(as_columns([{"window_start": int(datetime.now(UTC).timestamp()) * 1000}]))
+    set_retention(sink.store, setting.metadata["most"])
+    sink.store.command("OPTIMIZE TABLE attribution FINAL")
+    assert sink.store.query("SELECT count() FROM attribution").rows == [(1,)]
+    set_retention(sink.store, 0)
 
 
 def test_explain_says_what_its_windows_do_not_hold_any_more(

@@ -37,6 +37,11 @@ _PLAINLY: Final = {
 # at the end is cut off with them. What one wrote oneself is shorter, and stays.
 _WHERE: Final = re.compile(r"(: while executing '|[.:]? In scope .{200}).*?(?=\. \([A-Z_]+\)|$)")
 
+_LACKS: Final = re.compile(
+    r"Unknown table (function|expression)|Database \w+ does not exist"
+    r"|Unknown expression (?!.*Maybe you meant)"  # a column; one that is near to another is misspelt
+)
+
 
 def store_error(what: str, error: BaseException) -> StoreError:
     """The error to raise for one of the client's or the system's."""
@@ -62,5 +67,5 @@ def _first_line(error: BaseException) -> str:
             return plain
     line = re.sub(r" \(for url [^)]*\)$", "", text.splitlines()[0]).removeprefix("Code: ")
     line = _WHERE.sub("", line)[:500]
-    lacks = re.search(r"Unknown table (function|expression)|Database \w+ does not exist", line)
+    lacks = _LACKS.search(line)
     return f"{line}; if an older wattribute made it, run 'wattribute migrate'" if lacks else line

@@ -13,6 +13,7 @@ from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.costs import cost_rows
 from wattribute.sinks.evidence import Evidence
 from wattribute.sinks.models import model_rows
+from wattribute.sinks.view_texts import part
 
 Row = dict[str, Any]
 
@@ -154,6 +155,25 @@ def test_a_version_that_ended_in_the_hour_before_does_not_make_two_of_one(
     since = datetime.fromtimestamp(start_ms / 1000 + 60, UTC)
     (line,) = cost_rows(priced.store, ["model_version"], since, None, "equal", "output_tokens")
     assert (line["model_version"], line["quantity"]) == ("v1", 100)
+
+
+def test_beside_each_count_stand_stretches_of_the_version_only_where_several_served(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """One version that served each hour anew had a stretch for each: 720 a month, beside each count."""
+    hours = [spent(start_ms, 60 * hour) for hour in range(12)]
+    trained: Row = {"model_version": "v0", "phase": "training", "gpu": "GPU-2"}
+    hours += [spent(start_ms, 60 * hour, **trained) for hour in range(12)]
+    several: Row = {"model": "n", "gpu": "GPU-3"}
+    hours += [spent(start_ms, 60 * hour, model_version=f"v{hour % 2}", **several) for hour in range(12)]
+    priced.write_attribution(as_columns(hours))
+    text = part("sole_version").replace("{{trains}}", part("trains"))
+    found = priced.store.query(
+        "WITH toDateTime64('2000-01-01', 3, 'UTC') AS since_at,"
+        " toDateTime64('2100-01-01', 3, 'UTC') AS until_at"
+        f" SELECT model, length(held) FROM {text} ORDER BY model"
+    ).rows
+    assert found == [("m", 2), ("n", 12)]
 
 
 @pytest.mark.parametrize("is_rolled_up", [False, True])

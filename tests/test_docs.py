@@ -271,6 +271,10 @@ def test_the_queries_for_grafana_answer(store: str) -> None:
     for macro, expanded in MACROS:
         queries = [re.sub(macro, expanded, sql) for sql in queries]
     assert all(asked(store, *queries))
+    spans = [sql for sql in queries if "since = " in sql]
+    assert spans
+    elsewhere = [f"{sql} SETTINGS session_timezone = 'Asia/Tokyo'" for sql in spans]
+    assert asked(store, *elsewhere) == asked(store, *spans)
 
 
 def test_the_layout_of_messages_is_described() -> None:

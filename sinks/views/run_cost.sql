@@ -78,7 +78,7 @@ LEFT JOIN
                 countIf(event IN ('finish', 'fail')) = 0, if(countIf(event != 'start') = 0, 'waiting', 'running'),
                 argMaxIf(event, t, event IN ('finish', 'fail')) = 'finish', 'finished',
                 'failed') AS outcome,
-            max(step) AS position
+            toFloat64(max(step)) AS position
         FROM run_event FINAL
         WHERE t < until_at
         GROUP BY run, attempt

@@ -11,7 +11,7 @@
                 OR bucket_start IN (SELECT toStartOfDay(edge) FROM price_edge WHERE edge != toStartOfDay(edge))
                 OR {step:String} = 'hour' OR {step:String} != 'all'
                     AND dateDiff(if({step:String} = 'all', 'year', {step:String}), bucket_start, bucket_start + 86399, {tz:String}) != 0)
-        AND NOT (host, gpu, bucket_start) IN (
+        AND (host, gpu, bucket_start) NOT IN (
             SELECT late.1, late.2, toStartOfDay(late.3) FROM (SELECT arrayJoin(behind) AS late))
     UNION ALL
     SELECT * EXCEPT (flags, window_count, version, deleted)
@@ -29,7 +29,7 @@
                 OR {step:String} != 'all' AND toStartOfHour(bucket_start + 3599, {tz:String}) != bucket_start
                     AND ({step:String} = 'hour' OR dateDiff(
                         if({step:String} = 'all', 'year', {step:String}), bucket_start, bucket_start + 3599, {tz:String}) != 0))
-        AND NOT (host, gpu, bucket_start) IN (
+        AND (host, gpu, bucket_start) NOT IN (
             SELECT late.1, late.2, toStartOfHour(late.3) FROM (SELECT arrayJoin(behind) AS late))
     UNION ALL
     SELECT * EXCEPT (flags, window_count, version, deleted)
@@ -43,7 +43,7 @@
                         if({step:String} = 'all', 'year', {step:String}), toStartOfHour(bucket_start), toStartOfHour(bucket_start) + 3599, {tz:String}) != 0))
             OR (host, gpu, toStartOfHour(bucket_start)) IN (
                 SELECT late.1, late.2, toStartOfHour(late.3) FROM (SELECT arrayJoin(behind) AS late)))
-        AND NOT (host, gpu, bucket_start) IN (
+        AND (host, gpu, bucket_start) NOT IN (
             SELECT late.1, late.2, late.3 FROM (SELECT arrayJoin(behind) AS late))
     UNION ALL
 {{windows}}

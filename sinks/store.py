@@ -38,6 +38,8 @@ from wattribute.sinks.view_texts import in_full
 PASSWORD: Final = "WATTRIBUTE_STORE_PASSWORD"  # noqa: S105 - the name of the variable
 PASSWORD_FILE: Final = "WATTRIBUTE_STORE_PASSWORD_FILE"  # noqa: S105
 DATABASE: Final = "wattribute"
+_OLDEST: Final = (26, 3)
+"""The oldest ClickHouse that answers every view: 25.8 knows no type for some of their sums."""
 LEFT_OUT: Final = "parts of these tables are damaged, and what they held is in no answer: {}"
 _log = logging.getLogger(__name__)
 
@@ -57,6 +59,8 @@ _SETTINGS: Final[dict[str, Any]] = {
     "join_use_nulls": 0,
     "session_timezone": "UTC",
 }
+# Of these, what an answer means. (All our times have their zone in their type.)
+_MEANING: Final = frozenset(("do_not_merge_across_partitions_select_final", "join_use_nulls"))
 # What the analysis of our views is spared: for each condition, each sum and each key of a group it looks at
 # all that lies below, and finds nothing. unit_cost is analysed in 0.64 instead of 1.0 s, model_cost in 1.2
 # instead of 2.1. Nor is the plan searched for columns that nobody asks for, which the analysis has dropped
@@ -278,7 +282,6 @@ def open_store(url: str, create: bool = True) -> Store:
             port=parts.port or 8123,
             username=unquote(parts.username or "default"),
             password=_password(),
-            settings={name: value for name, value in settings.items() if name not in _ANALYSIS},
             autogenerate_session_id=False,  # queries of several threads may then overlap
             query_retries=0,  # the stream repeats a write itself, and knows that it does
             connect_timeout=CONNECT_S,
@@ -287,10 +290,8 @@ def open_store(url: str, create: bool = True) -> Store:
             dedicated_pool=True,
         )
         _let_go_of_failed(client.http)
-        for name in (
-            settings.keys() & _ANALYSIS.keys() & client.server_settings.keys()
-        ):  # older servers lack some
-            client.set_client_setting(name, settings[name])
+        _check_version(url, client.server_version)
+        _set(client, settings)
         return client
 
     return Store(url, _in_database(connect, database, create), _SETTINGS)
@@ -354,12 +355,34 @@ def _in_database(
         nonlocal made
         client = connect(settings)
         if not made:
-            client.command("CREATE DATABASE IF NOT EXISTS {name:Identifier}", parameters={"name": database})
+            named = {"name": database}
+            # asked first, for who may write to one that is there need not be one who may make it
+            if not client.command("EXISTS DATABASE {name:Identifier}", parameters=named):
+                client.command("CREATE DATABASE IF NOT EXISTS {name:Identifier}", parameters=named)
             made = True
         client.database = database
         return client
 
     return connected
+
+
+def _check_version(url: str, version: str) -> None:
+    if tuple(map(int, version.split(".")[:2])) < _OLDEST:
+        needed = ".".join(map(str, _OLDEST))
+        raise StoreError(f"the store {url} is ClickHouse {version}: wattribute needs {needed} or newer")
+
+
+def _set(client: Any, settings: Mapping[str, Any]) -> None:
+    """Set what the server knows and lets its user change. Who may only read by a profile of the server, which
+    says ``readonly`` 1 or 2, keeps what that says of limits; what answers mean is the same, or refused."""
+    known = client.server_settings
+    reads_only = known["readonly"].value != "0"
+    for name, value in settings.items():
+        if name in _ANALYSIS and name not in known:  # older servers lack some
+            continue
+        if reads_only and known[name].readonly and name not in _MEANING:
+            continue
+        client.set_client_setting(name, value)
 
 
 def _let_go_of_failed(pool: Any) -> None:

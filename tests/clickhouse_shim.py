@@ -73,6 +73,11 @@ class ClickHouseShim:
             for line in list(self.lines):
                 cut(line)
 
+    def run(self, sql: str) -> None:
+        """Run a statement for all who ask, as the SET of a profile."""
+        with self._one_at_a_time:
+            self._engine.query(sql)
+
     def close(self) -> None:
         """End."""
         self.refuse()

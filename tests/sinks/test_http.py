@@ -90,6 +90,44 @@ def test_an_older_server_lacks_some_of_what_spares_it_time(
     assert "a_setting_of_days_to_come" not in dict(shim.settings_seen)
 
 
+@pytest.mark.parametrize("readonly", [1, 2])
+def test_who_may_only_read_by_a_profile_of_the_server_reads(
+    shim: ClickHouseShim, server_url: str, as_columns: AsColumns, readonly: int
+) -> None:
+    sink = ClickHouseSink(open_store(server_url))
+    sink.write_attribution(as_columns([{"active_energy_uj": 5}]))
+    sink.close()
+    shim.run(f"SET readonly = {readonly}")
+    shim.settings_seen.clear()
+    with closing(open_store_for_reading(server_url)) as reader:
+        assert reader.query("SELECT sum(active_energy_uj) FROM attribution FINAL").rows == [(5,)]
+    assert "readonly" not in dict(shim.settings_seen)
+    assert ("max_execution_time" in dict(shim.settings_seen)) == (readonly == 2)
+
+
+def test_what_an_answer_means_is_not_left_to_a_profile(shim: ClickHouseShim, server_url: str) -> None:
+    open_store(server_url).close()
+    shim.run("SET join_use_nulls = 1, readonly = 1")
+    with pytest.raises(StoreError, match="Setting join_use_nulls is readonly"):
+        open_store_for_reading(server_url)
+
+
+def test_who_writes_to_a_database_that_is_there_need_not_be_allowed_to_make_one(
+    shim: ClickHouseShim, server_url: str
+) -> None:
+    open_store(server_url).close()
+    shim.fault = lambda sql: Fault(status=403, code=497) if sql.startswith("CREATE DATABASE") else None
+    open_store(server_url).close()
+
+
+def test_a_server_that_is_too_old_is_told_in_a_line(
+    shim: ClickHouseShim, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wattribute.sinks.store._OLDEST", (999, 1))
+    with pytest.raises(StoreError, match=r"is ClickHouse [\d.]+: wattribute needs 999\.1 or newer"):
+        open_store(server_url)
+
+
 def test_a_long_answer_that_is_cut_is_an_outage(shim: ClickHouseShim, server_url: str) -> None:
     with closing(open_store(server_url)) as store:
         shim.fault = lambda sql: Fault(done=True, halfway=True)

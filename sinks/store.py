@@ -411,14 +411,17 @@ def _of_input(insert: str, structure: str) -> bytes:
 
 def _password() -> str:
     path = os.environ.get(PASSWORD_FILE)
-    if not path:
-        return os.environ.get(PASSWORD, "")
+    told_by = f"{PASSWORD_FILE} {path}" if path else PASSWORD
     try:
-        if Path(path).stat().st_mode & 0o077:
-            raise UsageError(f"{PASSWORD_FILE} {path} can be read by others: chmod 600 {path}")
-        return Path(path).read_text().rstrip("\n")
+        if path and Path(path).stat().st_mode & 0o077:
+            raise UsageError(f"{told_by} can be read by others: chmod 600 {path}")
+        password = Path(path).read_bytes().decode().rstrip("\n") if path else os.environ.get(PASSWORD, "")
+        password.encode()
     except OSError as error:
-        raise UsageError(f"{PASSWORD_FILE} {path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{told_by} cannot be read: {error.strerror}") from error
+    except UnicodeError:
+        raise UsageError(f"{told_by} is not UTF-8") from None  # the error has it in it
+    return password
 
 
 def _plain(value: Any) -> Any:

@@ -64,6 +64,18 @@ def test_the_password_s_file_must_be_its_owner_s_alone(
         open_store("clickhouse://me@127.0.0.1:1/db")
 
 
+@pytest.mark.parametrize("name", [PASSWORD, PASSWORD_FILE])
+def test_a_password_that_is_no_text_is_told_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    file = tmp_path / "password"
+    file.write_bytes(b"p\xff")
+    file.chmod(0o600)
+    monkeypatch.setenv(name, str(file) if name == PASSWORD_FILE else "p\udcff")
+    with pytest.raises(UsageError, match=f"{name}.* is not UTF-8$"):
+        open_store("clickhouse://u@127.0.0.1:1/w")
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot use the folder"):

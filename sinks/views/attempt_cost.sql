@@ -1,10 +1,10 @@
--- What each attempt of a run cost in [since, until), and how much of that was in vain, under an idle policy:
+-- What each attempt of a run cost in [since, until), and how much of that was wasted, under an idle policy:
 --     SELECT … FROM attempt_cost(policy = 'equal', since = …, until = …)
 -- Wasted is what was lost after the progress that the next attempt resumed from, the retry up to its first new step,
--- and what was reserved and not used; between wasted_usd and wasted_most_usd where one of these is not known.
--- It is part of cost_usd, as is pace_usd: what an attempt that runs cost from pace_from on, reserved GPUs included.
--- How far it came is in its rows too, as attempt_progress has it: that takes 0.2 s, and is asked once (told).
--- A window that an edge cuts counts by its part beyond the edge: sums within which one lies are read window by window.
+-- and what was reserved and not used. Where one of these is not known, the waste is between wasted_usd and
+-- wasted_most_usd. It is part of cost_usd, and so is pace_usd: what a running attempt cost from pace_from on, reserved
+-- GPUs included. How far it came is here too, as in attempt_progress: that takes 0.2 s and is read once (told).
+-- A window that an edge cuts counts by its part beyond the edge: sums that contain an edge are read window by window.
 CREATE OR REPLACE VIEW attempt_cost AS
 WITH
     (

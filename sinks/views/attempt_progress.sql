@@ -1,18 +1,19 @@
--- How far each attempt of a run came, and what of its time was in vain:
---   from lost_from on: what came after the progress that was resumed from. Of the attempts after it, the latest goes on
---     from some step, which the nearest attempt that came from below to that step has made; that one goes on from a step
---     of its own, and so on to the first. What none of them goes on from is lost as a whole. Where nothing tells when
---     that step was reached, by an even pace to what was told next at best (lost_from), and after what was told before it
---     at worst (lost_from_earliest). Where it is not known, or nobody has resumed it yet, after its last progress at best
---     and all of it at worst.
---   until working_from, for an attempt after the first that had a GPU: the retry, up to its first new step. Where that is told with
---     others, or by who resumed from it alone, by an even pace at best, and when it was told at worst
---     (working_from_latest). Of one that finished and told no step, at once at best.
--- Of a run that tells no steps at all, nothing at best, and all at worst. NULL where that does not apply, and for the
--- latter two also where there is no new step yet.
--- While an attempt runs, its steps tell what a step takes from pace_from on: its first new step, before which it starts
--- up, else its start; not before it held a GPU, unless it told steps by then, as where nobody measured yet.
--- While an attempt runs, what is told of the time after its last window does not count yet: its energy is not there.
+-- How far each attempt of a run came, and what of its time was wasted:
+--   from lost_from on: what came after the progress that was resumed from. Of the attempts after it, the latest resumes
+--     from some step, which the nearest attempt that came up to that step from below has made. That one resumes from a
+--     step of its own, and so on to the first. An attempt that none of them resumes from is lost as a whole. Where
+--     nothing says when that step was reached: at best by an even pace to the next report (lost_from), at worst from
+--     the report before it on (lost_from_earliest). Where the step is not known, or nobody has resumed yet: at best
+--     from the last progress on, at worst all of the attempt.
+--   until working_from, for an attempt after the first that had a GPU: the retry, up to its first new step. Where that
+--     step was reported with others, or only by the attempt that resumed from it: at best by an even pace, at worst
+--     when it was reported (working_from_latest). For an attempt that finished and reported no step: at best at once.
+-- Of a run that reports no steps at all, at best nothing was wasted, at worst all of it. The columns are NULL where
+-- this does not apply; working_from and working_from_latest also where there is no new step yet.
+-- While an attempt runs, its steps show how long a step takes from pace_from on: from its first new step, before which
+-- it starts up, else from its start; not before it held a GPU, unless it reported steps by then, as where nobody
+-- measured yet.
+-- While an attempt runs, reports of the time after its last window do not count yet: their energy is not there yet.
 CREATE OR REPLACE VIEW attempt_progress AS
 WITH
     toDateTime64('2200-01-01', 9, 'UTC') AS never,
@@ -25,8 +26,8 @@ WITH
             if(max(has_ended) OR max(until) = 0, never, max(until)) AS known_until,
             max(until) AS measured_until,
             min(since) AS measured_from,
-            -- The first that had a GPU, whether or not it told anything; else the first that told. GPUs that were reserved
-            -- and idle, of which nothing was told, are no attempt: who reserves them may not know of attempts.
+            -- The first that had a GPU, whether or not it reported anything; else the first that reported. GPUs that
+            -- were reserved and idle, without a report, are no attempt: who reserves them may not know of attempts.
             min((max(until) = 0 OR max(is_attempt) = 0, attempt)) OVER (PARTITION BY run).2 AS first_attempt
         FROM
         (
@@ -44,9 +45,9 @@ WITH
         )
         GROUP BY run, attempt
     ),
-    -- Of attempts whose steps several sources told, for each of these: how long a count of it is where that is not told
-    -- (as long as counts are usually apart), and from when until when better ones were there. One was there from its
-    -- first count to its last, but for where it told nothing for more than a minute.
+    -- For attempts whose steps several sources reported, for each source: how long its counts are where they have no
+    -- period (as long as its counts are usually apart), and from when until when better sources were there. A source
+    -- was there from its first count to its last, except where it reported nothing for more than a minute.
     several AS
     (
         SELECT
@@ -163,7 +164,7 @@ FROM
                 (
                     SELECT
                         *,
-                        -- The step that one after it goes on from: -2 nobody, -1 not known; and whether that is certain.
+                        -- The step that a later attempt resumes from (-2: none does, -1: not known); is it certain?
                         arrayFold(
                             (goal, a) -> multiIf(
                                 goal.1 = -2, (a.1, toUInt8(a.1 >= 0)),
@@ -188,12 +189,12 @@ FROM
                                     counted_steps > 0, greatest(told_position, resumed_from + counted_steps),
                                     is_retry AND told_position < 0, NULL,
                                     greatest(told_position, 0)) AS position,
-                                -- when it had come so far, and in how many parts that was told
+                                -- when it had come so far, and in how many parts that was reported
                                 if(counted_steps > 0 AND resumed_from + counted_steps >= told_position, least(toUnixTimestamp64Nano(counted_until), known_ns),
                                     arrayMin(arrayPushBack(arrayMap(n -> n.1, arrayFilter(n -> n.2 = told_position, told)), known_ns))) AS progress_ns,
                                 if(counted_steps > 0, counted_rows, countEqual(arrayMap(n -> n.2 > resumed_from AND n.1 <= known_ns, told), 1))
                                     AS progress_count,
-                                -- after one that had a GPU: what never came to one had nothing to do again
+                                -- after an attempt that had a GPU: one that never got a GPU left nothing to do again
                                 attempt > first_attempt AS is_retry,
                                 if(is_retry, ifNull(toFloat64(resumed_position), -1), resumed_from) AS origin,
                                 greatest(
@@ -207,7 +208,7 @@ FROM
                                     AS told_and_counted,
                                 arrayFilter(n -> n.2 > resumed_from, noted) AS marks,
                                 max(has_told_steps OR counted_steps > 0) OVER (PARTITION BY run) AS are_steps_told,
-                                -- its first new step that is told, when and with how many
+                                -- the first report of a new step: when, and which step
                                 arrayMin(arrayPushBack(
                                     arrayFilter(n -> n.2 > resumed_from AND n.1 <= known_ns, told), (never_ns, toFloat64(0)))) AS new
                             FROM
@@ -230,10 +231,10 @@ FROM
                                     max(t) AS told_until,
                                     if(any(known_until) = 0, never_ns, toUnixTimestamp64Nano(any(known_until))) AS known_ns,
                                     toUnixTimestamp64Nano(started) AS started_ns,
-                                    -- it held its GPUs before it told so, and until it ended, or was seen last
+                                    -- it held its GPUs before it reported so, and until it ended or was last seen
                                     if(any(measured_until) = 0, started_ns, least(started_ns, toUnixTimestamp64Nano(any(measured_from))))
                                         AS began_ns,
-                                    -- and what comes before it holds one is waiting
+                                    -- the time before it holds a GPU is waiting
                                     if(any(measured_until) = 0, started_ns, greatest(started_ns, toUnixTimestamp64Nano(any(measured_from))))
                                         AS ready_ns,
                                     ifNull(toUnixTimestamp64Nano(ended), greatest(
@@ -270,10 +271,10 @@ FROM
                                         greatest(toInt64(1), if(period_ns > 0, toInt64(period_ns), usual_ns))
                                             AS length_ns,
                                         toUnixTimestamp64Nano(t) - length_ns AS begin_ns,
-                                        -- what is told of the time after the last window does not count yet
+                                        -- reports of the time after the last window do not count yet
                                         least(toUnixTimestamp64Nano(t), if(known.known_until = 0, never_ns,
                                             toUnixTimestamp64Nano(known.known_until))) AS end_ns,
-                                        -- what no better source told: 1 gone through up to here, 2 ns that they told
+                                        -- what no better source reported: 1 looked at up to here, 2 ns of theirs
                                         end_ns - begin_ns - arrayFold(
                                             (told, s) -> (
                                                 greatest(told.1, s.2),

@@ -1,8 +1,9 @@
 -- The GPU time that is billed in [since, until), and what of it no collector saw, by host, GPU model, price and bucket:
 --     SELECT … FROM billed(since = …, until = …, step = 'day', tz = 'UTC', as_of = '2200-01-01')
--- step is hour, day, week, month or all; as_of as in priced_usage. Billed is what `billed_host` says of a host's GPUs of
--- one model. Where it says nothing: every GPU that was seen of it, from the host's first to its last window, at the
--- provider, region and pricing of its rows, which hold until they change. What is billed beyond now is not yet.
+-- step is hour, day, week, month or all; as_of is as in priced_usage. What is billed is what `billed_host` says of a
+-- host's GPUs of one model. Where it says nothing, every GPU of that model that was seen there is billed from the
+-- host's first to its last window, at the provider, region and pricing of its rows, which hold until they change. What
+-- is billed after now does not count yet.
 -- As in cost, a window counts where it begins: all edges are moved up to the next window of the host.
 CREATE OR REPLACE VIEW billed AS
 WITH
@@ -40,7 +41,7 @@ WITH
         WHERE has(changing, host)
         GROUP BY host, gpu_model, bucket_start, terms
     ),
-    -- of the hosts that had several: those in which a minute does not tell which of them held when
+    -- for the hosts that had several terms: the minutes that do not show which of the terms held when
     unclear AS
     (
         SELECT host, bucket_start FROM minutes GROUP BY host, gpu_model, bucket_start HAVING count() > 1

@@ -6,7 +6,7 @@
     toStartOfMinute(until_at) AS last_minute,
     toStartOfHour(until_at) AS last_hour,
     toStartOfDay(until_at) AS last_day,
-    -- as in tariff_book, of all that was ever told: that costs a few more rows, and less time than to ask tariff_book
+    -- as in tariff_book, of all tariffs ever recorded: that reads a few more rows, and takes less time than tariff_book
     (SELECT max(from_hour != 0 OR to_hour != 24 OR length(days) != 7) FROM tariff) = 1 AS has_hours,
     (
         SELECT max(arrayExists(ahead_s -> ahead_s % 3600 != 0, offset_s))

@@ -1,5 +1,5 @@
-    -- The units and models that several sources told. Without FINAL: of a source whose every count was told again by
-    -- another it finds one too many, which then is there in no minute.
+    -- The units and models that several sources reported. Without FINAL: a source all of whose counts were replaced by
+    -- those of another is found too, and is then there in no minute.
     (
         SELECT groupArray((unit, model, authorities))
         FROM

@@ -1,7 +1,7 @@
--- The units that count in [since, until), each by the part of (t - period, t] that lies in the span; one without
--- a period by its t. Of several sources of the same one counts, minute by minute: see lesser_unit. What names no
--- version (an application seldom knows it) is of the model's version, where only one held a GPU meanwhile.
--- unit may name several, with commas between: to ask for five at once is a fifth of the work.
+-- The units that count in [since, until), each in proportion to the part of (t - period, t] that lies in the span, or
+-- without a period by its t. Where several sources report the same, one counts in each minute: see lesser_unit. A unit
+-- that names no version (an application seldom knows it) belongs to the model's version that held a GPU at the time,
+-- where only one did. unit may name several, separated by commas: five at once are a fifth of the work.
 CREATE OR REPLACE VIEW counted_unit AS
 WITH
     parseDateTime64BestEffort({since:String}, 3, 'UTC') AS since_at,
@@ -68,7 +68,7 @@ FROM
         authority,
         first_minute * 60000000000 AS begin_ns,
         (last_minute + 1) * 60000000000 AS end_ns,
-        -- what counts in all its minutes counts as it was told: of parts the sum would be off by a rounding
+        -- what counts in all its minutes counts as it was reported: the sum of its parts would be off by a rounding
         if(min(counts), any(whole), sumIf(minutes.quantity, counts)) AS counted_quantity
     FROM lesser_unit(unit = {unit:String}, since = {since:String}, until = {until:String}) AS minutes
     WHERE is_within

@@ -1,7 +1,7 @@
 -- The rows of processes in cost, and how much of each falls into time in which a unit was counted (unit_coverage):
 --     SELECT … FROM covered_cost(policy = 'equal', unit = 'output_tokens', since = …, until = …)
--- By the GPU and identity, so that a price that changes within the span is averaged over it. covered_cost_as_of has one
--- parameter more: with the prices that were known at a time, as_of.
+-- By GPU and identity, so a price that changes within the span is averaged over it. covered_cost_as_of has one more
+-- parameter, as_of: it uses the prices that were known at that time.
 CREATE OR REPLACE VIEW covered_cost AS
 SELECT
     host,

@@ -1,15 +1,15 @@
 -- The units of sources that are not the best of their model, minute by minute, and whether they count there:
 --     SELECT … FROM lesser_unit(unit = 'output_tokens', since = …, until = …)
--- unit may name several, with commas between.
+-- unit may name several, separated by commas.
 -- They count in a minute in which no source of a greater authority (engine, span, client, gateway, others) was there
--- that may speak of the same. A source was there if it told the unit, were it 0, or that it looked (observed_ns), which
--- says nothing of a unit that it never tells. Two may speak of the same where they do not name different versions,
--- pods or processes (a process, a pod by its name and one by its uid, as it is without a kubelet, may be one and the
--- same); an application's metrics and spans also not different applications. What trains is apart
--- from what serves, and so is each run of it; what names a run and no phase trains, unless processes of its version only
--- served meanwhile (as in counted_unit).
--- whole, head and tail are what a count comes to in the span, in the first and in the last of its minutes: nothing,
--- where it lies in a minute that the span cuts, and not in the span (is_within 0).
+-- that may mean the same units. A source was there if it reported the unit, even as 0, or that it was observing
+-- (observed_ns; this does not count for a unit that it never reports). Two sources may mean the same units where they
+-- do not name different versions, pods or processes (a process, a pod's name and a pod's uid, as without a kubelet, may
+-- be one and the same); metrics and spans of applications also not different applications. Training is separate from
+-- serving, and so is each training run. A run that names no phase is training, unless processes of its version only
+-- served at the time (as in counted_unit).
+-- whole, head and tail are what falls of a count into the span, and into the first and the last of its minutes. That is
+-- nothing where the count lies in a minute that the span cuts, but outside the span (is_within 0).
 CREATE OR REPLACE VIEW lesser_unit AS
 WITH
 {{contested}},
@@ -27,10 +27,10 @@ WITH
     -- in ns a time must stay below 2262
     toUnixTimestamp64Milli(greatest(since_at, toDateTime64(0, 3, 'UTC'))) * 1000000 AS since_ns,
     least(toUnixTimestamp64Milli(until_at), 9000000000000) * 1000000 AS until_ns,
-    -- of a minute that the span cuts all is looked at: who was there does not depend on where it is cut
+    -- of a minute that the span cuts, all is read: who was there must not depend on where it is cut
     intDiv(since_ns, minute_ns) * minute_ns AS first_ns,
     intDiv(until_ns + minute_ns - 1, minute_ns) * minute_ns AS last_ns,
-    -- the versions of the models of which units name a run and no phase, and whether they trained or served
+    -- the versions of the models that have units with a run and no phase, and whether they trained or served
     (
         SELECT groupUniqArray((model, h.1, h.2))
         FROM
@@ -119,7 +119,7 @@ LEFT JOIN
             {{training_of}} AS training,
             authority,
             model_version,
-            -- a place that no lesser source names needs no name: thousands of pods are one
+            -- a place that no lesser source names needs no name: then thousands of pods become one row
             multiIf(
                 pod = '' AND pid = 0, '',
                 (SELECT count() FROM placed) = 0, '-',

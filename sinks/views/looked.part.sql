@@ -1,7 +1,7 @@
     -- all of the minutes that the span cuts
     intDiv(since_ns, minute_ns) * minute_ns AS first_ns,
     intDiv(until_ns + minute_ns - 1, minute_ns) * minute_ns AS last_ns,
-    -- of engines that tell the unit: that one was observed says nothing of what others count. Found once, asked six times
+    -- engines that report the unit: that one was observed says nothing of what others count. Found once, used six times
     (
         SELECT groupUniqArray((host, pod, model, model_version, first_told))
         FROM (SELECT DISTINCT host, pod, model, model_version, authority FROM unit_teller WHERE unit = 'observed_ns') AS looked_unit
@@ -38,7 +38,7 @@
                 sum(observed_ns) AS in_minute_ns
             FROM
             (
-                -- every minute of its life, in which it may not have been observed
+                -- every minute of its life, because it may not have been observed in all of them
                 SELECT
                     engine,
                     begun_minute,

@@ -1,5 +1,5 @@
--- Who was measured, from when until when, of all time: a row of each identity and sum of a day, or of finer ones where the
--- sums are behind (dirty_bucket), with the first and the last of its windows.
+-- Who was ever measured, and from when until when: a row for each identity and sum of a day, or of finer sums where
+-- these are behind (dirty_bucket), with the first and the last of its windows.
 CREATE OR REPLACE VIEW measured AS
 WITH
     dirty AS (SELECT host, gpu, bucket_start FROM dirty_bucket FINAL)

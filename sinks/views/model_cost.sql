@@ -1,8 +1,8 @@
--- What each model version cost in [since, until), and for each token and request that it served, under an idle policy:
+-- What each model version cost in [since, until), and each token and request that it served, under an idle policy:
 --     SELECT … FROM model_cost(policy = 'equal', since = …, until = …)
--- Serving is what is not training: training is of phase training, or of a run without a phase, and a column of its own.
--- Energy and money of the processes alone, as in unit_cost; over the rows they add up to those of all processes, for
--- what has no model, no units, or no GPU time has a row too (unmatched). What cannot be said is NULL, and reasons
+-- Training has the phase training, or a run and no phase; it has columns of its own, and everything else is serving.
+-- Energy and money are those of processes only, as in unit_cost. Over the rows they add up to those of all processes,
+-- because what has no model, no units, or no GPU time has a row too (unmatched). What is not known is NULL, and reasons
 -- says why. docs/unit-costs.md has the mathematics.
 CREATE OR REPLACE VIEW model_cost AS
 SELECT
@@ -44,7 +44,7 @@ SELECT
     served_j * (1 - input_ratio) / output_tokens * 1e6 AS output_j_per_million,
     served_cost_usd * input_ratio / nullIf(computed_tokens, 0) * cached_tokens AS cache_saving_usd,
     amortised_training_usd,
-    -- of the training too as much as falls into the time in which tokens were counted
+    -- of the training too, only the part that falls into the time in which tokens were counted
     (served_cost_usd + amortised_training_usd * ifNull(coverage_ratio, 1)) / output_tokens * 1e6
         AS fully_loaded_usd_per_million_output_tokens,
     quality,
@@ -85,7 +85,7 @@ FROM
         multiIf(
             token_price_method = 'fit', input_token_ns * computed_tokens
                 / (input_token_ns * computed_tokens + output_token_ns * output_count),
-            -- OpenCost takes an output token for 2.5 input tokens too, where nothing tells
+            -- OpenCost also counts an output token as 2.5 input tokens, where nothing says otherwise
             token_price_method = 'ratio', computed_tokens / (computed_tokens + 2.5 * output_count),
             token_price_method = 'input_only', 1,
             token_price_method = 'output_only', 0,
@@ -110,13 +110,13 @@ FROM
             used.training_energy AS training_energy_uj,
             used.training_gpu_time AS training_gpu_time_ns,
             if(used.training_unpriced = 0, used.training_money, NULL) AS training_cost_usd,
-            -- an engine that tells no requests, or no tokens, leaves none out while it is not observed
+            -- an engine that reports no requests, or no tokens, leaves none of them out while it is not observed
             ifNull(used.token_by < used.request_by, 0) AS all_tokens,
             ifNull(used.request_by < used.token_by, 0) AS all_requests,
             multiIf(NOT used.coverage_known, NULL, all_tokens, NULL, used.covered_time / nullIf(used.gpu_time, 0))
                 AS coverage_ratio,
-            -- what tokens and requests are divided into: of the time in which they were counted. Without any they
-            -- have no cost, rather than one of 0
+            -- what is divided by tokens and requests: that of the time in which they were counted. Without such time
+            -- they have no cost, rather than one of 0
             if(used.gpu_time > 0, cost_usd, NULL) AS all_usd,
             if(used.gpu_time > 0, used.energy / 1e6, NULL) AS all_j,
             multiIf(used.covered_time = 0, NULL, used.unpriced = 0, used.covered_money, NULL) AS covered_usd,

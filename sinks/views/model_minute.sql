@@ -1,10 +1,11 @@
 -- What each model version did in each whole minute of [since, until), under an idle policy: its GPU time, and the
--- tokens that it served, as they count (counted_unit). Of serving alone. A count is spread evenly over its period;
--- longest_period_ns is the longest that reaches into the minute. What names no version is of the only one that held a
--- GPU meanwhile. authority and least_authority are of who counted the output tokens (NULL: nobody); is_whole says
--- whether the version held a GPU from the start of the minute to its end, and the minute is all summed up; is_counted,
--- whether all of its tokens are in: each engine was observed for nine tenths of the minute (one scrape may be missed),
--- or a lesser source counts in its place. Time comes from attribution_minute, so not of the minute that is under way.
+-- tokens that it served, as they count (counted_unit). Serving only. A count is spread evenly over its period;
+-- longest_period_ns is the longest period that reaches into the minute. What names no version belongs to the only one
+-- that held a GPU at the time. authority and least_authority are those of who counted the output tokens (NULL: nobody).
+-- is_whole: the version held a GPU from the start of the minute to its end, and the minute is all summed up.
+-- is_counted: all of its tokens are in, because each engine was observed for nine tenths of the minute (one scrape may
+-- be missed), or a lesser source counts in its place. Time comes from attribution_minute, so the current minute is not
+-- in it.
 CREATE OR REPLACE VIEW model_minute AS
 WITH
     (
@@ -36,7 +37,7 @@ SELECT
     minOrNullIf(told_by, unit = 'output_tokens') AS least_authority,
     max(seen_whole) AND NOT minute IN (SELECT intDiv(toUnixTimestamp(bucket_start), 60) FROM dirty_bucket FINAL)
         AS is_whole,
-    -- a place is nowhere said, a pod, or a host and PID
+    -- a place is empty (not given), a pod, or a host and PID
     arrayAll(
         a -> arrayExists(
             s -> s = '' OR s = a.2 OR startsWith(s, concat(a.1, ' ')) OR empty(a.2) AND position(s, ' ') = 0,
@@ -57,7 +58,7 @@ FROM
         -- where windows straddle minutes, the first one begins within its length
         min(first_ms) < minute * 60000 + max(longest_ms) AND max(last_ms) > (minute + 1) * 60000 - max(longest_ms)
             AS seen_whole,
-        -- where an engine was not observed; in its first and last minutes too, of which the rest may not be seen
+        -- where an engine was not observed; its first and last minutes too, the rest of which may not have been seen
         groupUniqArrayIf((host, pod), is_known AND least_seen_ratio < 0.9) AS away,
         CAST([], 'Array(String)') AS filled
     FROM

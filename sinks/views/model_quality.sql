@@ -1,6 +1,6 @@
--- How good each model version was found before until, and how fast in [since, until): of each metric and dataset the
--- latest value, with the number of samples it rests on and which way is better; of a latency, a metric named
--- like ttft_p95_s, the mean over the span, by the number of samples.
+-- How good each model version was found to be before until, and how fast in [since, until). For each metric and dataset
+-- the latest value, with its number of samples and which way is better. For a latency (a metric with a name like
+-- ttft_p95_s) the mean over the span, weighted by the number of samples.
 CREATE OR REPLACE VIEW model_quality AS
 WITH
     parseDateTime64BestEffort({since:String}, 3, 'UTC') AS since_at,

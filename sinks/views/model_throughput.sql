@@ -1,9 +1,10 @@
--- What the minutes of [since, until) tell of each model version, under an idle policy (docs/unit-costs.md):
+-- What the minutes of [since, until) show of each model version, under an idle policy (docs/unit-costs.md):
 --   how much SM time an input and an output token took: the least squares of
 --     SM time of a minute = input_token_ns × (input - cached) + output_token_ns × output
---     over the whole minutes with tokens and GPU time, all of whose tokens were counted. fit_unusable says why it should not be believed; empty: it may be.
---   the most that it served for its GPU time: output tokens a GPU second in the best 15 minutes in a row, all of which
---     it held a GPU and the same kinds of sources counted all tokens; NULL where there were no such 15 minutes.
+--     over the whole minutes with tokens and GPU time in which all tokens were counted. fit_unusable says why the fit
+--     should not be used; empty: it may be.
+--   the most that it served for its GPU time: output tokens per GPU second in the best 15 minutes in a row in which it
+--     held a GPU all along and the same kinds of sources counted all tokens; NULL where there were no such 15 minutes.
 CREATE OR REPLACE VIEW model_throughput AS
 SELECT
     model,
@@ -17,7 +18,7 @@ SELECT
         input_token_ns IS NULL, 'input and output tokens rise and fall together',
         least(input_token_ns, output_token_ns) <= 0, 'the fit makes a token cost less than nothing',
         ifNull(fit_r_squared, 0) < 0.5, 'tokens explain less than half of how GPU time varies',
-        -- each is to be known to a half of itself (95 %): two standard errors
+        -- each has to be known to within half of its value (95 %): two standard errors
         2 * input_error_ns > input_token_ns / 2 OR 2 * output_error_ns > output_token_ns / 2,
             'input and output tokens cannot be told apart well enough',
         '') AS fit_unusable,
@@ -27,7 +28,7 @@ FROM
 (
     SELECT
         *,
-        -- greatest passes over NULL
+        -- greatest ignores NULL
         if(input_token_ns IS NULL, NULL, greatest(0, aa - input_token_ns * xa - output_token_ns * ya)) AS rest,
         sqrt(rest / (fit_minutes - 2) * yy / determinant) AS input_error_ns,
         sqrt(rest / (fit_minutes - 2) * xx / determinant) AS output_error_ns
@@ -35,7 +36,7 @@ FROM
     (
         SELECT
             *,
-            -- 0 where one is a fixed multiple of the other: then nothing tells what each takes
+            -- 0 where one is a fixed multiple of the other: then nothing shows what each of them takes
             xx * yy - xy * xy AS determinant,
             if(determinant > 1e-9 * xx * yy, (xa * yy - ya * xy) / determinant, NULL) AS input_token_ns,
             if(determinant > 1e-9 * xx * yy, (ya * xx - xa * xy) / determinant, NULL) AS output_token_ns

@@ -1,7 +1,7 @@
 -- What each model version was seen to draw for each percent of SM time, by GPU model, in [since, until):
 --     SELECT … FROM model_watts(since = …, until = …)
--- Energy above idle over SM time, of whole hours (UTC) that begin in the span. spread_w is how far hours and GPUs
--- differ, weighed by their SM time. What it says of a version that shared its GPUs rests on what was learned there.
+-- Energy above idle ÷ SM time, over whole hours (UTC) that begin in the span. spread_w is how far hours and GPUs
+-- differ, weighted by their SM time. The figure of a version that shared its GPUs rests on what was learned there.
 CREATE OR REPLACE VIEW model_watts AS
 SELECT
     gpu_model,

@@ -1,10 +1,12 @@
-    -- what names no phase trains where it names a run, unless processes of the version did only the other
+    -- without a phase, a unit with a run is training and one without is serving, unless processes of the version only
+    -- did the other
     if(phase != '', phase = 'training',
         (run != '') != (
             arrayExists(h -> h.2 = (run = '') AND has(['', h.1], told_version), sole.held)
             AND NOT arrayExists(h -> h.2 = (run != '') AND has(['', h.1], told_version), sole.held))
     ) AS is_training,
-    -- what names no version is of the only one that held a GPU meanwhile; where none did, of the only one in the span
+    -- what names no version belongs to the only one that held a GPU at the time, else to the only one in the span if
+    -- none did
     multiIf(
         told_version != '', told_version,
         is_training, '',

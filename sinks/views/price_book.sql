@@ -1,4 +1,4 @@
--- Every price, and from when until when it was known as it stands here: until it was told again.
+-- Every version of every price, and from when until when it was the known one: until the price was added again.
 CREATE OR REPLACE VIEW price_book AS
 SELECT * EXCEPT (list_price, contracted_price, effective_price, recorded_at, version, deleted)
 FROM

@@ -1,5 +1,5 @@
--- Where a price, a tariff or what is billed of a host begins or ends, or ever was said to, and where a clock by which a
--- tariff has hours is changed.
+-- The times at which a price, a tariff or the billing of a host begins or ends, or was ever declared to, and at which
+-- a clock changes that the hours of a tariff follow.
 CREATE OR REPLACE VIEW price_edge AS
 SELECT DISTINCT edge
 FROM

@@ -1,4 +1,4 @@
-    -- of what was `used` the price and the tariff in force: of those that match the greatest; where nothing does, a tuple
+    -- the price and the tariff in force for what was `used`: the greatest of those that match; where none does, a tuple
     -- of empty texts
     SELECT
         *,

@@ -4,13 +4,13 @@
 --     SELECT … FROM priced_usage(policy = 'memory', since = '2026-06-01', until = '2026-07-01', step = 'day',
 --         tz = 'Europe/Berlin', as_of = '2026-06-15')
 -- Every parameter is required; times are texts in UTC, or DateTimes. step is hour, day, week (from Monday), month, or
--- all for one bucket; of the first and the last one only what lies in the span is counted.
+-- all for one bucket. Of the first and the last bucket, only what lies in the span is counted.
 -- Integers are summed before they meet a price. Without a price the money is NULL. A price in another currency
--- than USD is named and not summed: its money is NULL too. Where a price does not include energy, that is added at the
--- tariff of the hour in which it was used; without a tariff the money is NULL.
+-- than USD is named and not summed: its money is NULL too. Where a price does not include energy, energy is added at
+-- the tariff of the hour in which it was used; without a tariff the money is NULL.
 -- A user's price wins over a bundled one, then the more specific one, then the one recorded later.
 --
--- It reads as few rows as can be (usage.part.sql).
+-- It reads as few rows as possible (usage.part.sql).
 CREATE OR REPLACE VIEW priced_usage AS
 WITH
     (

@@ -20,9 +20,9 @@
         -- What things cost in the span, as a tuple: 1 the times at which a price or tariff begins or ends; 2 for each part
         -- from one to the next, and each slot of the week (UTC) in it, a number that stands for what holds then; 3 that
         -- number with the places of the prices and tariffs; 4 how many slots a week has (1 where no tariff has hours), 5
-        -- their length. Slots and numbers carry places alone: with prices and tariffs themselves, two time zones took 2 GiB.
-        -- And ARRAY JOIN makes slots: what is the same for all the engine would reckon behind the function arrayJoin, for
-        -- each.
+        -- their length. Slots and numbers carry only places: with the prices and tariffs themselves, two time zones
+        -- took 2 GiB. ARRAY JOIN makes the slots: with the function arrayJoin, the engine would compute what is the
+        -- same for all slots again for each.
         SELECT (
             any(starts),
             arrayMap(c -> c.2, arraySort(groupArray((cell, class)))),
@@ -51,7 +51,7 @@
                     place,
                     starts[place] AS start,
                     arrayFilter((at, p) -> p.1 <= start AND p.2 > start, arrayEnumerate(priced_from), priced_from) AS held_prices,
-                    -- of those that hold on some day: how far its clock is ahead then, and its hours
+                    -- for those that hold on some day: how far their clock is ahead then, and their hours
                     arrayMap(
                         t -> (t.6, t.4[arrayLastIndex(c -> c <= start, t.3)], t.5),
                         arrayFilter(t -> t.1 <= start AND t.2 > start, told)) AS live
@@ -75,8 +75,8 @@
                             since_s))) AS starts
                     FROM
                     (
-                        -- When there is something to price; the engine knows that of each of its parts. Clocks change
-                        -- twice a year, and a week has up to 672 slots: from 1970 on these took 1.6 of 1.9 s.
+                        -- The time in which there is something to price; the engine knows that of each of its parts.
+                        -- Clocks change twice a year, a week has up to 672 slots: since 1970 these took 1.6 of 1.9 s.
                         SELECT min(at) AS from_at, max(at) + toIntervalDay(1) AS to_at
                         FROM
                         (

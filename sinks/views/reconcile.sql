@@ -1,8 +1,8 @@
--- Whether the parts are the bill: what cost says of processes, reservations, idle GPUs and what cannot be split, and
--- what no collector saw, beside the GPU time billed in [since, until), under an idle policy:
+-- Whether the parts add up to the bill: the processes, reservations, idle GPUs and what cannot be split, as in cost,
+-- and what no collector saw, beside the GPU time billed in [since, until), under an idle policy:
 --     SELECT … FROM reconcile(policy = 'equal', since = …, until = …)
--- A row for each host, GPU model and price. Both sides are made apart: the one from what was measured, priced as cost
--- prices it, the other from the time billed (view billed) and the price in force. Without a price the money is NULL.
+-- A row for each host, GPU model and price. The two sides are computed separately: one from what was measured, priced
+-- as in cost, the other from the time billed (view billed) and the price in force. Without a price the money is NULL.
 CREATE OR REPLACE VIEW reconcile AS
 SELECT
     host,

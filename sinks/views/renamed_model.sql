@@ -1,5 +1,6 @@
--- Processes that went by two models, or versions of one, in [since, until): each counts as two. at is when the second
--- name began. It looks around the minutes in which a GPU first saw a name, and so for long spans is quick too.
+-- Processes that carried the names of two models, or of two versions of one, in [since, until): each counts as two. at
+-- is when the second name began. The view only reads around the minutes in which a name first appeared on a GPU, so it
+-- is quick for long spans too.
 CREATE OR REPLACE VIEW renamed_model AS
 WITH
     parseDateTime64BestEffort({since:String}, 3, 'UTC') AS since_at,

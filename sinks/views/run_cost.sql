@@ -1,10 +1,10 @@
--- What each run cost in [since, until), over all its attempts, under an idle policy: money and energy so far, what of
--- it was in vain, and what it will have cost at its last step, where the steps are known:
+-- What each run cost in [since, until), over all its attempts, under an idle policy: money and energy so far, how much
+-- of it was wasted, and what it will have cost at its last step, where the steps are known:
 --     SELECT … FROM run_cost(policy = 'equal', since = …, until = …)
--- Without a price the money is NULL; without `run` records so are the waste, the steps and what comes of them.
--- Steps are of the whole run: where the span leaves any of it out, what a step cost is NULL too. Where it will end is
--- NULL as well where the latest attempt did not tell what it resumed from, where nothing tells its pace yet, and where
--- nothing of the run was measured for an hour in which others were: it may have been killed.
+-- Without a price the money is NULL; without `run` records the waste, the steps and what is computed from them are
+-- NULL. Steps are of the whole run: where the span leaves out any part of it, the cost of a step is NULL too. The
+-- projected end is also NULL where the latest attempt did not report what it resumed from, where nothing shows its pace
+-- yet, and where nothing of the run was measured for an hour in which others were: it may have been killed.
 CREATE OR REPLACE VIEW run_cost AS
 WITH
     parseDateTime64BestEffort({since:String}, 3, 'UTC') AS since_at,
@@ -24,22 +24,22 @@ SELECT
     if(countIf(spent.cost_usd IS NULL) = 0, sum(spent.cost_usd), NULL) AS cost_usd,
     cost_usd * 3.6e6 / dateDiff('millisecond', used_from, used_until) AS cost_usd_per_hour,
     if(outcome = '' OR cost_usd IS NULL, NULL, sum(spent.wasted_usd)) AS wasted_usd,
-    -- of an attempt of which nothing was told, all may have been
+    -- of an attempt that reported nothing, all may have been wasted
     if(outcome = '' OR cost_usd IS NULL, NULL,
         sum(if(spent.outcome = '', spent.cost_usd, spent.wasted_most_usd))) AS wasted_most_usd,
-    -- who has no GPU yet has told what it goes on from: what was made beyond that is no longer of use
+    -- an attempt without a GPU yet has reported what it resumes from: what was made beyond that is no longer useful
     if(outcome = '', NULL, ifNull(
         if(any(told.attempt) > max(spent.attempt), any(told.position), NULL),
         argMaxIf(spent.position, spent.attempt, spent.outcome != ''))) AS position,
     argMax(spent.target_position, spent.attempt) AS target_position,
-    -- useful: each step once, however often it was made
+    -- useful: each step counted once, however often it was made
     position - minIf(spent.origin_position, spent.is_useful) AS useful_steps,
     min(seen.first_at) >= since_at AND max(seen.last_at) <= until_at AS is_whole,
     if(is_whole AND useful_steps > 0, cost_usd / useful_steps, NULL) AS cost_usd_per_step,
     if(is_whole AND useful_steps > 0, energy_uj / 1e6 / useful_steps, NULL) AS j_per_step,
-    -- The rest at what a step took in the latest attempt, from its first new step (pace_from), before which it
-    -- starts up, to its last: 1 steps, 2 ns of them, 3 ns until now that were measured, 4 what those cost, GPUs reserved
-    -- alongside included, 5 ns since the last step, as far as what is told next may have taken.
+    -- For the rest, what a step took in the latest attempt, from its first new step (pace_from; before that it starts
+    -- up) to its last: 1 number of steps, 2 ns that they took, 3 ns until now that were measured, 4 what those cost,
+    -- GPUs reserved alongside included, 5 ns since the last step, at most as long as the next report may have taken.
     argMax((
         if(spent.outcome = 'running', spent.position - spent.origin_position - 1, 0),
         toFloat64(dateDiff('nanosecond', spent.pace_from, spent.progress_at)),
@@ -47,7 +47,7 @@ SELECT
         spent.pace_usd,
         least(
             toFloat64(greatest(0, dateDiff('nanosecond', spent.progress_at, spent.used_until))),
-            -- its first new step came before, and is one of those that were told
+            -- its first new step came before, and is one of those that were reported
             toFloat64(dateDiff('nanosecond', spent.pace_from, spent.progress_at))
                 * (1 + 1 / greatest(1, spent.position - spent.origin_position - 1))
                 / greatest(1, spent.progress_count))), spent.attempt) AS latest,
@@ -63,7 +63,7 @@ LEFT JOIN (SELECT run, min(first_at) AS first_at, max(last_at) AS last_at FROM m
     ON spent.run = seen.run
 LEFT JOIN
 (
-    -- of the attempt told last, which may have had no GPU yet
+    -- of the latest attempt that was reported, which may have had no GPU yet
     SELECT
         run,
         max(begun.attempt) AS attempt,

@@ -4,10 +4,11 @@
         toStartOfHour(until_at) AS whole_hours_until,
         toStartOfMinute(since_at + toIntervalMillisecond(59999)) AS whole_minutes_from,
         toStartOfMinute(until_at) AS whole_minutes_until
-    -- Of each model, which versions held a GPU in the span, whether in what trains (1) or serves (0), and from when until
-    -- when (ns). Where several served, once for each stretch of hours without a break, for a version that is rolled back to
-    -- comes again. Where one did, once in all: a count is of that one whenever it was. A model that served each hour anew
-    -- for a month had 720 stretches beside each of its counts, and 86,000 of those took more than 2 GiB.
+    -- For each model, which versions held a GPU in the span, whether for training (1) or serving (0), and from when until
+    -- when (ns). Where several versions served: one entry for each stretch of hours without a break, because a version that
+    -- was rolled back to has several. Where only one served: one entry, because every count belongs to it, whenever it was.
+    -- (A model that served each hour anew for a month had 720 stretches beside each of its counts, and 86,000 of those took
+    -- more than 2 GiB.)
     SELECT
         model,
         if(uniqExactIf(version, NOT trains) > 1,
@@ -34,7 +35,8 @@
                 WHERE account = 'process' AND bucket_start >= whole_hours_from AND bucket_start < whole_hours_until
                 GROUP BY model, version, trains, hour
                 UNION ALL
-                -- of hours that the span cuts what lies in it, or it would depend on what is summed up by now
+                -- of hours that the span cuts, only what lies in the span; else the result would depend on what is
+                -- summed up by now
                 SELECT model, model_version AS version, {{trains}} AS trains, toStartOfHour(bucket_start) AS hour,
                     min(first_at) AS began, max(last_at) AS ended
                 FROM attribution_minute FINAL
@@ -42,7 +44,7 @@
                     AND (bucket_start < whole_hours_from OR bucket_start >= whole_hours_until)
                 GROUP BY model, version, trains, hour
                 UNION ALL
-                -- and of such minutes, and what the sums do not hold yet
+                -- the same for minutes that the span cuts, and what the sums do not hold yet
                 SELECT model, model_version AS version, {{trains}} AS trains, toStartOfHour(window_start) AS hour,
                     min(window_start) AS began, max(window_start + toIntervalMillisecond(window_ms)) AS ended
                 FROM attribution FINAL

@@ -1,7 +1,7 @@
--- Every tariff, and from when until when it was known as it stands here: until it was told again.
--- week_hours: when it holds, in hours since Thursday, 0:00, as time zone goes (Unix time began on a Thursday). The days
--- are those on which it begins: over midnight it holds into the next.
--- has_hours: it does not hold at all times; has_quarters: and its hours may begin within an hour of UTC.
+-- Every version of every tariff, and from when until when it was the known one: until the tariff was added again.
+-- week_hours: when it holds, in hours since Thursday, 0:00, in its time zone (Unix time began on a Thursday). The days
+-- are those on which it begins: over midnight it holds into the next day.
+-- has_hours: it does not hold at all times; has_quarters: its hours may also begin within an hour of UTC.
 CREATE OR REPLACE VIEW tariff_book AS
 SELECT
     * EXCEPT (recorded_at, version, deleted),

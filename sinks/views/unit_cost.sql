@@ -1,9 +1,9 @@
--- What one unit cost and took, by model, model version and run, and training (is_training) apart from serving: Σ cost /
--- Σ units, each summed before they meet.
+-- What one unit cost and took, by model, model version and run, with training (is_training) separate from serving:
+-- Σ cost / Σ units, each summed before the division.
 --     SELECT … FROM unit_cost(policy = 'memory', since = …, until = …, unit = 'output_tokens')
--- Energy and money of the processes alone: idle and residual are in cost. What was spent while the units were not
--- counted is left out of the quotients: coverage_ratio is the part of the GPU time that is in. Where a quotient is NULL,
--- why_null says why. Units of which no GPU time was seen have a row of their own.
+-- Energy and money are those of processes only: idle and residual are in cost. What was spent while the units were not
+-- counted is left out of the quotients: coverage_ratio is the part of the GPU time that is included. Where a quotient
+-- is NULL, why_null says why. Units for which no GPU time was seen have a row of their own.
 CREATE OR REPLACE VIEW unit_cost AS
 SELECT
     model,

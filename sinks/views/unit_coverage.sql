@@ -1,10 +1,11 @@
--- The GPU time and energy of what serves, and how much of it falls into time in which its units were counted:
+-- The GPU time and energy of serving, and how much of it falls into time in which its units were counted:
 --     SELECT … FROM unit_coverage(policy = 'equal', unit = 'output_tokens', since = …, until = …)
--- By minutes, of the models whose engines tell when they were looked at (units observed_ns): of a minute as much is
--- covered as an engine at that host and pod was observed, and all where a lesser source counts. Several engines there
--- weigh the same, each from its first to its last observed minute, which are covered whole; what is before and after is
--- not. A host and pod at which no engine was ever observed follows nothing (is_known 0): all of it is covered.
--- unit may name several, with commas between: of each model it is the first that its engines tell.
+-- Computed by minutes, for the models whose engines report when they were observed (units observed_ns). The covered
+-- part of a minute is the part in which an engine at that host and pod was observed, or all of it where a lesser source
+-- counts. Several engines there weigh the same, each from its first to its last observed minute. Those two are covered
+-- whole; the time before and after is not covered. Where no engine was ever observed at a host and pod (is_known 0),
+-- all of it is covered. unit may name several, separated by commas: for each model, the first that its engines report
+-- is used.
 CREATE OR REPLACE VIEW unit_coverage AS
 WITH
     toInt64(60000000000) AS minute_ns,
@@ -15,7 +16,7 @@ WITH
     dirty AS (SELECT host, gpu, bucket_start FROM dirty_bucket FINAL),
     filled AS
     (
-        -- and of where: what names a pod or process says nothing of the others
+        -- and where: a count that names a pod or process says nothing of the others
         SELECT model, minute, groupUniqArray((model_version, place)) AS seen
         FROM lesser_unit(unit = {unit:String}, since = {since:String}, until = {until:String})
         WHERE counts AND training = '' AND (model, unit) IN (SELECT p.3, p.5 FROM (SELECT arrayJoin(told_places) AS p))
@@ -82,7 +83,7 @@ FROM
         *,
         multiIf(
             NOT is_known, 1,
-            -- a place is nowhere said, a pod, or a host and PID
+            -- a place is empty (not given), a pod, or a host and PID
             arrayExists(
                 s -> (s.1 = '' OR s.1 = model_version)
                     AND (s.2 = '' OR s.2 = pod OR startsWith(s.2, concat(host, ' ')) OR empty(pod) AND position(s.2, ' ') = 0),

@@ -1,9 +1,9 @@
 (
     -- What was used in the span: sums of days, hours and minutes (UTC), and windows at the ends of the span and in the
-    -- minutes of `behind`. A sum is taken where no price, tariff, billed time or step of the calendar begins within
-    -- it, and none of its minutes is in `behind`; else the finer ones are. That adds up to the plain sum over
-    -- attribution, to the last digit. Conditions on the key go into PREWHERE: all versions of a row have the same key, so
-    -- FINAL sees them all or none.
+    -- minutes of `behind`. A sum is used where no price, tariff, billed time or step of the calendar begins within it,
+    -- and none of its minutes is in `behind`; else the finer sums are used. The result is the plain sum over
+    -- attribution, to the last digit. Conditions on the key go into PREWHERE: all versions of a row have the same key,
+    -- so FINAL sees them all or none.
     SELECT * EXCEPT (flags, window_count, version, deleted)
     FROM attribution_day FINAL
     PREWHERE bucket_start >= first_day AND bucket_start < last_day
@@ -50,7 +50,7 @@
     FROM attribution FINAL
     PREWHERE window_start >= since_at AND window_start < until_at
         AND (window_start < first_minute OR window_start >= last_minute
-            -- the minute alone first: that spares most rows the set of triples, which took 0.3 s of ten million rows
+            -- the minute alone first: that saves most rows the set of triples, which took 0.3 s for ten million rows
             OR toStartOfMinute(window_start) IN (SELECT arrayJoin(behind).3)
                 AND (host, gpu, toStartOfMinute(window_start)) IN (
                     SELECT late.1, late.2, late.3 FROM (SELECT arrayJoin(behind) AS late)))

@@ -17,7 +17,8 @@ from wattribute.sinks.view_texts import VIEWS, view
 
 _TOKEN: Final = re.compile(
     r"""
-      (?P<comment>--[^\n]*|\#[!\ ][^\n]*|/\*.*?\*/)
+      (?P<comment>(?:--|//|\#[!\ ])[^\n]*|/\*(?:(?!/\*).)*?\*/)
+    | (?P<nested>/\*)  # to the engine a comment in a comment ends apart from it, to others both end at once
     | (?P<text>'(?:[^'\\]|\\.|'')*')
     | (?P<quoted>`(?:[^`\\]|\\.|``)*`|"(?:[^"\\]|\\.|"")*")
     | (?P<heredoc>\$\w*\$)
@@ -108,6 +109,8 @@ def checked(sql: str, table_functions: frozenset[str]) -> str:
             word = word[1:-1]
         if token.lastgroup == "other" and word == ";":
             raise UsageError("a query is one statement: leave out the semicolon and what follows")
+        if token.lastgroup == "nested":
+            raise UsageError("a query with an unfinished comment, or with a comment in a comment, is refused")
         if token.lastgroup == "heredoc" or (token.lastgroup == "other" and word in _QUOTES):
             raise UsageError("a query with an unfinished, $-quoted or typographically quoted text is refused")
         if token.lastgroup == "quoted" and "\\" in word:  # `\x66ile` is the engine's name of file

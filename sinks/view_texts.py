@@ -42,7 +42,7 @@ _ASKED: Final = re.compile(
     r"\b(FROM|JOIN)\s+(\w+)\(\s*((?:\w+\s*=\s*(?:\{\w+:String\}|'[^'\\]*')\s*,?\s*)+)\)", re.IGNORECASE
 )
 _GIVEN: Final = re.compile(r"(\w+)\s*=\s*(\{\w+:String\}|'[^'\\]*')")
-_COMMENT: Final = re.compile(r"--|/\*|#")
+_COMMENT: Final = re.compile(r"--|//|/\*|#")
 _FILLED_IN: Final[dict[str, dict[str, str]]] = {
     "cost": _ONE_BUCKET | _AS_KNOWN_NOW,
     "cost_over_time": _AS_KNOWN_NOW,

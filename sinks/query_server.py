@@ -106,8 +106,13 @@ class QueryServer:
                     answer = self._answer(reader, request)
                 except WattributeError as error:
                     answer = {"error": str(error), "usage": isinstance(error, UsageError)}
+                except (AttributeError, KeyError, TypeError) as error:  # who asks may be of another version
+                    answer = {
+                        "error": f"the process that owns the store {self._folder} does not understand what it"
+                        f" is told ({error!r}): is it of another version of wattribute?"
+                    }
                 connection.sendall(_packed(answer))
-        except (OSError, ValueError):
+        except (OSError, RecursionError, ValueError):
             pass  # the client is gone or does not speak the protocol: its connection ends, nothing else
         finally:
             if reader is not None:
@@ -327,8 +332,11 @@ def _spelt(value: Any) -> Any:
 
 def _read(found: dict[str, Any]) -> Any:
     """An object, or the value that ``_spelt`` made it of."""
-    made = _KINDS.get(found.get(_KIND, ""))
-    return found if made is None else made(found["text"])
+    made = _KINDS.get(str(found.get(_KIND)))
+    try:
+        return found if made is None else made(found["text"])
+    except (ArithmeticError, KeyError, TypeError, ValueError):
+        return found  # what somebody measured may have labels of any name
 
 
 def _field(value: Any) -> str:

@@ -98,6 +98,10 @@ def _names_a_view(sql: str) -> bool:
 
 def checked(sql: str, table_functions: frozenset[str]) -> str:
     """The statement without a closing semicolon. Raises UsageError unless it is one that only reads."""
+    try:
+        sql.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"a query is UTF-8, and this is not behind {sql[: error.start][-20:]!r}") from None
     tokens = [match for match in _TOKEN.finditer(sql) if match.lastgroup not in ("comment", "space")]
     while tokens and tokens[-1].group() == ";":
         sql = sql[: tokens.pop().start()]

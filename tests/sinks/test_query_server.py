@@ -250,11 +250,50 @@ def test_rude_clients_do_no_harm(sink: ClickHouseSink, remote: RemoteStore, fold
         struct.pack(">I", 5) + b"\xff\xfe{}[",
         struct.pack(">I", 4) + b"null",
         struct.pack(">I", 13) + b'{"sql": "\xed\xa0"}',
+        struct.pack(">I", 100_000) + b"[" * 100_000,
         struct.pack(">I", len(body)) + body,  # gone before the answer
     ):
         raw(message)
     assert remote.query("SELECT 1").rows == [(1,)]
     sink.write_rows("gap", [{"host": "h"}])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"prices": [5]},
+        {"tariffs": [{}]},
+        {"billed": {"host": "h", "unheard_of": 1}},
+        {"lineage": {"unheard_of": 1}},
+        {"billed": {"host": "h", "gpu_model": "m", "gpus": 1, "billed_from": 5}},
+    ],
+)
+def test_what_another_version_tells_is_answered_in_words(
+    remote: RemoteStore, message: dict[str, object]
+) -> None:
+    with pytest.raises(StoreError, match=r"does not understand .*another version of wattribute"):
+        remote.tell(message)
+    assert remote.query("SELECT 1").rows == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"\0kind": "datetime", "text": "garbage"},
+        {"\0kind": "Decimal", "text": "garbage"},
+        {"\0kind": "Decimal"},
+    ],
+)
+def test_labels_of_any_name_and_value_are_handed_over(
+    sink: ClickHouseSink, remote: RemoteStore, as_columns: AsColumns, labels: dict[str, str]
+) -> None:
+    sink.write_attribution(as_columns([{"labels": labels}]))
+    assert remote.query("SELECT labels FROM attribution").rows == [(labels,)]
+
+
+def test_a_query_that_is_not_utf_8_is_refused_in_words(remote: RemoteStore) -> None:
+    with pytest.raises(UsageError, match='a query is UTF-8, and this is not behind "SELECT \'a"'):
+        remote.query("SELECT 'a\udcff'")
 
 
 def test_several_ask_while_the_owner_writes(

@@ -16,6 +16,8 @@ from datetime import datetime
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,9 +26,12 @@ from tests.fake_library import compiled
 from tests.needs import need
 from tests.survival.processes import asked, ran, started, wait_until
 from wattribute.commands import run
+from wattribute.commands.ends import Worker
+from wattribute.commands.measuring import Own
 from wattribute.commands.progress import Lines, Patterns, Progress, follow, pattern, written
-from wattribute.errors import UsageError
+from wattribute.errors import BusError, UsageError
 from wattribute.records import Record, Run, Unit
+from wattribute.settings import Settings
 
 # The command alone, as ``wattribute run`` starts it, without anything that measures.
 PASSING = """
@@ -967,6 +972,19 @@ def test_of_processes_that_are_not_seen_it_does_not_say_that_they_cost_nothing(
     said = ran("run", *where, "--", "sleep", "1").stderr
     assert "it was not seen on a GPU\n" in said
     assert re.search(r"\d entries of lists of a GPU's processes are of none that /proc shows", said)
+
+
+def test_where_what_was_read_is_lost_it_does_not_say_that_there_is_nothing_to_pay() -> None:
+    """As on a full disk, or under ``ulimit -f``."""
+
+    def collect() -> None:
+        raise BusError("2 messages that waited in memory are lost")
+
+    source: Any = SimpleNamespace(complaints=lambda health: ())
+    own = Own(Settings(), source, "r", list)
+    own._collector = Worker(collect, Event(), "collector")
+    own._collector.wait()
+    assert own.complaints() == ["2 messages that waited in memory are lost"]
 
 
 def test_a_bug_in_the_report_does_not_change_how_the_command_ended(

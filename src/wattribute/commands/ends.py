@@ -192,12 +192,13 @@ def stopping(within_s: float = _END_S) -> Iterator[threading.Event]:
 
 
 class Worker:
-    """A task in a thread of its own. Where it fails it sets ``stop``, and ``join`` raises what it raised."""
+    """A task in a thread of its own. Where it fails it sets ``stop``, and ``join`` raises what it raised,
+    which is in ``error``."""
 
     def __init__(self, task: Callable[[], object], stop: threading.Event, name: str) -> None:
         self._task = task
         self._stop = stop
-        self._error: BaseException | None = None
+        self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -208,14 +209,14 @@ class Worker:
     def join(self) -> None:
         """Wait for its end."""
         self.wait()
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
 
     def _run(self) -> None:
         try:
             self._task()
         except BaseException as error:
-            self._error = error
+            self.error = error
             self._stop.set()
 
 

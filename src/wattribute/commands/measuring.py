@@ -127,7 +127,8 @@ class Own:
 
     def complaints(self) -> Sequence[str]:
         """See ``Measuring``."""
-        return list(self._source.complaints(self._health))
+        failed = self._collector.error  # as where the disk is full, and what was read was lost
+        return [*self._source.complaints(self._health), *([] if failed is None else [str(failed)])]
 
     def leave(self) -> None:
         """See ``Measuring``."""

@@ -179,7 +179,8 @@ class RemoteStore:
                 " a process that takes no more at once: tell it in parts, or stop that first"
             )
         try:
-            self._socket.sendall(packed)
+            with contextlib.suppress(ConnectionError):  # it has hung up; why, it may have said before
+                self._socket.sendall(packed)
             answer = _receive(self._socket, None)
         except (OSError, ValueError) as error:
             raise StoreError(f"the owner of the store {self._folder} does not answer: {error}") from error

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import stat
@@ -294,6 +295,20 @@ def test_labels_of_any_name_and_value_are_handed_over(
 def test_a_query_that_is_not_utf_8_is_refused_in_words(remote: RemoteStore) -> None:
     with pytest.raises(UsageError, match='a query is UTF-8, and this is not behind "SELECT \'a"'):
         remote.query("SELECT 'a\udcff'")
+
+
+def test_one_too_many_is_told_so(server: QueryServer, folder: Path) -> None:
+    others = [RemoteStore(folder) for _ in range(8)]
+    for other in others:
+        assert other.query("SELECT 1").rows == [(1,)]
+    one_more = RemoteStore(folder)
+    hung_up = select.poll()
+    hung_up.register(one_more._socket, select.POLLHUP)
+    assert hung_up.poll(60_000)  # before it asks
+    with pytest.raises(StoreError, match="8 others are asking already"):
+        one_more.query("SELECT 1")
+    for store in (*others, one_more):
+        store.close()
 
 
 def test_several_ask_while_the_owner_writes(

@@ -88,7 +88,8 @@ def in_full(sql: str) -> str:
 
 def _text_of_asked(asked: re.Match[str]) -> str:
     text = view(asked[2]).partition(f" VIEW {asked[2]} AS")[2]
-    for name, value in _GIVEN.findall(asked[3]):
+    given = dict(_GIVEN.findall(asked[3]))  # twice: the last counts, as to the engine
+    for name, value in given.items():
         text = text.replace(f"{{{name}:String}}", value)
     return f"{asked[1]} ({text})"
 

@@ -197,6 +197,19 @@ def test_a_view_without_its_parameters_is_told_how_it_is_asked(remote: RemoteSto
         remote.query(sql)
 
 
+def test_of_a_value_that_is_given_twice_the_last_counts_with_a_comment_and_without(
+    sink: ClickHouseSink, remote: RemoteStore, as_columns: AsColumns
+) -> None:
+    sink.write_attribution(as_columns([{"active_energy_uj": 5}]))
+    asked = (
+        "SELECT sum(energy_uj) FROM cost(policy = 'equal', since = '2100-01-01', since = '2000-01-01',"
+        " until = '2101-01-01')"
+    )
+    (counted,) = remote.query(asked).rows
+    assert counted[0] >= 5
+    assert remote.query(asked + " -- why").rows == [counted]
+
+
 @pytest.mark.parametrize("sql", ["SELECT {x:String}", "SELECT COLUMNS('none') FROM gap"])
 def test_what_is_wrong_without_a_view_is_not_said_of_one(remote: RemoteStore, sql: str) -> None:
     with pytest.raises(StoreError, match="refused"):

@@ -178,6 +178,11 @@ def test_a_replay_says_what_is_older_than_the_store_keeps(tmp_path: Path) -> Non
     lines = [{"kind": "trace", "version": 1, "host": "h", "boot_id": "b"}, *readings]
     trace.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     assert "3 minutes of a GPU are older than retention_days" in ran("replay", trace, *places).stderr
+    cut = "windows older than 30 days (retention_days) are gone"
+    by_seconds = ran("cost", "--since", "2001-09-09T01:46:41Z", "--until", "2001-09-09T01:47Z", *places)
+    assert f"{cut}, and with them this span's part of the minute 2001-09-09 01:46 UTC" in by_seconds.stdout
+    by_minutes = ran("cost", "--since", "2001-09-09T01:46Z", "--until", "2001-09-09T01:47Z", *places)
+    assert cut not in by_minutes.stdout
 
 
 def test_the_cost_table_is_plain_and_names_its_policy(golden: str) -> None:

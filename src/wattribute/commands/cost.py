@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from wattribute.commands.options import (
@@ -99,6 +99,7 @@ def cost(
         if shape is Format.table:
             notes = _notes(columns, tz, known_at, unallocated)
             notes += _labels_of_nobody(rows, columns)
+            notes += _cut_notes(opened, begin, end)
             notes += unpriced_notes(opened, rows, policy, begin, end, known_at)
             write_grid(cost_grid(rows, columns, policy, notes))
             if unit is not None:
@@ -121,6 +122,21 @@ def _labels_of_nobody(rows: Rows, by: Sequence[str]) -> list[str]:
     labels = [name for name in by if name.startswith(LABEL)]
     unknown = [name.removeprefix(LABEL) for name in labels if not any(row[name] for row in rows)]
     return [f"no row has the label {name}" for name in unknown] if rows else []
+
+
+def _cut_notes(store: Readable, since: datetime | None, until: datetime | None) -> list[str]:
+    """Which minutes the span cuts whose windows are deleted: of those no sum has a part."""
+    from wattribute.sinks.rollup import retention_days
+
+    cut = [end for end in (since, until) if end is not None and (end.second or end.microsecond)]
+    days = retention_days(store) if cut else 0
+    kept_from = datetime.now(UTC) - timedelta(days=days)
+    return [
+        f"windows older than {days} days (retention_days) are gone, and with them this span's part of the"
+        f" minute {end:%Y-%m-%d %H:%M} UTC: ask for whole minutes"
+        for end in cut
+        if days and end < kept_from
+    ]
 
 
 def shown_place(row: Mapping[str, Any], name: str) -> str:

@@ -76,5 +76,5 @@ FROM
         first_minute, last_minute
     HAVING max(counts)
 ) AS counted
-LEFT JOIN
-{{sole_version}} AS sole USING (model)
+ASOF LEFT JOIN
+{{sole_version}} AS sole USING (model, told_version, begin_ns)

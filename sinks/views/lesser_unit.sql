@@ -30,14 +30,19 @@ WITH
     -- of a minute that the span cuts, all is read: who was there must not depend on where it is cut
     intDiv(since_ns, minute_ns) * minute_ns AS first_ns,
     intDiv(until_ns + minute_ns - 1, minute_ns) * minute_ns AS last_ns,
-    -- the versions of the models that have units with a run and no phase, and whether they trained or served
+    -- the versions that only served, of the models that have units with a run and no phase; '' where the whole model did
     (
-        SELECT groupUniqArray((model, h.1, h.2))
+        SELECT groupArray((model, told_version))
         FROM
-{{sole_version}} AS sole
-        ARRAY JOIN held AS h
-        WHERE model IN (SELECT model FROM unit_teller WHERE names_run_only)
-    ) AS held_by
+        (
+            SELECT model, arrayJoin(arrayDistinct(['', version])) AS told_version
+            FROM
+{{held_hour}}
+            WHERE model IN (SELECT model FROM unit_teller WHERE names_run_only)
+            GROUP BY model, told_version
+            HAVING max(trains) = 0
+        )
+    ) AS served_only
 SELECT
     lesser.*,
     multiIf(minute = first_minute, head, minute = last_minute, tail, (whole - head - tail) / (last_minute - first_minute - 1))

@@ -164,8 +164,8 @@ FROM
             FROM lesser_unit(unit = {unit:String}, since = {since:String}, until = {until:String})
             WHERE counts
         ) AS told
-        LEFT JOIN
-{{sole_version}} AS sole USING (model)
+        ASOF LEFT JOIN
+{{sole_version}} AS sole USING (model, told_version, begin_ns)
         WHERE NOT is_training
     )
     GROUP BY model, model_version, minute, unit, told_by

@@ -1,64 +1,42 @@
 (
-    WITH
-        toStartOfHour(since_at + toIntervalMillisecond(3599999)) AS whole_hours_from,
-        toStartOfHour(until_at) AS whole_hours_until,
-        toStartOfMinute(since_at + toIntervalMillisecond(59999)) AS whole_minutes_from,
-        toStartOfMinute(until_at) AS whole_minutes_until
-    -- For each model, which versions held a GPU in the span, whether for training (1) or serving (0), and from when until
-    -- when (ns). Where several versions served: one entry for each stretch of hours without a break, because a version that
-    -- was rolled back to has several. Where only one served: one entry, because every count belongs to it, whenever it was.
-    -- (A model that served each hour anew for a month had 720 stretches beside each of its counts, and 86,000 of those took
-    -- more than 2 GiB.)
+    -- Of each model and the version that a count names, whether processes of it served and trained in the span; where it
+    -- names none, of any. For those also the only version that served in all, and the next two that serve from a time on,
+    -- with when they do: what ends by then is of neither. A line for each stretch of hours without a break, for a version
+    -- that is rolled back to comes again; joined by time, for an array of all stretches beside each count took more than
+    -- 2 GiB of two versions that took turns by the hour for four months.
     SELECT
         model,
-        if(uniqExactIf(version, NOT trains) > 1,
-            groupArrayArray(if(trains, [(version, trains, hours[1].1, hours[-1].2)], arrayMap(
-                stretch -> (version, trains, stretch[1].1, stretch[-1].2), arraySplit(
-                    (hour, ended_before) -> hour.1 > ended_before, hours, arrayPushFront(arrayPopBack(hours.2), 0))))),
-            groupArray((version, trains, hours[1].1, hours[-1].2))) AS held
+        told_version,
+        stretch.2 AS begin_ns,
+        max(NOT trains) OVER named AS serves_too,
+        max(trains) OVER named AS trains_too,
+        if(minIf(version, NOT trains) OVER named = maxIf(version, NOT trains) OVER named,
+            minIf(version, NOT trains) OVER named, '') AS only_version,
+        minMap(map(toString(version), stretch.1)) OVER (
+            PARTITION BY model, told_version ORDER BY stretch.2 DESC RANGE BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+            AS begins,
+        arraySlice(arraySort(arrayZip(mapValues(begins), mapKeys(begins))), 1, 2) AS next
     FROM
     (
-        SELECT model, version, trains, arraySort(groupArray((begin_ns, end_ns))) AS hours
+        SELECT
+            model,
+            version,
+            trains,
+            arrayJoin(arrayDistinct(['', version])) AS told_version,
+            arrayJoin(arrayPushFront(if(told_version = '' AND NOT trains, stretches, []), (toInt64(0), toInt64(0)))) AS stretch
         FROM
         (
             SELECT
                 model,
                 version,
                 trains,
-                min(toUnixTimestamp64Milli(began)) * 1000000 AS begin_ns,
-                max(toUnixTimestamp64Milli(ended)) * 1000000 AS end_ns
+                arraySort(groupArray((begin_ns, end_ns))) AS hours,
+                arrayMap(s -> (s[1].1, s[-1].2), arraySplit(
+                    (hour, ended_before) -> hour.1 > ended_before, hours, arrayPushFront(arrayPopBack(hours.2), 0))) AS stretches
             FROM
-            (
-                SELECT model, model_version AS version, {{trains}} AS trains, bucket_start AS hour,
-                    min(first_at) AS began, max(last_at) AS ended
-                FROM attribution_hour FINAL
-                WHERE account = 'process' AND bucket_start >= whole_hours_from AND bucket_start < whole_hours_until
-                GROUP BY model, version, trains, hour
-                UNION ALL
-                -- of hours that the span cuts, only what lies in the span; else the result would depend on what is
-                -- summed up by now
-                SELECT model, model_version AS version, {{trains}} AS trains, toStartOfHour(bucket_start) AS hour,
-                    min(first_at) AS began, max(last_at) AS ended
-                FROM attribution_minute FINAL
-                WHERE account = 'process' AND bucket_start >= whole_minutes_from AND bucket_start < whole_minutes_until
-                    AND (bucket_start < whole_hours_from OR bucket_start >= whole_hours_until)
-                GROUP BY model, version, trains, hour
-                UNION ALL
-                -- the same for minutes that the span cuts, and what the sums do not hold yet
-                SELECT model, model_version AS version, {{trains}} AS trains, toStartOfHour(window_start) AS hour,
-                    min(window_start) AS began, max(window_start + toIntervalMillisecond(window_ms)) AS ended
-                FROM attribution FINAL
-                WHERE account = 'process' AND window_start >= since_at AND window_start < until_at
-                    AND (window_start < whole_minutes_from OR window_start >= whole_minutes_until
-                        OR window_start >= (SELECT if(count() = 0, toDateTime('2105-01-01', 'UTC'), min(bucket_start))
-                            FROM dirty_bucket FINAL)
-                            AND (host, gpu, toStartOfMinute(window_start)) IN (
-                                SELECT host, gpu, bucket_start FROM dirty_bucket FINAL))
-                GROUP BY model, version, trains, hour
-            )
-            GROUP BY model, version, trains, hour
+{{held_hour}}
+            GROUP BY model, version, trains
         )
-        GROUP BY model, version, trains
     )
-    GROUP BY model
+    WINDOW named AS (PARTITION BY model, told_version)
 )

@@ -1,4 +1,1 @@
-if({{trains}} AND NOT (
-                phase = ''
-                AND arrayDistinct(arrayMap(
-                    h -> h.3, arrayFilter(h -> h.1 = model AND has(['', h.2], model_version), held_by))) = [0]), run, '')
+if({{trains}} AND NOT (phase = '' AND has(served_only, (model, model_version))), run, '')

@@ -13,7 +13,6 @@ from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.costs import cost_rows
 from wattribute.sinks.evidence import Evidence
 from wattribute.sinks.models import model_rows
-from wattribute.sinks.view_texts import part
 
 Row = dict[str, Any]
 
@@ -157,23 +156,28 @@ def test_a_version_that_ended_in_the_hour_before_does_not_make_two_of_one(
     assert (line["model_version"], line["quantity"]) == ("v1", 100)
 
 
-def test_beside_each_count_stand_stretches_of_the_version_only_where_several_served(
-    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+def test_versions_that_took_turns_by_the_hour_for_months_do_not_stand_beside_each_count(
+    priced: ClickHouseSink,
 ) -> None:
-    """One version that served each hour anew had a stretch for each: 720 a month, beside each count."""
-    hours = [spent(start_ms, 60 * hour) for hour in range(12)]
-    trained: Row = {"model_version": "v0", "phase": "training", "gpu": "GPU-2"}
-    hours += [spent(start_ms, 60 * hour, **trained) for hour in range(12)]
-    several: Row = {"model": "n", "gpu": "GPU-3"}
-    hours += [spent(start_ms, 60 * hour, model_version=f"v{hour % 2}", **several) for hour in range(12)]
-    priced.write_attribution(as_columns(hours))
-    text = part("sole_version").replace("{{trains}}", part("trains"))
-    found = priced.store.query(
-        "WITH toDateTime64('2000-01-01', 3, 'UTC') AS since_at,"
-        " toDateTime64('2100-01-01', 3, 'UTC') AS until_at"
-        f" SELECT model, length(held) FROM {text} ORDER BY model"
+    """An array of 2,000 stretches beside each of 40,000 counts took more than 2 GiB."""
+    hours, counts = 2_000, 40_000
+    store = priced.store
+    store.command(
+        "INSERT INTO attribution_hour (bucket_start, host, gpu, account, model, model_version, version)"
+        " SELECT toDateTime('2026-01-01', 'UTC') + 3600 * number, 'h', 'GPU-1', 'process', 'm',"
+        f" if(number % 2 = 0, 'v1', 'v2'), 1 FROM numbers({hours})"
+    )
+    store.command(
+        "INSERT INTO unit (t, period_ns, unit, quantity, host, model, phase, authority, event_id, version)"
+        f" SELECT toDateTime64('2026-01-01', 9, 'UTC') + {hours * 3600 // counts} * number + 60, 60000000000,"
+        f" 'images', 1, 'h', 'm', 'inference', 4, toString(number), 1 FROM numbers({counts})"
+    )
+    found = store.query(
+        "SELECT model_version, sum(quantity) FROM counted_unit(unit = 'images', since = '2026-01-01',"
+        " until = '2027-01-01') GROUP BY model_version ORDER BY model_version"
+        f" SETTINGS max_memory_usage = {256 << 20}"
     ).rows
-    assert found == [("m", 2), ("n", 12)]
+    assert [tuple(row) for row in found] == [("v1", counts / 2), ("v2", counts / 2)]
 
 
 @pytest.mark.parametrize("is_rolled_up", [False, True])

@@ -156,8 +156,11 @@ def test_a_version_that_ended_in_the_hour_before_does_not_make_two_of_one(
     assert (line["model_version"], line["quantity"]) == ("v1", 100)
 
 
+@pytest.mark.parametrize(
+    ("versions", "named", "shares"), [(2, "", {"v0": 0.5, "v1": 0.5}), (2_000, "v7", {"v7": 1})]
+)
 def test_versions_that_took_turns_by_the_hour_for_months_do_not_stand_beside_each_count(
-    priced: ClickHouseSink,
+    priced: ClickHouseSink, versions: int, named: str, shares: dict[str, float]
 ) -> None:
     """An array of 2,000 stretches beside each of 40,000 counts took more than 2 GiB."""
     hours, counts = 2_000, 40_000
@@ -165,19 +168,19 @@ def test_versions_that_took_turns_by_the_hour_for_months_do_not_stand_beside_eac
     store.command(
         "INSERT INTO attribution_hour (bucket_start, host, gpu, account, model, model_version, version)"
         " SELECT toDateTime('2026-01-01', 'UTC') + 3600 * number, 'h', 'GPU-1', 'process', 'm',"
-        f" if(number % 2 = 0, 'v1', 'v2'), 1 FROM numbers({hours})"
+        f" concat('v', toString(number % {versions})), 1 FROM numbers({hours})"
     )
     store.command(
-        "INSERT INTO unit (t, period_ns, unit, quantity, host, model, phase, authority, event_id, version)"
+        "INSERT INTO unit (t, period_ns, unit, quantity, host, model, model_version, authority, event_id)"
         f" SELECT toDateTime64('2026-01-01', 9, 'UTC') + {hours * 3600 // counts} * number + 60, 60000000000,"
-        f" 'images', 1, 'h', 'm', 'inference', 4, toString(number), 1 FROM numbers({counts})"
+        f" 'images', 1, 'h', 'm', '{named}', 4, toString(number) FROM numbers({counts})"
     )
     found = store.query(
         "SELECT model_version, sum(quantity) FROM counted_unit(unit = 'images', since = '2026-01-01',"
         " until = '2027-01-01') GROUP BY model_version ORDER BY model_version"
         f" SETTINGS max_memory_usage = {256 << 20}"
     ).rows
-    assert [tuple(row) for row in found] == [("v1", counts / 2), ("v2", counts / 2)]
+    assert dict(found) == {version: counts * share for version, share in shares.items()}
 
 
 @pytest.mark.parametrize("is_rolled_up", [False, True])

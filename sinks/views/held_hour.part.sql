@@ -4,7 +4,7 @@
         toStartOfHour(until_at) AS whole_hours_until,
         toStartOfMinute(since_at + toIntervalMillisecond(59999)) AS whole_minutes_from,
         toStartOfMinute(until_at) AS whole_minutes_until
-    -- Of each model, which versions held a GPU in the span, whether in what trains (1) or serves (0), in which hours, and
+    -- For each model, which versions held a GPU in the span, whether for training (1) or serving (0), in which hours, and
     -- there from when until when (ns).
     SELECT
         model,
@@ -20,7 +20,7 @@
         WHERE account = 'process' AND bucket_start >= whole_hours_from AND bucket_start < whole_hours_until
         GROUP BY model, version, trains, hour
         UNION ALL
-        -- of hours that the span cuts what lies in it, or it would depend on what is summed up by now
+        -- of hours that the span cuts, only what lies in the span; else the result would depend on what is summed up by now
         SELECT model, model_version AS version, {{trains}} AS trains, toStartOfHour(bucket_start) AS hour,
             min(first_at) AS began, max(last_at) AS ended
         FROM attribution_minute FINAL
@@ -28,7 +28,7 @@
             AND (bucket_start < whole_hours_from OR bucket_start >= whole_hours_until)
         GROUP BY model, version, trains, hour
         UNION ALL
-        -- and of such minutes, and what the sums do not hold yet
+        -- the same for minutes that the span cuts, and what the sums do not hold yet
         SELECT model, model_version AS version, {{trains}} AS trains, toStartOfHour(window_start) AS hour,
             min(window_start) AS began, max(window_start + toIntervalMillisecond(window_ms)) AS ended
         FROM attribution FINAL

@@ -1,9 +1,9 @@
 (
-    -- Of each model and the version that a count names, whether processes of it served and trained in the span; where it
-    -- names none, of any. For those also the only version that served in all, and the next two that serve from a time on,
-    -- with when they do: what ends by then is of neither. A line for each stretch of hours without a break, for a version
-    -- that is rolled back to comes again; joined by time, for an array of all stretches beside each count took more than
-    -- 2 GiB of two versions that took turns by the hour for four months.
+    -- For each model and version that a count may name ('': none), whether processes of it served and trained in the span,
+    -- of any version for ''. For '' also the only version that served at all, and the next two versions that serve from
+    -- begin_ns on, with when they begin; what has ended by then is not among them. One row for each stretch of hours
+    -- without a break, because a version that was rolled back to serves again. Counts are joined to it by time: with an
+    -- array of all stretches beside each count, two versions that took turns by the hour for four months took over 2 GiB.
     SELECT
         model,
         told_version,
@@ -23,7 +23,7 @@
             version,
             trains,
             arrayJoin(arrayDistinct(['', version])) AS told_version,
-            -- of thousands of versions the next of each at each time is much: only where counts name none
+            -- only where counts name no version: with thousands of versions this is a lot
             model IN (SELECT model FROM unit_teller WHERE model_version = '') AS is_asked,
             arrayJoin(arrayPushFront(if(is_asked AND told_version = '' AND NOT trains, stretches, []),
                 (toInt64(0), toInt64(0)))) AS stretch

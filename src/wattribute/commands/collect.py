@@ -37,8 +37,8 @@ def collect(
 ) -> None:
     """Sample this host's GPUs and processes, and send the readings to the bus.
 
-    While Kafka cannot be reached, readings wait in a spool on disk. SIGTERM or Ctrl-C ends it after all is
-    sent.
+    While Kafka cannot be reached, readings wait in a spool on disk. SIGTERM or Ctrl-C ends it; what cannot be
+    sent by then stays in the spool.
     """
     settings = load_settings({"bus": bus, "host": host, "fast_hz": fast_hz}, config)
     duration_s = parse_duration_s(duration) if duration else None

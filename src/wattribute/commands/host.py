@@ -59,7 +59,7 @@ def add(
 
     What no collector saw of that time is unobserved, and has a cost too.
 
-    Without it, a host is taken to be billed from its first to its last window. Declared again with the same
+    Undeclared, a host is taken to be billed from its first to its last window. Declared again with the same
     host, GPU and beginning, it replaces the entry of before.
     """
     settings = load_settings({"store": store}, config)

@@ -31,7 +31,7 @@ def add(
     ],
     until: Annotated[
         str,
-        typer.Option("--until", metavar="TIME", help="The end of its life: how long it is meant to serve."),
+        typer.Option("--until", metavar="TIME", help="The end of its life: until when it is to serve."),
     ],
     model_version: Annotated[str, typer.Option("--model-version", show_default=False)] = "",
     share: Annotated[

@@ -89,7 +89,7 @@ def models(
             "--limit",
             min=1,
             max=_MOST,
-            help="Only this many versions, the most expensive first.",
+            help="Only this many versions, the most expensive ones.",
             show_default="50 in a table",
         ),
     ] = None,
@@ -100,8 +100,8 @@ def models(
     """What each model version costs for each token and request it serves, and how good it is.
 
     The average covers everything that its processes cost, idle time and input tokens included. Busy is the
-    part for the time in which the GPU worked; at best assumes the throughput of its best 15 minutes. Input
-    and output tokens have a price each, and add up to the whole cost. Training is a column of its own.
+    part for the time in which the GPU worked; at best assumes the throughput of its best 15 minutes. An input
+    and an output token have a price each, together the whole cost. Training is a column of its own.
     """
     settings = load_settings({"store": store}, config)
     zone = parse_zone(tz)

@@ -124,8 +124,8 @@ def run(
     """Run a command under a tag, and print what it cost to standard error when it ends.
 
     All processes that it starts are tagged. Its input, output, signals and exit status stay as they are.
-    Where no collector runs on this machine, it samples the GPUs itself while the command runs: it needs no
-    daemon and no special rights.
+    Where no collector of this machine sends to the bus, it samples the GPUs itself while the command runs:
+    that needs no daemon and no special rights.
     """
     if (checkpoint or resume or progress_file) and not progress:
         raise UsageError("--checkpoint, --resume and --progress-file go with --progress")

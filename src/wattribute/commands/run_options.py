@@ -72,7 +72,7 @@ ProgressFileOption = Annotated[
     typer.Option(
         "--progress-file",
         metavar="FILE",
-        help="Look for them in this file instead of the output.",
+        help="Look for these in this file, and leave the output alone.",
         rich_help_panel=_FAR,
     ),
 ]

@@ -50,7 +50,7 @@ def runs(
     """What each training run cost so far, over all its attempts, and what it will cost in the end.
 
     Wasted is the part of the cost after the checkpoint that the next attempt resumed from, and of the retry
-    until its first new step. It is a range where the step that it resumed from is not known.
+    until its first new step. It is a range where either is not known exactly.
     """
     settings = load_settings({"store": store}, config)
     zone = parse_zone(tz)

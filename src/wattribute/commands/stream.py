@@ -23,7 +23,7 @@ def stream(
     from_beginning: Annotated[
         bool,
         typer.Option(
-            "--from-beginning", help="Read everything that the bus still holds again: for an empty store."
+            "--from-beginning", help="Read again everything that the bus still holds: for an empty store."
         ),
     ] = False,
 ) -> None:

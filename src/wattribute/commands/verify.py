@@ -84,8 +84,8 @@ def verify(
     With --gpu, three known loads run on a real GPU for 8 minutes, alone and in every mix. That tells what
     each draws, and attribution is compared with it. No setting of the GPU is changed.
 
-    The exit status is 1 where a window is not conserved, a bar is missed, rows depend on the order of the
-    readings, or energy is lost, negative or with the wrong process.
+    The exit status is 1 where a window is not conserved, a bar is missed, rows depend on how the
+    readings came, or energy is lost, negative or with the wrong process.
     """
     if gpu or trace is not None:
         if names or seeds or picture is not None:

@@ -21,7 +21,7 @@ from wattribute.sinks.migrate import migrate
 from wattribute.sinks.query_server import open_store_for_reading, serve
 from wattribute.sinks.reading import columns_of
 from wattribute.sinks.schema import IDENTITY, SUMS
-from wattribute.sinks.store import PASSWORD, PASSWORD_FILE, open_store
+from wattribute.sinks.store import PASSWORD, PASSWORD_FILE, Store, open_store
 
 MIGRATIONS = sorted(path.name for path in (Path(migrations.__file__).parent / "migrations").glob("*.sql"))
 SCHEMA = "SELECT name, create_table_query FROM system.tables WHERE database = currentDatabase() ORDER BY name"
@@ -182,18 +182,24 @@ def test_migrating_again_changes_nothing(sink: ClickHouseSink) -> None:
     assert sink.store.query("SELECT name FROM migration ORDER BY number").rows == [(n,) for n in MIGRATIONS]
 
 
+def _statements(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the store is told from now on."""
+    told: list[str] = []
+    run = store.command
+
+    def command(sql: str, params: Any = None) -> None:
+        told.append(sql)
+        run(sql, params)
+
+    monkeypatch.setattr(store, "command", command)
+    return told
+
+
 def test_no_statement_is_one_that_older_servers_refuse(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """ClickHouse 26.3 takes no COMMENT behind a CODEC, takes one behind a table for its alias, and NOT before
     a tuple for a function."""
-    told: list[str] = []
     with closing(open_store(url)) as store:
-        run = store.command
-
-        def command(sql: str, params: Any = None) -> None:
-            told.append(sql)
-            run(sql, params)
-
-        monkeypatch.setattr(store, "command", command)
+        told = _statements(store, monkeypatch)
         migrate(store)
     assert any("CODEC(" in sql for sql in told)
     assert any(" VIEW " in sql for sql in told)
@@ -320,21 +326,15 @@ def test_a_view_of_another_text_is_made_anew_with_those_after_it_and_no_other(
     """A view that was dropped, and one that an older program made."""
     with closing(open_store(url)) as store:
         migrate(store)
-        told: list[str] = []
-        run = store.command
-
-        def command(sql: str, params: Any = None) -> None:
-            told.append(sql)
-            run(sql, params)
-
-        monkeypatch.setattr(store, "command", command)
+        told = _statements(store, monkeypatch)
         migrate(store)
         assert told == []
-        run("DROP VIEW reconcile")
+        store.command("DROP VIEW reconcile")
+        told.clear()
         migrate(store)
         assert [sql.partition(" VIEW ")[2].split()[0] for sql in told] == ["reconcile"]
+        store.command("CREATE OR REPLACE VIEW model_cost AS SELECT 1 AS old")
         told.clear()
-        run("CREATE OR REPLACE VIEW model_cost AS SELECT 1 AS old")
         migrate(store)
         assert [sql.partition(" VIEW ")[2].split()[0] for sql in told] == [
             "model_cost",

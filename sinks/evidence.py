@@ -66,10 +66,12 @@ class Evidence:
         gone_hours = sum(row[11] for row in self._priced) - hours
         gone_joules = sum(row[12] for row in self._priced) - joules
         in_sums = "of windows that are gone: in the money, prices and units, and in no other figure here"
-        gone = [told("retention_days", str(days), in_sums, None, gone_joules, gone_hours)]
+        gone = []
+        if days and gone_hours > 1e-9:
+            gone.append(told("retention_days", str(days), in_sums, None, gone_joules, gone_hours))
         return [
             told("figure", "unpriced" if unpriced else f"{usd:.6g} USD", counted, count, joules, hours),
-            *(gone if days and gone_hours > 1e-9 else ()),
+            *gone,
             told("error band", "95 %", band, None, error_j, error_hours),
             told(
                 "coverage", _percent(covered, whole), "of the time of these windows was seen by a collector"

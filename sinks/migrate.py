@@ -9,7 +9,7 @@ from typing import Final
 from wattribute.errors import StoreError
 from wattribute.sinks.prices import load_bundled
 from wattribute.sinks.store import Store
-from wattribute.sinks.view_texts import VIEWS, view
+from wattribute.sinks.view_texts import VIEWS, select_of, view
 
 _RECORD: Final = """
 CREATE TABLE IF NOT EXISTS migration
@@ -75,13 +75,11 @@ def _make_views(store: Store, anew: bool) -> None:
     found = store.query("SELECT name, comment FROM system.tables WHERE database = currentDatabase()").rows
     checksums = dict(found)
     for name in VIEWS:
-        sql = view(name)
-        checksum = hashlib.sha256(sql.encode()).hexdigest()
+        checksum = hashlib.sha256(view(name).encode()).hexdigest()
         anew = anew or checksums.get(name) != checksum
         if anew:
             # in parentheses, for until 26.3 COMMENT behind a table is taken for another name of that
-            before, head, select = sql.partition(f" VIEW {name} AS\n")
-            store.command(f"{before}{head}(\n{select})\nCOMMENT '{checksum}'")
+            store.command(f"CREATE OR REPLACE VIEW {name} AS ({select_of(name)})\nCOMMENT '{checksum}'")
 
 
 def _apply(store: Store, number: int, name: str, sql: str, checksum: str) -> None:

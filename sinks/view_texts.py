@@ -67,6 +67,11 @@ def view(name: str) -> str:
     return sql.replace(f"VIEW {made_of} ", f"VIEW {name} ")
 
 
+def select_of(name: str) -> str:
+    """The SELECT of a view, as it stands in others, and in parentheses in the statement that makes it."""
+    return view(name).partition(f" VIEW {name} AS")[2]
+
+
 def part(name: str) -> str:
     """The text of a part, which stands in views in place of its name."""
     return _text(f"{name}.part").rstrip()
@@ -87,7 +92,7 @@ def in_full(sql: str) -> str:
 
 
 def _text_of_asked(asked: re.Match[str]) -> str:
-    text = view(asked[2]).partition(f" VIEW {asked[2]} AS")[2]
+    text = select_of(asked[2])
     given = dict(_GIVEN.findall(asked[3]))  # twice: the last counts, as to the engine
     for name, value in given.items():
         text = text.replace(f"{{{name}:String}}", value)

@@ -1,16 +1,17 @@
-"""Whole numbers, split such that the parts are the whole."""
+"""Split whole numbers so that the parts add up to the whole."""
 
 from wattribute.kernels.jit import part
 from wattribute.kernels.series import F64, I64
 
-_NO_SHARE = -3.0  # in place of a rest, and below any: who has no share of a total gets no unit of it either
+_NO_SHARE = -3.0  # below any remainder: marks who has no share of a total, and so gets no unit of it
 
 
 @part
 def product_over(a: int, b: int, c: int) -> int:
-    """floor(a * b / c) for 0 <= b <= c, c > 0, a >= 0, exactly, where a * b passes 63 bits too.
+    """Return floor(a * b / c) exactly, for 0 <= b <= c, c > 0, a >= 0, even where a * b exceeds 63 bits.
 
-    µJ × ns overflows within seconds: 700 J × 10 s is 7e18 of 9.2e18. Then by bits: at most 63 steps.
+    µJ × ns overflows within seconds: 700 J × 10 s is 7e18 of 9.2e18. Then it is computed by bits, in at most
+    63 steps.
     """
     if float(a) * float(b) < 9.0e18:
         return a * b // c
@@ -35,8 +36,8 @@ def product_over(a: int, b: int, c: int) -> int:
 
 @part
 def to_ratios(weights: F64, n: int) -> None:
-    """Turn the first n weights (sum > 0) into their shares of the whole: several quantities are split by the
-    same."""
+    """Turn the first n weights (sum > 0) into shares of their sum, in place, because several quantities are
+    split by them."""
     whole = 0.0
     for k in range(n):
         whole += weights[0, k]
@@ -46,11 +47,11 @@ def to_ratios(weights: F64, n: int) -> None:
 
 @part
 def apportion(total: int, ratios: F64, row: int, n: int, parts: I64, rests: F64) -> None:
-    """Split ``total`` by n ratios (sum 1), of that row, by largest remainder; equal remainders in order.
-    ``rests`` is room for them.
+    """Split ``total`` into ``parts`` by n ratios (row ``row``, sum 1), by largest remainder; equal remainders
+    in order. ``rests`` is scratch space for the remainders.
 
-    To whom a unit goes is as good as random: found without a branch, a window of four processes came from
-    1228 ns to 1063."""
+    Which part gets a unit is as good as random, so the search has no branch: a window of four processes went
+    from 1228 ns to 1063."""
     left = total
     for k in range(n):
         share = total * ratios[row, k]
@@ -65,7 +66,7 @@ def apportion(total: int, ratios: F64, row: int, n: int, parts: I64, rests: F64)
         parts[best] += 1
         rests[best] -= 1.0
         left -= 1
-    while left < 0:  # rounding in the products gave a unit too much
+    while left < 0:  # rounding of the products gave out a unit too many
         best, least = 0, 2.0
         for k in range(n):
             if rests[k] < least and parts[k] > 0:

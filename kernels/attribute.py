@@ -1,18 +1,18 @@
-"""Attribution (docs/attribution.md): the energy and time of each window, to whoever caused them.
+"""Attribution (docs/attribution.md): give the energy and time of each window to whoever caused them.
 
 For each device, over the windows that are due:
 
-    plan     which windows, and the offset of the newest message that bears on each
-    cut      the instants at which anything changes: window edges, holders, SM records, gaps (cut.py)
-    measure  the device's cumulative energy at each cut, in integer µJ, so that windows telescope (measure.py,
-             and of readings of power power.py)
-    split    each piece between two cuts to its holders (present.py), by largest remainder (apportion.py), so
-             that parts add up: what is above the idle level by watts × SM time, with the watts that were
-             learned (learn.py). Where MIG cuts the device, to its instances first (mig.py), and then within
-             each (split.py)
-    write    the rows (result.py)
+    plan     find the windows, and the offset of the newest message that affects each
+    cut      find the instants at which anything changes: window edges, holders, SM records, gaps (cut.py)
+    measure  compute the device's cumulative energy at each cut, in integer µJ, so that windows telescope
+             (measure.py; from power readings power.py)
+    split    split each piece between two cuts over its holders (present.py), by largest remainder
+             (apportion.py), so that the parts add up. What is above the idle level is split by watts × SM
+             time, with the learned watts (learn.py). Where MIG cuts the device, the piece is split over its
+             instances first (mig.py), and then within each (split.py)
+    write    write the rows (result.py)
 
-Integers throughout; floats only weigh. No fastmath: reassociation would break conservation.
+Energy and time are integers; floats are only weights. No fastmath: reassociation would break conservation.
 """
 
 import numpy as np
@@ -68,8 +68,8 @@ _i64_2 = types.Array(types.int64, 2, "C")
 
 @part
 def _plan(due: Due, d: int, low: int, windows: I64, offsets: I64) -> int:
-    """The windows that the marks of device d name, ascending from ``low`` on, with the newest offset of each;
-    how many."""
+    """Find the windows from ``low`` on that the marks of device d name, ascending, with the newest offset of
+    each. Return how many."""
     offsets[:] = -1
     high = low + offsets.shape[0] - 1
     for i in range(due.bounds[d], due.bounds[d + 1]):
@@ -86,11 +86,11 @@ def _plan(due: Due, d: int, low: int, windows: I64, offsets: I64) -> int:
 
 @part
 def _know_watts(holders: Holders, watts: Watts, row: int, work: Scratch) -> None:
-    """What each process draws per percent, by row ``row`` of what was learned, into ``work``."""
+    """Write what each process draws per percent, by row ``row`` of what was learned, into ``work``."""
     for m in range(work.members.shape[0]):
         h = work.members[m]
         work.watts[m], work.watts_sd[m] = holders.watts[h], holders.watts_sd[h]
-        # Who is not named is one of the others, unless more is known of it than of those.
+        # A process without a figure of its own has that of all others, unless its prior is more certain.
         if watts.known[row] > 0 and holders.watts_sd[h] >= WATTS_PRIOR_SD:
             work.watts[m], work.watts_sd[m] = watts.watts[row, 0], watts.sd[row, 0]
         for k in range(1, watts.known[row]):
@@ -114,7 +114,7 @@ def _attribute_windows(
     out: I64,
     row: int,
 ) -> int:
-    """Rows of device d for ``windows`` into out[:, row:]; the row after the last."""
+    """Write the rows of device d for ``windows`` into out[:, row:]; return the row after the last."""
     now_ns = hosts.now_ns[devices.host[d]]
     low_ns = windows[0] * window_ns
     high_ns = (windows[windows.shape[0] - 1] + 1) * window_ns
@@ -134,7 +134,7 @@ def _attribute_windows(
         if learned != known:
             _know_watts(holders, watts, learned, work)
             known = learned
-        told_ns = to_ns  # what is still to come does not bear on a window that may change
+        told_ns = to_ns  # a window that may change ignores records that begin after it
         if to_ns <= settled_ns:
             told_ns = (to_ns // BLOCK_NS + 1) * BLOCK_NS
         covered_ns, energy_uj, flags, gap = split_window(
@@ -149,7 +149,7 @@ def _attribute_windows(
         if read_from == FROM_COUNTER and (from_ns >= known_to_ns or to_ns <= known_from_ns):
             source = beside
         segment, reset = resets(devices, d, from_ns, to_ns)
-        # The energy of a reset comes of power, whatever the counter says before and after it.
+        # The energy of a reset comes from power, whatever the counter says before and after it.
         band = FROM_INSTANT if source == FROM_COUNTER and reset else source
         dispute = 0.0
         if band == FROM_COUNTER and beside != FROM_NONE and not flags & PROVISIONAL:
@@ -160,8 +160,8 @@ def _attribute_windows(
             flags |= DISPUTED if dispute > 0.0 else 0
         begin = row
         row, nothing_due = write_rows(holders, work, from_ns, to_ns, band, dispute, out, row)
-        # There is a last row: the covered time is due to somebody.
-        for r in range(begin, row):  # a slice would cost as much as all of the loop
+        # There is at least one row, because the covered time goes to some account.
+        for r in range(begin, row):  # assigning to slices would cost as much as the whole loop
             out[NOTHING_DUE, r] = nothing_due if r == row - 1 else 0
             out[ROW_DEVICE, r] = d
             out[ROW_WINDOW, r] = windows[k]
@@ -176,14 +176,14 @@ def _attribute_windows(
 
 @allocating_part
 def _span(hosts: Hosts, devices: Devices, due: Due, d: int, window_ns: int, ended: bool) -> tuple[int, int]:
-    """The first and the last window that the marks of device d make due."""
+    """Return the first and the last window that the marks of device d make due."""
     last_ns = devices.t_ns[d, devices.length[d] - 1]
     high = last_ns // window_ns
     if not ended:
-        host = devices.host[d]  # the window that its collector ended in has been written
+        host = devices.host[d]  # the window in which its collector ended has been written
         high = min(high, max(hosts.now_ns[host] // window_ns - 1, hosts.ended_ns[host] // window_ns))
     low = devices.first_ns[d] // window_ns
-    if devices.t_ns[d, 0] > devices.first_ns[d]:  # what lies before has been let go
+    if devices.t_ns[d, 0] > devices.first_ns[d]:  # earlier samples have been dropped
         low = devices.t_ns[d, 0] // window_ns + 1
     first, last = FOREVER, -1
     for i in range(due.bounds[d], due.bounds[d + 1]):
@@ -222,13 +222,13 @@ def attribute(
     ended: bool,
     out: I64,
 ) -> tuple[int, int, int]:
-    """Attribute the windows due of devices ``first`` and on, of that one from ``first_window`` on;
-    (rows written, the device and the window to go on with).
+    """Attribute the due windows of device ``first``, from ``first_window`` on, and of the devices after it.
+    Return (rows written, the device and the window to continue with).
 
-    What does not fit ``out`` (23, rows) is left for another call. ``watts``, ``of``: what was learned, and
-    which row of it each window due rests on. Not ``processes_known``: nobody said who held the devices, so
-    what nobody holds is residual. ``ended``: nothing more will come, so incomplete windows are due too, as of
-    a host whose collector has ended."""
+    What does not fit into ``out`` (23, rows) is left for another call. ``watts``, ``of``: what was learned,
+    and which row of it each due window uses. ``processes_known``: false where the input does not say who held
+    the devices; then what nobody holds is residual. ``ended``: nothing more will come, so incomplete windows
+    are due too, as for a host whose collector has ended."""
     row, n_devices = 0, due.bounds.shape[0] - 1
     for d in range(first, n_devices):
         if due.bounds[d] == due.bounds[d + 1] or devices.length[d] == 0:
@@ -244,7 +244,7 @@ def attribute(
         n = _plan(due, d, low, windows, offsets)
         if n == 0:
             continue
-        rows = 2  # of each window at most
+        rows = 2  # per window, at most
         h = devices.first_holder[d]
         while h >= 0:
             rows += may_hold(holders, h, windows[0] * window_ns, (windows[n - 1] + 1) * window_ns)

@@ -1,4 +1,4 @@
-"""The energy counter of a device: what it may have come to, where it began anew, what a reading bears on."""
+"""The energy counter of a device: which readings are plausible, where it was reset, what they affect."""
 
 from wattribute.kernels.jit import part
 from wattribute.kernels.series import (
@@ -41,7 +41,7 @@ def newest_ns(devices: Devices, d: int) -> int:
 
 @part
 def next_reading(energy_mj: I64, d: int, n: int, at: int) -> int:
-    """The first of n samples at or after index ``at`` that has a reading of the counter; n if none has."""
+    """Return the first of n samples at or after index ``at`` that has a counter reading; n if none has."""
     while at < n and energy_mj[d, at] < 0:
         at += 1
     return at
@@ -49,26 +49,26 @@ def next_reading(energy_mj: I64, d: int, n: int, at: int) -> int:
 
 @part
 def most_mj(span_ns: int) -> int:
-    """What the counter may gain in a time, at 10 kW: 1e7 mJ a second, and a second more, for it is refreshed
-    at its own pace."""
+    """Return the most that the counter may gain in a span at 10 kW: 1e7 mJ a second. One second is added,
+    because the counter is refreshed at its own pace."""
     return (span_ns + SECOND_NS) // 100
 
 
 @part
 def _is_near(devices: Devices, d: int, before: int, t: int, energy: int) -> bool:
-    """Whether a reading at ``t`` may be what the counter had come to since sample ``before``."""
+    """Whether the counter may have come from its reading in sample ``before`` to this one at ``t``."""
     gain = energy - devices.energy_mj[d, before]
     return bool(0 <= gain <= most_mj(t - devices.t_ns[d, before]))
 
 
 @part
 def is_leap(devices: Devices, d: int, t: int, energy: int) -> bool:
-    """Whether a reading that is too high to be true is the first of its kind: one garbled reading would else
-    be energy that somebody pays for. A second near it means that the counter was set anew."""
+    """Whether an implausibly high reading is the first of its kind: otherwise one garbled reading would be
+    energy that somebody pays for. A second reading near it means that the counter was set to a new value."""
     gain, later_ns = energy - devices.leap_mj[d], t - devices.leap_ns[d]
     if (
         devices.leap_mj[d] >= 0 and later_ns > 0 and 0 <= gain <= most_mj(later_ns)
-    ):  # not the same, sent twice
+    ):  # later_ns > 0: not the same reading, sent twice
         return False
     devices.leap_ns[d], devices.leap_mj[d] = t, energy
     return True
@@ -76,12 +76,12 @@ def is_leap(devices: Devices, d: int, t: int, energy: int) -> bool:
 
 @part
 def move_reset(devices: Devices, d: int, n: int, at: int) -> None:
-    """Move the edge of a reset to the reading at index ``at``, if it stands between the two edges."""
+    """Move one edge of a reset to the reading at index ``at``, if that lies between the two edges."""
     after = next_reading(devices.energy_mj, d, n, at + 1)
     if after == n or devices.energy_mj[d, at] < 0:
         return
     before = reading_before(devices.energy_mj, d, at)
-    # Where the counter was set higher, a reading fits both sides by its value, and one of them by its time.
+    # Where the counter was set to a higher value, a reading's value fits both sides; its time tells which.
     raised = before >= 0 and devices.energy_mj[d, before] <= devices.energy_mj[d, after]
     continues = raised and _is_near(devices, d, before, devices.t_ns[d, at], devices.energy_mj[d, at])
     for i in range(devices.reset_length[d]):
@@ -94,7 +94,7 @@ def move_reset(devices: Devices, d: int, n: int, at: int) -> None:
 
 @part
 def reading_before(energy_mj: I64, d: int, at: int) -> int:
-    """The last sample before index ``at`` that has a reading of the counter; -1 if none has."""
+    """Return the last sample before index ``at`` that has a counter reading; -1 if none has."""
     before = at - 1
     while before >= 0 and energy_mj[d, before] < 0:
         before -= 1
@@ -109,7 +109,7 @@ def counter_fits(devices: Devices, d: int, n: int, at: int, t: int, value: int) 
     after = next_reading(energy_mj, d, n, at)
     low = energy_mj[d, before] if before >= 0 else -1
     high = energy_mj[d, after] if after < n else COUNTER_MAX_MJ
-    if low > high:  # between the two sides of a reset: as a reading that comes in time has to fit one
+    if low > high:  # between the two sides of a reset: it must fit one, as a reading in time must
         if value >= low:
             return _is_near(devices, d, before, t, value)
         return bool(value <= high and high - value <= most_mj(t_ns[d, after] - t))
@@ -124,16 +124,16 @@ def counter_fits(devices: Devices, d: int, n: int, at: int, t: int, value: int) 
 
 @part
 def since_repeated(devices: Devices, d: int, knot_ns: int, t: int) -> int:
-    """To when the clock was set back, where a reading at ``t`` of a counter that last changed at ``knot_ns``
-    is the first after the time that came twice; else 0."""
+    """Return the time to which the clock was set back, where a reading at ``t`` is the first after the
+    repeated time; else 0. ``knot_ns``: when the counter last changed."""
     to_ns = devices.repeated_to_ns[d]
     return int(devices.repeated_from_ns[d]) if knot_ns <= to_ns < t <= to_ns + LATENESS_NS else 0
 
 
 @part
 def changed_since(devices: Devices, d: int, at: int) -> int:
-    """Since when a sample at index ``at`` bears on the energy: the last change of the counter before it, or
-    the last reading of power."""
+    """Return from when on a sample at index ``at`` affects the energy: from the last change of the counter
+    before it, or from the last power reading."""
     first = max(at - 1, 0)
     sources = devices.sources[d]
     if sources & HAS_INSTANT and not sources & HAS_COUNTER:
@@ -155,8 +155,8 @@ def changed_since(devices: Devices, d: int, at: int) -> int:
 
 @part
 def open_since(devices: Devices, d: int) -> int:
-    """Since when a sample after the newest bears on the energy. Where the newest lack the counter, that goes
-    straight from the last reading of power."""
+    """Return from when on a sample after the newest affects the energy. Where the newest samples lack the
+    counter, power is integrated: so from the last power reading on."""
     n = devices.length[d]
     if devices.counter_mj[d] < 0:
         return changed_since(devices, d, n)

@@ -1,4 +1,4 @@
-"""The cumulative energy of a device over some seconds, as a curve that is read at any instant."""
+"""The cumulative energy of a device over some seconds, as a curve that can be read at any instant."""
 
 import math
 
@@ -17,28 +17,28 @@ from wattribute.kernels.series import (
     Devices,
 )
 
-SHORTEST_NS, LONGEST_NS = 50_000_000, 60_000_000_000  # of other stretches the mean power says little
-_STEADY_NS = 1_000_000_000  # beyond that from change to change, or across a reset, none dates another
-_DATED_CHANGES = 30  # to each side: with 101 ms from change to change, 61 were read with every delay alike
+SHORTEST_NS, LONGEST_NS = 50_000_000, 60_000_000_000  # the mean power over other stretches says little
+_STEADY_NS = 1_000_000_000  # changes further apart, or across a reset, do not help to date each other
+_DATED_CHANGES = 30  # to each side: with 101 ms between changes, 61 are read with every delay equally often
 
 
 @part
 def _is_same(energy_mj: I64, d: int, i: int) -> bool:
-    """Whether the sample before i has the same reading as i, or one of both has none."""
+    """Whether samples i - 1 and i have the same counter reading, or one of them has none."""
     return bool(energy_mj[d, i] < 0 or energy_mj[d, i - 1] < 0 or energy_mj[d, i] == energy_mj[d, i - 1])
 
 
 @part
 def _draw_changes(devices: Devices, d: int, first: int, to_ns: int, work: LearnScratch) -> int:
-    """The curve of a counter from sample ``first`` on; its number of points.
+    """Draw the curve of a counter from sample ``first`` on; return its number of points.
 
-    A point is a change. That was read up to a period of the sampler after it happened, now sooner, now later,
-    while counters change at a steady pace: so it is dated at the mean of those around it in its run, but no
-    further from when it was read than half the time since the reading before."""
+    A point is a change of the counter. It is read up to a sampler period after it happened, now sooner, now
+    later, while counters change at a steady pace. So a change is dated at the mean reading time of the
+    changes around it in its run, but moved by at most half the time since the reading before."""
     t_ns, energy_mj = devices.t_ns, devices.energy_mj
     read_ns, sum_ns, curve_ns, curve_j = work.read_ns, work.sum_ns, work.curve_ns, work.curve_j
     while first > 0 and t_ns[d, first] > to_ns - LONGEST_NS and _is_same(energy_mj, d, first):
-        first -= 1  # to where it came to that reading
+        first -= 1  # back to where the counter reached this value
     n = 0
     before_ns, mj = 0, -1
     i = first
@@ -53,11 +53,11 @@ def _draw_changes(devices: Devices, d: int, first: int, to_ns: int, work: LearnS
             before_ns = t_ns[d, i]
         i += 1
         if i < devices.length[d] and t_ns[d, i] > enough_ns and n > 0 and read_ns[n - 1] <= to_ns:
-            enough_ns = min(t_ns[d, i], to_ns + LONGEST_NS)  # it changes seldom
+            enough_ns = min(t_ns[d, i], to_ns + LONGEST_NS)  # the counter changes rarely
     off_s2 = 0.0
     newest_ns = -FOREVER
     begin = 0
-    while begin < n:  # a run in which it changed at a steady pace
+    while begin < n:  # a run: the counter changed at a steady pace
         end = begin + 1
         while end < n and read_ns[end] - read_ns[end - 1] <= _STEADY_NS and curve_j[end] > curve_j[end - 1]:
             end += 1
@@ -83,8 +83,9 @@ def _draw_changes(devices: Devices, d: int, first: int, to_ns: int, work: LearnS
 def _draw_power(
     t_ns: I64, power_mw: I32, n: int, d: int, first: int, to_ns: int, shift_ns: int, work: LearnScratch
 ) -> int:
-    """The curve of integrated power from sample ``first`` on, NaN from where a reading is missing; its number
-    of points. ``shift_ns``: how long ago the middle of what a reading speaks of was."""
+    """Draw the curve of integrated power from sample ``first`` on, NaN from the first missing reading on;
+    return its number of points. ``shift_ns``: how long before its own time the middle of the span lies that a
+    reading covers."""
     count = 0
     total_j = 0.0
     i = first
@@ -101,7 +102,7 @@ def _draw_power(
 
 @part
 def draw_curve(devices: Devices, d: int, from_ns: int, to_ns: int, work: LearnScratch) -> int:
-    """The cumulative energy of a device in J, as points that lie around the time given; how many."""
+    """Draw the cumulative energy of a device in J, as points around the given span; return how many."""
     n = devices.length[d]
     before_ns = from_ns - (DATED_NS if devices.sources[d] & HAS_COUNTER else 0)
     first = work.near[0] = max(first_after(devices.t_ns, d, n, before_ns, work.near[0]) - 1, 0)
@@ -115,7 +116,7 @@ def draw_curve(devices: Devices, d: int, from_ns: int, to_ns: int, work: LearnSc
 
 @part
 def read_curve(n: int, instant_ns: int, work: LearnScratch, joules: F64) -> None:
-    """The curve of n points at an instant less each shift, NaN where it does not reach."""
+    """Read the curve of n points at an instant minus each shift, NaN where the curve does not reach."""
     curve_ns, curve_j = work.curve_ns, work.curve_j
     first_ns, last_ns = curve_ns[0], curve_ns[n - 1]
     pace = (n - 1) / max(last_ns - first_ns, 1)

@@ -8,8 +8,8 @@ from wattribute.kernels.series import I64, Devices, Holders, Watts, WattsOf
 
 @part
 def _add_cut(cuts_ns: I64, begin: int, n: int, edge_ns: int, to_ns: int) -> int:
-    """Insert an instant into cuts_ns[begin:n], ascending and once, if it lies between cuts_ns[begin] and
-    ``to_ns``; the new n."""
+    """Insert an instant into the ascending cuts_ns[begin:n], once, if it lies between cuts_ns[begin] and
+    ``to_ns``; return the new n."""
     if edge_ns <= cuts_ns[begin] or edge_ns >= to_ns:
         return n
     k = n
@@ -36,10 +36,10 @@ def _cut_holder(
     n: int,
     to_ns: int,
 ) -> int:
-    """Cut a window where holder h begins, ends or has an edge of an SM record; the new n.
+    """Cut a window where holder h begins, ends or has an edge of an SM record; return the new n.
 
-    ``seen``, ``used``: its first records that reach into the window; ``shift_ns``: how late those of SM time
-    are dated."""
+    ``seen``, ``used``: its first records that reach into the window; ``shift_ns``: how late SM records are
+    dated."""
     n = _add_cut(cuts_ns, begin, n, holders.exit_ns[h], to_ns)
     count = holders.seen_length[h]
     j = seen
@@ -73,7 +73,7 @@ def cut(
     window_ns: int,
     work: Scratch,
 ) -> int:
-    """All cuts of the windows, into ``work.cuts_ns`` and ``work.first_cut``; how many."""
+    """Write all cuts of the windows into ``work.cuts_ns`` and ``work.first_cut``; return how many."""
     first_ns = devices.first_ns[d]
     last_ns = devices.t_ns[d, devices.length[d] - 1]
     cuts_ns = work.cuts_ns
@@ -97,11 +97,11 @@ def cut(
         for m in range(work.members.shape[0]):
             h, seen, used = work.members[m], work.seen[m], work.used[m]
             if not may_hold(holders, h, from_ns, to_ns):
-                continue  # it is a member for the sake of other windows, of which nothing may depend
+                continue  # a member because of other windows, which must not affect this one
             while seen < holders.seen_length[h] and holders.seen_ns[h, seen] <= from_ns:
                 seen += 1
             while used > 0 and holders.used_ns[h, used - 1] - shift_ns > from_ns:
-                used -= 1  # the window before was shifted further
+                used -= 1  # the window before had a larger shift
             while used < holders.used_length[h] and holders.used_ns[h, used] - shift_ns <= from_ns:
                 used += 1
             work.seen[m], work.used[m] = seen, used

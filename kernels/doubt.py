@@ -1,4 +1,4 @@
-"""Readings that are not believed, or not before a second one says the same."""
+"""Readings that are not believed, or only once a second reading confirms them."""
 
 from wattribute.kernels.counter import COUNTER_MAX_MJ
 from wattribute.kernels.jit import part
@@ -24,9 +24,10 @@ def drop(drops: Drops, message: int, t: int, reason: int) -> None:
 
 @part
 def is_far_ahead(hosts: Hosts, host: int, d: int, now_ns: int, t: int) -> bool:
-    """Whether a time lies so far ahead of its host's clock that it takes a second reading to believe it.
+    """Whether a time lies so far ahead of its host's clock that only a second reading makes it credible.
 
-    One garbled time would else end every window up to it, and make all that follows too late."""
+    Otherwise one garbled time would end every window up to it, and everything that follows would be too
+    late."""
     if now_ns == 0 or t <= now_ns + FAR_NS:
         return False
     sent_twice = t == hosts.ahead_ns[host] and d == hosts.ahead_device[host]
@@ -38,8 +39,8 @@ def is_far_ahead(hosts: Hosts, host: int, d: int, now_ns: int, t: int) -> bool:
 
 @part
 def stands_alone(hosts: Hosts, devices: Devices, d: int, t: int) -> bool:
-    """Whether the only reading of a device lies more than a day ahead of its second, at ``t``, and nothing
-    else of its host does: then it is that one which is garbled."""
+    """Whether the only reading of a device lies more than a day ahead of its second one, at ``t``, and no
+    other device of its host has such a reading: then the first one is garbled."""
     if devices.t_ns[d, 0] - t <= FAR_NS:
         return False
     other = hosts.first_device[devices.host[d]]
@@ -65,7 +66,7 @@ def _is_absurd(sample: Sample) -> bool:
 
 @part
 def fault(devices: Devices, d: int, sample: Sample) -> int:
-    """Why a sample is refused whatever its neighbours are; ACCEPTED if it is not."""
+    """Return why a sample is refused regardless of its neighbours; ACCEPTED if it is not refused."""
     if _is_absurd(sample):
         return ABSURD
     return REPEATED if 0 < sample[0] <= devices.repeated_to_ns[d] else ACCEPTED

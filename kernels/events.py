@@ -1,4 +1,4 @@
-"""What messages tell beside readings: gaps, exits, clocks set back, a host whose time passes or ends."""
+"""What messages report besides readings: gaps, exits, clocks set back, a host whose time passes or ends."""
 
 from wattribute.kernels.counter import newest_ns
 from wattribute.kernels.gaps import add_gap, readings_around, remove_gap
@@ -20,10 +20,11 @@ def _come_again(
     offset: int,
     marks: Marks,
 ) -> None:
-    """Note that a clock was set back to ``from_ns``: the time up to the newest sample comes again.
+    """Note that a clock was set back to ``from_ns``: the time up to the newest sample is repeated.
 
-    What was attributed of it stands, and what is used while it comes again is residual there. So the gap that
-    a collector tells of does not hold what was read before it, and who was seen after its end ended later."""
+    What was attributed for that time remains, and what is used during the repetition is residual in it. So a
+    gap that the collector reported does not cover what was read before, and a process seen after its exit
+    ended later."""
     newest = newest_ns(devices, d)
     if newest < from_ns:
         return
@@ -66,7 +67,7 @@ def pass_time(
     if now_ns <= old_ns:
         return
     hosts.now_ns[host] = now_ns
-    goes_on = hosts.ended_ns[host] == old_ns  # after its collector's end: what was final then is not any more
+    goes_on = hosts.ended_ns[host] == old_ns  # its collector had ended: what was final then no longer is
     d = hosts.first_device[host]
     while d >= 0:
         if devices.length[d] > 0:
@@ -103,7 +104,8 @@ def _take_of_host(
     window_ns: int,
     marks: Marks,
 ) -> None:
-    """Take what all devices of a host share: its collector begins anew, or ends; its clock was set back."""
+    """Take an event that concerns all devices of a host: its collector starts anew or ends, or its clock was
+    set back."""
     now_ns = hosts.now_ns[host]
     if kind == END:
         hosts.ended_ns[host] = now_ns
@@ -131,21 +133,21 @@ def take_event(
     window_ns: int,
     marks: Marks,
 ) -> None:
-    """Take what a message tells beside readings, and mark what that changes."""
+    """Take an event, and mark the windows that it changes."""
     kind, index, from_ns, to_ns = events[e, 0], events[e, 1], events[e, 2], events[e, 3]
     if kind in (EPOCH, REPEAT, END):
         _take_of_host(hosts, devices, holders, host, kind, from_ns, offset, window_ns, marks)
         return
     d = index if kind in (GAP, TOUCH) else holders.device[index]
     if kind in (GIVEN, MIG_INSTANCE):
-        t = max(from_ns, devices.repeated_to_ns[d] + 1)  # what time that came twice told holds from its end
+        t = max(from_ns, devices.repeated_to_ns[d] + 1)  # records of repeated time count from its end on
         if kind == GIVEN:
             take_given(devices, holders, hosts, index, t, to_ns, offset, window_ns, marks)
         else:
             take_instance(devices, holders, hosts, index, t, to_ns, offset, window_ns, marks)
         return
     now_ns, has_samples = hosts.now_ns[host], devices.length[d] > 0
-    floor_ns = now_ns - HORIZON_NS  # what lies before it is not touched any more
+    floor_ns = now_ns - HORIZON_NS  # what lies before it no longer changes
     if has_samples and kind != TOUCH:
         floor_ns = min(floor_ns, newest_ns(devices, d) - HORIZON_NS)
     from_ns = max(from_ns, floor_ns)

@@ -1,4 +1,4 @@
-"""Where among ascending times an instant lies."""
+"""Find where an instant lies among ascending times."""
 
 from wattribute.kernels.jit import part
 from wattribute.kernels.series import I64
@@ -6,10 +6,11 @@ from wattribute.kernels.series import I64
 
 @part
 def find_sample(t_ns: I64, d: int, n: int, i: int, instant_ns: int, per_ns: float) -> int:
-    """The last of n samples at or before an instant, which is not before sample i.
+    """Return the last of n samples at or before an instant, which must not be before sample i.
 
-    Samples come at a steady pace, ``per_ns`` of them a nanosecond: begin where it should be, and step from
-    there, ever further. Reads a cache line or two where a scan of 100 Hz reads 13 a second."""
+    Samples come at a steady pace, ``per_ns`` of them a nanosecond. The search begins where the sample should
+    be, with steps that double. It reads one or two cache lines, where a scan at 100 Hz reads 13 for each
+    second."""
     i = min(i + int((instant_ns - t_ns[d, i]) * per_ns), n - 1)
     step = 1
     while t_ns[d, i] > instant_ns:
@@ -28,14 +29,14 @@ def find_sample(t_ns: I64, d: int, n: int, i: int, instant_ns: int, per_ns: floa
 
 @part
 def samples_per_ns(t_ns: I64, d: int, n: int) -> float:
-    """Samples a nanosecond."""
+    """Samples per nanosecond."""
     return float((n - 1) / max(t_ns[d, n - 1] - t_ns[d, 0], 1))
 
 
 @part
 def first_after(ns: I64, row: int, n: int, instant_ns: int, near: int) -> int:
-    """The first of n ascending times that lies after an instant; n if none does. Looked for from ``near`` on,
-    with steps that double: what is asked for block after block is never far."""
+    """Return the first of n ascending times that lies after an instant; n if none does. The search begins at
+    ``near``, with steps that double: from block to block the answer never moves far."""
     low, high, step = 0, n, 1
     near = min(near, n)
     if near < n and ns[row, near] <= instant_ns:

@@ -1,4 +1,4 @@
-"""Watts per percent, idle level and shift, fitted to sums of stretches by ridge regression."""
+"""Fit watts per percent, idle level and shift to the sums of stretches, by ridge regression."""
 
 import math
 
@@ -15,21 +15,23 @@ from wattribute.kernels.learn_scratch import (
 )
 from wattribute.kernels.series import F64, IDLE_HIGH, IDLE_LOW, WATTS_PRIOR, WATTS_PRIOR_SD, Holders, Watts
 
-_FIXED_SD_W = 1e-3  # of an idle level that is known: it is not learned
-# A process that works draws something: so much of the prior, or where that is less what its watts are unsure
-# by. An L4 draws 72 W at most: there all had the quarter, 1 W a percent, and 30 % went to the wrong process.
+_FIXED_SD_W = 1e-3  # for an idle level that is configured: it is not learned
+# A process that works draws something: at least this part of the prior, or its standard deviation where that
+# is less. (With the quarter alone, all processes on an L4, which draws 72 W at most, had 1 W a percent, and
+# 30 % went to the wrong process.)
 _LEAST = 0.25
-# A shift is believed where it leaves so much of the variance at most, and of few seconds less yet: of 64
-# devices with four processes chance gave one a shift in its first seconds, and so 100 ms of no SM time.
+# A shift is accepted if it leaves at most this part of the variance unexplained; with few seconds of data the
+# limit is lower. (Of 64 devices with four processes, chance gave one a shift in its first seconds, and so 100
+# ms without SM time.)
 _BETTER, _CHANCE_S = 0.9, 3.0
-# And where it explains so much more, in squares over the noise: of constant power any shift explains little.
+# It must also explain this much more, in squares over the noise: of constant power any shift explains little.
 _PROOF = 10.0
 
 
 @part
 def _decompose(a: F64, n: int) -> None:
-    """Cholesky: the lower triangle L of the first n rows of ``a``, in place, such that L Lᵀ was ``a``; the
-    reciprocals of its diagonal in that place, for to divide takes as long as ten products."""
+    """Cholesky decomposition of the first n rows of ``a`` in place: the lower triangle L such that L Lᵀ was
+    ``a``. On its diagonal are the reciprocals, because a division takes as long as ten products."""
     for i in range(n):
         for j in range(i + 1):
             total = a[i, j]
@@ -40,7 +42,7 @@ def _decompose(a: F64, n: int) -> None:
 
 @part
 def _solve_forward(lower: F64, n: int, b: F64) -> None:
-    """The y of L y = b for each column of ``b``, in its place."""
+    """Solve L y = b for each column of ``b``, in place."""
     for i in range(n):
         for k in range(i):
             for s in range(SHIFTS):
@@ -51,7 +53,7 @@ def _solve_forward(lower: F64, n: int, b: F64) -> None:
 
 @part
 def _solve_back(lower: F64, n: int, y: F64, s: int, x: F64) -> None:
-    """The x of Lᵀ x = y, of a column s of ``y``."""
+    """Solve Lᵀ x = y, for column s of ``y``."""
     for i in range(n - 1, -1, -1):
         total = y[i, s]
         for k in range(i + 1, n):
@@ -61,7 +63,7 @@ def _solve_back(lower: F64, n: int, y: F64, s: int, x: F64) -> None:
 
 @part
 def _variance(lower: F64, n: int, i: int, x: F64) -> float:
-    """The i-th of the diagonal of (L Lᵀ)⁻¹: the squares of the i-th column of L⁻¹."""
+    """Return the i-th diagonal element of (L Lᵀ)⁻¹: the sum of squares of the i-th column of L⁻¹."""
     total = 0.0
     for j in range(i, n):
         entry = 1.0 if j == i else 0.0
@@ -74,8 +76,9 @@ def _variance(lower: F64, n: int, i: int, x: F64) -> float:
 
 @part
 def _between(best: int, squares: F64) -> tuple[int, int, float]:
-    """The shift at which a parabola through what the best and those beside it leave unexplained is least, and
-    between the best and which other that lies, at what share of the way. None at all stays that."""
+    """Refine the best shift to the minimum of a parabola through what it and its two neighbours leave
+    unexplained. Return (that shift, the neighbour on its side, how far it lies towards that, as a ratio). No
+    shift stays no shift."""
     if best in (0, UNSHIFTED, SHIFTS - 1):
         return SHIFTS_NS[best], best, 0.0
     below_ns, above_ns = SHIFTS_NS[best] - SHIFTS_NS[best - 1], SHIFTS_NS[best + 1] - SHIFTS_NS[best]
@@ -91,14 +94,13 @@ def _between(best: int, squares: F64) -> tuple[int, int, float]:
 
 @part
 def _add_prior(holders: Holders, n: int, idle_w: float, idle_sd_w: float, work: LearnScratch) -> float:
-    """Add to the sums of those in the first n places what is likely before anything is seen; Σ prior² /
-    variance of that.
+    """Add the priors to the sums of the first n places; return Σ prior² / variance.
 
-    The idle level, and watts that something is known of, are their prior ± its deviation. Of processes that
-    nothing is known of the mean, by SM time, is the prior ± its deviation, and each of them the mean ± that:
-    what the readings do not tell apart is split by SM time. With priors of their own, of constant 650 W the
-    busier of two took too much: 60 and 20 % had 4.4 to 1. All is in units of the prior, of which instances
-    have parts."""
+    The idle level, and watts of which something is known, are their prior ± its deviation. Of processes of
+    which nothing is known, the mean by SM time is the prior ± its deviation, and each is the mean ± that: so
+    what the readings do not tell apart is split by SM time. With independent priors the busier of two took
+    too much: of a constant 650 W, processes with 60 and 20 % had 4.4 to 1. All is in units of the prior,
+    because instances have parts of it."""
     second, first, mean, pull = work.second, work.first, work.x, work.pull
     total = squared = spent = 0.0
     for i in range(n):
@@ -132,9 +134,10 @@ def _add_prior(holders: Holders, n: int, idle_w: float, idle_sd_w: float, work: 
 def fit(
     holders: Holders, n: int, idle_mw: int, idle_sd_w: float, work: LearnScratch, out: Watts, row: int
 ) -> None:
-    """Watts of those in the first n places, idle level, shift, and how sure they are, into row ``row``."""
+    """Fit watts of the first n places, idle level and shift; write them with their uncertainty into row
+    ``row``."""
     second, first, squares, x = work.second, work.first, work.squares, work.x
-    weight = second[AT_IDLE, AT_IDLE]  # of all stretches, in seconds over the noise
+    weight = second[AT_IDLE, AT_IDLE]  # of all stretches: seconds / noise variance
     idle_w = idle_mw / 1e3
     spent = _add_prior(holders, n, idle_w, max(idle_sd_w, _FIXED_SD_W), work)
     _decompose(second, n)
@@ -144,7 +147,7 @@ def fit(
         for i in range(n):
             squares[s] -= first[i, s] ** 2
     best = UNSHIFTED
-    spare_s = max(weight * NOISE_W2 - (n - AT_OWN), 1.0)  # of what was seen, beyond a second for each process
+    spare_s = max(weight * NOISE_W2 - (n - AT_OWN), 1.0)  # seconds of data, less one for each process
     better = min(_BETTER, spare_s / (spare_s + _CHANCE_S))
     limit = min(better * squares[UNSHIFTED], squares[UNSHIFTED] - _PROOF)
     for s in range(SHIFTS):
@@ -155,10 +158,10 @@ def fit(
         first[i, best] += share * (first[i, beside] - first[i, best])
     _solve_back(second, n, first, best, x)
     least = squares[best]
-    noise = max(least, 0.0) / max(work.stretches[0], 1e-9)  # how much larger than taken
+    noise = max(least, 0.0) / max(work.stretches[0], 1e-9)  # how much larger than assumed
     out.shift_ns[row] = shift_ns
     out.noise_w[row] = math.sqrt(noise * NOISE_W2)
-    # Energy that is dated late moves SM time to a later window with it.
+    # Energy that is dated late (a negative shift) takes SM time into a later window with it.
     out.late_s[row] = math.sqrt(work.late_s2[0] / max(weight, 1e-9) + (min(shift_ns, 0) / 1e9) ** 2)
     out.idle_mw[row] = idle_mw
     if idle_sd_w > 0.0:
@@ -171,6 +174,6 @@ def fit(
         prior = holders.watts[work.who[i]] if i >= AT_OWN else WATTS_PRIOR
         out.holder[row, i - 1] = work.who[i]
         out.watts[row, i - 1] = max(x[i], min(_LEAST * prior, sd))
-        # Of those that share a figure each is off from it as any process is from the mean of all.
+        # Each process that shares a figure differs from it as any process does from the mean of all.
         out.sd[row, i - 1] = math.hypot(sd, WATTS_PRIOR_SD) if i == AT_OTHERS else sd
     out.known[row] = n - 1

@@ -1,4 +1,4 @@
-"""Gaps of a device: time of which no sample tells."""
+"""Gaps of a device: time without samples."""
 
 from wattribute.kernels.jit import part
 from wattribute.kernels.series import AVERAGE_SHIFT_NS, HAS_COUNTER, HAS_INSTANT, SECOND_NS, Devices
@@ -9,9 +9,9 @@ _MEDIAN_OF = 16  # intervals
 
 @part
 def is_gap(devices: Devices, d: int, end: int, interval_ns: int) -> bool:
-    """Whether ``interval_ns``, which ends the samples before index ``end``, is longer than 1 s and than 5
-    median periods: the lower median of it and of up to 15 intervals before it, so that a second sample
-    says what the period is and a third can be late."""
+    """Whether ``interval_ns``, which follows the samples before index ``end``, is longer than 1 s and than 5
+    median periods. The period is the lower median of this interval and of up to 15 before it: so the second
+    sample already defines it, and the third can be late."""
     if interval_ns <= SECOND_NS:
         return False
     t_ns, count = devices.t_ns, min(_MEDIAN_OF, end)
@@ -29,7 +29,7 @@ def is_gap(devices: Devices, d: int, end: int, interval_ns: int) -> bool:
 
 @part
 def add_gap(devices: Devices, d: int, from_ns: int, to_ns: int) -> None:
-    """Insert a gap in the order of its start. An equal one is not listed twice."""
+    """Insert a gap, in the order of its start, unless an equal one is listed already."""
     n = devices.gap_length[d]
     i = n
     while i > 0 and devices.gap_from_ns[d, i - 1] > from_ns:
@@ -58,8 +58,8 @@ def remove_gap(devices: Devices, d: int, from_ns: int, to_ns: int) -> None:
 
 @part
 def readings_around(devices: Devices, d: int, from_ns: int, to_ns: int) -> tuple[int, int]:
-    """The span in which a gap changes the energy: without a counter, from the last reading of power before
-    it to the first after it."""
+    """Return the span in which a gap changes the energy: without a counter, from the last power reading
+    before it to the first after it."""
     sources, n = devices.sources[d], devices.length[d]
     if sources & HAS_COUNTER or n == 0:
         return from_ns, to_ns

@@ -1,7 +1,7 @@
-"""Recognising messages by their headers: which host sent it, in which layout, and where its columns begin.
+"""Recognise messages by their headers: which host sent a message, in which layout, where its columns begin.
 
 A host's header hardly ever changes, so its text is compared with those that were parsed before. In Python
-that was 2.4 us a message, a tenth of what a stream did for it.
+that took 2.4 us a message, a tenth of the time that a stream spent on it.
 """
 
 from typing import NamedTuple
@@ -19,14 +19,15 @@ from wattribute.kernels.messages import (
 )
 from wattribute.kernels.series import I32, I64, types
 
-# In KIND, where a message is not clear: it is none of samples, it or its header is cut short, the header has
-# not been parsed, its columns are not as long as its rows take. One of another epoch is clear but for that.
+# KIND of a message that is not clear: it contains no samples; it or its header is cut short; its header has
+# not been parsed; its columns do not have the size that its rows take; or only its epoch is another than
+# before.
 OF_RECORDS, CUT, NEW_HEADER, WRONG_SIZE, OTHER_EPOCH = -1, -2, -3, -4, -5
 MAGIC = int.from_bytes(b"WSB1", "little")
 PREFIX_WORDS = 4
-NAMING_WORDS = 8  # the first words of a header: schema and host stand there
-# Columns of ``places``: where a header stands in ``text``, in words, its host and layout, and how many 8-byte
-# and 4-byte columns a row of a device and of a process has.
+NAMING_WORDS = 8  # the first words of a header, which contain schema and host
+# Columns of ``places``: where a header begins in ``text`` and how long it is, in words; its host and layout;
+# and how many 8-byte and 4-byte columns a device row and a process row have.
 BEGIN, WORDS, OF_HOST, OF_LAYOUT, DEVICE_WIDE, DEVICE_NARROW, PROCESS_WIDE, PROCESS_NARROW = range(8)
 PLACE_COLUMNS = 8
 
@@ -36,8 +37,8 @@ class Known(NamedTuple):
 
     text: I64
     places: I64  # (headers, 8)
-    slots: I32  # rows of ``places`` by hash, -1 = empty; a power of two of them, half of them empty
-    epochs: I64  # of each host the epoch of its latest collector
+    slots: I32  # rows of ``places`` by hash, -1 = empty: half of them; their number is a power of two
+    epochs: I64  # for each host the epoch of its latest collector
 
 
 _i64, _i64_2 = types.Array(types.int64, 1, "C"), types.Array(types.int64, 2, "C")
@@ -47,7 +48,7 @@ KNOWN = types.NamedTuple((_i64, _i64_2, types.Array(types.int32, 1, "C"), _i64),
 
 @part
 def _words_due(known: Known, place: int, rows: int, process_rows: int) -> int:
-    """How many words the columns of so many rows take; -1 where there are rows and no columns."""
+    """Return how many words the columns of so many rows take; -1 where there are rows and no columns."""
     wide, narrow = known.places[place, DEVICE_WIDE], known.places[place, DEVICE_NARROW]
     process_wide, process_narrow = known.places[place, PROCESS_WIDE], known.places[place, PROCESS_NARROW]
     if (rows > 0 and wide + narrow == 0) or (process_rows > 0 and process_wide + process_narrow == 0):
@@ -68,14 +69,15 @@ def _hash(words: I64, begin: int, length: int) -> int:
 
 @part
 def _find(words: I64, begin: int, length: int, known: Known) -> tuple[int, int]:
-    """(row in ``places`` of the header at ``begin``, -1 if it is not known; its slot, or one for it)."""
+    """Return (row in ``places`` of the header at ``begin``, -1 if it is not known; its slot, or a free one
+    for it)."""
     mask = known.slots.shape[0] - 1
     slot = _hash(words, begin, length) & mask
     while known.slots[slot] >= 0:
         place = known.slots[slot]
         if known.places[place, WORDS] == length:
             text, differing = known.places[place, BEGIN], 0
-            for i in range(length):  # to the end: without a way out it is done several words at a time
+            for i in range(length):  # without an early exit several words are compared at a time
                 differing |= words[begin + i] ^ known.text[text + i]
             if differing == 0:
                 return int(place), int(slot)
@@ -85,15 +87,16 @@ def _find(words: I64, begin: int, length: int, known: Known) -> tuple[int, int]:
 
 @kernel(types.void(KNOWN, types.int64))
 def note(known: Known, place: int) -> None:
-    """Make the header in row ``place`` of ``places`` found. There must be an empty slot left."""
+    """Enter the header in row ``place`` of ``places`` in ``slots``, so that it is found. One slot must be
+    empty."""
     _, slot = _find(known.text, known.places[place, BEGIN], known.places[place, WORDS], known)
     known.slots[slot] = place
 
 
 @kernel(types.int64(_words, _i64, _i64, KNOWN, _i64_2))
 def recognise(words: I64, lengths: I64, offsets: I64, known: Known, messages: I64) -> int:
-    """Fill the rows of ``messages`` (see ``kernels.messages``) of messages that stand one after the other in
-    ``words``, each of so many words; how many are not clear. Their KIND says why."""
+    """Fill ``messages`` (columns: see ``kernels.messages``) for messages that follow each other in ``words``,
+    with ``lengths`` in words. Return how many are not clear; their KIND says why."""
     at = unclear = 0
     for m in range(lengths.shape[0]):
         begin, end = at + PREFIX_WORDS, at + lengths[m]

@@ -1,4 +1,4 @@
-"""Records of who holds a device, put to their series: processes, MIG instances, to whom it is given."""
+"""Put records of who holds a device into their series: processes, MIG instances, reservations."""
 
 from wattribute.kernels.doubt import FAR_NS, TIME_MAX_NS
 from wattribute.kernels.jit import part
@@ -29,8 +29,8 @@ from wattribute.kernels.series import (
 
 @part
 def _take_use(holders: Holders, h: int, t: int, period_ns: int, percent: float) -> int:
-    """Note SM use of (t - period, t], cut where the records beside it have spoken; since when that changes
-    anything, FOREVER for a duplicate."""
+    """Note SM use of (t - period, t]; where records overlap, the earlier one counts up to its end. Return
+    from when on that changes anything, FOREVER for a duplicate."""
     n = holders.used_length[h]
     at = n
     while at > 0 and holders.used_ns[h, at - 1] > t:
@@ -63,8 +63,8 @@ def take_process(
     memory_bytes: int,
     percent: float,
 ) -> tuple[int, int]:
-    """Note that a process was resident, and what it used; (reason, since when that changes anything). Time up
-    to ``repeated_ns`` came twice: the record is of the second one."""
+    """Note that a process was resident, and what it used; return (reason, from when on that changes
+    anything). Time up to ``repeated_ns`` came twice, and the record is from the second time."""
     if t <= 0 or t > TIME_MAX_NS or period_ns > 86_400 * SECOND_NS or not percent <= 100.0:
         return ABSURD, 0
     if t <= repeated_ns:
@@ -77,7 +77,7 @@ def take_process(
     at = n
     while at > 0 and holders.seen_ns[h, at - 1] > t:
         at -= 1
-    held_on = at == n and not holders.silent[h]  # from the last record, for all that was known
+    held_on = at == n and not holders.silent[h]  # as far as was known, it held on from its last record
     if period_ns <= 0:
         period_ns = t - holders.seen_ns[h, at - 1] if at > 0 else 0
     from_ns = FOREVER
@@ -106,10 +106,10 @@ def take_process(
     from_ns = min(from_ns, t - period_ns)
     before = holders.seen_ns[h, at - 1] if at > 0 else 0
     reach_ns = 3 * max(holders.seen_period_ns[h, at - 1], period_ns) if at > 0 else 0
-    # A record from after the exit shows that the process was not seen up to it.
+    # After a record later than the exit, the process may no longer hold from ``before`` to its exit.
     if at > 0 and (held_on or t - before <= reach_ns or holders.exit_ns[h] < t):
         from_ns = min(from_ns, before)
-    if at + 1 < n:  # the record after it no longer speaks for the time before it
+    if at + 1 < n:  # the record after it no longer covers the time before it
         from_ns = min(from_ns, max(holders.seen_ns[h, at + 1] - holders.seen_period_ns[h, at + 1], before))
     return ACCEPTED, from_ns
 
@@ -126,8 +126,8 @@ def take_instance(
     window_ns: int,
     marks: Marks,
 ) -> None:
-    """Note that a MIG instance was there, and how much of it was busy since its record before, whatever that
-    told: it may have gone meanwhile, or the collector have begun anew."""
+    """Note that a MIG instance was there, and how busy it was since its record before, whatever that said:
+    the instance may have gone meanwhile, or the collector started anew."""
     d = holders.device[h]
     now_ns = hosts.now_ns[devices.host[d]]
     slices, activity = (told >> TOLD_SLICES) - 1, (told & ((1 << TOLD_EDGE) - 1)) - 1
@@ -138,7 +138,7 @@ def take_instance(
     elif reason != ACCEPTED:
         return
     tells_use = activity >= 0
-    for k in range(holders.used_length[h] - 1, -1, -1):  # what was told after it is not of the time before it
+    for k in range(holders.used_length[h] - 1, -1, -1):  # later records do not cover the time before this one
         if holders.used_ns[h, k] <= t:
             break
         if holders.used_from_ns[h, k] < t:
@@ -154,7 +154,7 @@ def take_instance(
     if since_ns == FOREVER or devices.length[d] == 0:
         return
     to_ns = max(now_ns, t)
-    if tells_use:  # of what they draw too, then
+    if tells_use:  # then what instances draw is learned anew too
         from_ns = since_ns - SHIFT_MAX_NS
         mark_readings(marks, hosts, devices, d, from_ns, to_ns, since_ns, window_ns, offset)
     else:
@@ -173,7 +173,7 @@ def take_given(
     window_ns: int,
     marks: Marks,
 ) -> None:
-    """Note to whom a device is given, and for how long that speaks."""
+    """Note whom a device is reserved for, and for how long the record counts."""
     d = holders.device[h]
     now_ns = hosts.now_ns[devices.host[d]]
     holders.account[h] = RESERVED
@@ -185,8 +185,8 @@ def take_given(
 
 @part
 def take_exit(devices: Devices, holders: Holders, h: int, t: int) -> int:
-    """Note when a process ended; since when that changes anything."""
-    t = max(t, devices.repeated_to_ns[holders.device[h]])  # it was there up to where the clock stood
+    """Note when a process ended; return from when on that changes anything."""
+    t = max(t, devices.repeated_to_ns[holders.device[h]])  # it was there until the clock was set back
     since_ns = min(t, holders.exit_ns[h])  # a second exit may name a later time
     holders.exit_ns[h] = t
     n = holders.seen_length[h]

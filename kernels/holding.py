@@ -1,4 +1,4 @@
-"""From when to when a holder holds its device, by its records."""
+"""From when to when a holder holds its device, according to its records."""
 
 from wattribute.kernels.jit import part
 from wattribute.kernels.series import Holders
@@ -6,7 +6,7 @@ from wattribute.kernels.series import Holders
 
 @part
 def continues(holders: Holders, h: int, j: int) -> bool:
-    """Whether record j carries on the hold of record j - 1: it came within 3 periods."""
+    """Whether record j continues the hold of record j - 1: it came within 3 periods."""
     if j == 0:
         return False
     period_ns = holders.seen_period_ns[h, j - 1]
@@ -17,14 +17,15 @@ def continues(holders: Holders, h: int, j: int) -> bool:
 
 @part
 def expected_by(holders: Holders, h: int) -> int:
-    """When the record after the last is overdue: 3 periods."""
+    """When the record after the last becomes overdue: after 3 periods."""
     last = holders.seen_length[h] - 1
     return int(holders.seen_ns[h, last] + 3 * holders.seen_period_ns[h, last])
 
 
 @part
 def hold_from(holders: Holders, h: int, j: int) -> int:
-    """When the hold that record j begins does begin: its period before it, not before the record before."""
+    """When the hold that begins with record j begins: a period before it, but not before the record before
+    it."""
     from_ns = holders.seen_ns[h, j] - holders.seen_period_ns[h, j]
     if j > 0:
         from_ns = max(from_ns, holders.seen_ns[h, j - 1])
@@ -50,8 +51,8 @@ def holds(holders: Holders, h: int, k: int, now_ns: int, from_ns: int, to_ns: in
 
 @part
 def memory_at(holders: Holders, h: int, k: int) -> int:
-    """Memory held: of the first record that knows it from k on, for that speaks of the time before it;
-    else of the last that did."""
+    """Memory held: that of record k, which covers the time before it, if it has any; else that of the last
+    record before it that has."""
     n = holders.seen_length[h]
     if k < n and holders.seen_memory_bytes[h, k] >= 0:
         return int(holders.seen_memory_bytes[h, k])

@@ -1,21 +1,22 @@
-"""Taking messages in: readings go to their series, and what they change is marked.
+"""Take messages in: put readings into their series, and mark the windows that they change.
 
-    samples  of a device, put to its series (samples.py): by what its counter may have come to (counter.py),
-             and by what is not believed (doubt.py); where none tell anything lies a gap (gaps.py)
-    holders  records of who holds a device, put to theirs (holders.py)
-    events   what messages tell beside readings, and the clocks of hosts (events.py)
-    mark     the windows on which any of that bears (marks.py)
+    samples  put samples into the series of their device (samples.py), if they are plausible by its counter
+             (counter.py) and otherwise (doubt.py); time without samples is a gap (gaps.py)
+    holders  put records of who holds a device into theirs (holders.py)
+    events   take what messages report besides readings, and move the clocks of hosts (events.py)
+    mark     mark the windows that any of that affects (marks.py)
 
 One pass over the messages of a batch, in their order. All state is in the arrays, so how the messages
-are cut into batches changes nothing; that, and marks that carry the offset of the message that made
-them, is what makes every row and its version a function of the messages alone.
+are cut into batches changes nothing. Marks carry the offset of the message that made them. Together this
+makes every row and its version a function of the messages alone.
 
 A window is marked by every message that may change one of its rows:
 - device samples: from the last change of the counter before them (energy is interpolated between
   changes) to their last;
 - a process record: from the record before it, if the process held the device since, to now;
-- a process gone silent for 3 periods, an exit, a gap, an identity: the time they speak of;
-- the host's clock passing the window's end (written, provisionally) and end + 10 s (final), or its end.
+- a process gone silent for 3 periods, an exit, a gap, an identity: the time that they concern;
+- the host's clock passing the window's end (provisional) and its end + 10 s (final), or the end of the
+  host's collector.
 """
 
 from wattribute.kernels.doubt import FAR_NS, drop
@@ -77,8 +78,8 @@ from wattribute.kernels.series import (
     types,
 )
 
-_LINE_WORDS = 8  # of the cache
-_ASK_FOR_WORDS = 1024  # of a message: more than that would drive out what was asked for first
+_LINE_WORDS = 8  # words of a cache line
+_ASK_FOR_WORDS = 1024  # of a message: more would evict what was prefetched first
 
 
 @part
@@ -100,7 +101,7 @@ def _narrow_column(place: int, first_word: int, rows: int) -> int:
 def _has_room(
     devices: Devices, holders: Holders, batch: Batch, layout: int, device_rows: int, process_rows: int
 ) -> bool:
-    """Whether the series of all that a message names can take its rows."""
+    """Whether the series of all devices and processes that a message names have room for its rows."""
     for k in range(batch.layouts[layout, L_GPU_COUNT]):
         d = batch.device_ids[batch.layouts[layout, L_GPUS] + k]
         if devices.length[d] + device_rows + 1 > devices.t_ns.shape[1]:
@@ -123,8 +124,8 @@ def _has_room(
 def _has_room_for_events(
     hosts: Hosts, devices: Devices, holders: Holders, host: int, events: I64, first: int, end: int
 ) -> bool:
-    """Whether the gap lists of a host's devices, and the records of holders that are named, can take as many
-    more."""
+    """Whether the gap lists of a host's devices, and the records of the holders named, have room for the
+    events."""
     count = end - first
     for e in range(first, end):
         kind, h = events[e, 0], events[e, 1]
@@ -152,7 +153,7 @@ def _take_device_rows(
     marks: Marks,
     drops: Drops,
 ) -> int:
-    """Take the device rows of message m, gpu by gpu; the host's newest time."""
+    """Take the device rows of message m, gpu by gpu; return the host's newest time."""
     host, offset = batch.messages[m, HOST], batch.messages[m, OFFSET]
     word, rows = batch.messages[m, WORD], batch.messages[m, DEVICE_ROWS]
     columns = (
@@ -195,7 +196,7 @@ def _take_process_rows(
     marks: Marks,
     drops: Drops,
 ) -> None:
-    """Take the process rows of message m; ``now_ns``: what the host's clock will be after it."""
+    """Take the process rows of message m; ``now_ns``: where the host's clock will stand after it."""
     above = batch.messages[m, DEVICE_ROWS]
     word = (
         batch.messages[m, WORD]
@@ -227,7 +228,7 @@ def _take_process_rows(
         else:
             d, to_ns, offset = holders.device[h], max(now_ns, t), batch.messages[m, OFFSET]
             if percent >= 0.0:
-                shifted_ns = from_ns - SHIFT_MAX_NS  # it may turn out to be dated too late
+                shifted_ns = from_ns - SHIFT_MAX_NS  # SM time may turn out to be dated late
                 mark_readings(marks, hosts, devices, d, shifted_ns, to_ns, from_ns, window_ns, offset)
             else:
                 mark(marks, d, from_ns // window_ns, to_ns // window_ns, offset)
@@ -235,9 +236,10 @@ def _take_process_rows(
 
 @part
 def _ask_for(batch: Batch, m: int) -> None:
-    """Begin to load the columns of device rows of message m, if there is one.
+    """Prefetch the columns of the device rows of message m, if there is one.
 
-    They were joined from messages all over memory, and the loop that takes them waited for each line."""
+    They were joined from messages all over memory, and the loop that takes them waited for each cache
+    line."""
     if m >= batch.messages.shape[0] or batch.messages[m, KIND] != SAMPLES_MESSAGE:
         return
     layout, rows = batch.messages[m, LAYOUT], batch.messages[m, DEVICE_ROWS]
@@ -249,7 +251,7 @@ def _ask_for(batch: Batch, m: int) -> None:
 
 @part
 def _may_begin_anew(hosts: Hosts, batch: Batch, m: int) -> bool:
-    """Whether message m has a time after which a device is taken as another, and forgets its readings."""
+    """Whether message m has a time so late that a device may begin anew, and forget its readings."""
     rows, host = batch.messages[m, DEVICE_ROWS], batch.messages[m, HOST]
     t_at = _column(batch.layouts[batch.messages[m, LAYOUT], L_T], batch.messages[m, WORD], rows)
     newest = 0
@@ -270,11 +272,12 @@ def ingest(
     marks: Marks,
     drops: Drops,
 ) -> int:
-    """Take the messages from index ``first`` on; the index of the first one not taken, for want of room.
+    """Take the messages from index ``first`` on; return the index of the first one not taken, for lack of
+    room.
 
-    -1 minus the index where that one may begin devices anew: all that is marked is to be attributed before,
-    and then the message is ``settled``. A message is taken whole or not at all. See the names of the columns
-    of ``batch`` in messages.py."""
+    Return -1 minus that index where the message may begin devices anew: attribute all that is marked, then
+    pass the index as ``settled``. A message is taken whole or not at all. messages.py names the columns of
+    ``batch``."""
     messages = batch.messages
     for m in range(first, messages.shape[0]):
         _ask_for(batch, m + 1)

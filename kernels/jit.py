@@ -1,7 +1,7 @@
 """How kernels are compiled.
 
-Eagerly, with one signature, cached and without the GIL; no fastmath, for reassociation would break
-conservation; no parallel loops, for a partition is the unit of scale.
+Eagerly, with one signature, cached and without the GIL. No fastmath, because reassociation would break
+conservation; no parallel loops, because a partition is the unit of scale.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic, overload
 from numba.np import arrayobj
 
-# Parts are called by kernels alone. What would make them callable from Python was a third of the compilation.
+# Only kernels call parts. The wrappers to call them from Python took a third of the compilation.
 _NO_WRAPPERS: Final[dict[str, Any]] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-_TO_INDEX: Final = "fix_integer_index"  # of numba: what adds the length to a negative index
+_TO_INDEX: Final = "fix_integer_index"  # numba's function that adds the length to a negative index
 
-# Of numba: what says of which text a cached function was made. Where a later one has none, nothing is cached.
+# Numba's class that stamps a cached function with its source. If a later numba lacks it, nothing is cached.
 _STAMPED: Final[Any] = getattr(caching, "_SourceFileBackedLocatorMixin", None)
 _TEXTS: Final = hashlib.sha256(
     b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
@@ -35,7 +35,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @contextmanager
 def _in_place_of(owner: Any, name: str, ours: Callable[..., Any]) -> Iterator[None]:
-    """Have numba call ours; nobody else compiles meanwhile, nor takes ours for numba's own."""
+    """Have numba call ``ours`` in this context. The lock keeps others from compiling, and from saving ours as
+    numba's."""
     with global_compiler_lock:
         theirs = getattr(owner, name, None)
         setattr(owner, name, ours)
@@ -46,19 +47,19 @@ def _in_place_of(owner: Any, name: str, ours: Callable[..., Any]) -> Iterator[No
 
 
 def _index_as_it_is(context: Any, builder: Any, kind: Any, index: Any, size: Any) -> Any:  # noqa: ARG001
-    """Have ``array[i]`` not count from the end where i is negative, for no kernel has one.
+    """Have ``array[i]`` not count from the end where i is negative, because no kernel uses such an index.
 
-    To look at the sign of every index was a fifth of all kernels: a window of four processes came from 906 ns
-    to 749, and of one from 180 to 144. Numba leaves it out for unsigned indices only, which would have to be
-    cast in each place; a numba that does it elsewhere makes the same kernels, as slow as before. ``make
-    test-bounds`` tells where an index is negative."""
+    Checking the sign of every index took a fifth of all kernel time: without it a window of four processes
+    went from 906 ns to 749, and of one from 180 to 144. Numba omits the check only for unsigned indices,
+    which would need a cast in each place. With a numba that checks elsewhere the kernels are the same, as
+    slow as before. ``make test-bounds`` finds negative indices."""
     return context.cast(builder, index, kind, types.intp)
 
 
 def _jit(function: Function, *signature: Any, **options: Any) -> Function:
-    """Compile a function, without the GIL, and keep it until the text of any kernel changes. Numba's cache
-    looks at the function's own file alone: after an upgrade that changed a constant or a part in another one,
-    kernels went by the old."""
+    """Compile a function, without the GIL, and cache it until the text of any kernel changes. Numba's cache
+    checks only the function's own file: after an upgrade that changed a constant or a part in another file,
+    kernels used the old one."""
     jit: Any = partial(njit, *signature, nogil=True, **options)
     if _STAMPED is None:
         return jit()(function)  # type: ignore[no-any-return]
@@ -77,16 +78,16 @@ def kernel(signature: Any) -> Callable[[Function], Function]:
 
 
 def allocating_part(function: Function) -> Function:
-    """Compile a function that kernels call, and that makes arrays or views of them."""
+    """Compile a function that kernels call, and that creates arrays or views."""
     return _jit(function, **_NO_WRAPPERS)
 
 
 def part(function: Function) -> Function:
-    """Compile a function that kernels call. It must not make arrays, nor views of them.
+    """Compile a function that kernels call. It must not create arrays or views.
 
-    A struct of 20 arrays is 150 machine words to hand over at each call, and 20 references to count. So
-    parts are inlined, and compiled without numba's runtime, which counts references: a window of 100
-    samples and one process came from 2885 ns to 716 without the counting, and from 490 to 320 by inlining.
+    To pass a struct of 20 arrays takes 150 machine words at each call, and 20 references to count. So parts
+    are inlined, and compiled without numba's runtime, which counts references: a window of 100 samples and
+    one process went from 2885 ns to 716 without the counting, and from 490 to 320 by inlining.
     """
     return _jit(function, forceinline=True, _nrt=False, **_NO_WRAPPERS)
 
@@ -94,8 +95,8 @@ def part(function: Function) -> Function:
 def prefetch(array: Any, place: tuple[int, ...]) -> None:
     """Begin to load ``array[place]`` into the cache, and do not wait for it. Any index is safe.
 
-    For what is soon read here and there in matrices larger than the cache, where the search for it branches
-    on what it reads, so that the processor cannot run ahead: 325 ns became 207 for a window of 100 samples.
+    For scattered reads in matrices larger than the cache, where the search branches on what it reads, so that
+    the processor cannot run ahead: a window of 100 samples went from 325 ns to 207.
     """
 
 

@@ -1,20 +1,20 @@
-"""What each process draws per percent of SM time, and what the device draws idle (docs/attribution.md).
+"""Learn what each process draws per percent of SM time, and what the device draws idle (docs/attribution.md).
 
 Over each stretch between two readings of SM time, the mean power of a device that several processes share
-is taken to be
+is modelled as
 
     power = idle level + Σ watts per percent × SM percent of each process
 
-and solved for by ridge regression: a prior says what is likely, the readings of one to two minutes say what
-is so, the newer the more. As SM readings may be dated late or early against those of energy, they are
-shifted such that they explain the power best.
+and solved by ridge regression: a prior says what is likely, the readings of one to two minutes say what was
+measured, newer ones with more weight. SM readings may be dated late or early against energy readings, so they
+are shifted to where they explain the power best.
 
-    curve    the cumulative energy of the device over some seconds (curve.py)
-    sum      what the stretches of a block of 3 s say (stretches.py), added to those of its minute (sums.py)
-    fit      watts, from the sums of a minute up to a block and of the minute before (fit.py)
+    curve    draw the cumulative energy of the device over some seconds (curve.py)
+    sum      add what the stretches of a block of 3 s say (stretches.py) to the sums of its minute (sums.py)
+    fit      fit watts to the sums of a minute up to a block, and of the minute before (fit.py)
 
-What is learned for a block is a function of the readings of its minute and of the one before, and of nothing
-else: it is found again after a restart, and a late reading changes what lies up to two minutes after it.
+What is learned for a block depends only on the readings of its minute and of the one before. So a restart
+finds the same, and a late reading changes what lies up to two minutes after it.
 """
 
 import math
@@ -50,14 +50,14 @@ from wattribute.kernels.series import (
 from wattribute.kernels.stretches import is_alone
 from wattribute.kernels.sums import ALONE_EVERY, FORGET_S, add_minute, sum_minute
 
-_WANTED = -1  # in place of a row of Watts
+_WANTED = -1  # instead of a row of Watts: to be learned
 
 
 @part
 def _block_of(window: int, window_ns: int, settled_ns: int) -> int:
-    """The block that the split of a window rests on: where the window is final, the one after that in which
-    it ends. Before, readings of that block are still to come, and the window would have to be written anew
-    with each: so it is the last one of which none was to come when the window ended."""
+    """Return the block whose fit a window uses. For a final window it is the block after the one in which the
+    window ends. Before that, readings of this block are still to come, and each would rewrite the window; so
+    it is the last block that was complete when the window ended."""
     to_ns = (window + 1) * window_ns
     if to_ns > settled_ns:
         return (to_ns - LATENESS_NS) // BLOCK_NS - 1
@@ -66,7 +66,7 @@ def _block_of(window: int, window_ns: int, settled_ns: int) -> int:
 
 @part
 def _write_prior(idle_mw: int, idle_sd_w: float, out: Watts, row: int) -> None:
-    """What holds where nothing was learned."""
+    """Write the prior, for windows where nothing was learned."""
     out.known[row] = out.shift_ns[row] = 0
     out.idle_mw[row], out.idle_sd_w[row] = idle_mw, idle_sd_w
     out.noise_w[row] = out.late_s[row] = 0.0
@@ -97,7 +97,7 @@ def _learn_block(
     learned: Learned,
     work: LearnScratch,
 ) -> int:
-    """Fit a block unless that has been done; its row of ``learned.fits``."""
+    """Fit a block unless that has been done; return its row of ``learned.fits``."""
     if block % ALONE_EVERY != 0 and is_alone(devices, holders, d, block, work):
         block -= block % ALONE_EVERY
     slot = block % FITS
@@ -117,7 +117,7 @@ def _learn_block(
     for s in range(SHIFTS):
         work.squares[s] = 0.0
     work.late_s2[0] = work.stretches[0] = 0.0
-    # Sums weigh a minute's first block 1: of those of this minute so much is left that its last weighs 1.
+    # In the sums a minute's first block has the weight 1. Scale them so that this minute's last block has it.
     left = math.exp(-(block % MINUTE) * (BLOCK_NS / 1e9 / FORGET_S))
     n = add_minute(learned, d, minute % 2, left, n, work)
     n = add_minute(
@@ -132,7 +132,7 @@ def _learn_block(
 
 @part
 def _is_used(devices: Devices, holders: Holders, d: int, from_ns: int, to_ns: int) -> bool:
-    """Whether SM time of any process was read in that time."""
+    """Whether SM time of any process was read in a span."""
     h = devices.first_holder[d]
     while h >= 0:
         count = holders.used_length[h]
@@ -166,8 +166,8 @@ def learn(
     out: Watts,
     of: WattsOf,
 ) -> None:
-    """Learn for every block that a window due rests on, into ``out``, and which row that is of each
-    window, into ``of.row``.
+    """Learn for every block that a due window uses, into ``out``; write the row of each window into
+    ``of.row``.
 
     ``learned``: what was learned before. ``ended``: nothing more will come."""
     members, samples = holders.silent.shape[0], devices.t_ns.shape[1]

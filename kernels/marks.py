@@ -1,4 +1,4 @@
-"""The windows that are to be written anew: how they are marked, which are due now, and which may wait."""
+"""The windows to write again: how they are marked, which are due now, and which may wait."""
 
 from wattribute.kernels.jit import kernel, part
 from wattribute.kernels.series import (
@@ -19,14 +19,14 @@ from wattribute.kernels.series import (
     types,
 )
 
-_DATED_BEFORE_NS = ENERGY_AHEAD_NS + DATED_NS  # a reading of energy has a say in stretches so far before it
+_DATED_BEFORE_NS = ENERGY_AHEAD_NS + DATED_NS  # an energy reading affects stretches this far before it
 
 _i64 = types.Array(types.int64, 1, "C")
 
 
 @part
 def mark(marks: Marks, device: int, first: int, last: int, offset: int) -> None:
-    """Mark windows first..last; joined to the device's latest mark where both touch and share the offset."""
+    """Mark windows first..last; extend the device's latest mark where both touch and share the offset."""
     if last < first:
         return
     i = marks.latest[device]
@@ -55,15 +55,15 @@ def mark_readings(
     window_ns: int,
     offset: int,
 ) -> None:
-    """Mark the windows of which readings changed, and since ``learned_ns`` those by which is learned. Where
-    that lies so far back that windows which rest on the same block of readings are final, those too, and all
-    that rest on what is learned of it."""
+    """Mark the windows whose readings changed. ``learned_ns``: from when on the readings changed that are
+    learned from. Where that lies so far back that windows using the same block are final, mark those too, and
+    all windows that use what is learned from it."""
     block = learned_ns // BLOCK_NS
     marks.changed[d] = min(marks.changed[d], block)
     host = devices.host[d]
     now_ns = hosts.now_ns[host]
     to_ns = max(to_ns, now_ns)
-    is_over = hosts.ended_ns[host] == now_ns  # then all windows were final
+    is_over = hosts.ended_ns[host] == now_ns  # its collector has ended: all windows were final
     since_ns = (block - BLOCKS_AHEAD) * BLOCK_NS
     if since_ns < (now_ns if is_over else now_ns - LATENESS_NS):
         from_ns = min(from_ns, max(since_ns, to_ns - HORIZON_NS))
@@ -82,18 +82,18 @@ def mark_energy(
     window_ns: int,
     offset: int,
 ) -> None:
-    """Mark the windows of which the energy changed, and those before them in which these readings have a
-    say."""
+    """Mark the windows whose energy changed, and those before them that these readings affect."""
     learned_ns = from_ns - _DATED_BEFORE_NS
     mark_readings(marks, hosts, devices, d, from_ns, to_ns, learned_ns, window_ns, offset)
 
 
 @kernel(types.int64(MARKS, _i64, _i64, MARKS, DUE))
 def take_due(marks: Marks, least: I64, most: I64, waiting: Marks, due: Due) -> int:
-    """Part the marks: of each device the windows from ``least`` to ``most`` (devices) into ``due``, the
-    others into ``waiting``; how many are due. ``most`` is not before the window before ``least``. Both have
-    room for as many as there are; of a mark that reaches beyond both, ``waiting`` takes two. The bounds of
-    ``due`` are zero."""
+    """Divide the marks: each device's windows from ``least`` to ``most`` (devices) go into ``due``, the
+    others into ``waiting``. Return how many are due.
+
+    ``most`` is at least ``least`` - 1. Both outputs have room for all marks; a mark that reaches beyond both
+    limits makes two in ``waiting``. The bounds of ``due`` are zero."""
     bounds = due.bounds
     left = waiting.made[0]
     for i in range(marks.made[0]):

@@ -1,4 +1,4 @@
-"""The cumulative energy of a device at each cut: by its counter, and by power where there is none."""
+"""The cumulative energy of a device at each cut: from its counter, or from power where there is none."""
 
 from wattribute.kernels.apportion import product_over
 from wattribute.kernels.counter import reading_before
@@ -10,21 +10,21 @@ from wattribute.kernels.result import FROM_AVERAGE, FROM_COUNTER, FROM_INSTANT, 
 from wattribute.kernels.scratch import Scratch
 from wattribute.kernels.series import AVERAGE_SHIFT_NS, BLOCK_NS, HAS_AVERAGE, HAS_INSTANT, I64, Devices
 
-# The counter is held against power over two blocks, which are over when their windows are final. In
-# simulation the two are up to 3 % apart. Power at an instant is off by up to 16 % over 5 s (the A100 logs):
-# so it must be seen often, and be further off than that.
+# The counter is compared with power over two blocks, which are over when their windows are final. In
+# simulation the two differ by up to 3 %. Instantaneous power is off by up to 16 % over 5 s (the A100 logs):
+# so it needs more readings, and a larger difference.
 HELD_AGAINST_NS = 2 * BLOCK_NS
 _INSTANTS_LEAST, _AVERAGES_LEAST = 24, 5
 _INSTANTS_AGREE, _AVERAGES_AGREE = 0.25, 0.1
-_LOOKED_AT = 60  # readings of power, at most: at 100 Hz all of them took as long as the split
+_LOOKED_AT = 60  # power readings compared, at most: at 100 Hz all of them took as long as the split
 
-# Cuts between asking for the samples beside one and looking at them: 4 to 16 did equally well.
+# How many cuts ahead samples are prefetched: 4 to 16 were equally fast.
 _AHEAD = 8
 
 
 @part
 def _knot_at(energy_mj: I64, d: int, i: int) -> int:
-    """The sample, at or before i, in which the counter came to the reading that it had at i."""
+    """Return the sample, at or before i, in which the counter reached the value that it has at i."""
     while i > 0 and energy_mj[d, i] < 0:
         i -= 1
     knot = i
@@ -37,13 +37,13 @@ def _knot_at(energy_mj: I64, d: int, i: int) -> int:
 
 @part
 def _measure_counter(devices: Devices, d: int, start: int, n_cuts: int, work: Scratch) -> None:
-    """Cumulative energy at each cut from the counter, interpolated between its own changes: a reading that
-    has not changed means that the counter was not updated, not that nothing was used (NVML refreshes it
-    every 20 to 100 ms by model). Where it fell it began anew: the break is bridged with power. What it gained
+    """Compute the cumulative energy at each cut from the counter, interpolated between its own changes: an
+    unchanged reading means that the counter was not updated, not that nothing was used (NVML refreshes it
+    every 20 to 100 ms, by model). Where it fell it was reset: the break is bridged with power. What it gained
     while time came twice is left out, for ``repeated_energy_uj``.
 
-    Only the samples beside a cut are looked at: that resets are listed when samples are taken in makes
-    what lies between them known (at 100 Hz 4 times as fast as going through them all)."""
+    Only the samples beside a cut are read. That is enough, because resets are listed when samples are taken
+    in (at 100 Hz 4 times as fast as going through all samples)."""
     t_ns, energy_mj, n = devices.t_ns, devices.energy_mj, devices.length[d]
     i = start  # the first sample that has a reading
     reset = fallen_uj = 0
@@ -60,7 +60,7 @@ def _measure_counter(devices: Devices, d: int, start: int, n_cuts: int, work: Sc
             i = find_sample(t_ns, d, n, i, cut_ns, pace)
         k = _knot_at(energy_mj, d, i)
         while reset < devices.reset_length[d] and devices.reset_to_ns[d, reset] <= t_ns[d, k]:
-            if devices.reset_to_ns[d, reset] > t_ns[d, start]:  # else it lies before what is kept
+            if devices.reset_to_ns[d, reset] > t_ns[d, start]:  # else it lies before the samples kept
                 after = find_sample(t_ns, d, n, start, devices.reset_to_ns[d, reset], pace)
                 before = _knot_at(energy_mj, d, reading_before(energy_mj, d, after))
                 fallen_uj += energy_mj[d, before] * 1000 - energy_mj[d, after] * 1000
@@ -84,13 +84,14 @@ def _measure_counter(devices: Devices, d: int, start: int, n_cuts: int, work: Sc
 
 @part
 def repeated_energy_uj(devices: Devices, d: int, from_ns: int, to_ns: int) -> int:
-    """What the device used while the time [from, to) came again, for its clock was set back; -1 where it did
-    not. Spread evenly over all that came again: to whom it is due is not known."""
+    """Return what the device used while the time [from, to) was repeated, because its clock was set back; -1
+    where it was not repeated. It is spread evenly over all repeated time, because who used it is not
+    known."""
     t_ns, energy_mj, n = devices.t_ns, devices.energy_mj, devices.length[d]
     total_uj = -1
     for r in range(devices.reset_length[d]):
         begin_ns = devices.reset_repeated_ns[d, r]
-        end_ns = max(devices.reset_from_ns[d, r], begin_ns + 1)  # of a device read once no more comes again
+        end_ns = max(devices.reset_from_ns[d, r], begin_ns + 1)  # at least 1 ns, for a device read only once
         if begin_ns == 0 or begin_ns >= to_ns or end_ns <= from_ns or devices.reset_to_ns[d, r] <= t_ns[d, 0]:
             continue
         after = find_sample(t_ns, d, n, 0, devices.reset_to_ns[d, r], samples_per_ns(t_ns, d, n))
@@ -105,7 +106,7 @@ def repeated_energy_uj(devices: Devices, d: int, from_ns: int, to_ns: int) -> in
 
 @part
 def _lack_beside(devices: Devices, d: int, start: int, last: int, n_cuts: int, work: Scratch) -> None:
-    """Of a device without power: nothing tells what was used before and after the counter was read."""
+    """For a device without power: note that the energy before and after its counter readings is unknown."""
     for c in range(n_cuts):
         before_ns = min(work.cuts_ns[c] - devices.t_ns[d, start], 0)
         work.unknown_ns[c] = before_ns + max(work.cuts_ns[c] - devices.t_ns[d, last], 0)
@@ -113,8 +114,8 @@ def _lack_beside(devices: Devices, d: int, start: int, last: int, n_cuts: int, w
 
 @part
 def measure(devices: Devices, d: int, n_cuts: int, work: Scratch) -> tuple[int, int, int, int, bool]:
-    """Cumulative energy at each cut, into ``work``; (the source it was read from, the time from which and
-    to which the counter was read, the source beside that time, whether ``work.unknown_ns`` tells of more)."""
+    """Write the cumulative energy at each cut into ``work``. Return (its source, the first and the last time
+    at which the counter was read, the source outside that time, whether ``work.unknown_ns`` is filled)."""
     n, sources = devices.length[d], devices.sources[d]
     beside = FROM_NONE
     if sources & HAS_INSTANT:
@@ -149,8 +150,9 @@ def measure(devices: Devices, d: int, n_cuts: int, work: Scratch) -> tuple[int, 
 
 @part
 def find_dispute(devices: Devices, d: int, from_ns: int, to_ns: int) -> float:
-    """How far what power says of a time is from what the counter says of it, as a part of that; 0 where they
-    agree, or too little tells. A counter was seen to miss 43 % of what an idle GPU drew (Zeus, issue 181)."""
+    """Return how far power and counter differ over a span, as a part of the counter's energy; 0 where they
+    agree, or where there are too few readings. A counter was seen to miss 43 % of what an idle GPU drew
+    (Zeus, issue 181)."""
     if is_interrupted(devices, d, from_ns, to_ns):
         return 0.0
     power_mw, shift_ns = devices.power_mw, 0
@@ -182,8 +184,8 @@ def find_dispute(devices: Devices, d: int, from_ns: int, to_ns: int) -> float:
 
 @part
 def resets(devices: Devices, d: int, from_ns: int, to_ns: int) -> tuple[int, int]:
-    """(counter segment at the end of a window, RESET if a reset lies within it and NO_ENERGY if nothing tells
-    what was used in that)."""
+    """Return (counter segment at the end of a window; RESET if a reset lies within it, and NO_ENERGY if power
+    does not bridge that)."""
     segment, flags = devices.resets[d] - devices.reset_length[d], 0
     for r in range(devices.reset_length[d]):
         begin_ns, end_ns = devices.reset_from_ns[d, r], devices.reset_to_ns[d, r]

@@ -1,4 +1,4 @@
-"""A piece of a device that MIG cuts, split to its instances."""
+"""Split a piece of a device that MIG cuts over its instances."""
 
 from wattribute.kernels.apportion import apportion, to_ratios
 from wattribute.kernels.jit import part
@@ -21,8 +21,8 @@ from wattribute.kernels.series import I64, Holders
 
 @part
 def _group(holders: Holders, work: Scratch, n: int, count: int) -> None:
-    """Order those n present by the instances that they name, those that name none of them last, and note
-    where each instance's end."""
+    """Sort the n processes present by the instances that they name, those that name none of them last, and
+    note where each instance's processes end."""
     present, at = work.present, 0
     for g in range(count):
         number = holders.gpu_instance[work.members[work.instances[MEMBER, g]]]
@@ -40,8 +40,8 @@ def _group(holders: Holders, work: Scratch, n: int, count: int) -> None:
 
 @part
 def _weigh_instances(work: Scratch, count: int, slices: int) -> tuple[float, float]:
-    """How active each instance was, in watts: what it was seen to do, else its processes; (Σ watts, the
-    variance of that)."""
+    """Compute how active each instance was, in watts: by its own activity, else by its processes. Return (Σ
+    watts, the variance of that)."""
     instances, activity = work.instances, work.activity
     drawn = spread = 0.0
     begin = 0
@@ -51,7 +51,7 @@ def _weigh_instances(work: Scratch, count: int, slices: int) -> tuple[float, flo
         if g < count and activity[PERCENT, g] >= 0.0:
             weight = activity[PERCENT, g] * work.watts[instances[MEMBER, g]]
             variance = activity[PERCENT, g] ** 2 * activity[UNSURE, g]
-        else:  # its processes tell of their time on its part of the device
+        else:  # by the SM time of its processes, scaled to its part of the device
             part_of_device = instances[SLICES, g] / slices
             for k in range(begin, end):
                 weight += work.sm_percent[k] * work.watts[work.present[k]] * part_of_device
@@ -65,7 +65,8 @@ def _weigh_instances(work: Scratch, count: int, slices: int) -> tuple[float, flo
 
 @part
 def _give_instances(work: Scratch, groups: int, what: int, total: int) -> None:
-    """Split a total to MIG instances by the first of ``work.shares``, into that row of ``work.instances``."""
+    """Split a total over MIG instances by the first row of ``work.shares``, into row ``what`` of
+    ``work.instances``."""
     apportion(total, work.shares, 0, groups, work.parts, work.rests)
     for g in range(groups):
         work.instances[what, g] = work.parts[g]
@@ -73,7 +74,8 @@ def _give_instances(work: Scratch, groups: int, what: int, total: int) -> None:
 
 @part
 def _is_held(instances: I64, g: int) -> bool:
-    """Whether anybody holds an instance; where no slices are in none, nobody can hold those."""
+    """Whether anybody holds instance g. The last one stands for slices in no instance; where there are no
+    such slices, nobody can hold it."""
     return bool(instances[SLICES, g] > 0 and instances[END, g] > (instances[END, g - 1] if g > 0 else 0))
 
 
@@ -82,12 +84,12 @@ def portion(
     holders: Holders, work: Scratch, n: int, count: int, slices: int, active_uj: int, idle_uj: int,
     length_ns: int,
 ) -> tuple[float, float, int]:  # fmt: skip
-    """What each of ``count`` MIG instances gets of a piece, into ``work``; (Σ watts that all draw, the
-    variance of that, flags).
+    """Split a piece over ``count`` MIG instances, into ``work``. Return (Σ watts that all draw, the variance
+    of that, flags).
 
-    Time and idle energy by compute slices: those of the device's ``slices`` that are in no instance come
-    last. Active energy by how active each was, and how many watts that draws; where nothing tells, it is of
-    the only one that is held, or else residual."""
+    Time and idle energy are split by compute slices; those of the device's ``slices`` that are in no instance
+    come last. Active energy is split by activity × watts; where no activity is known, it goes to the only
+    instance that is held, or else to residual."""
     flags, groups = 0, count + 1
     instances, activity, shares = work.instances, work.activity, work.shares
     taken = held = 0

@@ -1,4 +1,4 @@
-"""The energy of a device by its readings of power."""
+"""The energy of a device, integrated from power readings."""
 
 from wattribute.kernels.apportion import product_over
 from wattribute.kernels.find import find_sample, samples_per_ns
@@ -9,16 +9,16 @@ from wattribute.kernels.series import I32, I64, POWER_HOLDS_NS, Devices
 
 @part
 def _trapezoid_uj(from_mw: int, to_mw: int, length_ns: int) -> int:
-    """Energy of power that goes evenly from one reading to the next. 700 W for 2 h, multiplied first and
-    divided then, would pass 63 bits."""
+    """Energy of power that changes linearly from one reading to the next. 700 W for 2 h, multiplied before it
+    is divided, would exceed 63 bits."""
     twice_mw = from_mw + to_mw
     return twice_mw * (length_ns // 2_000_000) + twice_mw * (length_ns % 2_000_000) // 2_000_000
 
 
 @part
 def _rise_uj(from_mw: int, to_mw: int, part_ns: int, length_ns: int) -> int:
-    """Energy of the first part of power that rises evenly, or stays; it never falls with that part, rounding
-    included."""
+    """Energy of the first ``part_ns`` of power that rises linearly, or stays. It never falls as ``part_ns``
+    grows, rounding included."""
     if part_ns == length_ns:
         return _trapezoid_uj(from_mw, to_mw, length_ns)
     above_uj = product_over(_trapezoid_uj(0, to_mw - from_mw, part_ns), part_ns, length_ns)
@@ -27,7 +27,7 @@ def _rise_uj(from_mw: int, to_mw: int, part_ns: int, length_ns: int) -> int:
 
 @part
 def _ramp_uj(from_mw: int, to_mw: int, part_ns: int, length_ns: int) -> int:
-    """Energy of the first part of power that goes evenly from one reading to the next."""
+    """Energy of the first ``part_ns`` of power that changes linearly from one reading to the next."""
     if to_mw >= from_mw:
         return _rise_uj(from_mw, to_mw, part_ns, length_ns)
     whole_uj = _trapezoid_uj(from_mw, to_mw, length_ns)
@@ -36,7 +36,7 @@ def _ramp_uj(from_mw: int, to_mw: int, part_ns: int, length_ns: int) -> int:
 
 @part
 def bridge_uj(t_ns: I64, power_mw: I32, d: int, begin: int, end: int) -> int:
-    """Integrated power between two samples, by trapezoids; 0 where no power was read, or not for 10 min."""
+    """Power integrated between two samples, by trapezoids; 0 where no power was read, or none for 10 min."""
     total = 0
     k = begin
     for i in range(begin + 1, end + 1):
@@ -51,11 +51,11 @@ def bridge_uj(t_ns: I64, power_mw: I32, d: int, begin: int, end: int) -> int:
 
 @part
 def measure_power(devices: Devices, d: int, power_mw: I32, shift_ns: int, n_cuts: int, work: Scratch) -> None:
-    """Cumulative energy at each cut from power readings, by trapezoids, and the time of which it is not
-    known; a gap holds no energy.
+    """Compute the cumulative energy at each cut from power readings, by trapezoids, and the time for which it
+    is not known. A gap has no energy.
 
-    ``shift_ns``: how long before its time a reading speaks (0.5 s for the 1 s average): for so long the value
-    of the last one holds. Of samples after it, which lack power, nothing is known."""
+    ``shift_ns``: how long before its own time a reading applies (0.5 s for the 1 s average). The last value
+    holds for that long. For later samples, which lack power, the energy is not known."""
     t_ns, n, cuts_ns = devices.t_ns, devices.length[d], work.cuts_ns
     k = 0
     if cuts_ns[0] + shift_ns > t_ns[d, 0]:
@@ -138,7 +138,8 @@ def integrate_after(devices: Devices, d: int, power_mw: I32, last: int, n_cuts: 
 
 @part
 def integrate_before(devices: Devices, d: int, power_mw: I32, start: int, n_cuts: int, work: Scratch) -> None:
-    """Take integrated power from the energy of cuts before the counter's first reading, sample ``start``."""
+    """Subtract integrated power from the energy of cuts before the counter's first reading, sample
+    ``start``."""
     t_ns, cuts_ns = devices.t_ns, work.cuts_ns
     total = unknown_ns = 0
     k, c = start, n_cuts - 1
@@ -169,9 +170,9 @@ def integrate_before(devices: Devices, d: int, power_mw: I32, start: int, n_cuts
 
 @part
 def is_bridged(devices: Devices, d: int, from_ns: int, to_ns: int) -> bool:
-    """Whether power was read all along between two samples: at both, and never more than 10 min apart."""
+    """Whether power was read throughout between two samples: at both, and never more than 10 min apart."""
     n = devices.length[d]
-    from_ns = max(from_ns, devices.t_ns[d, 0])  # what lies before has been let go
+    from_ns = max(from_ns, devices.t_ns[d, 0])  # earlier samples have been dropped
     i = find_sample(devices.t_ns, d, n, 0, from_ns, samples_per_ns(devices.t_ns, d, n))
     known_ns = from_ns
     if devices.power_mw[d, i] < 0:

@@ -1,4 +1,4 @@
-"""Who holds a device over a piece between two cuts, and what is known of each."""
+"""Who holds a device over a piece between two cuts, and what is known about each."""
 
 from wattribute.kernels.find import find_sample, samples_per_ns
 from wattribute.kernels.holding import holds, memory_at
@@ -9,20 +9,21 @@ from wattribute.kernels.series import INSTANCE, RESERVED, Devices, Holders
 
 @part
 def _unevenness(holders: Holders, h: int, k: int, start_ns: int, end_ns: int, told_ns: int) -> float:
-    """How far SM time in the part of record k of holder h that lies in a window may be off from the mean of
-    the record: the variance, in squares of that. A record that begins at ``told_ns`` or later is not asked.
+    """Return how unevenly SM time may lie in record k of holder h, of which a part lies in a window: the
+    variance of the part's mean, in squares of the record's. Records that begin at ``told_ns`` or later are
+    ignored.
 
-    Where a process goes at one instant from what it did in the record before to what it does in the one
-    after, its variance within this one is the product of the steps from its mean to theirs, and where it did
-    all at one instant not much more than the mean's square. In a part f of the record the sum is off by
-    f (1 - f) of that. Both edges of a window cut records: half each, for these errors have nothing to do with
-    each other, and those of pieces are added up."""
+    If a process goes at one instant from its level in the record before to that in the record after, the
+    variance within this one is the product of the steps from its mean to theirs. At most it is the square of
+    its mean: all was done at one instant. For a part f of the record, the sum is off by f (1 - f) of that.
+    Half of it counts for each edge of the window that cuts the record, because the errors at both edges are
+    independent, and pieces are added up."""
     begin_ns, until_ns = holders.used_from_ns[h, k], holders.used_ns[h, k]
     percent = float(holders.used_percent[h, k])
     cut = (begin_ns < start_ns) + (until_ns > end_ns)
     if cut == 0 or percent <= 0.0:
         return 0.0
-    before = after = 0.0  # drivers tell nothing of who does nothing
+    before = after = 0.0  # drivers do not report a process that does nothing
     if k > 0 and holders.used_ns[h, k - 1] >= begin_ns:
         before = holders.used_percent[h, k - 1]
     if k + 1 < holders.used_length[h] and holders.used_from_ns[h, k + 1] <= min(until_ns, told_ns - 1):
@@ -38,16 +39,16 @@ def find_present(
     holders: Holders, work: Scratch, now_ns: int, shift_ns: int, start_ns: int, end_ns: int, told_ns: int,
     from_ns: int, to_ns: int,
 ) -> tuple[int, int, int]:  # fmt: skip
-    """Which processes hold the device over a piece of the window [start, end), with SM percent, memory and
-    how unsure their watts are; to whom it is given; and its MIG instances, all into ``work``; how many there
-    are of each."""
+    """Find who holds the device over a piece of the window [start, end), into ``work``: the processes, with
+    SM percent, memory and the variance of their watts; the reservations; the MIG instances. Return how many
+    there are of each."""
     n = givens = count = 0
     for m in range(work.members.shape[0]):
         h, seen, used = work.members[m], work.seen[m], work.used[m]
         while seen < holders.seen_length[h] and holders.seen_ns[h, seen] < to_ns:
             seen += 1
         while used > 0 and holders.used_ns[h, used - 1] - shift_ns >= to_ns:
-            used -= 1  # the piece before was shifted further
+            used -= 1  # the piece before had a larger shift
         while used < holders.used_length[h] and holders.used_ns[h, used] - shift_ns < to_ns:
             used += 1
         work.seen[m], work.used[m] = seen, used
@@ -82,7 +83,7 @@ def find_present(
 @part
 def is_quiet(devices: Devices, d: int, n: int, from_ns: int, to_ns: int, work: Scratch) -> bool:
     """Whether the n processes on a device did nothing over a piece: none has SM time, and each reading of the
-    device up to the first after it says that nothing ran."""
+    device in the piece, and the first after it, says that nothing ran."""
     for k in range(n):
         if work.sm_percent[k] > 0.0:
             return False

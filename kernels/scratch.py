@@ -1,4 +1,4 @@
-"""Room to attribute some windows of one device."""
+"""Scratch space to attribute some windows of one device."""
 
 from typing import NamedTuple
 
@@ -14,46 +14,44 @@ ERROR_UJ, ERROR_NS, HELD, CONTESTED, SM, BETWEEN = 8, 9, 10, 11, 12, 13
 ACCUMULATORS = 14
 POLICIES = 3  # equal, memory, active
 
-# Rows of what is known of the MIG instances that a piece is split to: which member it is, its compute slices,
-# the first of those present after its own; what it gets. And its activity, how unsure its watts are, its
-# weight.
+# Rows of ``instances``, for the MIG instances that a piece is split over: which member it is, its compute
+# slices, the first of those present after its own; what it gets. Rows of ``activity``: its SM percent, the
+# variance of its watts, its weight.
 MEMBER, SLICES, END, LENGTH_NS, IDLE_UJ, ACTIVE_UJ = range(6)
 PERCENT, UNSURE, WEIGHT = range(3)
 
 
 class Scratch(NamedTuple):
-    """Room to attribute some windows of one device that at most ``m`` processes may hold."""
+    """Scratch space to attribute some windows of one device that at most ``m`` processes may hold."""
 
     members: I64  # (m): rows of those processes
-    seen: I64  # (m): where the pass over their records stands
-    used: I64  # (m): and over their SM use
+    seen: I64  # (m): the next of their records in the pass over the windows
+    used: I64  # (m): the same for their SM records
     watts: F64  # (m): what each draws per percent of SM time
     watts_sd: F64  # (m): standard deviation of that
     present: I64  # (m + 1): who holds the device over a piece, as an index of ``sums``
-    sm_percent: F64  # (m + 1): of those present, as are the next two
+    sm_percent: F64  # (m + 1): of those present, like the next two
     unsure: F64  # variance of their watts per percent
     memory_bytes: F64
-    shares: F64  # (4, m + 1): what quantities are split by; of MIG instances the first row alone
-    rests: F64  # (m + 1): what rounding down leaves of each
-    parts: I64  # (m + 1): and into
+    shares: F64  # (4, m + 1): the shares that quantities are split by; MIG instances use the first row
+    rests: F64  # (m + 1): the remainder of each part after rounding down
+    parts: I64  # (m + 1): the parts that a quantity is split into
     sums: I64  # (m + 2, 14): accumulators of a window: the members', unheld, residual
     held_bytes_ns: F64  # (m + 1)
-    given: I64  # (m): to whom the device, or an instance, is given, as an index of ``members``
-    instances: I64  # (6, MIG instances + 1): of a piece, a column each; the last is what is in none
+    given: I64  # (m): whom the device, or an instance, is reserved for, as an index of ``members``
+    instances: I64  # (6, MIG instances + 1): of a piece; the last column is what is in no instance
     activity: F64  # (3, MIG instances + 1)
     first_cut: I64  # (windows + 1): cuts of window k are first_cut[k] to first_cut[k + 1], both edges in
     cuts_ns: I64
     energy_uj: I64  # (cuts): cumulative; only differences mean anything
-    unknown_ns: (
-        I64  # (cuts): cumulative time of which nothing tells the energy; where anything may be missing
-    )
+    unknown_ns: I64  # (cuts): cumulative time with unknown energy; filled where there may be any
 
 
 @allocating_part
 def make_room(devices: Devices, holders: Holders, d: int, from_ns: int, to_ns: int, windows: int) -> Scratch:
-    """Room for windows of device d within [from, to), and the processes that may hold it there."""
+    """Make room for windows of device d within [from, to), and for the processes that may hold it there."""
     members = np.empty(holders.silent.shape[0], np.int64)
-    # In each window both its edges, those of coverage, of gaps, and six of a holder besides its records.
+    # Per window: both its edges, those of coverage, those of gaps, and six of a holder besides its records.
     n, cuts, instances = 0, windows * (4 + 2 * devices.gap_length[d]), 0
     h = devices.first_holder[d]
     while h >= 0:
@@ -90,7 +88,7 @@ def make_room(devices: Devices, holders: Holders, d: int, from_ns: int, to_ns: i
 
 @allocating_part
 def rewind(holders: Holders, work: Scratch, from_ns: int) -> None:
-    """Begin anew in the records of each process, at the first that reaches beyond ``from_ns``."""
+    """Restart the pass over the records of each process, at the first that ends at ``from_ns`` or later."""
     for m in range(work.members.shape[0]):
         h = work.members[m]
         work.seen[m] = np.searchsorted(holders.seen_ns[h, : holders.seen_length[h]], from_ns)

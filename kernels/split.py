@@ -1,4 +1,4 @@
-"""A window, split piece by piece to whoever held the device."""
+"""Split a window, piece by piece, over whoever held the device."""
 
 import math
 
@@ -43,13 +43,15 @@ def _error_uj(
     watts: Watts, row: int, share: float, own: float, spread: float, drawn: float, active_uj: int,
     energy_uj: int, length_ns: int, edges: int,
 ) -> int:  # fmt: skip
-    """Half-width of the 95 % band of a share of a piece. ``own``, ``spread``: variance of the watts drawn, of
-    this one and of all, of ``drawn`` in all; ``edges``: how many of the window's the piece lies at.
+    """Half-width of the 95 % band of a holder's share of a piece. ``own``, ``spread``: variance of the watts
+    that this holder and that all draw; ``drawn``: Σ watts; ``edges``: how many edges of the window the piece
+    touches.
 
-    Of a share w x / Σ w x the uncertainty of all w x, which are as was learned or as is drawn, whichever is
-    more: where one did not work in the part of its record that this is, little is drawn, and it gets some of
-    that. Of the idle level, its share; what the sum leaves unexplained is one's or another's; and as the
-    counter is read late, some energy at each edge of the window is that of the next."""
+    It consists of the uncertainty of all w x in the share w x / Σ w x, scaled to what was learned or to what
+    is drawn, whichever is more (a process that did not work in this part of its record gets some of the
+    little that is drawn); of this share of the idle level's uncertainty; of what the model leaves
+    unexplained, which is this holder's or another's; and of energy at each edge that belongs to the next
+    window, because the counter is read late."""
     variance = max(0.0, own - 2.0 * share * own + share**2 * spread)
     variance *= max(active_uj / drawn, length_ns / 1e3) ** 2
     variance += (watts.idle_sd_w[row] * share * length_ns / 1e3) ** 2
@@ -61,7 +63,8 @@ def _error_uj(
 
 @part
 def _share_out(work: Scratch, begin: int, n: int, by: int, total: int, what: int) -> None:
-    """Split a total by those shares to the n present from ``begin`` on, into that column of ``work.sums``."""
+    """Split a total by row ``by`` of the shares over the n present from ``begin`` on, into column ``what`` of
+    ``work.sums``."""
     if total == 0:
         return
     apportion(total, work.shares, by, n, work.parts, work.rests)
@@ -75,7 +78,7 @@ def _split_shared(
     edges: int,
 ) -> int:  # fmt: skip
     """Split a piece over several of those present, from ``begin`` to ``end``, into ``work.sums``: idle energy
-    by policy, active by watts × SM time. The flags it raises."""
+    by policy, active by watts × SM time. Return the flags raised."""
     flags, n = 0, end - begin
     sums, parts, shares, present = work.sums, work.parts, work.shares, work.present
     used_ns = 0
@@ -115,7 +118,7 @@ def _split_shared(
     if sm_sum <= 0.0:
         if active_uj == 0:
             return flags
-        # What is left is as unsure as the idle level; on a new GPU that was 40 W, and rows said +- 1 mJ.
+        # What is left is as uncertain as the idle level: 40 W on a new GPU, where rows said ± 1 mJ before.
         unsure_uj = int(_SDS_OF_95 * watts.idle_sd_w[row] * length_ns / 1e3)
         sums[sums.shape[0] - 1, ACTIVE] += active_uj
         sums[sums.shape[0] - 1, ERROR_UJ] += unsure_uj
@@ -137,8 +140,8 @@ def _split_held(
     watts: Watts, row: int, work: Scratch, begin: int, end: int, nobody: int, active_uj: int, idle_uj: int,
     length_ns: int, edges: int,
 ) -> int:  # fmt: skip
-    """Split a piece to whom it is held by: those present from ``begin`` to ``end``. Nobody works where nobody
-    holds it, so all of it is idle; one holder has it all. The flags it raises."""
+    """Split a piece over its holders: those present from ``begin`` to ``end``. Without a holder nobody works,
+    so all of it is idle; a single holder gets all of it. Return the flags raised."""
     if begin == end:
         _give(work.sums, nobody, 0, active_uj + idle_uj, 0, length_ns)
         return 0
@@ -154,8 +157,8 @@ def _split_piece(
     holders: Holders, watts: Watts, row: int, work: Scratch, n: int, givens: int, count: int, slices: int,
     unheld: int, active_uj: int, idle_uj: int, length_ns: int, edges: int,
 ) -> int:  # fmt: skip
-    """Split a piece to ``count`` MIG instances and what is in none, and within each to those of the n present
-    that hold it; the flags it raises. A device that MIG does not cut is in none."""
+    """Split a piece over ``count`` MIG instances and what is in none, and within each over those of the n
+    present that hold it; return the flags raised. A device that MIG does not cut is in none."""
     instances, activity = work.instances, work.activity
     drawn = spread = 0.0
     flags = 0
@@ -167,7 +170,7 @@ def _split_piece(
     begin = 0
     for g in range(count + 1):
         end, nobody = instances[END, g], unheld
-        for k in range(givens):  # the device comes first; of an instance that is not told it is all
+        for k in range(givens):  # first that of the device; that of an instance not reported is for all of it
             number = holders.gpu_instance[work.members[work.given[k]]]
             is_own = g < count and number == holders.gpu_instance[work.members[instances[MEMBER, g]]]
             if number < 0 or is_own or (count == 0 and nobody == unheld):
@@ -175,7 +178,7 @@ def _split_piece(
         if g < count:
             if nobody == unheld:
                 nobody = instances[MEMBER, g]
-            if end == begin + 1 and activity[PERCENT, g] >= 0.0:  # what was done there is its own
+            if end == begin + 1 and activity[PERCENT, g] >= 0.0:  # this process did all that was done there
                 work.sm_percent[begin] = activity[PERCENT, g]
         flags |= _split_held(
             watts, row, work, begin, end, nobody, instances[ACTIVE_UJ, g], instances[IDLE_UJ, g],
@@ -188,7 +191,7 @@ def _split_piece(
             )
             if begin == end:
                 work.sums[nobody, ERROR_UJ] += error_uj
-            for k in range(begin, end):  # which of them pays for it is not known
+            for k in range(begin, end):  # which of them the error is of is not known
                 work.sums[work.present[k], ERROR_UJ] += error_uj
                 told = g < count and activity[PERCENT, g] >= 0.0
                 work.sums[work.present[k], BETWEEN] = BY_GPM if told else BY_UTILIZATION
@@ -198,7 +201,7 @@ def _split_piece(
 
 @part
 def _give(sums: I64, row: int, active_uj: int, idle_uj: int, used_ns: int, length_ns: int) -> None:
-    """A piece to one account alone, the same under every policy."""
+    """Give a piece to one account alone, the same under every policy."""
     sums[row, ACTIVE] += active_uj
     sums[row, USED] += used_ns
     for policy in range(POLICIES):
@@ -223,9 +226,9 @@ def split_window(
     work: Scratch,
 ) -> tuple[int, int, int, int]:
     """Split the pieces of the k-th window into ``work.sums``, which is cleared first, by row ``row`` of
-    ``watts``; (covered ns, energy µJ, flags, the gap to go on with). ``quiet_mw``: what the idle level may
-    be at most where nothing runs: then it is what the device draws. ``told_ns``: a record of SM time that
-    begins later came too late for the window, or may."""
+    ``watts``. Return (covered ns, energy µJ, flags, the gap to continue with). ``quiet_mw``: where nothing
+    runs, the idle level is what the device draws, up to this. ``told_ns``: records of SM time that begin then
+    or later are ignored, because they come too late for the window, or may."""
     sums = work.sums
     idle_mw, shift_ns = watts.idle_mw[row], watts.shift_ns[row]
     start_ns, end_ns = work.cuts_ns[work.first_cut[k]], work.cuts_ns[work.first_cut[k + 1] - 1]

@@ -1,4 +1,4 @@
-"""Stretches between two readings of SM time: where they lie, and who did how much in each."""
+"""Stretches between two readings of SM time: where they lie, and how much each process did in them."""
 
 from wattribute.kernels.find import first_after
 from wattribute.kernels.gaps import is_interrupted
@@ -17,8 +17,8 @@ def is_broken(devices: Devices, d: int, from_ns: int, to_ns: int) -> bool:
 
 @part
 def find_own(devices: Devices, holders: Holders, d: int, start_ns: int, work: LearnScratch) -> int:
-    """Those of whom SM time was read in the block from ``start_ns`` on, and their first record there, into
-    ``work``; how many."""
+    """Find those whose SM time was read in the block from ``start_ns`` on, and their first record there, into
+    ``work``; return how many."""
     n = 0
     h = devices.first_holder[d]
     while h >= 0:
@@ -33,7 +33,7 @@ def find_own(devices: Devices, holders: Holders, d: int, start_ns: int, work: Le
 
 @part
 def is_alone(devices: Devices, holders: Holders, d: int, block: int, work: LearnScratch) -> bool:
-    """Whether SM time of one process at most was read in a block and before it in its minute."""
+    """Whether SM time of at most one process was read in a block and before it in its minute."""
     n, from_ns, to_ns = 0, block // MINUTE * MINUTE * BLOCK_NS, (block + 1) * BLOCK_NS
     h = devices.first_holder[d]
     while h >= 0:
@@ -47,8 +47,8 @@ def is_alone(devices: Devices, holders: Holders, d: int, block: int, work: Learn
 def find_ended(
     devices: Devices, holders: Holders, d: int, from_ns: int, start_ns: int, n: int, work: LearnScratch
 ) -> int:
-    """Add to those n, who have records in the block from ``start_ns`` on, those whose last one ended before
-    it but after ``from_ns``, where its first stretch begins; how many they are then."""
+    """Add, to the n that have records in the block from ``start_ns`` on, those whose last record ended before
+    the block but after ``from_ns``, where its first stretch begins. Return how many there are then."""
     h = devices.first_holder[d] if from_ns < start_ns else -1
     while h >= 0:
         k = work.near[h + 1] - 1
@@ -65,7 +65,8 @@ def find_ended(
 
 @part
 def find_edges(holders: Holders, n: int, end_ns: int, work: LearnScratch) -> int:
-    """The different times up to ``end_ns`` at which records of those n end, ascending; how many."""
+    """Find the distinct times up to ``end_ns`` at which records of those n end, ascending; return how
+    many."""
     edges_ns, count = work.edges_ns, 0
     for m in range(n):
         h, k = work.own[m], work.at[m]
@@ -85,8 +86,8 @@ def find_edges(holders: Holders, n: int, end_ns: int, work: LearnScratch) -> int
 
 @part
 def stretch_from(holders: Holders, n: int, to_ns: int, before_ns: int, work: LearnScratch) -> int:
-    """Where the stretch that ends at ``to_ns`` begins: with the earliest of the records that end there, but
-    not before the last stretch ended."""
+    """Return where the stretch that ends at ``to_ns`` begins: with the earliest of the records that end
+    there, but not before the last stretch ended."""
     from_ns = to_ns
     for m in range(n):
         h, k = work.own[m], work.at[m]
@@ -99,8 +100,8 @@ def stretch_from(holders: Holders, n: int, to_ns: int, before_ns: int, work: Lea
 
 @part
 def _place_of(learned: Learned, d: int, half: int, h: int) -> int:
-    """Where holder h stands in the sums of a minute. If it is new it gets a place there while any is left,
-    and shares that of the others if none is."""
+    """Return the place of holder h in the sums of a minute. A new holder gets a place of its own while one is
+    left; after that it shares the place of the others."""
     n = learned.names[d, half]
     for place in range(AT_OWN, n):
         if learned.holder[d, half, place] == h:
@@ -118,9 +119,8 @@ def _place_of(learned: Learned, d: int, half: int, h: int) -> int:
 
 @part
 def begins(holders: Holders, n: int, from_ns: int, to_ns: int, work: LearnScratch) -> bool:
-    """Whether the first record of any of those n reaches into a stretch: a sample of 1 s of which a process
-    was there for the last quarter shows a quarter of what it did. One such stretch kept watts off for a
-    minute."""
+    """Whether the first record of any of those n reaches into a stretch: a sample of 1 s shows a quarter of
+    what a process did that was there for the last quarter. One such stretch kept watts wrong for a minute."""
     begins = False
     for m in range(n):
         h = work.own[m]
@@ -139,7 +139,7 @@ def load(
     to_ns: int,
     work: LearnScratch,
 ) -> None:
-    """The mean SM percent of each of those n over a stretch, into ``work.x``, at their places."""
+    """Write the mean SM percent of each of those n over a stretch into ``work.x``, at their places."""
     for place in range(PLACES):
         work.x[place] = 0.0
     work.x[AT_IDLE] = 1.0

@@ -1,4 +1,4 @@
-"""What the stretches of a block say of watts, added to the sums of its minute."""
+"""Add what the stretches of a block say about watts to the sums of its minute."""
 
 import math
 
@@ -25,14 +25,14 @@ from wattribute.kernels.stretches import (
     stretch_from,
 )
 
-# Of a process that is alone every fifth block is looked at, for nothing but the idle level hangs on it, until
-# another comes: with blocks of 5 s a window of it took a stream 1.55 us longer when all were, and 0.4 with
-# every third.
+# While a process is alone, only the idle level depends on its blocks, so every fifth is evaluated, until
+# another process comes. With blocks of 5 s, a stream took 1.55 us longer for a window of it with every block,
+# and 0.4 with every third.
 ALONE_EVERY = 5
 
-# Chosen on simulated devices, by the error of what each process is charged (wattribute verify). To forget in
-# 20 s keeps up with watts that swing by a quarter within 5 min (9.6 % for the worst process, 13.8 with 40 s),
-# and costs nothing where they are steady.
+# Chosen on simulated devices, by the error of what each process is charged (wattribute verify). Forgetting in
+# 20 s follows watts that swing by a quarter within 5 min (9.6 % for the worst process, 13.8 with 40 s), and
+# costs nothing where they are steady.
 FORGET_S = 20.0
 
 
@@ -40,7 +40,7 @@ FORGET_S = 20.0
 def _add_stretch(
     learned: Learned, d: int, half: int, length_ns: int, weight: float, work: LearnScratch
 ) -> None:
-    """Add to the sums of a minute what a stretch says, for each shift."""
+    """Add a stretch to the sums of a minute, for each shift."""
     power_w = work.begin_j
     for s in range(SHIFTS):
         power_w[s] = (work.end_j[s] - work.begin_j[s]) / length_ns * 1e9
@@ -61,8 +61,8 @@ def _add_stretch(
 def _sum_block(
     devices: Devices, holders: Holders, d: int, block: int, learned: Learned, work: LearnScratch
 ) -> None:
-    """Add what the stretches that end in a block say to the sums of its minute. They weigh more than those of
-    the block before: of the sums, less is left with each block."""
+    """Add the stretches that end in a block to the sums of its minute. They weigh more than those of the
+    block before, so that older ones fade."""
     start_ns, half = block * BLOCK_NS, block // MINUTE % 2
     n = find_own(devices, holders, d, start_ns, work)
     count = find_edges(holders, n, start_ns + BLOCK_NS, work)
@@ -113,7 +113,7 @@ def sum_minute(
     learned: Learned,
     work: LearnScratch,
 ) -> None:
-    """Bring the sums of a minute up to a block."""
+    """Complete the sums of a minute up to a block."""
     half = minute % 2
     if learned.minute[d, half] != minute or learned.block[d, half] > to_block:
         learned.minute[d, half] = minute
@@ -135,7 +135,7 @@ def sum_minute(
         alone = alone and is_alone(devices, holders, d, block, work)
         if alone and block % ALONE_EVERY != 0:
             continue
-        if was_alone and not alone:  # what the first draws has to be known to tell what the others do
+        if was_alone and not alone:  # what the first draws tells what the others draw
             for before in range(minute * MINUTE, block):
                 if before % ALONE_EVERY != 0:
                     _sum_block(devices, holders, d, before, learned, work)
@@ -145,8 +145,8 @@ def sum_minute(
 
 @part
 def add_minute(learned: Learned, d: int, half: int, left: float, n: int, work: LearnScratch) -> int:
-    """Add the sums of a minute, of which ``left`` is left, to those of two minutes, in which n places are
-    taken; how many are then."""
+    """Add the sums of a minute, times ``left``, to those of two minutes, in which n places are taken. Return
+    how many are taken then."""
     names = learned.names[d, half]
     place = work.place
     for i in range(names):
@@ -168,7 +168,7 @@ def add_minute(learned: Learned, d: int, half: int, left: float, n: int, work: L
     for i in range(names):
         for j in range(i + 1):
             row, column = max(place[i], place[j]), min(place[i], place[j])
-            both = 2.0 if i != j and row == column else 1.0  # two of the others: above the diagonal too
+            both = 2.0 if i != j and row == column else 1.0  # both are others: above the diagonal too
             work.second[row, column] += both * left * learned.second[d, half, i, j]
         for s in range(SHIFTS):
             work.first[place[i], s] += left * learned.first[d, half, i, s]

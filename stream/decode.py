@@ -1,6 +1,7 @@
-"""From messages to what the ingest kernel takes: buffers, layouts, events; and to rows of small tables.
+"""Decode messages into what the ingest kernel takes (buffers, layouts, events), and into rows of small
+tables.
 
-What cannot be used becomes a dead letter with its offset and reason; its neighbours are kept.
+What cannot be used becomes a dead letter with its offset and reason; the messages around it are kept.
 """
 
 from __future__ import annotations
@@ -49,21 +50,21 @@ _LAYOUTS_MOST: Final = 10_000
 _EXITS_MOST: Final = 100_000  # an exit may come before the process's first record on a device
 _MESSAGE_MOST_BYTES: Final = 16 << 20
 EXCERPT_BYTES: Final = 200
-_SET_BACK_NS: Final = 1_000_000_000  # by less the first reading of a new epoch may be earlier
+_SET_BACK_NS: Final = 1_000_000_000  # the first reading of a new epoch may be this much earlier
 _REPEATED_MOST_NS: Final = 100_000_000_000
-_GAP_AHEAD_NS: Final = 86_400_000_000_000  # of a clock that was set back it ends later than it is told
-_FIRST_T: Final = Struct("<q")  # the first column is that of the times
+_GAP_AHEAD_NS: Final = 86_400_000_000_000  # a gap may end later than its record, where a clock was set back
+_FIRST_T: Final = Struct("<q")  # the first column contains the times
 
 
 class Pending:
-    """Messages decoded, in order, until the ingest kernel takes them."""
+    """Decoded messages, in order, until the ingest kernel takes them."""
 
     def __init__(self) -> None:
-        # Flat, not lists of tuples: those are as many objects for Python's collector to go through, which
+        # Flat arrays, not lists of tuples: Python's garbage collector went through all those objects, which
         # took a tenth of all time.
-        self.messages: array[int]  # seven a message, see ``kernels.messages``
-        self.events: array[int]  # four an event
-        self.joined = b""  # the bytes of the messages that are made of words
+        self.messages: array[int]  # seven numbers a message, see ``kernels.messages``
+        self.events: array[int]  # four numbers an event
+        self.joined = b""  # the bytes of all messages that consist of whole words
         self.clear()
 
     def clear(self) -> None:
@@ -71,7 +72,7 @@ class Pending:
         self.messages, self.events = array("q"), array("q")
 
     def add_events(self, host_row: int, offset: int, events: Iterable[tuple[int, int, int, int]]) -> None:
-        """Add what a message means to the kernel; nothing, if that is nothing."""
+        """Add a message with its events for the kernel; nothing, if it has none."""
         begin = len(self.events) // 4
         for event in events:
             self.events.extend(event)
@@ -81,10 +82,11 @@ class Pending:
 
 
 class Decoder:
-    """Decodes the messages of one partition; knows the headers it has seen.
+    """Decodes the messages of one partition; remembers the headers it has seen.
 
-    ``settle`` is called with the messages so far before an identity is news, for what it does not change must
-    not know of it; and where a host's clock was set back, with the row of the host, else -1."""
+    ``settle`` is called with the messages so far before a new identity is noted, because what that does not
+    change must be attributed without it; and before a host whose clock was set back forgets its readings. It
+    is also given the row of that host, else -1."""
 
     def __init__(
         self,
@@ -105,14 +107,14 @@ class Decoder:
         self._instances = Instances(series)
 
     def forget_headers(self) -> None:
-        """Parse headers anew: rows that they name may have been given up."""
+        """Forget all headers, so that they are parsed again: rows that they name may have been freed."""
         self._headers.forget()
 
     def batch(self, pending: Pending) -> Batch:
-        """What the ingest kernel takes, of messages decoded."""
+        """Return what the ingest kernel takes, made of decoded messages."""
         joined, headers = pending.joined, self._headers
         messages = np.frombuffer(pending.messages, np.int64).reshape(-1, 7)
-        # Host by host: hosts have nothing in common, and a host's series then stay in the cache
+        # Host by host: hosts are independent, and a host's series then stay in the cache
         # (8 us -> 2 us a message of 80 samples, 20 hosts).
         messages = messages[np.argsort(messages[:, k.HOST], kind="stable")]
         return Batch(
@@ -150,29 +152,35 @@ class Decoder:
             except RecordError as error:
                 self.tables.dead(offset, str(error), value[:EXCERPT_BYTES])
             except (RecursionError, TypeError, ValueError, OverflowError, LookupError) as error:
-                # Whatever else a hostile message brings about must not come back at every restart.
-                self.tables.dead(offset, f"cannot be read: {type(error).__name__}", value[:EXCERPT_BYTES])
+                # Whatever other error a hostile message causes must not come back at every restart.
+                self.tables.dead(
+                    offset, f"the message cannot be read: {type(error).__name__}", value[:EXCERPT_BYTES]
+                )
         return batch
 
     def _samples(
         self, batch: Pending, offset: int, value: bytes, found: NDArray[np.int64], word: int
     ) -> None:
-        """Add a message, which begins at ``word`` of those joined, as it was recognised."""
+        """Add a samples message, which begins at ``word`` of the joined bytes, as it was recognised."""
         if found[k.KIND] == h.OF_RECORDS:
-            raise RecordError(f"a samples message of {len(value)} bytes")
+            raise RecordError(
+                f"a samples message of {len(value)} bytes; it must be a multiple of 8, up to 16 MiB"
+            )
         if found[k.KIND] == h.CUT:
             raise RecordError("a samples message with a header that is cut short")
         _, header_bytes, epoch, _, device_rows, process_rows = PREFIX.unpack_from(value)
         begin = PREFIX.size + header_bytes
         if found[k.KIND] == h.NEW_HEADER:
             found = self._recognise(value, offset)
-            if found[k.KIND] == h.NEW_HEADER:  # by a message before this one neither
+            if found[k.KIND] == h.NEW_HEADER:  # no message before this one had it either
                 self._parse_header(value[PREFIX.size : begin])
                 found = self._recognise(value, offset)
             found[k.WORD] += word
         if found[k.KIND] == h.WRONG_SIZE:
             size = f"{len(value) - begin} bytes of columns"
-            raise RecordError(f"a samples message with {size} for {device_rows} and {process_rows} rows")
+            raise RecordError(
+                f"a samples message with {size} for {device_rows} device rows and {process_rows} process rows"
+            )
         host_row = int(found[k.HOST])
         self._note_epoch(batch, offset, host_row, epoch)
         if device_rows and self._headers.has_begun(host_row, epoch):
@@ -187,7 +195,7 @@ class Decoder:
     def _parse_header(self, text: bytes) -> None:
         obj = _json(text)
         if not isinstance(obj.get("gpus"), list) or not isinstance(obj.get("processes"), list):
-            raise RecordError("a samples header without gpus and processes")
+            raise RecordError("a samples header without the lists 'gpus' and 'processes'")
         if len(obj["gpus"]) > GPUS_MOST or len(obj["processes"]) > PROCESSES_MOST:
             raise RecordError(
                 f"a samples header with more than {GPUS_MOST} gpus or {PROCESSES_MOST} processes"
@@ -195,7 +203,7 @@ class Decoder:
         host, boot_id = _origin(obj)
         device_names = _names(obj.get("device"), DEVICE_COLUMNS, ("t", "gpu"))
         process_names = _names(obj.get("process"), PROCESS_COLUMNS, ("t", "process"))
-        # parse() checks what a header says, as it checks a line of a trace.
+        # parse() checks the values in a header, as it checks a line of a trace.
         gpus = [parse({"kind": "gpu", "t": 1, "gpu": gpu}) for gpu in obj["gpus"]]
         device_rows = [self._device(host, boot_id, gpu.gpu) for gpu in gpus if isinstance(gpu, Gpu)]
         holder_rows = []
@@ -214,7 +222,7 @@ class Decoder:
                 known = (device_rows[item[0]], key) in self.series.holder_rows
                 row = self.series.holder_row(device_rows[item[0]], key)
                 exit_ns = self._exits.get((host, boot_id, process.pid, process.start_ns))
-                if not known:  # who is known hears of it by an event, in its turn
+                if not known:  # a known holder gets an event, in its turn
                     if exit_ns is not None:
                         self.series.holders.exit_ns[row] = exit_ns
                     self._know_watts([row])
@@ -227,14 +235,15 @@ class Decoder:
         return self.series.device_row(DeviceKey(host, boot_id, gpu))
 
     def _note_epoch(self, batch: Pending, offset: int, host_row: int, epoch: int) -> None:
-        """A collector that started anew leaves a gap."""
+        """Note a collector's epoch; a collector that started anew leaves a gap."""
         if self._headers.note_epoch(host_row, epoch):
             batch.add_events(host_row, offset, [(k.EPOCH, 0, 0, 0)])
 
     def _follow_clock(self, batch: Pending, host_row: int, t: int) -> None:
-        """At the first reading of an epoch: if the wall clock was set back, the time up to where it stood
-        comes again. Of a long time all is forgotten, and what comes takes its place: else nothing would be
-        seen of the host until then. For as long as that the driver tells no SM time either."""
+        """At the first reading of an epoch: if the wall clock was set back, note that the time up to where it
+        stood is repeated. If that is a long time, forget all readings, and let new ones take their place:
+        otherwise nothing would be seen of the host until then. For that long the driver does not report SM
+        time either."""
         self._settle(batch, -1)
         back_ns = int(self.series.hosts.now_ns[host_row]) - t
         if t > 0 and _SET_BACK_NS < back_ns <= _REPEATED_MOST_NS:
@@ -247,7 +256,7 @@ class Decoder:
 
     def _records(self, batch: Pending, offset: int, value: bytes) -> None:
         if len(value) > _MESSAGE_MOST_BYTES:
-            raise RecordError(f"a message of {len(value)} bytes")
+            raise RecordError(f"a message of {len(value)} bytes, more than 16 MiB")
         obj = _json(value)
         host, boot_id = _origin(obj)
         epoch, seq = obj.get("epoch"), obj.get("seq")
@@ -267,13 +276,14 @@ class Decoder:
                 self.tables.dead(offset, f"record {index}: {error}", value[:EXCERPT_BYTES])
 
     def _is_news(self, host: str, boot_id: str, record: Record) -> bool:
-        """Whether a record may change what is known, so that all before it is to be taken in first."""
+        """Whether a record may change what is known, so that all messages before it must be taken in
+        first."""
         if isinstance(record, Instance):
             return not self._instances.goes_on(self._device(host, boot_id, record.gpu), record)
         return isinstance(record, Reservation) or self.identities.is_news(host, boot_id, record)
 
     def _events(self, host: str, boot_id: str, record: Record) -> list[tuple[int, int, int, int]]:
-        """What a rare record means to the kernel."""
+        """Return the kernel events of a rare record."""
         boot = (host, boot_id)
         if isinstance(record, Exit):
             if len(self._exits) >= _EXITS_MOST:
@@ -285,7 +295,7 @@ class Decoder:
             return [(k.END, 0, 0, 0)]
         if isinstance(record, Gap):
             if record.to_ns > record.t + _GAP_AHEAD_NS:
-                raise RecordError("a gap that ends more than a day after it was told")
+                raise RecordError("a gap that ends more than a day after the time of its record")
             rows = (
                 [self._device(host, boot_id, record.gpu)]  # of which there may be no reading yet
                 if record.gpu
@@ -315,12 +325,13 @@ class Decoder:
                 since_ns, devices = 0, [row]
                 priors = self._know_watts(self.series.holders_on(row)) + self._instances.size_up(row)
         elif not isinstance(record, Run | Unit | Quality):
-            raise RecordError(f"a {record.kind} record does not travel in this way")
+            raise RecordError(f"a {record.kind} record cannot be part of such a message")
         touched = sorted(devices) if since_ns is not None else []
         return priors + [(k.TOUCH, row, since_ns or 0, 0) for row in touched]
 
     def _know_watts(self, holders: Iterable[int]) -> list[tuple[int, int, int, int]]:
-        """Take processes to draw what their model was seen to; of those of whom that is news, events."""
+        """Set the watts of processes to what their model was seen to draw; return events for those where that
+        is news."""
         events: list[tuple[int, int, int, int]] = []
         series = self.series
         for row in holders if self._fleet else ():
@@ -356,9 +367,10 @@ def _origin(obj: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _names(names: object, known: Mapping[str, str], needed: Sequence[str]) -> list[str]:
-    """The names of a section's columns: some of the known ones, in their order; with rows, the needed too."""
+    """Return the names of a section's columns: some of the known ones, in their order; if any, then the
+    needed too."""
     if not isinstance(names, list) or names != [name for name in known if name in names]:
-        raise RecordError(f"a samples header with the columns {str(names)[:80]}")
+        raise RecordError(f"a samples header with unknown or misordered columns: {str(names)[:80]}")
     if names and not set(needed) <= set(names):
         raise RecordError(f"a samples header without the columns {', '.join(needed)}")
     return names

@@ -1,16 +1,16 @@
-"""A partition's messages in, its attribution rows out: decode, take in, attribute.
+"""Turn a partition's messages into its attribution rows: decode, take in, attribute.
 
-Everything here is a function of the messages alone, in their order; how they are cut into batches and
-when rows are asked for changes nothing but how often a window is written before it is final.
+Everything here is a function of the messages alone, in their order. How they are cut into batches and when
+rows are asked for only changes how often a window is written before it is final.
 
-A window is, one after the other:
+The states of a window, in order:
 
-    marked       something came that bears on it, by a message of some offset
+    marked       a message affects it; the mark carries the message's offset
     due          marked, and asked for: it is attributed now
-    provisional  over by its host's clock, but what bears on it may still be on its way
+    provisional  over by its host's clock, but messages that affect it may still be on their way
     final        10 s past its end, or its collector has ended
-    restated     marked and written again although it was final: something came later than that
-    forgotten    an hour back: what comes of it now is counted, and changes nothing
+    restated     marked and written again although it was final: something came after that
+    forgotten    an hour back: what still comes for it is counted, and changes nothing
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from wattribute.stream.state import State
 from wattribute.stream.tables import Tables
 
 ALGORITHM: Final = 10
-"""Goes up when the same messages come to give other rows."""
+"""Goes up when the same messages give other rows."""
 _MARKS: Final = 1 << 16
 _ROWS: Final = 1 << 15
 _NO_FAULT: Final = (k.DUPLICATE, k.REPEATED)
@@ -49,16 +49,17 @@ _MARK_SERIES: Final = slice(Marks._fields.index("device"), None)
 
 
 def version_base(generation: int) -> int:
-    """The upper bits of a row's version; the lower 48 are the offset of the last message that bears on it."""
+    """The upper bits of a row's version; the lower 48 are the offset of the last message that affects the
+    row."""
     return (ALGORITHM << 56) | (generation << 48)
 
 
 class Engine:
     """The state of one partition.
 
-    ``processes_known``: false where the input tells nothing of processes: what nobody holds is residual then.
-    ``origin`` names it in dead letters; ``window_ns`` is the length of windows; ``generation`` goes up when
-    the topic is made anew.
+    ``processes_known``: false where the input says nothing about processes; then what nobody holds is
+    residual. ``origin`` names the partition in dead letters; ``window_ns`` is the length of windows;
+    ``generation`` goes up when the topic is made anew.
     """
 
     def __init__(
@@ -86,13 +87,13 @@ class Engine:
         self._state = State(origin, self.series, self._look_back)
 
     def take(self, offsets: Sequence[int], values: Sequence[bytes], quiet: bool = False) -> None:
-        """Take messages in. ``quiet``: only to rebuild the state, before any others; their rows have been
-        written before."""
+        """Take messages in. ``quiet``: only to rebuild the state, before any others; an earlier run has
+        written their rows."""
         if not offsets:
             return
         if self._look_back.note(offsets[0], self.series.clocks_ns):
             self._look_back.let_go(self.settled_offset)
-            # By the next commit more may have been taken than a look-back reaches.
+            # Before the next commit, more may be taken than a look-back covers.
             self._state.note_silences(self.next_offset)
         self.next_offset = offsets[-1] + 1
         self._quiet = quiet
@@ -107,9 +108,9 @@ class Engine:
         self._ingest(pending)
 
     def _settle(self, pending: Pending, set_back: int) -> None:
-        """Take messages in before an identity is news, and attribute what lies too far back for it to change:
-        whoever takes smaller batches has written that already. And all, before host ``set_back`` (-1: none)
-        forgets its readings, for its clock was set back."""
+        """Take messages in before a new identity is noted, and attribute windows too far back for it to
+        change: smaller batches would have written those already. If the clock of host ``set_back`` was set
+        back (-1: none), attribute all windows, and then forget the host's readings."""
         self._take_in(pending)
         pending.clear()
         if set_back >= 0:
@@ -127,21 +128,21 @@ class Engine:
             self._attribute(provisional=False)
 
     def state(self) -> list[tuple[str, bytes]]:
-        """What a look-back cannot rebuild, by device, as (key, message), where that changed since the last
-        call."""
+        """Return what a look-back cannot rebuild, by device, as (key, message), where it changed since the
+        last call."""
         if self._quiet:
             return []
         self.series.forget_offsets(self.look_back_offset)
         return self._state.changed(self.next_offset, self.settled_offset)
 
     def restore(self, saved: Iterable[bytes], next_offset: int) -> None:
-        """Take back what ``state`` gave, before the first message is taken. It may be newer than
+        """Take back what ``state`` returned, before the first message is taken. It may be newer than
         ``next_offset``, the first that will not be taken quietly."""
         self._state.take_back(saved, next_offset)
 
     @property
     def look_back_offset(self) -> int:
-        """The offset from which a restart must read to come to the present state."""
+        """The offset from which a restart must read to rebuild the present state."""
         return self._look_back.offset
 
     def rows(
@@ -149,9 +150,9 @@ class Engine:
     ) -> list[dict[str, Column]]:
         """Attribution rows of all windows that changed since the last call, as columns of the table.
 
-        ``ended``: no more messages will come; the windows still open are final. Without ``restate``,
-        windows that were final already wait for a call with it; without ``provisional``, those that are
-        not final yet."""
+        ``ended``: no more messages will come; the windows still open are final. Without ``restate``, windows
+        that were already final wait for a later call; without ``provisional``, so do those that are not final
+        yet."""
         self._attribute(ended, restate, provisional)
         devices, gone = self.series.forget()
         if devices:
@@ -189,7 +190,7 @@ class Engine:
                 batch, first, settled, self.window_ns,
                 series.hosts, series.devices, series.holders, self._marks, drops,
             )  # fmt: skip
-            if first < 0:  # devices may forget their readings: whoever takes smaller batches has written them
+            if first < 0:  # devices may forget their readings, so attribute them first
                 first = settled = -1 - first
                 if self._quiet:
                     self._forget_marks()
@@ -198,7 +199,7 @@ class Engine:
                 continue
             if first == len(batch.messages):
                 break
-            # No room: attribute what is marked, for that frees marks and lets the past be let go.
+            # No room: attribute what is marked. That frees marks, and then the past can be dropped.
             self._renew_marks(more=first == stuck)
             stuck = first
             message = batch.messages[first].tolist()
@@ -211,7 +212,7 @@ class Engine:
             self._report(drops, batch.messages)
 
     def _renew_marks(self, more: bool = False) -> None:
-        """Attribute what is marked, and make room for marks, and ``more``."""
+        """Attribute what is marked, and make room for marks; for more than before, if ``more``."""
         if self._quiet:
             self._forget_marks()
         else:
@@ -247,17 +248,17 @@ class Engine:
                 self._written.append(self._rows.columns(self._out[:, :rows]))
 
     def _due(self, n_devices: int, restate: bool, provisional: bool) -> Due:
-        """The marks to act on. What they leave of windows that are to wait is marked still."""
+        """Return the marks to act on. Windows that are to wait stay marked."""
         was_final = np.concatenate([self._final, np.full(n_devices - len(self._final), -1)])
         hosts, of_device = self.series.hosts, self.series.devices.host[:n_devices]
         now_ns = hosts.now_ns[of_device]
-        over = hosts.ended_ns[of_device] == now_ns  # all is final then, the window that it stands in too
+        over = hosts.ended_ns[of_device] == now_ns  # then all is final, even the window that its clock is in
         now_ns = np.where(over, now_ns + LATENESS_NS + self.window_ns, now_ns)
         self._final = np.maximum(was_final, (now_ns - LATENESS_NS) // self.window_ns - 1)
         least = np.full(n_devices, -FOREVER) if restate else was_final + 1
         most = np.full(n_devices, FOREVER) if provisional else self._final
         marks, made = self._marks, int(self._marks.made[0])
-        # Of a mark two are left only where those before and after what is due are to wait.
+        # A mark leaves two only where windows before and after those due are to wait.
         left = made if restate or provisional else 2 * made
         self._marks = new_marks(max(len(marks.device), left), len(marks.latest))
         due = Due(np.zeros(n_devices + 1, np.int64), *(np.empty(made, np.int64) for _ in range(3)))
@@ -266,7 +267,7 @@ class Engine:
 
     @property
     def settled_offset(self) -> int:
-        """All before this offset is in the rows given out."""
+        """The rows handed out contain all messages before this offset."""
         made = int(self._marks.made[0])
         return int(self._marks.offset[:made].min()) if made else self.next_offset
 
@@ -275,7 +276,7 @@ class Engine:
         self._marks.latest[:] = -1
 
     def _report(self, drops: Drops, messages: NDArray[np.int64]) -> None:
-        """Dead letters for the readings that the kernel could not use; duplicates are but counted."""
+        """Write dead letters for the readings that the kernel could not use; duplicates are only counted."""
         if not drops.total.any():
             return
         where = drops.where[: drops.listed[0]]

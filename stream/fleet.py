@@ -1,4 +1,4 @@
-"""What models were seen to draw for each percent of SM time, on which GPUs: what a fleet knows of a process
+"""What models were seen to draw per percent of SM time, by GPU model: what a fleet knows about a process
 before this stream has seen it work."""
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _DEFAULT: Final = (WATTS_PRIOR, WATTS_PRIOR_SD)
 _NAMED: Final = ("gpu_model", "model", "model_version")
 _MEASURED: Final = ("watts_per_percent", "spread_w")
 _MOST_W: Final = 100.0
-# What was seen before is not what will be: batches and lengths differ, and what is idle where one is alone
-# is known to 7 %. The least standard deviation: with 10 % the worst process was 3.6 % off, with 20 % it is
-# 1.8, and of those that never pause the band covers all, not 88 % (wattribute verify, known).
+# The least standard deviation. What was seen before does not repeat exactly: batches and lengths differ, and
+# what is idle where a process is alone is known to 7 %. With 10 % the worst process was 3.6 % off, with 20 %
+# it is 1.8, and the band of those that never pause covers all, not 88 % (wattribute verify, known).
 _LEAST_RATIO: Final = 0.2
-_LEAST_W: Final = 0.1  # who works draws something: by 0 W nothing could be split
+_LEAST_W: Final = 0.1  # a process that works draws something: by 0 W nothing could be split
 
 
 class FleetWatts:
@@ -33,20 +33,21 @@ class FleetWatts:
         return bool(self._known)
 
     def of(self, gpu_model: str, model: str, model_version: str) -> tuple[float, float]:
-        """What a process of that model draws on that GPU; of a model that is not known, what any may."""
+        """Return what a process of that model draws on that GPU; for an unknown model, what any process may
+        draw."""
         return self._known.get((gpu_model, model, model_version), _DEFAULT) if model else _DEFAULT
 
 
 def fleet_prior(watts: float, spread_w: float) -> tuple[float, float]:
-    """Watts per percent and their standard deviation, of what a fleet has seen of a model and how far that
-    was apart."""
+    """Return watts per percent and their standard deviation, from the mean and the spread that a fleet has
+    seen."""
     sd_w = math.hypot(spread_w, _LEAST_RATIO * watts)
     return max(watts, _LEAST_W), min(max(sd_w, _LEAST_W), WATTS_PRIOR_SD)
 
 
 def load_fleet_watts(path: str) -> FleetWatts:
-    """What ``wattribute watts --format csv`` wrote; nothing, where no file is named. Raises UsageError, which
-    names file and line."""
+    """Read what ``wattribute watts --format csv`` wrote; nothing where ``path`` is empty. Raises UsageError,
+    which names file and line."""
     if not path:
         return FleetWatts()
     known: dict[tuple[str, str, str], tuple[float, float]] = {}
@@ -74,5 +75,5 @@ def _number(path: str, line: int, name: str, text: str | None) -> float:
     except ValueError:
         value = math.nan
     if not 0.0 <= value <= _MOST_W:
-        raise UsageError(f"watts_file {path}, line {line}: {name} is {text!r}, not 0 to {_MOST_W:g} W")
+        raise UsageError(f"watts_file {path}, line {line}: {name} is {text!r}; it must be 0 to {_MOST_W:g} W")
     return value

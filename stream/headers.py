@@ -1,4 +1,4 @@
-"""The headers of samples messages that have been parsed, as the kernels take them."""
+"""Parsed headers of samples messages, as the kernels take them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wattribute.wire import DEVICE_COLUMNS, PROCESS_COLUMNS
 _DEVICE_WANTED: Final = ("t", "energy_mj", "gpu", "power_mw", "power_average_mw", "sm_percent")
 _PROCESS_WANTED: Final = ("t", "period_ns", "memory_used_bytes", "process", "sm_percent")
 
-_BEGUN: Final = -1  # in place of an epoch
+_BEGUN: Final = -1  # instead of an epoch: the collector has started anew
 
 
 class Headers:
@@ -23,14 +23,14 @@ class Headers:
 
     def __init__(self) -> None:
         self._latest: dict[int, int] = {}  # epoch by row of hosts
-        self._epochs = np.zeros(8, np.int64)  # the same, for the kernel; 0: of no collector yet
+        self._epochs = np.zeros(8, np.int64)  # the same for the kernel; 0: no collector yet
         self.forget()
 
     def __len__(self) -> int:
         return len(self.layouts)
 
     def forget(self) -> None:
-        """Know none."""
+        """Forget all headers."""
         self.layouts: list[list[int]] = []
         self.device_ids: list[int] = []
         self.holder_ids: list[int] = []
@@ -43,7 +43,7 @@ class Headers:
         self, text: bytes, host_row: int, device_rows: Sequence[int], holder_rows: Sequence[int],
         device_names: Sequence[str], process_names: Sequence[str],
     ) -> None:  # fmt: skip
-        """Know a header, of a multiple of 8 bytes: the rows of its gpus and processes, and its columns."""
+        """Add a header, of a multiple of 8 bytes: the rows of its gpus and processes, and its columns."""
         devices = _widths(device_names, DEVICE_COLUMNS)
         processes = _widths(process_names, PROCESS_COLUMNS)
         layout = [len(self.device_ids), len(device_rows), len(self.holder_ids), len(holder_rows)]
@@ -56,7 +56,7 @@ class Headers:
         self._text = _longer(self._text, self._words + len(words))
         self._text[self._words : self._words + len(words)] = words
         self._places = _longer(self._places, place + 1)
-        self._epochs = _longer(self._epochs, host_row + 1)  # it is read whether or not one was noted
+        self._epochs = _longer(self._epochs, host_row + 1)  # it is read even where no epoch was noted
         self._places[place] = [self._words, len(words), host_row, place, *devices, *processes]
         self._words += len(words)
         if 2 * (place + 1) > len(self._slots):
@@ -68,33 +68,34 @@ class Headers:
     def recognise(
         self, joined: bytes, sizes: NDArray[np.int64], offsets: Sequence[int]
     ) -> tuple[NDArray[np.int64], bool]:
-        """Of messages, whose bytes stand one after the other in ``joined``, each of so many, a multiple of 8:
-        what ``k.ingest`` is to be told (messages, 7), and whether all are clear samples; else KIND says why
-        (``kernels.headers``)."""
+        """Recognise messages that follow each other in ``joined``, with ``sizes`` in bytes, multiples of 8.
+        Return their rows for ``ingest`` (messages, 7), and whether all are clear samples; where not, KIND
+        says why (``kernels.headers``)."""
         found = np.empty((len(sizes), 7), np.int64)
         given = np.array(offsets, np.int64)
         unclear = h.recognise(np.frombuffer(joined, "<i8"), sizes // 8, given, self._known(), found)
         return found, not unclear
 
     def note_epoch(self, host_row: int, epoch: int) -> bool:
-        """Whether the collector of a host has begun anew. Messages of an older epoch are merely late, and
-        those of epoch 0 are of no collector."""
+        """Note an epoch; return whether the collector of a host has started anew. Messages of an older epoch
+        are merely late, and those of epoch 0 are from no collector."""
         before = self._latest.get(host_row, 0)
         if epoch <= before:
             return False
         self._latest[host_row] = epoch
-        self._epochs = _longer(self._epochs, host_row + 1)  # it may have sent no header yet
+        self._epochs = _longer(self._epochs, host_row + 1)  # the host may have sent no header yet
         self._epochs[host_row] = _BEGUN if before else epoch
         return before > 0
 
     def has_begun(self, host_row: int, epoch: int) -> bool:
-        """Whether its collector has begun anew with this epoch, and ``go_on`` was not called since. Until
-        then no message of it is clear. One of an older epoch does not tell where the clock stands now."""
+        """Whether a host's collector has started anew with this epoch, and ``go_on`` was not called since.
+        Until then none of its messages is clear. A message of an older epoch does not tell where the clock
+        stands now."""
         has_begun = host_row < len(self._epochs) and self._epochs[host_row] == _BEGUN
         return bool(has_begun and epoch == self._latest[host_row])
 
     def go_on(self, host_row: int) -> None:
-        """Recognise messages of the latest epoch."""
+        """Recognise messages of the latest epoch again."""
         self._epochs[host_row] = self._latest[host_row]
 
     def _known(self) -> h.Known:
@@ -110,7 +111,7 @@ def _longer(array: NDArray[Any], length: int) -> NDArray[Any]:
 
 
 def _widths(names: Sequence[str], known: Mapping[str, str]) -> list[int]:
-    """How many of the columns are of 8 bytes, and how many of 4."""
+    """How many of the columns have 8 bytes, and how many have 4."""
     wide = sum(known[name] == "q" for name in names)
     return [wide, len(names) - wide]
 

@@ -1,7 +1,7 @@
-"""Who and where: what is known of hosts, devices and processes, and since when.
+"""Identity: what is known about hosts, devices and processes, and since when.
 
-Identity that arrives late is applied to the windows it belongs to: what was first known of a process
-holds for the time before it too.
+Identity that arrives late is applied to the windows it belongs to: what was first known about a process
+applies to the time before it too.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ _WORKLOAD_COLUMNS: Final = (
 _HOST_COLUMNS: Final = ("provider", "region", "pricing")
 _EITHER_COLUMNS: Final = ("cluster", "team")  # the workload's, else the host's, so that somebody owns it
 _MOST_CODES: Final = 200_000
-_UNKNOWN, _BY_TIME = -1, -2  # in place of a code: not looked up yet; not the same at all times
+_UNKNOWN, _BY_TIME = -1, -2  # instead of a code: not looked up yet; not the same at all times
 
 T = TypeVar("T", bound=Record)
 
 
 @dataclass(slots=True)
 class Timeline(Generic[T]):
-    """What records said of one thing, and what was so since when; the first holds for the time before too.
+    """What records said about one thing, and which version was in force since when; the first applies to the
+    time before too.
 
-    What each said is kept: one that comes late speaks up to the next that says otherwise, not to the next
-    that was news when it came."""
+    All records are kept: a late one applies up to the next that says otherwise, which may have brought no
+    news when it came."""
 
     since_ns: list[int] = field(default_factory=list)
     versions: list[T] = field(default_factory=list)
@@ -46,16 +47,17 @@ class Timeline(Generic[T]):
     _said: list[T] = field(default_factory=list)
 
     def note(self, record: T) -> int | None:
-        """Add what a record says to what was known at its time; since when that changes anything.
+        """Add what a record says to what was known at its time; return from when on that changes anything,
+        else None.
 
         What the record leaves empty stays as it was."""
         at = bisect.bisect_right(self._said_ns, record.t)
-        if at and self._said_ns[at - 1] == record.t:  # more of the same moment, perhaps found out later
+        if at and self._said_ns[at - 1] == record.t:  # more about the same moment, perhaps found out later
             known = self._said[at - 1]
             self._said[at - 1] = _merged(known, record)
             return None if self._said[at - 1] == known else self._renew()
         repeats = self.repeats(record)
-        if at == 0 and self.versions:  # it says the rest for the time before, which was the first's
+        if at == 0 and self.versions:  # what it leaves open of the time before, the first one said
             record = _merged(self.versions[0], record)
         self._said_ns.insert(at, record.t)
         self._said.insert(at, self._said[at - 1] if repeats else record)
@@ -63,7 +65,7 @@ class Timeline(Generic[T]):
         return None if repeats else self._renew()
 
     def repeats(self, record: T) -> bool:
-        """Whether it says what the record before it said."""
+        """Whether a record says the same as the record before it."""
         at = bisect.bisect_right(self._said_ns, record.t)
         return at > 0 and replace(record, t=self._said[at - 1].t) == self._said[at - 1]
 
@@ -72,7 +74,7 @@ class Timeline(Generic[T]):
         return self.versions[max(bisect.bisect_right(self.since_ns, t_ns) - 1, 0)]
 
     def _renew(self) -> int | None:
-        """Make the versions anew of what was said; since when they are others, None if they are not."""
+        """Rebuild the versions from the records; return from when on they differ, None if they do not."""
         old, self.since_ns, self.versions = (self.since_ns, self.versions), [], []
         for t, record in zip(self._said_ns, self._said, strict=True):
             merged = _merged(self.versions[-1], record) if self.versions else record
@@ -84,13 +86,13 @@ class Timeline(Generic[T]):
             zip_longest(zip(*old, strict=True), zip(self.since_ns, self.versions, strict=True))
         ):
             if was == now:
-                self.versions[place] = was[1]  # its code is known
+                self.versions[place] = was[1]  # the old object, whose code is known
             elif changed_ns is None:
                 changed_ns = min(known[0] for known in (was, now) if known) if place else 0
         return changed_ns
 
     def _forget_repeats(self) -> None:
-        """Of repeats that nothing can come between any more only the first and the last are of use."""
+        """Of repeats too old for anything to come between them, keep only the first and the last."""
         said = self._said
         old = bisect.bisect_left(self._said_ns, self._said_ns[-1] - HORIZON_NS - SLACK_NS)
         while old >= 3 and said[old - 1] is said[old - 2] is said[old - 3]:
@@ -107,22 +109,22 @@ class _Texts:
         self._of_code = array("i")
 
     def add(self, text: str) -> None:
-        """The text of the next code."""
+        """Add the text of the next code."""
         place = self._places.setdefault(text, len(self.texts))
         if place == len(self.texts):
             self.texts.append(text)
         self._of_code.append(place)
 
     def of(self, codes: NDArray[np.int32]) -> NDArray[np.int32]:
-        """The index in ``texts`` for every code."""
+        """Return the index in ``texts`` for every code."""
         return np.frombuffer(self._of_code, np.int32)[codes]
 
 
 class Identities:
-    """What is known, and the identity columns of rows.
+    """What is known about identity, and the identity columns of rows.
 
-    Each combination of a host's and a workload's version has a code; that of every holder, and of every
-    device without one, is kept until what is known of it changes: 5000 processes are rows 20 times a second.
+    Each combination of a host's and a workload's version has a code. The code of every holder, and of every
+    device without one, is kept until its identity changes: 5000 processes are rows 20 times a second.
     """
 
     def __init__(self) -> None:
@@ -136,7 +138,7 @@ class Identities:
         self._clear()
 
     def is_news(self, host: str, boot_id: str, record: Record) -> bool:
-        """Whether a record may change what is known. One that repeats the last said does not."""
+        """Whether a record may change what is known. A record that repeats the last one does not."""
         if isinstance(record, Workload):
             workload = self._workloads.get((host, boot_id, record.pid, record.start_ns))
             return workload is None or not workload.repeats(record)
@@ -149,7 +151,7 @@ class Identities:
         return False
 
     def note_gpu(self, key: DeviceKey, gpu: Gpu) -> bool:
-        """Keep what a device is; whether that is news."""
+        """Note what a device is; return whether that is news."""
         known = self._gpus.get(key)
         if known is not None and not gpu.name:
             return False
@@ -159,14 +161,15 @@ class Identities:
         return news
 
     def note_host(self, host: str, record: Host) -> int | None:
-        """Keep what a host is; since when that changes anything."""
+        """Note what a host is; return from when on that changes anything, else None."""
         since_ns = self._hosts.setdefault(host, Timeline()).note(record)
         if since_ns is not None:
             self._forget_codes()
         return since_ns
 
     def note_workload(self, series: Series, key: ProcessKey, record: Workload) -> int | None:
-        """Keep what a process is; since when that changes anything, on every device that it holds."""
+        """Note what a process is; return from when on that changes anything, on every device that it holds,
+        else None."""
         since_ns = self._workloads.setdefault(key, Timeline()).note(record)
         if since_ns is not None:
             for row in series.holders_of(key):
@@ -175,7 +178,7 @@ class Identities:
         return since_ns
 
     def model(self, key: ProcessKey) -> tuple[str, str]:
-        """Model and version of a process as known last; empty while not known."""
+        """The latest known model and version of a process; empty while not known."""
         workload = self._workloads.get(key)
         return (workload.versions[-1].model, workload.versions[-1].model_version) if workload else ("", "")
 
@@ -190,7 +193,7 @@ class Identities:
         return gpu is not None and gpu.scope == "module"
 
     def forget(self, processes: Iterable[ProcessKey]) -> None:
-        """Let go of processes that are beyond the horizon; others may get their rows."""
+        """Forget processes that are beyond the horizon; others may get their rows."""
         for process in processes:
             self._workloads.pop(process, None)
         self._forget_codes()
@@ -202,7 +205,8 @@ class Identities:
         holders: NDArray[np.int64],
         ends_ns: NDArray[np.int64],
     ) -> dict[str, Column]:
-        """Identity columns of rows of a device, a holder (negative: nobody) and a window's end."""
+        """Return identity columns of rows, by their device, holder (negative: nobody) and the end of their
+        window."""
         if len(self._attempts) > _MOST_CODES:
             self._clear()
         self._of_device = _lengthened(self._of_device, len(series.device_keys))
@@ -216,7 +220,7 @@ class Identities:
             host, workload = self._of(series, int(devices[row]), int(holders[row]))
             t = int(ends_ns[row]) - 1
             codes[row] = self._code(host.at(t) if host else None, workload.at(t) if workload else None)
-        same = np.zeros(len(codes), np.int32)  # columns of one text share it: most say nothing
+        same = np.zeros(len(codes), np.int32)  # shared by the columns that have one text: most are empty
         columns: dict[str, Column] = {
             name: Coded(column.of(codes) if len(column.texts) > 1 else same, column.texts)
             for name, column in self._texts.items()
@@ -258,7 +262,7 @@ class Identities:
 
     def _clear(self) -> None:
         self._codes: dict[tuple[int, int], int] = {}
-        self._kept: list[object] = []  # what the ids in _codes belong to
+        self._kept: list[object] = []  # the objects whose ids are in _codes
         self._attempts = array("I")
         self._labels: list[Mapping[str, str]] = []
         self._label_places: dict[tuple[tuple[str, str], ...], int] = {}
@@ -299,13 +303,13 @@ def _lengthened(codes: NDArray[np.int32], length: int) -> NDArray[np.int32]:
 
 
 def _merged(known: T, record: T) -> T:
-    """What a record says, and the rest as it was known."""
+    """Return a record, with what it leaves open as it was known."""
     names = (f.name for f in fields(record))
     return replace(record, **{name: _said(getattr(record, name), getattr(known, name)) for name in names})
 
 
 def _said(value: Any, known: Any) -> Any:
-    """What a record says, unless it leaves it open."""
+    """Return what a record says, or what was known where it leaves that open."""
     return known if value is None or value in ("", {}) else value
 
 

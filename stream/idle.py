@@ -1,6 +1,7 @@
-"""Power of a device on which a process is resident but does nothing: the prior, until it is learned.
+"""Idle levels: the power of a device on which a process is resident but does nothing. They are priors, until
+the level is learned.
 
-Never 0: an idle level of 0 charges all idle energy to whoever happened to work.
+Never 0: an idle level of 0 would charge all idle energy to whoever happened to work.
 """
 
 from __future__ import annotations
@@ -9,15 +10,14 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-# Watts by GPU model, a word of NVML's name. Clocks stay up while there is a context, so what a process that
-# does nothing makes a GPU draw may be far above what an empty one does: an A40 draws 30 W empty and 110
-# with a process (NVIDIA/open-gpu-kernel-modules, issue 874). A level lies between the two, for it is
-# learned from 0.2 to 1.6 of it. Empty and with memory in use at 0 %: H200 73 to 78 W (captures of
-# nvidia_gpu_exporter) and 122 to 127, H100 67 to 70 and 112 to 145, B200 136 to 145 and 187 to 196
-# (NVIDIA/TensorRT-LLM, issue 10278), A100 43 to 65 and 56 to 61 (logs published with "Part-time Power
-# Measurements"), V100 27 to 40 and 36 to 53 (zai-org/GLM-130B, issue 32), L4 9 to 19 and 27 to 28, T4 9 to
-# 10 and 26 to 31; what names no source here is of tables of nvidia-smi in public repositories, looked for
-# on 2026-11-29.
+# Watts by GPU model, a word of NVML's name. Clocks stay up while there is a context, so a GPU with a process
+# that does nothing may draw far more than an empty one: an A40 draws 30 W empty and 110 with a process
+# (NVIDIA/open-gpu-kernel-modules, issue 874). A level lies between the two, because it is learned from 0.2 to
+# 1.6 of it. Empty and with memory in use at 0 %: H200 73 to 78 W (captures of nvidia_gpu_exporter) and 122 to
+# 127, H100 67 to 70 and 112 to 145, B200 136 to 145 and 187 to 196 (NVIDIA/TensorRT-LLM, issue 10278), A100
+# 43 to 65 and 56 to 61 (logs published with "Part-time Power Measurements"), V100 27 to 40 and 36 to 53
+# (zai-org/GLM-130B, issue 32), L4 9 to 19 and 27 to 28, T4 9 to 10 and 26 to 31. Figures without a source are
+# from tables of nvidia-smi in public repositories, looked for on 2026-11-29.
 _PRIOR_W: Final = {
     "B200": 122.0,
     "H200": 77.7,
@@ -28,8 +28,8 @@ _PRIOR_W: Final = {
     "L4": 18.0,
     "T4": 19.0,
 }
-_DEFAULT_W: Final = 60.0  # of a GPU that is not named
-_SD_W: Final = 40.0  # a context that does nothing, and heat, put tens of watts on that
+_DEFAULT_W: Final = 60.0  # of a GPU that is not listed
+_SD_W: Final = 40.0  # an idle context, and heat, add tens of watts to that
 
 
 class IdleLevels:
@@ -40,8 +40,8 @@ class IdleLevels:
         self._levels: dict[str, tuple[int, float]] = {}  # by model, as asked
 
     def resident(self, gpu_model: str) -> tuple[int, float]:
-        """Milliwatts of a resident but idle process's device, and their standard deviation in watts: 0 where
-        the level is configured, for then it is not learned."""
+        """Return the idle level of a GPU model in mW, and its standard deviation in W: 0 where the level is
+        configured, because then it is not learned."""
         level = self._levels.get(gpu_model)
         if level is None:
             watts, sd_w = self._configured_w.get(gpu_model), 0.0

@@ -1,4 +1,4 @@
-"""MIG instances: to the kernels, holders whose records tell their slices and how busy they were."""
+"""MIG instances: for the kernels, holders whose records give their slices and how busy they were."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from wattribute.kernels.series import INSTANCE, INSTANCE_NS, WATTS_PRIOR, WATTS_
 from wattribute.records import Instance
 from wattribute.stream.series import SLICES, HolderKey, Series
 
-_NO_PROCESS: Final = -1  # in place of a pid
+_NO_PROCESS: Final = -1  # instead of a pid
 _LAPSES_NS: Final = 3 * INSTANCE_NS
 _FAR_NS: Final = 86_400_000_000_000
-_BEFORE_NS: Final = 1_000_000_000  # instances are read once a second: one that is new was there since
-# Of GPUs that MIG cuts into fewer (NVIDIA's MIG user guide, supported profiles), by a word of their name.
+_BEFORE_NS: Final = 1_000_000_000  # instances are read once a second: a new one may be this old
+# GPUs that MIG cuts into fewer (NVIDIA's MIG user guide, supported profiles), by a word of their name.
 _SLICES: Final = {"A30": 4, "6000": 4}
 
 
 def slices_of(gpu_model: str) -> int:
-    """Into how many compute slices MIG cuts a GPU, by the name that NVML gives it."""
+    """Return into how many compute slices MIG cuts a GPU, by the name that NVML gives it."""
     return next((_SLICES[word] for word in re.split(r"[ -]", gpu_model) if word in _SLICES), SLICES)
 
 
@@ -33,28 +33,29 @@ _NEVER: Final = _Told(0, 0)
 
 
 class Instances:
-    """What was told last of each instance."""
+    """The latest record of each instance."""
 
     def __init__(self, series: Series) -> None:
         self._series = series
         self._told: dict[tuple[int, int], _Told] = {}
 
     def goes_on(self, device: int, record: Instance) -> bool:
-        """Whether a record says again of an instance what was said before, as nearly all do. Before any other
-        is noted, all that came before it must be taken in."""
+        """Whether a record repeats what was said about an instance before, as nearly all do. Before any other
+        record is noted, all messages before it must be taken in."""
         before = self._told.get((device, record.gpu_instance), _NEVER)
         return 0 < record.t - before.t <= _LAPSES_NS and before.slices > 0 and record.size() == before.slices
 
     def note(self, device: int, record: Instance) -> list[tuple[int, int, int, int]]:
-        """What a record means to the kernel: events. One of 0 slices ends the instance. None, if it comes
-        after a later one that ended it. Raises RecordError for one that is far ahead of its host's clock."""
+        """Return the kernel events of a record. A record of 0 slices ends the instance. There are none for a
+        record that comes after a later one that ended it. Raises RecordError for one that is far ahead of its
+        host's clock."""
         slices = record.size()
         place = (device, record.gpu_instance)
         before = self._told.get(place, _NEVER)
         if not self.goes_on(device, record):
             now_ns = int(self._series.hosts.now_ns[self._series.devices.host[device]])
-            if 0 < now_ns < record.t - _FAR_NS:  # believed, all that follow would come too late
-                raise RecordError("an instance more than a day ahead of its host's clock")
+            if 0 < now_ns < record.t - _FAR_NS:  # if believed, all that follow would be too late
+                raise RecordError("an instance record more than a day ahead of its host's clock")
         is_late, is_there = record.t <= before.t, before.slices > 0 and record.t - before.t <= _LAPSES_NS
         if (is_late and before.slices == 0) or (slices == 0 and (is_late or not is_there)):
             return []
@@ -72,7 +73,7 @@ class Instances:
         return [*events, (k.MIG_INSTANCE, row, record.t, told | activity)]
 
     def size_up(self, device: int) -> list[tuple[int, int, int, int]]:
-        """Events of a device of which it was told only now into how many slices it is cut."""
+        """Return events for a device of which it is only now known into how many slices it is cut."""
         events: list[tuple[int, int, int, int]] = []
         for (of, number), told in self._told.items():
             row = self._series.holder_rows.get((device, HolderKey(number, _NO_PROCESS, 0)))
@@ -81,12 +82,12 @@ class Instances:
         return events
 
     def begin_anew(self, host_row: int) -> None:
-        """Forget what was told of a host whose clock was set back: what it tells from now on is newer."""
+        """Forget the records of a host whose clock was set back: its records from now on are newer."""
         hosts = self._series.devices.host
         self._told = {place: told for place, told in self._told.items() if hosts[place[0]] != host_row}
 
     def _size_up(self, device: int, row: int, slices: int) -> list[tuple[int, int, int, int]]:
-        """Take an instance to draw what its part of the device may; an event, if that is news."""
+        """Set an instance's watts to its part of what a device may draw; return an event, if that is news."""
         holders, part = self._series.holders, slices / int(self._series.devices.slices[device])
         prior = WATTS_PRIOR * part, WATTS_PRIOR_SD * part
         if prior == (holders.watts[row], holders.watts_sd[row]):

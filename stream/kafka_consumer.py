@@ -1,4 +1,4 @@
-"""Reading from Kafka. Nothing else here imports ``confluent_kafka`` to consume."""
+"""Read from Kafka. No other module imports ``confluent_kafka`` to consume."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PAUSE_S: Final = 0.1
 _NOTE_MAX_BYTES: Final = 4096
 _STALL_S: Final = 5.0
 _LEAVE_S: Final = 2.0
-# The group has given our partitions to somebody else, whether or not we were told already.
+# The group has given our partitions to another member, whether or not we have heard of it yet.
 _EXPELLED: Final = frozenset(
     {
         KafkaError.ILLEGAL_GENERATION,
@@ -32,7 +32,7 @@ _EXPELLED: Final = frozenset(
         KafkaError.FENCED_MEMBER_EPOCH,
     }
 )
-# What nobody but the operator can change.
+# Only the operator can change these.
 _HOPELESS: Final = frozenset(
     {
         KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -44,9 +44,10 @@ _HOPELESS: Final = frozenset(
         KafkaError._AUTHENTICATION,
     }
 )
-# A topic that was just made, or whose broker is leaving, has no leader for a moment: a stream that was given
-# its partitions in that moment ended (seen with Kafka 4, two seconds after the topic was made). So did one
-# with a partition that had just been added: another of the group may know of that minutes before it does.
+# These pass. A topic that was just made, or whose broker is leaving, has no leader for a moment: a stream
+# that was given its partitions in that moment ended (seen with Kafka 4, two seconds after the topic was
+# made). So did one with a partition that had just been added: another member of the group may know of it
+# minutes earlier.
 _MOVING: Final = frozenset(
     {
         KafkaError.NOT_LEADER_FOR_PARTITION,
@@ -64,9 +65,9 @@ _Answer = TypeVar("_Answer")
 class KafkaConsumer:
     """A ``Consumer`` of ``topics`` on Kafka, as a member of ``group`` (cooperative-sticky).
 
-    Offsets that Kafka no longer has are passed over, never silently: reading goes on at the first message
-    there is, and ``skipped`` tells. To be made after any fork, and used by one thread. ``config``: settings
-    of librdkafka that win over ours.
+    Offsets that Kafka no longer has are skipped, never silently: reading goes on at the first message there
+    is, and ``skipped`` reports the jump. Create it after any fork, and use it from one thread. ``config``:
+    settings of librdkafka that win over ours.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class KafkaConsumer:
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "isolation.level": "read_committed",
-            "auto.offset.reset": "error",  # so that we hear of it
+            "auto.offset.reset": "error",  # so that we learn of offsets that are gone
             "fetch.wait.max.ms": 10,
             "fetch.queue.backoff.ms": 5,  # by default a full queue stops the fetching for a whole second
             "reconnect.backoff.max.ms": 1000,  # the default lets us miss the broker's return for 10 s
@@ -96,11 +97,11 @@ class KafkaConsumer:
         self._on_assign = on_assign
         self._on_revoke = on_revoke
         self._next: dict[Partition, int] = {}
-        """Of each partition that is ours: the offset due next."""
+        """The next offset due of each partition that is ours."""
         self._unbegun: list[Partition] = []
-        """Ours too, and nothing is read of them: where to begin is yet to be asked."""
+        """Partitions that are ours too, but not read yet: where to begin has still to be asked."""
         self._errors: list[Any] = []
-        """Yet to be heard: what stood before them is handed out first."""
+        """Errors still to be handled: the messages before them are handed out first."""
         self._sought: dict[Partition, int] = {}
         self._skipped: list[Skip] = []
         self._looked: dict[Partition, int] = {}
@@ -117,7 +118,7 @@ class KafkaConsumer:
         )
 
     def poll(self, max_messages: int, timeout_s: float) -> Sequence[Fetched]:
-        """What there is, at most ``max_messages``; see ``wattribute.bus.Consumer``."""
+        """Return what there is, at most ``max_messages``; see ``wattribute.bus.Consumer``."""
         deadline_s = time.monotonic() + timeout_s
         if max_messages <= 0:
             self._pause(deadline_s)
@@ -130,8 +131,8 @@ class KafkaConsumer:
             self._begin()
             self._restart_stalled()
             left_s = max(0.0, deadline_s - time.monotonic())
-            # consume(n, timeout) waits the whole timeout unless n messages come: so wait for the first alone,
-            # and not for long, for what is assigned meanwhile is to begin.
+            # consume(n, timeout) waits the whole timeout unless n messages come. So wait for the first one
+            # only, and not for long, because partitions assigned meanwhile have to begin.
             first = self._client.poll(min(left_s, _PAUSE_S))
             if first is not None:
                 rest = self._client.consume(max_messages - 1, 0) if max_messages > 1 else []
@@ -149,16 +150,16 @@ class KafkaConsumer:
                 raise KafkaException(place.error)
             return place
 
-        place = self._asked("does not tell what is committed", ask)
+        place = self._asked("does not answer which offset is committed", ask)
         return Position(place.offset, place.metadata or "") if place.offset >= 0 else None
 
     def seek(self, partition: Partition, offset: int) -> None:
-        """Read on from ``offset``; within ``on_assign`` too."""
+        """Continue reading at ``offset``; may be called within ``on_assign`` too."""
         if partition not in self._next:
             self._sought[partition] = offset
             return
         with self._failing("cannot be read"):
-            # Consumer.seek fails on a partition whose last fetch failed; to assign it anew always works.
+            # Consumer.seek fails on a partition whose last fetch failed; assigning it anew always works.
             self._client.incremental_unassign([_place(partition)])
             self._client.incremental_assign([_place(partition, offset)])
         self._next[partition] = offset
@@ -168,8 +169,8 @@ class KafkaConsumer:
         return self._range(partition)[1]
 
     def commit(self, positions: dict[Partition, Position]) -> None:
-        """Store the group's positions. Those of partitions that are not ours any more are left out: their
-        new owner's stand."""
+        """Store the group's positions. Partitions that are no longer ours are left out: their new owner's
+        positions count."""
         for partition, position in positions.items():
             if len(position.note.encode()) > _NOTE_MAX_BYTES:
                 raise BusError(f"the note to commit for {partition.topic} is over {_NOTE_MAX_BYTES} bytes")
@@ -180,7 +181,7 @@ class KafkaConsumer:
         ]
         if not places:
             return
-        with self._failing("does not take the commit"):
+        with self._failing("does not accept the commit"):
             for _ in range(_COMMIT_TRIES):
                 error = self._commit(places)
                 if error is None or error.code() in _EXPELLED:
@@ -196,8 +197,8 @@ class KafkaConsumer:
         return skipped
 
     def read_all(self, topic: str) -> Iterator[tuple[str, bytes]]:
-        """Key and value of every message of a topic up to its present end, in order per key. Raises BusError
-        where nothing comes for 10 s."""
+        """Yield key and value of every message of a topic up to its present end, in order per key. Raises
+        BusError if nothing comes for 10 s."""
         with self._failing("cannot be read"):
             client = Consumer(
                 {
@@ -209,7 +210,7 @@ class KafkaConsumer:
             try:
                 partitions = client.list_topics(topic, timeout=_REQUEST_TIMEOUT_S).topics[topic].partitions
                 client.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in partitions])
-                at_end: set[int | None] = set()  # one that has been written to since ends again
+                at_end: set[int | None] = set()  # a partition written to meanwhile ends again
                 while len(at_end) < len(partitions):
                     message = client.poll(_REQUEST_TIMEOUT_S)
                     if message is None:
@@ -226,15 +227,15 @@ class KafkaConsumer:
                 client.close()
 
     def close(self) -> None:
-        """Leave the group, without committing and without calling ``on_revoke``. A broker that has not
-        answered a commit yet is not waited for: it gives our partitions away when it hears no more of us."""
+        """Leave the group, without committing and without calling ``on_revoke``. Do not wait for a broker
+        that has not answered a commit yet: it gives our partitions away when it no longer hears from us."""
         if self._closing:
             return
         self._closing = True
         if self._committing is not None and self._committing.is_alive():
             return
-        # What is given back within the client's close may wait for ever, and all threads with it
-        # (librdkafka's issue 4884; seen with 2.16, once in thousands of times): so it is given back before.
+        # To give partitions back within the client's close may hang for ever, and all threads with it
+        # (librdkafka's issue 4884; seen with 2.16, once in thousands of times). So give them back before.
         self._client.unsubscribe()
         until_s = time.monotonic() + _LEAVE_S
         self._client.poll(0)
@@ -246,7 +247,8 @@ class KafkaConsumer:
         found: dict[tuple[str, int], tuple[list[int], list[bytes]]] = {}
         for message in messages:
             if message.error() is not None:
-                # What came before it in this poll is read: of 2,122 lost messages 2,349 were told.
+                # Messages before the error are handed out first: otherwise 2,349 messages were reported lost
+                # where 2,122 were.
                 self._errors.append(message)
                 continue
             place = (message.topic(), message.partition())
@@ -258,22 +260,22 @@ class KafkaConsumer:
         fetched = []
         for (topic, number), (offsets, values) in found.items():
             partition = Partition(topic, number)
-            if partition in self._next:  # else revoked while it was on its way
+            if partition in self._next:  # else it was revoked while messages were on their way
                 self._next[partition] = offsets[-1] + 1
                 fetched.append(Fetched(partition, offsets, values))
         return fetched
 
     def _pause(self, deadline_s: float) -> None:
-        """Read nothing until then. Who does not poll for 300 s loses its partitions."""
+        """Read nothing until the deadline. A member that does not poll for 300 s loses its partitions."""
         if not self._paused:
             self._paused = True
-            self._errors.clear()  # they come again
+            self._errors.clear()  # errors come again
             self._client.pause([_place(partition) for partition in self._next])
         while (left_s := deadline_s - time.monotonic()) > 0:
             message = self._client.poll(left_s)
             error = message.error() if message is not None else None
             if error is not None and error.code() != KafkaError._AUTO_OFFSET_RESET:
-                self._on_error(message)  # that one comes again, and so does a message that comes nevertheless
+                self._on_error(message)  # a reset comes again, and so does a message that comes nevertheless
 
     def _resume(self) -> None:
         if not self._paused:
@@ -285,8 +287,8 @@ class KafkaConsumer:
             self.seek(partition, due)
 
     def _restart_stalled(self) -> None:
-        # In a rebalance librdkafka pauses the partitions that we keep, and once in a while leaves them so for
-        # good (seen with 2.16; its issue 5591). Nothing tells, but that the broker has what does not come.
+        # In a rebalance librdkafka pauses the partitions that we keep, and once in a while never resumes them
+        # (seen with 2.16; its issue 5591). The only sign is that the broker has messages that do not come.
         if time.monotonic() < self._look_again_s:
             return
         for partition, due in self._next.items():
@@ -294,8 +296,13 @@ class KafkaConsumer:
                 if self._looked.get(partition) != due or self._offsets(partition)[1] <= due:
                     continue
             except KafkaException:
-                break  # the broker is away: no stall of ours, and the others are not to wait for it
-            _LOG.warning("%s [%d] stalls at %d: reading it anew", partition.topic, partition.number, due)
+                break  # the broker is away: that is no stall, and the others must not wait for it
+            _LOG.warning(
+                "%s [%d]: no messages come from offset %d on, though Kafka has some: fetching them again",
+                partition.topic,
+                partition.number,
+                due,
+            )
             self._client.resume([_place(partition)])
             self.seek(partition, due)
         self._looked = dict(self._next)
@@ -308,18 +315,21 @@ class KafkaConsumer:
             self._skipped.append(Skip(partition, self._next[partition], first))
             self.seek(partition, first)
         elif error.code() in _HOPELESS or error.fatal():
-            raise BusError(f"Kafka at {self._servers}, topic {partition.topic}: {error.str()}")
+            raise BusError(
+                f"Kafka at {self._servers}, topic {partition.topic}: {error.str()}; "
+                "does the topic exist, and may this user read it?"
+            )
         else:
-            _LOG.warning("Kafka at %s: %s", self._servers, error.str())  # the client goes on by itself
+            _LOG.warning("Kafka at %s: %s", self._servers, error.str())  # the client recovers by itself
 
     def _assigned(self, client: Consumer, places: list[TopicPartition]) -> None:
         if self._closing:
             return
         self._unbegun += [Partition(place.topic, place.partition) for place in places]
-        client.incremental_assign([])  # librdkafka waits for the call, and would fetch from anywhere
+        client.incremental_assign([])  # librdkafka waits for a call, else it begins anywhere
 
     def _begin(self) -> None:
-        """Begin what was assigned. Where the broker does not answer, the next poll goes on with it."""
+        """Begin to read what was assigned. If the broker does not answer, the next poll continues here."""
         while self._unbegun:
             partition = self._unbegun[0]
             start = self._on_assign(partition) if self._on_assign else None
@@ -358,7 +368,7 @@ class KafkaConsumer:
         self._revoked(client, places)
 
     def _range(self, partition: Partition) -> tuple[int, int]:
-        return self._asked("does not tell its offsets", partial(self._offsets, partition))
+        return self._asked("does not answer which offsets it has", partial(self._offsets, partition))
 
     def _offsets(self, partition: Partition) -> tuple[int, int]:
         first, end = self._client.get_watermark_offsets(
@@ -367,7 +377,8 @@ class KafkaConsumer:
         return int(first), int(end)
 
     def _asked(self, what: str, ask: Callable[[], _Answer]) -> _Answer:
-        """The answer of whoever has the partition; while that is about to change, asked again, for 10 s."""
+        """Return the answer of the broker that has the partition; while that is changing, ask again, for 10
+        s."""
         until_s = time.monotonic() + _REQUEST_TIMEOUT_S
         with self._failing(what):
             while True:
@@ -377,14 +388,14 @@ class KafkaConsumer:
                     if _reason(error).code() not in _MOVING or time.monotonic() >= until_s:
                         raise
                 time.sleep(_PAUSE_S)
-                self._client.list_topics(timeout=_REQUEST_TIMEOUT_S)  # else it keeps to what it knows
+                self._client.list_topics(timeout=_REQUEST_TIMEOUT_S)  # else the client keeps its old metadata
 
     def _commit(self, places: list[TopicPartition]) -> KafkaError | None:
-        """librdkafka waits without end for a broker that does not answer: so a thread waits for it, and we
-        wait for the thread. Not within ``on_revoke``: there a commit from another thread never returns."""
+        """Commit in a thread, and wait for that with a timeout: librdkafka waits without end for a broker
+        that does not answer. Not within ``on_revoke``: there a commit from another thread never returns."""
         if self._revoking:
             return self._commit_and_wait(places)
-        if self._committing is not None:  # what came back too late is not to overtake this one
+        if self._committing is not None:  # a commit still under way must not overtake this one
             self._committing.join(_REQUEST_TIMEOUT_S)
             if self._committing.is_alive():
                 return KafkaError(KafkaError._TIMED_OUT)

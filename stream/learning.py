@@ -1,4 +1,4 @@
-"""What is learned of devices as windows come due (kernels/learn.py)."""
+"""What is learned about devices, as windows come due (kernels/learn.py)."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from wattribute.kernels.series import (
     WattsOf,
 )
 
-_NEVER = -FOREVER  # in place of a minute or a block; before 1970 they are negative
+_NEVER = -FOREVER  # instead of the number of a minute or a block; before 1970 these are negative
 
 
 class Learning:
-    """What was learned of each device, by its row."""
+    """What was learned about each device, by its row."""
 
     def __init__(self) -> None:
         self._learned = _room(0)
-        self._idle_mw = np.zeros(0, np.int64)  # the priors of what is in ``fits``
+        self._idle_mw = np.zeros(0, np.int64)  # the priors that the fits in ``fits`` used
 
     def watts(
         self,
@@ -46,9 +46,9 @@ class Learning:
         window_ns: int,
         ended: bool,
     ) -> tuple[Watts, WattsOf]:
-        """What each process draws, for every block that a window due rests on, and which that is.
-        ``idle_mw``, ``idle_sd_w`` (devices): the prior of the idle level, and its standard deviation, 0 where
-        it is not learned."""
+        """Return what each process draws, for every block that a due window uses, and which of these each
+        window uses. ``idle_mw``, ``idle_sd_w`` (devices): the prior of the idle level, and its standard
+        deviation, 0 where it is not learned."""
         count = len(due.bounds) - 1
         if len(self._learned.block) < count:
             before, self._learned = self._learned, _room(2 * count)
@@ -63,8 +63,9 @@ class Learning:
         return out, of
 
     def changed(self, first_block: I64) -> None:
-        """Forget what rests on blocks whose readings changed: of each device from ``first_block`` (devices)
-        on, which begins anew. Before any window waits, for others may rest on the same."""
+        """Forget what was learned from blocks whose readings changed: for each device those from
+        ``first_block`` (devices) on. That is then reset. Call this before any window is left waiting, because
+        others may use the same blocks."""
         count = min(len(first_block), len(self._learned.block))
         changed = first_block[:count, None]
         self._learned.minute[:count][self._learned.block[:count] >= changed] = _NEVER
@@ -72,14 +73,14 @@ class Learning:
         first_block[:] = FOREVER
 
     def forget(self, devices: Sequence[int]) -> None:
-        """Forget what was learned of devices: their readings, or the rows of their processes, are others from
-        now on."""
+        """Forget what was learned about devices whose readings, or whose processes' rows, change from now
+        on."""
         known = [device for device in devices if device < len(self._learned.block)]
         self._learned.minute[known] = self._learned.fitted[known] = _NEVER
 
 
 def _room(devices: int) -> Learned:
-    # Memory is taken as it is written to: a device that nobody shares takes but the numbers of its blocks.
+    # Memory is taken only when written to: a device that nobody shares takes just the numbers of its blocks.
     return Learned(
         minute=np.full((devices, 2), _NEVER, np.int64),
         block=np.zeros((devices, 2), np.int64),
@@ -114,7 +115,8 @@ def _arrays(learned: Learned) -> list[NDArray[Any]]:
 
 
 def _windows(devices: Devices, due: Due, window_ns: int, idle_mw: I64, idle_sd_w: F64) -> WattsOf:
-    """Room for a row of each window from the first to the last that is due and has samples, by device."""
+    """Make room for the row of each window, by device, from its first to its last that is due and has
+    samples."""
     count = len(due.bounds) - 1
     marked = np.flatnonzero(np.diff(due.bounds))
     length = devices.length[marked]

@@ -1,4 +1,4 @@
-"""How far back a restart must read to come to the state that a partition's engine has now."""
+"""How far back a restart must read to rebuild the state that a partition's engine has now."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ _NOT_YET: Final = -1
 
 
 class LookBack:
-    """Marks: offsets, and where the clock of each host stood before the message there; about one a minute and
-    one where a host comes. The first that is kept is where a restart begins: an offset is not needed any more
-    once each host's own clock, if it moves at all, has moved on by the look-back."""
+    """Marks: offsets, each with the clocks of all hosts before the message there; about one a minute, and one
+    where a host is new. A restart begins at the first mark kept. A mark is no longer needed once each host's
+    own clock, if it moves at all, has moved on by the look-back."""
 
     def __init__(self) -> None:
         self._offsets: list[int] = []
-        self._then_ns = np.zeros((0, 0), np.int64)  # of [mark, host]; _NOT_YET of a host that came since
+        self._then_ns = np.zeros((0, 0), np.int64)  # by [mark, host]; _NOT_YET for a host that came later
 
     @property
     def offset(self) -> int:
-        """From which a restart must read."""
+        """The offset from which a restart must read."""
         return self._offsets[0] if self._offsets else 0
 
     def note(self, offset: int, now_ns: I64) -> bool:
-        """The message at an offset is about to be taken in; each host's clock (hosts,) stands there. Whether
-        that is a mark."""
+        """Note that the message at ``offset`` is about to be taken in, and each host's clock before it
+        (hosts,). Return whether that made a mark."""
         if self._offsets:
             moved_ns = self._moved_ns(slice(-1, None), now_ns)
             if not ((moved_ns >= _MARK_EVERY_NS) | (moved_ns < 0)).any():
@@ -42,16 +42,17 @@ class LookBack:
         return True
 
     def let_go(self, settled_offset: int) -> None:
-        """Let go of the marks that nobody needs who begins to write at an offset: windows that wait hold it
-        back."""
+        """Drop the marks that are not needed by a restart that begins to write at ``settled_offset``; waiting
+        windows hold that offset back."""
         place = bisect.bisect_right(self._offsets, settled_offset) - 1
         if place < 0:
             return
         then_ns = self._then_ns[place]
         moved_ns = self._moved_ns(slice(place + 1), then_ns)
         far_enough = moved_ns >= _LOOK_BACK_NS
-        # A host whose clock stands is gone where another's has passed it by so much: it is not while another
-        # sends what it kept for an hour. Where its own clock was days ahead, a day of another's must do.
+        # A host whose clock stands still is gone once another's clock is ahead of it by the look-back; it is
+        # not gone while another sends what it kept for an hour. If its own clock was days ahead, it is gone
+        # once another's has moved on by a day.
         gone = then_ns.max(initial=0) - then_ns >= _LOOK_BACK_NS
         gone = (moved_ns == 0) & (gone | (moved_ns >= _GONE_NS).any(axis=1, keepdims=True))
         may_begin = far_enough.any(axis=1) & (far_enough | gone | (moved_ns < 0)).all(axis=1)
@@ -60,7 +61,8 @@ class LookBack:
             self._then_ns = self._then_ns[first:]
 
     def stands_still(self, now_ns: I64) -> NDArray[np.bool_]:
-        """Of each host whether its clock, which stands there now, has stood for two minutes of another's."""
+        """For each host, whether its clock has stood still, up to ``now_ns``, for two minutes of
+        another's."""
         moved_ns = self._moved_ns(slice(None), now_ns)
         is_long = moved_ns.max(axis=1, initial=0, keepdims=True) >= 2 * _MARK_EVERY_NS
         stands: NDArray[np.bool_] = ((moved_ns == 0) & is_long).any(axis=0)
@@ -75,8 +77,8 @@ class LookBack:
         self._then_ns = then_ns
 
     def _moved_ns(self, marks: slice, now_ns: I64) -> I64:
-        """How far each host's clock has moved since some of the marks, [mark, host]; -1 of a host that came
-        since, or whose clock was set back: of what is known of it, nothing lies before the mark."""
+        """How far each host's clock has moved since some of the marks, [mark, host]; -1 for a host that came
+        later, or whose clock was set back: all that is known about it comes after the mark."""
         then_ns = self._then_ns[marks]
         moved_ns = np.full((len(then_ns), len(now_ns)), -1, np.int64)
         hosts = then_ns.shape[1]

@@ -1,11 +1,11 @@
 """The one loop: poll, decode, window, attribute, write, commit.
 
-Offsets are committed after the store has acknowledged. A restart reads an hour back from the committed
-offset to rebuild its state, and writes what came after it; rows are a function of the messages, so what
-was written already is written again, the same.
+Offsets are committed after the store has acknowledged. A restart reads from an hour before the committed
+offset to rebuild its state, and writes what comes after that offset. Rows are a function of the messages, so
+what was already written is written again, the same.
 
-While the store or the bus is away the loop waits: it keeps its place in the group, reads nothing, and does
-the step that failed again until it works.
+While the store or the bus is away the loop waits: it keeps its place in the group, reads nothing, and repeats
+the step that failed until it works.
 """
 
 from __future__ import annotations
@@ -30,17 +30,20 @@ from wattribute.stream.memory import keep_memory
 from wattribute.stream.outage import Outage
 from wattribute.stream.write import Unwritten
 
-# The finest sum is that of a minute: every 5 s each was made twelve times, and no query of ours reads them.
+# The finest sum covers a minute: refreshed every 5 s, each was made twelve times, and none of our queries
+# reads them.
 ROLLUP_S: Final = 60.0
 _LOG: Final = logging.getLogger(__name__)
 _POLL_MESSAGES: Final = 5000
 _POLL_S: Final = 0.1
 _COMMIT_S: Final = 1.0
 _FLUSH_S: Final = 30.0
-# Small writes cost 3 to 50 ms each: so many a second at most, and still within 100 ms of the message.
+# Small writes cost 3 to 50 ms each. So wait this long between them: rows are still within 100 ms of the
+# message.
 _WRITE_S: Final = 0.05
-# So many messages at once are a backlog: windows that the next will make final are not worth writing before,
-# and nobody waits for the others. What a write costs, whatever is in it, was a third of the consumer's time.
+# This many messages at once are a backlog: the next ones make provisional windows final, so these are not
+# worth writing, and nobody waits for the others. The fixed cost of a write was a third of the consumer's
+# time.
 _BEHIND_MESSAGES: Final = 500
 _BEHIND_WRITE_S: Final = 0.5
 _RESTATE_S: Final = 60.0  # windows that were final already are written again at most this often
@@ -49,9 +52,9 @@ _Done = TypeVar("_Done")
 
 @dataclass(slots=True)
 class Assigned:
-    """A partition that is ours: its engine, and the offset before which all has been written.
+    """A partition that is ours: its engine, and the offset before which everything has been written.
 
-    An engine gives out each row and each message once, so what did not get through is kept here."""
+    An engine hands out each row and each message once, so what did not get through is kept here."""
 
     engine: Engine
     written_before: int
@@ -69,8 +72,8 @@ class Counts:
 
 
 class Rollup(threading.Thread):
-    """One refresh of the rollups, beside the writing: it takes 0.15 s for one host, seconds for many,
-    and a message may come at any time."""
+    """One refresh of the rollups, in parallel with the writing: it takes 0.15 s for one host, seconds for
+    many, and a message may come at any time."""
 
     def __init__(self, sink: Sink) -> None:
         super().__init__(name="rollup", daemon=True)
@@ -79,10 +82,10 @@ class Rollup(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Refresh them."""
+        """Refresh the rollups."""
         try:
             self._sink.refresh_rollups()
-        except Exception as error:  # it is the loop's to judge
+        except Exception as error:  # the loop decides what it means
             self.error = error
 
 
@@ -106,29 +109,29 @@ class StreamLoop:
         self._away = False
 
     def on_assign(self, partition: Partition) -> int | None:
-        """Begin a partition: the offset to read from, so far back that its state can be rebuilt."""
+        """Begin a partition; return the offset to read from, far enough back to rebuild its state."""
         engine = self._make_engine(f"{partition.topic}/{partition.number}")
         position = self._consumer.committed(partition)
         if position is None:
             self.assigned[partition] = Assigned(engine, 0)
             return None
         self.assigned[partition] = Assigned(engine, position.next_offset)
-        is_anew = position.next_offset > self._consumer.end_offset(partition)  # which its consumer tells then
-        if is_anew or partition.topic != SAMPLES:  # of units there is no state: each is a row
+        is_anew = position.next_offset > self._consumer.end_offset(partition)  # which the consumer reports
+        if is_anew or partition.topic != SAMPLES:  # units have no state: each is a row
             return position.next_offset
         saved = (value for _, value in self._consumer.read_all(STATE))
         engine.restore(saved, position.next_offset)
         return int(orjson.loads(position.note or "{}").get("look_back", position.next_offset))
 
     def on_revoke(self, partitions: Sequence[Partition]) -> None:
-        """Write and commit what has been read of the partitions, and let go of them. Where that cannot be
-        done now, whoever gets them begins where we committed last, and writes the same."""
+        """Write and commit what has been read of the partitions, and release them. If that is not possible
+        now, their next owner begins at our last commit, and writes the same."""
         try:
             if not self._away:
                 self._write(restate=True)
                 self._commit()
         except (BusAwayError, StoreAwayError) as error:
-            _LOG.warning("partitions pass to another stream, which writes what we could not: %s", error)
+            _LOG.warning("partitions move to another stream, which writes what this one could not: %s", error)
         for partition in partitions:
             self.assigned.pop(partition, None)
             self._positions.pop(partition, None)
@@ -136,8 +139,8 @@ class StreamLoop:
     def run(self, stop: threading.Event, until_idle: bool = False) -> None:
         """Run until ``stop`` is set or, ``until_idle``, until all that the bus holds is in the store.
 
-        Raises BusError and StoreError: those that do not pass, and what it waits for when ``stop`` is set.
-        What was not committed is done again at the next start."""
+        Raises BusError and StoreError: those that waiting does not solve, and the one that the loop is
+        waiting out when ``stop`` is set. What was not committed is done again at the next start."""
         keep_memory()
         try:
             while not stop.is_set():
@@ -153,7 +156,7 @@ class StreamLoop:
             stop.set()
 
     def _patiently(self, stop: threading.Event, step: Callable[[], _Done]) -> _Done:
-        """Do a step; while the store or the bus is away, wait and do it again."""
+        """Do a step; while the store or the bus is away, wait and repeat it."""
         outage: Outage | None = None
         while True:
             try:
@@ -170,7 +173,7 @@ class StreamLoop:
                 return done
 
     def _stay(self, stop: threading.Event, pause_s: float) -> None:
-        """Read nothing for a while, and keep our place in the group."""
+        """Read nothing for a while, but keep our place in the group."""
         until_s = time.monotonic() + pause_s
         self._away = True
         try:
@@ -195,17 +198,18 @@ class StreamLoop:
         self._commit()
         if self._rollup is not None:
             self._rollup.join()
-            self._rollup = None  # where it failed, its work is left to this one
+            self._rollup = None  # if it failed, the refresh below does its work
         self._sink.refresh_rollups()
 
     def _roll_up(self, now_s: float) -> None:
-        """Once a minute, beside the rest. It may wait: which sums are behind is noted in the store."""
+        """Refresh the rollups once a minute, in parallel. They may be late: the store notes which sums are
+        behind."""
         if self._rollup is not None:
             if self._rollup.is_alive():
                 return
             error, self._rollup = self._rollup.error, None
             if isinstance(error, StoreAwayError):
-                _LOG.warning("the sums of minutes, hours and days wait: %s", error)
+                _LOG.warning("the sums of minutes, hours and days will be refreshed later: %s", error)
             elif error is not None:
                 raise error
         if self.counts.rows and now_s - self._rolled_s >= ROLLUP_S:
@@ -216,7 +220,7 @@ class StreamLoop:
         assigned = self.assigned[fetched.partition]
         offsets, values = fetched.offsets, fetched.values
         if offsets[0] < assigned.engine.next_offset:
-            return  # the topic was made anew: once that is noted it is read from its first message
+            return  # the topic was made anew: once noted, it is read from its first message
         behind = bisect.bisect_left(offsets, assigned.written_before)
         if behind:
             assigned.engine.take(offsets[:behind], values[:behind], quiet=True)
@@ -228,7 +232,7 @@ class StreamLoop:
     def _note_skips(self) -> None:
         for skip in self._consumer.skipped():
             assigned = self.assigned.get(skip.partition)
-            if assigned is None:  # it has passed to another stream since, which meets the same
+            if assigned is None:  # another stream has it now, and finds the same
                 continue
             if skip.to_offset < skip.from_offset:
                 self._begin_anew(skip.partition, assigned, skip.to_offset)
@@ -243,21 +247,22 @@ class StreamLoop:
                 self._changed = True
 
     def _begin_anew(self, partition: Partition, assigned: Assigned, first_offset: int) -> None:
-        """The topic was made anew: nothing of what it has now is written, whatever its offsets are."""
+        """Read a topic that was made anew from its start: nothing in it has been written, whatever its
+        offsets are."""
         _LOG.warning(
-            "%s [%d] ends before what was read of it, so it was made anew: reading it from its first message;"
-            " raise 'generation' where the same time is in it again",
+            "%s [%d] ends before the last message that was read, so the topic was made anew: reading it from"
+            " its first message; if it contains the same time again, raise 'generation'",
             partition.topic,
             partition.number,
         )
         self._gather(assigned, restate=True, provisional=True)
         assigned.engine = self._make_engine(f"{partition.topic}/{partition.number}")
         assigned.written_before = 0
-        self._consumer.seek(partition, first_offset)  # its consumer may be past it
+        self._consumer.seek(partition, first_offset)  # the consumer may be past it
         self._changed = True
 
     def _gather(self, assigned: Assigned, restate: bool, provisional: bool) -> None:
-        """Take what an engine has to give out."""
+        """Collect what an engine has to hand out."""
         letters = assigned.engine.tables.dead_letters()
         assigned.unsent += ((DEAD, *letter) for letter in letters)
         self.counts.dead_letters += len(letters)
@@ -286,7 +291,8 @@ class StreamLoop:
             assigned.unsent.popleft()
 
     def _commit(self) -> None:
-        """After the store has all that was read: the state that a look-back cannot rebuild, then offsets."""
+        """Once the store has all that was read: send the state that a look-back cannot rebuild, then commit
+        offsets."""
         if self._changed:
             self._write(provisional=False)
         positions = {}
@@ -296,7 +302,7 @@ class StreamLoop:
                 self._send(assigned)
             note = orjson.dumps({"look_back": assigned.engine.look_back_offset}).decode()
             settled = assigned.engine.settled_offset
-            if settled:  # else nothing was read of it yet: what was committed stands, and so does its note
+            if settled:  # else nothing was read yet: the committed position and its note remain
                 positions[partition] = Position(max(settled, assigned.written_before), note)
         if positions != self._positions:
             if self._producer.flush(_FLUSH_S):

@@ -1,4 +1,4 @@
-"""The memory of a process that streams."""
+"""Memory settings of a process that streams."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _MMAP_BYTES: Final = 32 << 20  # the most that glibc allows
 
 
 def keep_memory() -> None:
-    """Settle in for a long run. To be called once all is set up.
+    """Settle in for a long run. Call this once everything is set up.
 
-    Messages and columns come and go in pieces of MBs. glibc gives each back to the kernel, which zeroes it
-    before the next may have it: 17 % of the consumer's time. And what has been imported stays, so that
-    Python's collector need not go through it again and again: 8 %. Where there is no glibc, only the latter.
+    Messages and columns come and go in pieces of MBs. glibc returns each to the kernel, which zeroes it
+    before the next use: 17 % of the consumer's time. What has been imported stays, so Python's garbage
+    collector need not go through it again and again: 8 %. Without glibc, only the latter applies.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

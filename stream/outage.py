@@ -1,4 +1,4 @@
-"""How the stream bears that the store or the bus is away: it waits, and tells the operator."""
+"""What the stream does while the store or the bus is away: it waits, and informs the operator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TELL_S: Final = 60.0
 
 
 class Outage:
-    """One time of being away, from the first step that failed to the first that works."""
+    """One outage, from the first step that failed to the first that works."""
 
     def __init__(self) -> None:
         self._began_s = time.monotonic()
@@ -22,8 +22,8 @@ class Outage:
         self._pause_s = _PAUSE_MIN_S
 
     def failed(self, error: Exception) -> float:
-        """Tell of it, at once and then each minute. How many seconds to wait before the next try: twice as
-        many each time, up to 30, less a random part, so that not all streams come back at once."""
+        """Log the outage, at once and then every minute. Return how many seconds to wait before the next try:
+        twice as many each time, up to 30, less a random part, so that not all streams come back at once."""
         now_s = time.monotonic()
         if self._told_s is None or now_s - self._told_s >= _TELL_S:
             how = ", nothing is lost" if self._told_s is None else f" for {now_s - self._began_s:.0f} s now"
@@ -33,6 +33,6 @@ class Outage:
         return pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
     def ended(self) -> None:
-        """Tell that it is over."""
+        """Log that the outage is over."""
         lasted_s = time.monotonic() - self._began_s
-        _LOG.warning("it works again after %.0f s: going on where it stopped", lasted_s)
+        _LOG.warning("the outage is over after %.0f s: going on where the stream stopped", lasted_s)

@@ -1,4 +1,4 @@
-"""Replay: a trace or log straight into the store, with no bus between. The offset is the line number."""
+"""Replay: write a trace or log straight into the store, without a bus. The offset is the line number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SECOND_NS: Final = 1_000_000_000
 
 
 class Line(Protocol):
-    """What stands at a line: a record, or why there is none, and how the line begins."""
+    """A line: its record, or why there is none, and how the line begins."""
 
     @property
     def number(self) -> int: ...
@@ -73,11 +73,12 @@ def _take(engine: Engine, sink: Sink, pending: list[tuple[int, bytes]]) -> None:
 
 
 def _messages(lines: Iterable[Line], engine: Engine) -> Iterator[tuple[int, bytes]]:
-    """The messages that a collector would have sent, a second at a time, each at its last line's number.
+    """Yield the messages that a collector would have sent, one second at a time, each with its last line's
+    number.
 
-    By the second, so that the first half of a trace gives the messages that the whole gives."""
+    By the second, so that the first half of a trace gives the same messages as the whole does."""
     sender = _Sender()
-    epochs: dict[str, int] = {}  # of each host: a part of a recording goes on with that of the part before
+    epochs: dict[str, int] = {}  # of each host: a part of a recording continues the epoch of the part before
     number = 0
     for line in lines:
         record = line.record
@@ -88,7 +89,7 @@ def _messages(lines: Iterable[Line], engine: Engine) -> Iterator[tuple[int, byte
             epochs[sender.host] = sender.epoch
             sender = _Sender(record.host, record.boot_id, sender.seq, epochs.get(record.host, 0))
         else:
-            if messages := sender.before(record):  # of most records none
+            if messages := sender.before(record):  # most records have none
                 yield from ((number, value) for value in messages)
             sender.group.append(record)
         number = line.number
@@ -96,29 +97,29 @@ def _messages(lines: Iterable[Line], engine: Engine) -> Iterator[tuple[int, byte
 
 
 class _Sender:
-    """What the collector of one host sends; ``group`` are the records that go together next."""
+    """What the collector of one host sends; ``group`` has the records that go together next."""
 
     def __init__(self, host: str = "", boot_id: str = "", seq: int = 0, epoch: int = 0) -> None:
         self.group: list[Record] = []
         self.host = host
         self._encoder = Encoder(host, boot_id, epoch, seq)
-        self._gpus: set[str] = set()  # that a gap of the next message would be of
+        self._gpus: set[str] = set()  # the GPUs that a gap in the next message would apply to
         self._newest_ns = 0
         self._second = -1
         self._set_back: Gap | None = None
 
     @property
     def seq(self) -> int:
-        """Of its last message."""
+        """The sequence number of its last message."""
         return self._encoder.seq
 
     @property
     def epoch(self) -> int:
-        """Of its last message."""
+        """The epoch of its last message."""
         return self._encoder.epoch
 
     def rest(self) -> list[bytes]:
-        """The messages of the records that wait."""
+        """Return the messages of the records that wait."""
         for record in self.group:
             if isinstance(record, Device):
                 self._gpus.add(record.gpu)
@@ -130,7 +131,7 @@ class _Sender:
         return values
 
     def before(self, record: Record) -> list[bytes]:
-        """The messages that go before a record."""
+        """Return the messages to send before a record."""
         values: list[bytes] = []
         second = record.t // _SECOND_NS
         if second != self._second and self.group:
@@ -138,7 +139,7 @@ class _Sender:
         self._second = second
         if isinstance(record, Gap):
             if self._names_more():
-                values += self.rest()  # among what is sent together a gap comes first
+                values += self.rest()  # a gap comes first among the records sent together
             if record.to_ns > record.t:
                 self._set_back = record
         elif self._set_back is not None and isinstance(record, Device):
@@ -152,8 +153,9 @@ class _Sender:
         return any(r.gpu not in known for r in self.group if isinstance(r, Device | Process))
 
     def _begin_epoch(self, gap: Gap) -> list[bytes]:
-        """The clock was set back, as a gap said, and a reading shows: a collector begins a new epoch. After
-        epoch 0, which is of none, nothing begins anew: so the gap comes again in one between."""
+        """Begin a new epoch, as a collector does, where a gap said and a reading shows that the clock was set
+        back. Epoch 0 is of no collector, and nothing begins anew after it: so the gap is sent again in an
+        epoch between."""
         values = self.rest()
         self._encoder.epoch = max(1, self._encoder.epoch)
         values += [value for _, _, value in self._encoder.encode([gap])]

@@ -1,4 +1,4 @@
-"""Rows of the table ``attribution``, as columns, of what the kernel gives out in integers."""
+"""Make rows of the table ``attribution``, as columns, from the integers of the kernel."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _COUNTS: Final[Mapping[str, int]] = {
 
 
 class _Devices(NamedTuple):
-    """What rows say of their device, by its row, and the idle level it is taken to have."""
+    """What rows say about their device, and its idle level before any is learned, by its row."""
 
     host: list[str]
     gpu: list[str]
@@ -45,7 +45,7 @@ class _Devices(NamedTuple):
 
 
 class Rows:
-    """Makes columns of the kernel's rows. ``base``: the upper bits of every version."""
+    """Makes columns from the kernel's rows. ``base``: the upper bits of every version."""
 
     def __init__(
         self, series: Series, identities: Identities, idle_levels: IdleLevels, window_ns: int, base: int
@@ -59,21 +59,20 @@ class Rows:
         self._devices_as_of = (0, 0)
 
     def idle_levels(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """The power in mW of each device while a process is resident and idle, and its standard deviation in
-        W, as far as that is known before anything is learned."""
+        """The prior of each device's idle level in mW, and its standard deviation in W."""
         return self._known()[-2:]
 
     def columns(self, out: NDArray[np.int64]) -> dict[str, Column]:
-        """The table's columns of the kernel's rows (23, n), which may be overwritten after."""
+        """Return the table's columns for the kernel's rows (23, n), which may be overwritten afterwards."""
         series = self._series
         device, holder = out[r.ROW_DEVICE], out[r.ROW_HOLDER]
         ends_ns = (out[r.ROW_WINDOW] + 1) * self._window_ns
         device_codes = device.astype(np.int32)
         known = self._known()
         held = holder >= 0
-        process = series.processes[np.where(held, holder, -1)]  # the last is nobody
-        # A process, whom it is given to, a MIG instance; or unheld and residual of the device, which are -1
-        # and -2 in the kernel's numbers.
+        process = series.processes[np.where(held, holder, -1)]  # the last entry is nobody
+        # A process, a reservation, a MIG instance; or unheld and residual of the device, which the kernel
+        # numbers -1 and -2.
         account = np.where(held, series.holders.account[holder], 1 - holder).astype(np.int32)
         source = out[r.ENERGY_SOURCE]
         of_module = known.of_module[device] & (source != r.FROM_NONE)
@@ -108,7 +107,8 @@ class Rows:
         return columns
 
     def _known(self) -> _Devices:
-        """What rows say of their device, by its row; made anew when devices come or are learned of."""
+        """Return what rows say about their device, by its row; rebuilt when a device is new or more is known
+        of one."""
         as_of = (len(self._series.device_keys), self._identities.gpus_learned)
         if as_of != self._devices_as_of:
             keys = self._series.device_keys
@@ -128,6 +128,6 @@ class Rows:
 
 
 def _copied(counts: NDArray[np.int64], narrow: type[np.integer[Any]], wide: type[np.integer[Any]]) -> Column:
-    """A copy, of 32 bits where all fit: 2 s and 2 kJ do, and a row goes to the store with 98 bytes, not 142.
-    What is 0 or greater fits if all its bits do, whose are told in half the time that it takes to compare."""
+    """Return a copy, in 32 bits where all fit: 2 s and 2 kJ do, and a row goes to the store with 98 bytes,
+    not 142. Counts of 0 or more fit if the OR of all does, which takes half the time of comparing them."""
     return counts.astype(narrow if 0 <= np.bitwise_or.reduce(counts) < 1 << 31 else wide)

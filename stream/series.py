@@ -1,4 +1,4 @@
-"""A partition's recent past: the arrays that the kernels work on, and who stands in which row."""
+"""A partition's recent past: the arrays that the kernels work on, and which row belongs to whom."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from wattribute.kernels.series import (
 )
 
 SLACK_NS: Final = 180_000_000_000
-"""Kept beyond the horizon: two rounds of the identities that a collector repeats every 60 s, and the two
-minutes that what is learned for the oldest window rests on."""
+"""How much is kept beyond the horizon: two rounds of the identities that a collector repeats every 60 s, and
+the two minutes that the oldest window is learned from."""
 _KEPT_SAMPLES: Final = 32  # of a device that has fallen silent: the period is a median of 16 intervals
 _KEPT_OFFSETS: Final = 64  # of messages with a counter reset; the last commit lies before some of them
 _MOVED_AT_ONCE: Final = 4096
 SLICES: Final = 7
-"""Into which MIG cuts most GPUs."""
+"""Compute slices into which MIG cuts most GPUs."""
 _FILL: Final = dict.fromkeys(
     ("next_device", "first_holder", "next_holder", "first_device", "counter_mj", "leap_mj"), -1
 )
@@ -41,7 +41,8 @@ ProcessKey = tuple[str, str, int, int]
 
 @dataclass(frozen=True, slots=True)
 class DeviceKey:
-    """A device of one boot: another boot of the host is another device, for its counter began anew."""
+    """A device of one boot: in another boot of the host it is another device, because its counter began
+    anew."""
 
     host: str
     boot_id: str
@@ -50,9 +51,9 @@ class DeviceKey:
 
 @dataclass(frozen=True, slots=True, order=True)
 class HolderKey:
-    """A process on a device. The order is the one in which ties are broken.
+    """A process on a device. Ties are broken in the order of these keys.
 
-    In place of a process, with a pid that none has: whom the device is given to, 0; a MIG instance, -1."""
+    Or, with a pid that no process has: a reservation of the device, 0; a MIG instance, -1."""
 
     gpu_instance: int
     pid: int
@@ -60,7 +61,7 @@ class HolderKey:
 
 
 class Series:
-    """The arrays, and the rows given out in them."""
+    """The arrays, and the rows assigned in them."""
 
     def __init__(self) -> None:
         self.hosts = Hosts(**_empty(Hosts, 8))
@@ -72,7 +73,7 @@ class Series:
         self.holder_keys: list[tuple[int, HolderKey]] = []
         self.holder_rows: dict[tuple[int, HolderKey], int] = {}
         self.processes = _processes(32)
-        """What rows say of a process, by its row in holders; nobody's stands last."""
+        """What rows say about a process, by its row in holders; the last entry is nobody."""
         self._members: list[list[tuple[HolderKey, int]]] = []  # of each device, sorted
         self._rows_of: dict[ProcessKey, list[int]] = {}  # of a process, on all its devices
         self._free: list[int] = []
@@ -145,12 +146,12 @@ class Series:
         return [row for _, row in self._members[device]]
 
     def make_room(self, rows: int) -> None:
-        """Let go of what lies beyond the horizon, and make room for ``rows`` more in every series."""
+        """Drop what lies beyond the horizon, and make room for ``rows`` more in every series."""
         n = len(self.device_keys)
         oldest_ns = self.hosts.now_ns[self.devices.host[:n]] - HORIZON_NS - SLACK_NS
         for d in np.flatnonzero((self.devices.t_ns[:n, 0] < oldest_ns) & (self.devices.length[:n] > 0)):
             self._trim_device(int(d))
-        # A late row may make two gaps of an interval that was none: the median has fallen since.
+        # A late row may make two gaps of an interval that was no gap, because the median has fallen since.
         lengths = ("length", "gap_length", "reset_length", "showed_length")
         self.devices = _wider(self.devices, 2 * rows + 2, *lengths)
         self.holders = _wider(self.holders, rows + 1, "seen_length", "used_length")
@@ -173,7 +174,7 @@ class Series:
         )  # fmt: skip
         for _, h in self._members[d]:
             period_ns = int(holders.seen_period_ns[h, : holders.seen_length[h]].max(initial=0))
-            before_ns = cut_ns - 4 * period_ns  # what came before may still carry a hold on
+            before_ns = cut_ns - 4 * period_ns  # earlier records may still continue a hold
             _shift(
                 holders.seen_length, h, before_ns,
                 holders.seen_ns, holders.seen_period_ns, holders.seen_memory_bytes,
@@ -183,17 +184,17 @@ class Series:
             )
 
     def forget_offsets(self, before: int) -> None:
-        """Let go of where the counter resets showed that a restart does not ask for."""
+        """Drop the offsets of counter resets that no restart asks for."""
         devices = self.devices
         for d in np.flatnonzero(devices.showed_length > _KEPT_OFFSETS):
             kept_from = devices.showed_offset[d, devices.showed_length[d] - _KEPT_OFFSETS]
             _shift(devices.showed_length, int(d), min(before, int(kept_from)), devices.showed_offset)
 
     def forget(self) -> tuple[list[int], list[ProcessKey]]:
-        """Give up the rows of processes of which nothing is left on a device: those devices, and the
-        processes of which nothing is left on any. One of which nothing has been
-        taken in yet is still to come. Only between batches: rows that a message about to be taken in names
-        must not move."""
+        """Free the rows of processes that have nothing left on a device. Return those devices, and the
+        processes that have nothing left on any. A process of which nothing has been taken in yet is not among
+        these: it is still to come. Call this only between batches: rows that a message about to be taken in
+        names must not move."""
         gone = [
             (row, device, key)
             for (device, key), row in self.holder_rows.items()
@@ -215,7 +216,7 @@ class Series:
         return [device for _, device, _ in gone], processes
 
     def begin_anew(self, host: int) -> list[int]:
-        """Forget the readings of a host whose clock was set back; the rows of its devices."""
+        """Forget the readings of a host whose clock was set back; return the rows of its devices."""
         devices, holders = self.devices, self.holders
         rows = [row for row in range(len(self.device_keys)) if devices.host[row] == host]
         self.hosts.now_ns[host] = self.hosts.ahead_ns[host] = self.hosts.ended_ns[host] = 0
@@ -229,8 +230,8 @@ class Series:
         return rows
 
     def _is_past(self, device: int, row: int) -> bool:
-        """Whether no window to come can have a row of it. Where a clock was set back one can, until the
-        device was read after it: the next reading may be hours later, and writes all windows before it."""
+        """Whether no future window can have a row of this holder. Where a clock was set back one can, until
+        the device has been read again: that may be hours later, and writes all windows before it."""
         reach_ns, n = int(self.holders.reach_to_ns[row]), int(self.devices.length[device])
         newest_ns = int(self.devices.t_ns[device, n - 1]) if n else 0
         return reach_ns == 0 or reach_ns < newest_ns - HORIZON_NS
@@ -255,7 +256,7 @@ def _processes(rows: int) -> Any:
 
 def new_marks(size: int, devices: int) -> Marks:
     """Room for ``size`` marks of ``devices`` devices."""
-    # Beyond those that are made nothing is read: to fill them took 1 % of the consumer's time.
+    # Nothing is read beyond the marks made: to fill that took 1 % of the consumer's time.
     return Marks(
         made=np.zeros(1, np.int64),
         latest=np.full(devices, -1, np.int64),
@@ -273,7 +274,7 @@ def _shift(length: Any, row: int, cut: int, ordered_by: Any, *others: Any) -> No
     dropped = int(np.searchsorted(ordered_by[row, :n], cut))
     if dropped:
         for series in (ordered_by, *others):
-            # In pieces that do not overlap, so that each is moved once; it is a MB, and mostly in two pieces.
+            # In pieces that do not overlap, so that each is moved once; that is a MB, mostly in two pieces.
             step = max(dropped, _MOVED_AT_ONCE)
             for at in range(dropped, n, step):
                 piece = series[row, at : min(at + step, n)]
@@ -307,7 +308,8 @@ _DTYPES: Final[dict[str, type[np.generic]]] = {
 
 
 def _empty(kind: Any, rows: int, columns: int = 0) -> dict[str, Any]:
-    """Arrays for the fields of a struct of arrays, zero, or what stands for nothing there."""
+    """Return arrays for the fields of a struct of arrays, filled with zero, or with the field's value for
+    nothing."""
     arrays = {}
     for name in kind._fields:
         dtype = _DTYPES.get(name, np.int64)
@@ -319,7 +321,7 @@ def _empty(kind: Any, rows: int, columns: int = 0) -> dict[str, Any]:
 
 
 def _taller(arrays: Any, rows: int) -> Any:
-    """The arrays with so many rows."""
+    """Return the arrays with ``rows`` rows."""
     grown = _empty(type(arrays), rows)
     for name, old in arrays._asdict().items():
         if name in _LENGTH_OF:
@@ -330,10 +332,10 @@ def _taller(arrays: Any, rows: int) -> Any:
 
 
 def _wider(arrays: Any, rows: int, *lengths: str) -> Any:
-    """The arrays with room for ``rows`` more in every series of those lengths."""
+    """Return the arrays with room for ``rows`` more in every series of those lengths."""
     for length in lengths:
-        # A quarter more than is full now: room for a few rows would be none again a few messages later, and
-        # each time all series are moved (3 us a message of 80 samples, when it was so).
+        # A quarter more than is full now: room for a few rows would be full a few messages later, and each
+        # time all series are moved (which took 3 us a message of 80 samples).
         needed = int(getattr(arrays, length).max()) * 5 // 4 + rows
         old = {name: getattr(arrays, name) for name in _SERIES[length]}
         height, width = old[_SERIES[length][0]].shape
@@ -345,7 +347,8 @@ def _wider(arrays: Any, rows: int, *lengths: str) -> Any:
 
 
 def _copied(old: Any, shape: tuple[int, int], lengths: Any) -> Any:
-    """A matrix in a larger one. Beyond a series' length nothing is read, so nothing is written there."""
+    """Copy a matrix into a larger one. Beyond a series' length nothing is read, so nothing is written
+    there."""
     new = _matrix(*shape, old.dtype)
     used = int(lengths.max())
     new[: len(old), :used] = old[:, :used]
@@ -353,8 +356,8 @@ def _copied(old: Any, shape: tuple[int, int], lengths: Any) -> Any:
 
 
 def _matrix(rows: int, columns: int, dtype: Any) -> Any:
-    """Zeros that take memory only as they are written to. numpy asks for huge pages, which take 2 MiB where
-    4 KiB are written: to grow a matrix of 1024 series cost 6 times as much, in memory and time."""
+    """Return zeros that take memory only when they are written to. numpy asks for huge pages, which take 2
+    MiB where 4 KiB are written: to grow a matrix of 1024 series cost 6 times as much memory and time."""
     if not rows * columns:
         return np.zeros((rows, columns), dtype)
     room = mmap.mmap(-1, rows * columns * np.dtype(dtype).itemsize, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

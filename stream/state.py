@@ -1,4 +1,4 @@
-"""What a look-back cannot rebuild of a device: put by on the bus, and given back (docs/bus.md, State)."""
+"""What a look-back cannot rebuild of a device: saved on the bus, and restored (docs/bus.md, State)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SAMPLE_SERIES: Final = slice(Devices._fields.index("t_ns"), Devices._fields.ind
 
 
 class Saved(NamedTuple):
-    """``origin`` is the partition whose offsets these are; ``next_offset`` is the first that is not in it;
+    """``origin`` is the partition whose offsets these are; ``next_offset`` is the first that is not included;
     ``last`` is the last sample, as in ``_SAMPLE``."""
 
     origin: str | None
@@ -39,25 +39,25 @@ class Saved(NamedTuple):
 
 
 class State:
-    """Of the devices of a partition: the counter resets ever seen, what a device was ever read from, and the
-    last sample of one that has fallen silent."""
+    """The state of a partition's devices: the number of counter resets ever, the sources that a device was
+    ever read from, and the last sample of one that has fallen silent."""
 
     def __init__(self, origin: str, series: Series, look_back: LookBack) -> None:
         self._origin = origin
         self._series = series
         self._look_back = look_back
         self._saved = np.zeros((0, 3), np.int64)  # of each device: resets, last before a silence, sources
-        # Of each device that ever fell silent: where that was first seen, as an offset, and its last sample;
-        # of the last time that lies before what is settled, and of those since.
+        # For each device that ever fell silent: the offset where that was first seen, and its last sample;
+        # for the last silence before the settled offset, and for those since.
         self._silences: dict[int, list[tuple[int, list[int]]]] = {}
         self._restored: dict[DeviceKey, Saved] = {}
         self._restored_to = 0
-        self._damaged: list[tuple[str, bytes]] = []  # of what was saved: why, and what
+        self._damaged: list[tuple[str, bytes]] = []  # saved state that is damaged: why, and the message
 
     def changed(self, next_offset: int, settled_offset: int) -> list[tuple[str, bytes]]:
-        """What to put by before offsets are committed, as (key, message): of devices of which it is news
-        since the last call. ``next_offset`` is the first that is not taken in, ``settled_offset`` the first
-        that is not in rows."""
+        """Return what to save before offsets are committed, as (key, message), for devices whose state
+        changed since the last call. ``next_offset`` is the first that is not taken in, ``settled_offset`` the
+        first that is not in rows."""
         devices, changed = self._series.devices, []
         count = len(self._series.device_keys)
         length, silent_ns = devices.length[:count], np.zeros(count, np.int64)
@@ -72,7 +72,7 @@ class State:
         self._saved = now
         for row in np.flatnonzero((now != before).any(axis=1) & (length > 0)).tolist():
             key = self._series.device_keys[row]
-            # Of one that is back too: where that is read again, it is the silence before that is asked for.
+            # Also for a device that is back: where its return is read again, the silence before it is needed.
             seen_offset, last = self._silences.get(row, [(next_offset, self._last_sample(row))])[0]
             saved = {
                 "origin": self._origin,
@@ -90,7 +90,7 @@ class State:
         return changed
 
     def note_silences(self, next_offset: int) -> None:
-        """Look which devices have fallen silent before an offset."""
+        """Find the devices that have fallen silent before an offset."""
         devices, count = self._series.devices, len(self._series.device_keys)
         length, of_host = devices.length[:count], devices.host[:count]
         last_ns = devices.t_ns[np.arange(count), np.maximum(length - 1, 0)]
@@ -102,30 +102,30 @@ class State:
                 silences.append((next_offset, self._last_sample(row)))
 
     def forget(self, devices: list[int]) -> None:
-        """Of devices that begin anew, for the clock of their host was set back."""
-        self._saved[[row for row in devices if row < len(self._saved)]] = -1  # whatever it is, it is news
+        """Forget devices that begin anew because the clock of their host was set back."""
+        self._saved[[row for row in devices if row < len(self._saved)]] = -1  # so that whatever comes is news
         for row in devices:
             self._silences.pop(row, None)
 
     def take_back(self, saved: Iterable[bytes], next_offset: int) -> None:
-        """Take what ``changed`` gave, before the first message is taken in. It may be newer than
-        ``next_offset``, the first of which the rows are still to be written."""
+        """Take what ``changed`` returned, before the first message is taken in. It may be newer than
+        ``next_offset``, the first whose rows are still to be written."""
         self._restored_to = next_offset
         for value in saved:
             try:
                 found = read_saved(value)
-            except RecordError as error:  # raised, it would end every stream, at each start
+            except RecordError as error:  # if raised, it would end every stream, at each start
                 self._damaged.append((str(error), value))
                 continue
-            # A host that comes here from another partition begins anew: what that knew of it at some offset
-            # of its own made a gap of all the time since, and its energy counted twice (by 27 %).
+            # A host that comes here from another partition begins anew: with what that partition knew of it,
+            # all time since was a gap, and its energy counted twice (by 27 %).
             if found.origin in (None, self._origin):
                 self._restored[found.device] = found
 
     def give_back(self, tables: Tables) -> None:
-        """Give devices, once the look-back is over, what it could not tell of them. What is damaged becomes
+        """Once the look-back is over, restore what it could not rebuild of devices. Damaged state becomes
         dead letters."""
-        for number, (reason, value) in enumerate(self._damaged, 1):  # of a place and a reason one is kept
+        for number, (reason, value) in enumerate(self._damaged, 1):  # a store keeps one per place and reason
             tables.dead(self._restored_to, f"{reason} ({number})", value[:EXCERPT_BYTES])
         self._damaged.clear()
         for key in self._restored.keys() & self._series.device_rows.keys():
@@ -133,7 +133,7 @@ class State:
             self._give_resets(row, saved)
             devices = self._series.devices
             n = int(devices.length[row])
-            # Of a silent one it may have brought what came late.
+            # For a silent device the look-back may have brought late samples.
             is_older = not n or devices.t_ns[row, n - 1] < saved.last[0]
             if saved.next_offset <= self._restored_to:
                 if is_older:
@@ -143,10 +143,10 @@ class State:
             devices.sources[row] |= saved.sources
 
     def _give_resets(self, row: int, saved: Saved) -> None:
-        # Those that showed after our place show again. By offset, and not by time: readings come late.
+        # Resets after our offset will show again. Compare by offset, not by time, because readings come late.
         showed = [offset for offset in saved.reset_offsets if offset < self._restored_to]
         devices = self._series.devices
-        # A stream that did not know yet that the partition is another's may have put by what is older.
+        # A stream that did not know yet that the partition was another's may have saved older state.
         seen = devices.showed_offset[row, : devices.showed_length[row]].tolist()
         if saved.reset_offsets or not saved.resets:
             showed += [offset for offset in seen if offset > max(saved.reset_offsets, default=-1)]
@@ -158,14 +158,14 @@ class State:
         devices.showed_offset[row, : len(showed)] = showed
 
     def _give_last_sample(self, row: int, saved: Saved) -> None:
-        """Of a device of which the look-back brought nothing that is newer."""
+        """Restore the last sample of a device of which the look-back brought nothing newer."""
         devices = self._series.devices
         for series, value in zip(devices[_SAMPLE_SERIES], saved.last, strict=True):
             series[row, 0] = value
         t_ns, energy_mj, power_mw, average_mw = saved.last
         devices.length[row] = 1
         devices.gap_length[row] = devices.reset_length[row] = devices.quiet[row, 0] = 0
-        devices.broken[row] = 1  # the look-back had nothing of it: that is longer than any period
+        devices.broken[row] = 1  # the look-back, longer than any period, had nothing of it
         devices.first_ns[row] = saved.first_ns
         devices.knot_ns[row], devices.counter_mj[row] = t_ns, energy_mj
         devices.sources[row] = (
@@ -181,7 +181,7 @@ class State:
 
 
 def read_saved(value: bytes) -> Saved:
-    """A message of the topic. Raises RecordError where it is damaged."""
+    """Parse a message of the topic. Raises RecordError where it is damaged."""
     try:
         obj = orjson.loads(value)
         saved = Saved(
@@ -189,7 +189,7 @@ def read_saved(value: bytes) -> Saved:
             DeviceKey(obj["host"], obj["boot_id"], obj["gpu"]),
             obj["next_offset"],
             obj.get("resets", 0),
-            obj.get("reset_offsets", []),  # and this
+            obj.get("reset_offsets", []),  # as it lacks this
             obj.get("sources", 0),
             obj["first_ns"],
             obj["last"],

@@ -1,4 +1,4 @@
-"""Rows of the small tables, as the messages bring them, until they are written."""
+"""Rows of the small tables, as messages bring them, until they are written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MINUTE_NS: Final = 60_000_000_000
 
 
 class Tables:
-    """Collects rows; ``origin`` names where the messages stand (a file, or topic and partition)."""
+    """Collects rows; ``origin`` names where the messages come from (a file, or topic and partition)."""
 
     def __init__(self, origin: str, version_base: int) -> None:
         self.origin = origin
@@ -37,14 +37,14 @@ class Tables:
         return [(self.origin, orjson.dumps(row)) for row in self._rows["dead"]]
 
     def dead(self, offset: int, reason: str, excerpt: bytes, count: int = 1) -> None:
-        """A dead letter: what cannot be used, where it stands and why."""
+        """Add a dead letter: what cannot be used, where it is and why."""
         self.dropped += count
         text = excerpt.decode("utf-8", "replace")
         row = {"origin": self.origin, "position": offset, "t": 0, "reason": reason, "excerpt": text}
         self._rows["dead"].append(row)
 
     def uncounted(self, offset: int, host: str, from_ns: int, to_ns: int, what: str) -> None:
-        """A gap: a span of which readings do not count."""
+        """Add a gap: a span whose readings do not count."""
         reason = f"{what}, at {self.origin} {offset}"
         self._gap(host, Gap(t=to_ns, from_ns=from_ns, to_ns=to_ns, reason=reason), offset)
 
@@ -87,7 +87,7 @@ def _row(record: Record, without: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def _unit_row(host: str, boot_id: str, unit: Unit, position: str, version: int) -> dict[str, Any]:
     row = _row(unit, without=("start_ns",))
-    # With its time, for two recordings of one host may both begin with epoch 0, sequence number 1.
+    # With its time, because two recordings of one host may both begin with epoch 0, sequence number 1.
     row |= {"host": host, "boot_id": boot_id, "position": f"{position} {unit.t}", "version": version}
     row["process_start_ns"] = unit.start_ns or 0
     row["authority"] = _AUTHORITY.get(unit.source, 0)

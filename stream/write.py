@@ -1,4 +1,4 @@
-"""Results into the sink: the one place where rows leave the stream."""
+"""Write results into the sink: the one place where rows leave the stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wattribute.stream.engine import Engine
 
 class Unwritten:
     """What an engine has handed out and no sink has acknowledged. An engine hands out a row once, so what a
-    write that failed did not get through stays here."""
+    failed write did not get through stays here."""
 
     def __init__(self) -> None:
         self.attribution: deque[Mapping[str, Column]] = deque()
@@ -26,7 +26,8 @@ class Unwritten:
         self._tables += engine.tables.take().items()
 
     def write(self, sink: Sink) -> Iterator[int]:
-        """Write it, attribution first; the number of attribution rows of each write. Raises StoreError."""
+        """Write everything, attribution first; yield the number of attribution rows of each write. Raises
+        StoreError."""
         while self.attribution:
             sink.write_attribution(self.attribution[0])
             yield _length(self.attribution.popleft())
@@ -36,7 +37,7 @@ class Unwritten:
 
 
 def write_results(engine: Engine, sink: Sink, ended: bool = False) -> int:
-    """Write all that changed; the number of attribution rows. Raises StoreError."""
+    """Write all that changed; return the number of attribution rows. Raises StoreError."""
     unwritten = Unwritten()
     unwritten.take(engine, ended)
     return sum(unwritten.write(sink))

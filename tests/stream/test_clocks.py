@@ -354,7 +354,7 @@ def test_a_gap_without_end_is_refused() -> None:
         made_host.stream(engine, sent(("a", "b", 1, [[gap], *map(second, range(20))])), [1])
     )
     (letter,) = engine.tables.take()["dead"]
-    assert "a gap that ends more than a day after it was told" in letter["reason"]
+    assert "a gap that ends more than a day after the time of its record" in letter["reason"]
     assert not any(row["flags"] & 2 for row in rows.values())
 
 

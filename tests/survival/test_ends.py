@@ -111,7 +111,7 @@ def test_a_commit_that_nobody_answers_is_given_up(kafka_broker: KafkaBroker) -> 
         assert positions
         kafka_broker.freeze()
         for _ in range(2):  # the second waits for the first
-            with pytest.raises(BusAwayError, match="does not take the commit: Local: Timed out"):
+            with pytest.raises(BusAwayError, match="does not accept the commit: Local: Timed out"):
                 consumer.commit(positions)
     finally:
         consumer.close()  # it is frozen still

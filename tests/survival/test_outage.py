@@ -124,7 +124,7 @@ def test_after_an_outage_the_tables_are_those_of_an_undisturbed_stream(
     said = [record.getMessage() for record in caplog.records if "wattribute" in record.name]
     waits = sum(line.startswith("waiting, nothing is lost: the store ") for line in said)
     assert waits
-    assert sum(line.startswith("it works again after ") for line in said) == waits
+    assert sum(line.startswith("the outage is over after ") for line in said) == waits
     found = tables_of(url)
     for table, rows in undisturbed.items():
         assert found[table] == rows, table

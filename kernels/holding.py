@@ -24,8 +24,8 @@ def expected_by(holders: Holders, h: int) -> int:
 
 @part
 def hold_from(holders: Holders, h: int, j: int) -> int:
-    """When the hold that begins with record j begins: a period before it, but not before the record before
-    it."""
+    """When the hold that begins with record j starts: one period before that record, but not before the
+    record before it."""
     from_ns = holders.seen_ns[h, j] - holders.seen_period_ns[h, j]
     if j > 0:
         from_ns = max(from_ns, holders.seen_ns[h, j - 1])
@@ -51,8 +51,8 @@ def holds(holders: Holders, h: int, k: int, now_ns: int, from_ns: int, to_ns: in
 
 @part
 def memory_at(holders: Holders, h: int, k: int) -> int:
-    """Memory held: that of record k, which covers the time before it, if it has any; else that of the last
-    record before it that has."""
+    """Memory held: the value of record k, which covers the time before it, if that is known; else the last
+    known value before it."""
     n = holders.seen_length[h]
     if k < n and holders.seen_memory_bytes[h, k] >= 0:
         return int(holders.seen_memory_bytes[h, k])

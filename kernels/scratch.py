@@ -28,7 +28,7 @@ class Scratch(NamedTuple):
     seen: I64  # (m): the next of their records in the pass over the windows
     used: I64  # (m): the same for their SM records
     watts: F64  # (m): what each draws per percent of SM time
-    watts_sd: F64  # (m): standard deviation of that
+    watts_sd: F64  # (m): standard deviation of those watts
     present: I64  # (m + 1): who holds the device over a piece, as an index of ``sums``
     sm_percent: F64  # (m + 1): of those present, like the next two
     unsure: F64  # variance of their watts per percent

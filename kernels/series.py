@@ -70,7 +70,7 @@ class Hosts(NamedTuple):
 
     now_ns: I64
     ahead_ns: I64  # a time far ahead of ``now_ns`` that one reading claimed: believed if a second one does
-    ahead_device: I32  # whose reading that was
+    ahead_device: I32  # the device of that reading
     ended_ns: I64  # ``now_ns`` when its collector ended properly, until that moves on
     first_device: I32
 

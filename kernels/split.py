@@ -170,7 +170,7 @@ def _split_piece(
     begin = 0
     for g in range(count + 1):
         end, nobody = instances[END, g], unheld
-        for k in range(givens):  # first that of the device; that of an instance not reported is for all of it
+        for k in range(givens):  # a device's reservation is first; one of an unreported instance is for all
             number = holders.gpu_instance[work.members[work.given[k]]]
             is_own = g < count and number == holders.gpu_instance[work.members[instances[MEMBER, g]]]
             if number < 0 or is_own or (count == 0 and nobody == unheld):

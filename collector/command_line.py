@@ -1,4 +1,4 @@
-"""What a server's command line and environment say of its model: what follows allow-listed words, no more."""
+"""A server's model, from its command line and environment: only values of allow-listed words are read."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from wattribute.records import clean
 
 
 def described(root: Path, process: Key, address: Address, engine: Engine) -> Server:
-    """The server of a process, with what its command line and environment say of its model."""
+    """The server of a process, with the model that its command line and environment name."""
     words = read_file(root, process[0], "cmdline").decode(errors="replace").split("\0")
     environ = _variables(read_file(root, process[0], "environ"), engine.model_variables)
     path = _option(words, engine.model_options) or next(iter(environ.values()), "")
     alias = _option(words, engine.alias_options) or path
-    if alias.startswith(("/", ".")):  # where it lies is no name
+    if alias.startswith(("/", ".")):  # a path: only its last part is a name
         alias = PurePath(alias).name
     return Server(process, address, engine, alias, path)
 
 
 def silent_engine(root: Path, process: Key) -> str:
-    """What to do about a process that looks like an engine and shows no counters; '' of others."""
+    """What to do about a process that looks like an engine but has no counters; '' for others."""
     words = read_file(root, process[0], "cmdline").decode(errors="replace").split("\0")
     for engine in ENGINES:
         if engine.program and engine.switch not in words and any(engine.program in word for word in words):
-            return f"pid {process[0]} looks like {engine.name}: started with {engine.switch} it can be read"
+            return f"pid {process[0]} looks like {engine.name}: start it with {engine.switch} to have it read"
     return ""
 
 
 def _option(words: Sequence[str], names: Sequence[str]) -> str:
-    """What follows the first of these words, or stands behind its equals sign. Nothing else is looked at."""
+    """The word after the first of ``names``, or after its equals sign. Nothing else is read."""
     for name in names:
         for word, value in zip(words, [*words[1:], ""], strict=True):
             if PurePath(word).name == name if not name.startswith("-") else word == name:
@@ -54,5 +54,5 @@ def _variables(environ: bytes, names: Sequence[str]) -> Mapping[str, str]:
 
 
 def _clean(text: str) -> str:
-    """A name of a model. A URL with a user in it is none: it may hold a password."""
+    """The name of a model; '' for a URL with a user in it, which may contain a password."""
     return "" if "://" in text and "@" in text else clean(text)

@@ -9,29 +9,29 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Health:
-    """How the sampling itself is doing."""
+    """Counters of the sampling itself."""
 
     missed_ticks: int = 0
     readings: int = 0
     records: int = 0
-    outages: int = 0  # a GPU that had answered did not
-    lists_left_out: int = 0  # of processes: one was on its way still, or the clock was set meanwhile
-    unidentified: int = 0  # entries of such lists of which no process is found
+    outages: int = 0  # how often a GPU stopped answering
+    lists_left_out: int = 0  # process lists skipped: the last one was still being read, or the clock was set
+    unidentified: int = 0  # entries of process lists for which no process was found
     late_ns: deque[int] = field(default_factory=lambda: deque(maxlen=1024))
 
     def late_percentile_ns(self, percent: float) -> int:
-        """By how much ticks came late, over the last 1024 of them."""
+        """How late ticks were: this percentile of the last 1024."""
         ordered = sorted(self.late_ns)
         return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))] if ordered else 0
 
     def complaints(self) -> Iterator[str]:
-        """What was not as it should be, in a line each."""
+        """What went wrong, one line each."""
         if self.outages:
-            yield f"a GPU stopped answering, {self.outages:,} times in all: the table gap says which and why"
+            yield f"a GPU stopped answering, {self.outages:,} times in all: see the table gap for why"
         if self.lists_left_out:
-            yield f"{self.lists_left_out:,} lists of a GPU's processes were left out: NVML took too long"
+            yield f"{self.lists_left_out:,} lists of a GPU's processes were skipped: NVML took too long"
         if self.unidentified:
             yield (
-                f"{self.unidentified:,} entries of lists of a GPU's processes are of none that /proc shows:"
-                " it had ended, or is in another PID namespace, of which wattribute doctor tells"
+                f"{self.unidentified:,} entries of lists of a GPU's processes match no process in /proc:"
+                " the process had ended, or is in another PID namespace; run `wattribute doctor` to find out"
             )

@@ -1,8 +1,8 @@
-"""Whose a process is, from what /proc says of it (control groups, environment, command line) and what the
-kubelet and the configuration say of that.
+"""To whom a process belongs, from /proc (control groups, environment, command line), from the kubelet, and
+from the rules in the settings.
 
-Pure functions. An environment and a command line hold secrets: only the values of allow-listed keys and the
-name of a script leave this file. Rules may look at a command line; what they say is the configuration's.
+Pure functions. Environments and command lines contain secrets: only values of allow-listed keys and the name
+of a script leave this file. Rules may match a command line, but the names that they give are the settings'.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from wattribute.collector.pods import Pod
 from wattribute.records import NAME_MAX, clean
 from wattribute.rules import COMMAND_MAX, TAGS, Rule, said
 
-_GPUS_TEXT_MAX: Final = 4096  # 64 UUIDs, which no record takes
+_GPUS_TEXT_MAX: Final = 4096  # 64 UUIDs; they are in no record
 _ATTEMPT_MAX: Final = (1 << 32) - 1
 _RESTARTS_MAX: Final = 1000  # of a launcher within one start of its job
 
@@ -26,8 +26,8 @@ _TAGS: Final[dict[str, tuple[str, ...]]] = {
     **{field: (f"WATTRIBUTE_{field.upper()}",) for field in TAGS},
     "run": ("WATTRIBUTE_RUN", "WATTRIBUTE_RUN_ID"),
 }
-# identity_source -> field -> keys; the first that has a value gives it. In order of trust: who scheduled the
-# process, then who tracks it, then its launcher. A Slurm account is whom Slurm charges: a team.
+# identity_source -> field -> keys; the first key with a value counts. In order of trust: what scheduled the
+# process, what tracks it, its launcher. A Slurm account is what Slurm charges, hence a team.
 _SOURCES: Final[dict[str, dict[str, tuple[str, ...]]]] = {
     "slurm": {
         "cluster": ("SLURM_CLUSTER_NAME",),
@@ -43,7 +43,7 @@ _SOURCES: Final[dict[str, dict[str, tuple[str, ...]]]] = {
 }
 _SLURM_RESTARTS: Final = "SLURM_RESTART_COUNT"
 _TORCHRUN_RESTARTS: Final = "TORCHELASTIC_RESTART_COUNT"
-# MLFLOW_TRACKING_URI is left out with intent: it may hold a password.
+# MLFLOW_TRACKING_URI is left out on purpose: it may contain a password.
 _LABELS: Final[dict[str, tuple[str, ...]]] = {
     "slurm_step": ("SLURM_STEP_ID",),
     "slurm_partition": ("SLURM_JOB_PARTITION",),
@@ -58,7 +58,7 @@ _LABELS: Final[dict[str, tuple[str, ...]]] = {
     "wandb_name": ("WANDB_NAME",),
     "wandb_sweep": ("WANDB_SWEEP_ID",),
 }
-# Which GPUs Slurm gave out: read for reservations, and no part of any record.
+# Which GPUs Slurm assigned: read for reservations, and part of no record.
 GPU_KEYS: Final = ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS", "CUDA_VISIBLE_DEVICES")
 ENVIRONMENT_KEYS: Final = frozenset(
     (
@@ -71,15 +71,15 @@ _KEYS_BYTES: Final = {key.encode(): key for key in ENVIRONMENT_KEYS}
 _FIELDS: Final = ("cluster", "job", *_TAGS)
 
 _CONTAINER: Final = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
-# With dashes (cgroupfs), underscores (systemd slices), or 32 digits (pods that the kubelet has from a file).
+# With dashes (cgroupfs), underscores (systemd slices), or 32 digits (static pods, from a file).
 _POD: Final = re.compile(r"pod([0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?![0-9a-f])")
 _SLURM: Final = re.compile(r"slurm.*/job_([0-9]+)(?:/step_([^/]+))?")
 _PYTHON: Final = re.compile(r"(?:python|pypy)[0-9.]*")
-_PYTHON_FLAG: Final = re.compile(r"-[bBdEiIOPqsSuvx]+")  # those without a value
+_PYTHON_FLAG: Final = re.compile(r"-[bBdEiIOPqsSuvx]+")  # flags without a value
 
 
 class Group(NamedTuple):
-    """What the control group of a process says: '' where it does not."""
+    """What the path of a process's control group contains; '' where it does not."""
 
     container: str = ""
     pod: str = ""
@@ -89,7 +89,7 @@ class Group(NamedTuple):
 
 class Seen(NamedTuple):
     """What else is known of a process. ``launch`` names the process group that it was launched in;
-    ``command_line`` is for rules alone."""
+    ``command_line`` is only for rules."""
 
     command_line: str = ""
     user: str = ""
@@ -100,7 +100,7 @@ def group(raw: bytes) -> Group:
     """The group in the text of /proc/PID/cgroup, of version 1, 2 or both.
 
     Docker, containerd, CRI-O and podman put the container's 64 hexadecimal digits in the path, the kubelet
-    the pod's uid, Slurm job and step. Of nested containers and pods the innermost counts.
+    puts the pod's uid there, and Slurm puts job and step. The innermost container and pod count.
     """
     container = pod = job = step = ""
     for line in raw.decode(errors="replace").splitlines():
@@ -113,15 +113,15 @@ def group(raw: bytes) -> Group:
 
 
 def environment(raw: bytes) -> dict[str, str]:
-    """The allow-listed keys of /proc/PID/environ that have a value; nothing else of it is kept."""
+    """The allow-listed variables of /proc/PID/environ that have a value; nothing else is kept."""
     values: dict[str, str] = {}
     for entry in raw.split(b"\0"):
         name, _, value = entry.partition(b"=")
         key = _KEYS_BYTES.get(name)
         most = _GPUS_TEXT_MAX if key in GPU_KEYS else NAME_MAX
         if key is not None and (text := clean(value.decode(errors="replace"), most)):
-            values.setdefault(key, text)  # of a key given twice getenv returns the first
-    if values.get("TORCHELASTIC_RUN_ID") == "none":  # torchrun's default: every single-node job has it
+            values.setdefault(key, text)  # the first of a repeated key, as getenv returns
+    if values.get("TORCHELASTIC_RUN_ID") == "none":  # torchrun's default, in every single-node job
         del values["TORCHELASTIC_RUN_ID"]
     return values
 
@@ -135,13 +135,13 @@ def identity(
 ) -> dict[str, Any]:
     """The fields of a Workload that environment, control group, pod and rules give.
 
-    Each field is given by the first that has it: the tag of the process, of the pod, Kubernetes, Slurm, Ray,
-    MLflow, W&B, torchrun, the rules, the process group. ``identity_source`` names where model and run came
-    from; where nothing names either, the closest thing that is known: ``kubernetes``, ``container``,
-    ``process``.
+    Each field comes from the first source that has it: tags of the process, tags of the pod, Kubernetes,
+    Slurm, Ray, MLflow, W&B, torchrun, the rules, the process group. ``identity_source`` names the source of
+    model and run; where no source names either, it is the closest thing known: ``kubernetes``,
+    ``container``, ``process``.
     """
     known = dict(environ)
-    if within.job:  # what the kernel says wins over what the environment claims
+    if within.job:  # the kernel takes precedence over the environment
         known["SLURM_JOB_ID"] = within.job
     if within.step:
         known["SLURM_STEP_ID"] = within.step
@@ -155,7 +155,7 @@ def identity(
     asked = {**place, "command": seen.command_line, "image": container.image if container else ""}
     source = "kubernetes" if within.pod else "container" if within.container else "process"
     found: dict[str, str] = {}
-    named = ""  # the first that gave model or run
+    named = ""  # the first source that gave model or run
     told = [*_told(known, pod), ("rule", said(rules, asked))]
     for teller, says in told:
         named = named or (teller if says.keys() & {"model", "model_version", "run"} else "")
@@ -173,10 +173,10 @@ def identity(
 
 
 def attempt(environ: Mapping[str, str], pod: Pod | None = None, container: str = "") -> int | None:
-    """Which start of its run a process belongs to, from 0; None where nothing counts them.
+    """Which start of its run a process belongs to, from 0; None where nothing counts starts.
 
-    The tag, else how often its job was started again: by Kubernetes, else by Slurm; and by torchrun. Where
-    both a job and a launcher within it were, job × 1000 + launcher keeps every start apart, in order.
+    It is the tag; without one, how often the job was restarted by Kubernetes, or else by Slurm, and by
+    torchrun within it. Where both are counted, job × 1000 + torchrun keeps all starts apart and in order.
     """
     tag = _first(environ, _TAGS["attempt"]) or (pod.tags.get("attempt", "") if pod else "")
     if (told := _count(tag)) is not None:
@@ -193,15 +193,15 @@ def attempt(environ: Mapping[str, str], pod: Pod | None = None, container: str =
 
 
 def environment_of(run: str, environ: Mapping[str, str]) -> Mapping[str, str]:
-    """An environment as it tells of a run: an attempt that it names is of the run that it names, and of no
-    other that is told of within."""
+    """The environment as it applies to ``run``: its attempt belongs to the run that it names, so it is left
+    out where ``run`` is another one."""
     if _first(environ, _TAGS["run"]) in ("", run):
         return environ
     return {key: value for key, value in environ.items() if key not in _TAGS["attempt"]}
 
 
 def _told(environ: Mapping[str, str], pod: Pod | None) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """What each source but the rules says, the most trusted first."""
+    """The names that each source except the rules gives, the most trusted source first."""
     yield "tag", _values(environ, _TAGS)
     if pod is not None:
         yield "tag", pod.tags
@@ -219,14 +219,14 @@ def _count(text: str) -> int | None:
 
 
 def command_line(cmdline: bytes) -> str:
-    """The words of /proc/PID/cmdline, for rules to look at. It holds secrets: no record, no error has it."""
+    """The words of /proc/PID/cmdline, for rules to match. They may be secrets: no record or error has any."""
     return cmdline[:COMMAND_MAX].replace(b"\0", b" ").decode(errors="replace").strip()
 
 
 def command(comm: bytes, cmdline: bytes) -> str:
-    """A short name: the kernel's for the process; for Python the interpreter and its script or module.
+    """A short name: the kernel's name of the process; for Python the interpreter and its script or module.
 
-    Arguments are never shown. Where an option's meaning is not certain nothing after it is: it could be a
+    Arguments are never shown. After an option of unknown meaning nothing is shown: the next word could be its
     value, and a value could be a secret.
     """
     name = clean(comm.decode(errors="replace"))
@@ -248,7 +248,7 @@ def command(comm: bytes, cmdline: bytes) -> str:
 
 @lru_cache(maxsize=1024)
 def user_name(uid: int) -> str:
-    """The name of a user, the number as text where this machine knows none."""
+    """The name of a user; the number as text where this machine has no name for it."""
     try:
         return clean(pwd.getpwuid(uid).pw_name)
     except KeyError:

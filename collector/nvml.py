@@ -1,10 +1,10 @@
-"""NVML: what the GPUs of this machine say of themselves. The only file that imports pynvml.
+"""Read the GPUs of this machine through NVML. This is the only file that imports pynvml.
 
-Each device is read in two ways. ``read_fast`` takes the energy counter, power and utilisation: microseconds,
-fit for 100 Hz. ``read_slow`` takes memory, temperature, clock, the processes and what they used: a single
-process list was measured at 4.5 ms, under a lock that all of the driver shares (MangoHud PR 2104).
+Each device is read in two ways. ``read_fast`` reads the energy counter, power and utilisation: it takes
+microseconds, fast enough for 100 Hz. ``read_slow`` reads memory, temperature, clock, the processes and what
+they used: one process list was measured at 4.5 ms, under a lock of the whole driver (MangoHud PR 2104).
 
-A device is known by its UUID: an index may change with the next boot. What is absent is None, never 0.
+A device is identified by its UUID: its index may change at the next boot. An absent value is None, never 0.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Now = Callable[[], int]
 
 @dataclass(frozen=True, slots=True)
 class SlowReading:
-    """What ``read_slow`` found at ``t``. ``residents`` is None where no process list could be read."""
+    """The result of ``read_slow`` at ``t``. ``residents`` is None where no process list could be read."""
 
     t: int
     memory_used_bytes: int | None
@@ -57,20 +57,20 @@ class SlowReading:
 
 
 class Nvml:
-    """The devices of this machine, found when it is made.
+    """The devices of this machine, as found on creation.
 
     ``binding`` is the module pynvml (the default) or an object with the same functions. ``errors`` counts
-    every failed reading by (call, NVML code). Raises WattributeError where NVML does not start or shows no
-    device that can be read.
+    every failed reading by (call, NVML code). Raises WattributeError where NVML does not start or has no
+    readable device.
     """
 
     def __init__(self, binding: Any = None) -> None:
         self.binding: Any = load_pynvml() if binding is None else binding
         self.errors: Counter[tuple[str, int]] = Counter()
-        # Devices without a UUID at the start, of which nothing is read, ever. NVML also counts those that it
-        # may not talk to, as within a job that has one of eight: they are others'.
+        # Devices that gave no UUID at the start: they are never read. Devices that NVML counts but may not
+        # access, as in a job that has one GPU of eight, are not among them: they belong to others.
         self.nameless_count = 0
-        self.session = 0  # grows with each restart: a handle is good within its session only
+        self.session = 0  # grows with each restart: a handle is valid only within its session
         self._counting = threading.Lock()
         self._reopening = threading.Lock()
         try:
@@ -82,15 +82,15 @@ class Nvml:
             self.close()
             raise WattributeError(
                 f"NVML shows no GPU that can be read ({self.shown_errors() or 'it counts none'}): "
-                "see `nvidia-smi -L`, and in a container give it the GPUs"
+                "check `nvidia-smi -L`; if this is a container, give it access to the GPUs"
             )
 
     def reopen(self, gpu: GpuReader) -> None:
-        """Bring back a device that was out: find it again by its UUID and probe its calls anew.
+        """Bring back a device that was out: find it again by its UUID and probe its calls again.
 
-        NVML itself is started anew where the driver went away or no device answers at all, but not for the
-        sake of one of several: that would take the handles from those that work.
-        Raises GpuError while the device stays away.
+        NVML itself is restarted where the driver went away or no device answers, but not because one of
+        several fails: a restart would invalidate the handles of those that work. Raises GpuError while the
+        device does not come back.
         """
         with self._reopening:
             all_out = all(other.calls.failed_code for other in self.gpus)
@@ -106,14 +106,14 @@ class Nvml:
         gpu.probe()
 
     def close(self) -> None:
-        """Let go of NVML."""
+        """Shut NVML down."""
         try:
             self.binding.nvmlShutdown()
         except self.binding.NVMLError as error:
             self.count("nvmlShutdown", error.value)
 
     def count(self, call: str, code: int) -> None:
-        """Count a failed reading; from any thread."""
+        """Count a failed reading. Can be called from any thread."""
         with self._counting:
             self.errors[call, code] += 1
 
@@ -122,7 +122,7 @@ class Nvml:
         return ", ".join(f"{call}: NVML {code} ({n} times)" for (call, code), n in self.errors.most_common())
 
     def _restart(self, gpu: GpuReader) -> None:
-        self.close()  # after a driver reload this fails, and is counted
+        self.close()  # fails after a driver reload; the failure is counted
         try:
             self.binding.nvmlInit()
         except self.binding.NVMLError as error:
@@ -144,11 +144,11 @@ class Nvml:
                 call = "nvmlDeviceGetUUID"
                 found.append(GpuReader(self, self.binding.nvmlDeviceGetUUID(handle), index, handle))
                 found[-1].probe()
-            except self.binding.NVMLError as error:  # one that is lost must not hide the others
+            except self.binding.NVMLError as error:  # a lost device must not hide the others
                 self.count(call, error.value)
                 self.nameless_count += error.value != NO_PERMISSION
             except GpuError:
-                continue  # it is counted, and known by its UUID: `reopen` may bring it back
+                continue  # the failure is counted; the UUID is known, so `reopen` may bring the device back
         return found
 
 
@@ -158,13 +158,13 @@ class GpuReader:
     def __init__(self, nvml: Nvml, uuid: str, index: int, handle: Any) -> None:
         self.uuid = uuid
         self.identity = Gpu(t=0, gpu=uuid, index=index)
-        self.file_number: int | None = index  # N of /dev/nvidiaN: NVML's own order may be another
-        self.mig_uuids: dict[str, int] = {}  # of its MIG devices at the last slow reading: their GPU instance
+        self.file_number: int | None = index  # N of /dev/nvidiaN; NVML's own order may differ
+        self.mig_uuids: dict[str, int] = {}  # at the last slow reading: MIG device UUID -> GPU instance
         self._nvml = nvml
         self.take(handle)
 
     def take(self, handle: Any) -> None:
-        """Use a handle of the present NVML session; nothing is known of the device yet."""
+        """Use a handle of the current NVML session and forget what was known of the device."""
         nvml = self._nvml
         self.session = session = nvml.session
         self.calls = DeviceCalls(nvml.binding, self.uuid, handle, lambda: nvml.session == session, nvml.count)
@@ -174,11 +174,11 @@ class GpuReader:
         self._mig = False
 
     def probe(self) -> None:
-        """Find out what the device is and which calls it has. Raises GpuError."""
+        """Find out what the device is and which calls it supports. Raises GpuError."""
         name = self.calls("nvmlDeviceGetName")
         memory = self.calls("nvmlDeviceGetMemoryInfo")
         limit_mw = self._asked("nvmlDeviceGetEnforcedPowerLimit", "power_limit_mw")
-        index = self._asked("nvmlDeviceGetIndex", "index")  # another, once the driver was loaded with others
+        index = self._asked("nvmlDeviceGetIndex", "index")  # may differ after a reload with other devices
         index = self.identity.index if index is None else index
         file_number = self.calls("nvmlDeviceGetMinorNumber")
         self.file_number = index if file_number is None else file_number
@@ -194,15 +194,15 @@ class GpuReader:
         )
 
     def read_fast(self, now_ns: Now) -> Device:
-        """Energy, power and utilisation; ``t`` is taken right after energy and power. Raises GpuError."""
+        """Read energy, power and utilisation; ``t`` is right after energy and power. Raises GpuError."""
         if self._power is None:
-            raise GpuError(self.uuid, "probe", self.calls.failed_code, "it has not answered yet")
+            raise GpuError(self.uuid, "probe", self.calls.failed_code, "the device has not answered yet")
         power = self._power.read()
         t = now_ns()
         rates = self.calls(name := "nvmlDeviceGetUtilizationRates")
         if rates is None and power == (None, None, None) and self._power.asked_in_vain():
-            # else a record without any reading would say that the device was watched
-            raise self.calls.out("read_fast", UNKNOWN, "none of its readings can be had")
+            # otherwise a record without any reading would claim that the device was observed
+            raise self.calls.out("read_fast", UNKNOWN, "no reading of the device succeeded")
         return Device(
             t=t,
             gpu=self.uuid,
@@ -214,12 +214,12 @@ class GpuReader:
         )
 
     def read_slow(self, now_ns: Now, fresh: bool = False) -> SlowReading:
-        """Memory, temperature, clock, the processes and what they used since the last call.
+        """Read memory, temperature, clock, the processes and what they used since the last call.
 
-        ``fresh`` forgets the last seen timestamp, as is due after the wall clock was set. Raises GpuError.
+        ``fresh`` forgets the last seen timestamp: use it after the wall clock was set. Raises GpuError.
         """
         self._follow_mig_mode()
-        memory = self.calls("nvmlDeviceGetMemoryInfo")  # not where it is shared with the CPU (GB10)
+        memory = self.calls("nvmlDeviceGetMemoryInfo")  # None where memory is shared with the CPU (GB10)
         sensor, clock = self.calls.binding.NVML_TEMPERATURE_GPU, self.calls.binding.NVML_CLOCK_SM
         temperature_c = self._asked("nvmlDeviceGetTemperature", "temperature_c", sensor)
         clock_mhz = self._asked("nvmlDeviceGetClockInfo", "sm_clock_mhz", clock)
@@ -245,21 +245,21 @@ class GpuReader:
         return self.calls.sane(call, field, self.calls(call, *args))
 
     def _follow_mig_mode(self) -> None:
-        """MIG can be switched while we run, and per-process utilisation goes and comes with it."""
+        """Probe the calls again where MIG was switched on or off: per-process utilisation depends on it."""
         mode = self.calls("nvmlDeviceGetMigMode")
         if mode is not None and (mode[0] == 1) != self._mig:
             self._mig = not self._mig
             self.calls.probe_anew()
 
     def _instances(self, t: int) -> list[Instance]:
-        """The MIG instances, and how busy each was. NVML has no power of theirs, and the device's own is not
-        put on each of them."""
+        """The MIG instances, and how busy each was. NVML has no power per instance, and the device's power is
+        not given to each of them."""
         found: dict[int, Instance] = {}
         uuids: dict[str, int] = {}
         for place in range(self.calls("nvmlDeviceGetMaxMigDeviceCount") or 0) if self._mig else ():
             handle = self.calls(
                 "nvmlDeviceGetMigDeviceHandleByIndex", place, empty=0
-            )  # not every place is used
+            )  # not every index is used
             number = self.calls("nvmlDeviceGetGpuInstanceId", handle=handle) if handle else None
             if number is None:
                 continue
@@ -272,14 +272,14 @@ class GpuReader:
                 t=t,
                 gpu=self.uuid,
                 gpu_instance=number,
-                # "NVIDIA H200 MIG 3g.71gb", or "… MIG 1c.3g.71gb" of a compute instance inside it
+                # "NVIDIA H200 MIG 3g.71gb", or "… MIG 1c.3g.71gb" for a compute instance inside it
                 profile=re.sub(r"^\d+c\.", "", name.rpartition("MIG ")[2]),
                 slices=attributes
                 and self.calls.sane("nvmlDeviceGetAttributes", "slices", attributes.gpuInstanceSliceCount),
             )
         uuids = {uuid: number for uuid, number in uuids.items() if uuid}
         if uuids != self.mig_uuids:
-            self.calls.forget_absent()  # one on an instance that just went fails as if it did not exist
+            self.calls.forget_absent()  # a call on an instance that was just removed fails as if unsupported
         self.mig_uuids = uuids
         of = {number: frozenset(u for u, n in uuids.items() if n == number) for number in found}
         busy = self._activity.read(t, of)
@@ -287,23 +287,24 @@ class GpuReader:
 
 
 def load_pynvml() -> Any:
-    """NVIDIA's binding, imported on use: a simulated host does without its 5.6 MB."""
+    """NVIDIA's binding, imported on use: a simulated host does not need its 5.6 MB."""
     module = importlib.import_module("pynvml")
-    # An old package on PyPI has the same name. It is a folder of files, NVIDIA's is one file.
+    # An old package on PyPI has the same name. It is a directory; NVIDIA's is one file.
     if hasattr(module, "__path__") or not hasattr(module, "nvmlDeviceGetProcessesUtilizationInfo"):
         raise WattributeError(
-            f"the module pynvml at {module.__file__} is not NVIDIA's, or too old: "
-            "`pip uninstall -y pynvml`, then `pip install --force-reinstall nvidia-ml-py`"
+            f"the module pynvml at {module.__file__} is not NVIDIA's, or is too old: "
+            "run `pip uninstall -y pynvml`, then `pip install --force-reinstall nvidia-ml-py`"
         )
     return module
 
 
 def _why_not(error: Any) -> str:
     what = {
-        DRIVER_NOT_LOADED: "the NVIDIA driver is not loaded; `modprobe nvidia`, or see `dmesg | grep NVRM`",
-        LIBRARY_NOT_FOUND: "no NVML here (libnvidia-ml.so.1 cannot be loaded); install the NVIDIA driver, or "
-        "give the container its GPUs",
+        DRIVER_NOT_LOADED: "the NVIDIA driver is not loaded; run `modprobe nvidia`, or check "
+        "`dmesg | grep NVRM`",
+        LIBRARY_NOT_FOUND: "there is no NVML (libnvidia-ml.so.1 cannot be loaded); install the NVIDIA "
+        "driver, or if this is a container, give it access to the GPUs",
         LIB_RM_VERSION_MISMATCH: "the NVIDIA library and the loaded driver differ in version; reload the "
         "driver, or reboot",
     }
-    return what.get(error.value, f"NVML does not start: {error} (NVML {error.value}); see `nvidia-smi`")
+    return what.get(error.value, f"NVML does not start: {error} (NVML {error.value}); check `nvidia-smi`")

@@ -9,9 +9,9 @@ from wattribute.errors import WattributeError
 from wattribute.records import is_plausible
 
 IMPLAUSIBLE: Final = -1
-"""The code that counts an answer which came without an error and cannot be true."""
+"""The code under which an answer is counted that came without an error but cannot be true."""
 
-# nvmlReturn_t by number (nvml.h), so that a simulated binding need not repeat the names.
+# nvmlReturn_t by number (nvml.h), so that a simulated binding need not define the names.
 SUCCESS: Final = 0
 UNINITIALIZED: Final = 1
 NO_PERMISSION: Final = 4
@@ -26,7 +26,7 @@ UNKNOWN: Final = 999
 # INVALID_ARGUMENT, NOT_SUPPORTED, NO_PERMISSION, FUNCTION_NOT_FOUND, ARGUMENT_VERSION_MISMATCH, DEPRECATED
 _ABSENT: Final = frozenset({2, 3, 4, 13, 25, 26})
 DRIVER_GONE: Final = frozenset({UNINITIALIZED, DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH})
-"""No device answers until NVML is started anew."""
+"""With these codes no device answers until NVML is restarted."""
 # TIMEOUT, IRQ_ISSUE, GPU_IS_LOST, RESET_REQUIRED, GPU_NOT_FOUND
 _DEVICE_GONE: Final = frozenset({10, 11, 15, 16, 28})
 
@@ -42,11 +42,11 @@ class GpuError(WattributeError):
 
 
 class DeviceCalls:
-    """NVML calls on one handle of one device. What the device does not have is asked once; what answered once
-    it has, whatever it says later.
+    """NVML calls on one handle of one device. A call that the device does not support is tried only once; a
+    call that has succeeded counts as supported, even if it fails later.
 
-    ``current`` tells whether the handle is still of the running NVML session; ``count`` is told of every
-    failure, by call and code. ``failed_code`` is the code that put the device out, 0 while it answers.
+    ``current`` returns whether the handle belongs to the running NVML session; ``count`` is called with call
+    and code of every failure. ``failed_code`` is the code that put the device out, 0 while it answers.
     """
 
     def __init__(
@@ -74,21 +74,21 @@ class DeviceCalls:
         empty: Any = None,
         function: Callable[..., Any] | None = None,
     ) -> Any:
-        """The answer of the call ``name``; None where the device has no such call, or it failed (counted).
+        """The answer of the call ``name``; None where the device does not support it or it failed (counted).
 
-        Where ``empty`` is given it is the answer to NOT_FOUND; ``function`` takes the place of the binding's.
+        Where ``empty`` is given, it is returned for NOT_FOUND; ``function`` replaces the binding's function.
         Raises GpuError where the device is out.
         """
-        # A stale handle would fail as INVALID_ARGUMENT and make its calls look absent.
+        # A stale handle would fail with INVALID_ARGUMENT and make its calls look unsupported.
         if not self._current():
-            raise self.out(name, UNINITIALIZED, "NVML was started anew")
+            raise self.out(name, UNINITIALIZED, "NVML was restarted")
         if name in self._absent:
             return None
         function = function or getattr(self.binding, name, None)
-        if function is None:  # a binding without it is the same as a driver without it
+        if function is None:  # not in the binding: the same as not supported
             self._absent.add(name)
             return None
-        for _ in range(3):  # a list may grow between the binding's question for its size and its reading
+        for _ in range(3):  # a list may grow after the binding asked for its size
             try:
                 answer = function(self._handle if handle is None else handle, *args)
                 self._present.add(name)
@@ -97,7 +97,7 @@ class DeviceCalls:
                 code, text = error.value, str(error)
             if code != INSUFFICIENT_SIZE:
                 break
-        # The binding expects INSUFFICIENT_SIZE at first, so an empty list makes it raise SUCCESS.
+        # The binding first expects INSUFFICIENT_SIZE, so an empty list makes it raise SUCCESS.
         if empty is not None and code in (NOT_FOUND, SUCCESS):
             self._present.add(name)
             return empty
@@ -107,7 +107,7 @@ class DeviceCalls:
         return None
 
     def answered(self, call: str, code: int, text: str) -> bool:
-        """Whether ``code`` is success; else count it. Raises GpuError where it puts the device out."""
+        """Whether ``code`` is success; otherwise count it. Raises GpuError where it puts the device out."""
         if code == SUCCESS:
             return True
         if code in DRIVER_GONE or code in _DEVICE_GONE:
@@ -116,8 +116,8 @@ class DeviceCalls:
         return False
 
     def sane(self, call: str, field: str, value: _Number | None) -> _Number | None:
-        """The answer of ``call``, for the field of that name of a record; None, and counted, where a record
-        cannot have it: the whole record would be refused."""
+        """``value``, the answer of ``call`` for the record field ``field``; None, and counted, where it is
+        implausible for that field: the whole record would be refused."""
         if value is None or is_plausible(field, value):
             return value
         self.implausible(call)
@@ -128,24 +128,24 @@ class DeviceCalls:
         self._count(call, IMPLAUSIBLE)
 
     def out(self, call: str, code: int, text: str) -> GpuError:
-        """Note that the device is out, count it, and give the error to raise."""
+        """Note that the device is out, count the failure, and return the error to raise."""
         self.failed_code = code
         self._count(call, code)
         return GpuError(self._uuid, call, code, text)
 
     def absent(self, name: str) -> bool:
-        """Whether the device was found not to have the call."""
+        """Whether the device was found not to support the call."""
         return name in self._absent
 
     def present(self, name: str) -> bool:
-        """Whether the call has answered before."""
+        """Whether the call has succeeded before."""
         return name in self._present
 
     def forget_absent(self) -> None:
-        """Ask again for what the device was found not to have."""
+        """Try again the calls that the device was found not to support."""
         self._absent.clear()
 
     def probe_anew(self) -> None:
-        """Forget which calls the device has."""
+        """Forget which calls the device supports."""
         self._absent.clear()
         self._present.clear()

@@ -1,8 +1,8 @@
-"""Field values of a device, by a question that is put together once.
+"""Field values of a device, by a request that is built once.
 
-The binding's nvmlDeviceGetFieldValues makes the question anew each time, and its answer is read by attributes
+The binding's nvmlDeviceGetFieldValues builds the request each time, and its answer is read through attributes
 that are written in Python: 9 of the 15 µs of a reading, which is 0.17 % of a core with 8 GPUs at 10 Hz. So
-here the library itself is asked, with an array that stays, and ctypes looks into it where the values lie.
+this module calls the library itself, with an array that is kept, and reads the values in place by ctypes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TYPES: Final = (  # in the order of nvmlValueType_t
 
 
 class FieldValue:
-    """Where one value lies: it carries its own return code, and a type that says how to take it."""
+    """One value in the array, with its own return code and its type."""
 
     def __init__(self, entry: Any, array: ctypes.Array[Any], place: int) -> None:
         at = place * ctypes.sizeof(entry)
@@ -40,13 +40,13 @@ class FieldValue:
 
     @property
     def number(self) -> float | None:
-        """What it says; None where it is of no type that NVML has."""
+        """The value; None where its type is none of NVML's."""
         kind = self._type.value
         return self._values[kind].value if kind < len(_TYPES) else None
 
 
 class FieldValues:
-    """Asks a device for ``fields``, each (field id, scope). The answer holds until it is asked again."""
+    """Reads ``fields`` of a device, each (field id, scope). An answer is valid until the next call."""
 
     def __init__(self, binding: Any, fields: Sequence[tuple[int, int]]) -> None:
         entry = binding.c_nvmlFieldValue_t
@@ -58,7 +58,7 @@ class FieldValues:
         self._function = getattr(binding.nvmlLib, "nvmlDeviceGetFieldValues", None)
 
     def __call__(self, handle: Any) -> tuple[FieldValue, ...]:
-        """The values, in order. Raises the binding's NVMLError, as its functions do."""
+        """The values, in order. Raises the binding's NVMLError, as the binding's functions do."""
         code = FUNCTION_NOT_FOUND
         if self._function is not None:
             code = self._function(handle, len(self._values), self._array)

@@ -1,6 +1,6 @@
 """How busy each MIG instance was, by GPM (Hopper and later): per-process utilisation does not exist with MIG.
 
-GPM gives counters at an instant; a figure is what two of them say of the time between.
+A GPM sample has the counters at an instant; two samples give the activity of the time between them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any, Final
 from wattribute.collector.nvml_calls import DeviceCalls
 
 _SM_UTIL: Final = 2  # NVML_GPM_METRIC_SM_UTIL: per cent of the instance's multiprocessors that were busy
-_LEAST_NS: Final = 200_000_000  # between two samples must be more than 100 ms (nvml.h, nvmlGpmMetricsGet)
-_MOST_NS: Final = 60_000_000_000  # of a longer time the mean says little
+_LEAST_NS: Final = 200_000_000  # two samples must be more than 100 ms apart (nvml.h, nvmlGpmMetricsGet)
+_MOST_NS: Final = 60_000_000_000  # over a longer time the mean says little
 
 
 @dataclass(slots=True)
 class _Taken:
-    """The latest sample of an instance, and which instance it was."""
+    """The latest sample of an instance, and the UUIDs that identify the instance."""
 
     sample: Any
     t: int
@@ -31,12 +31,12 @@ class InstanceActivity:
     def __init__(self, calls: DeviceCalls) -> None:
         self._calls = calls
         self._taken: dict[int, _Taken] = {}
-        self._room: list[Any] = []  # samples that NVML allocated and nobody uses
+        self._room: list[Any] = []  # samples that NVML allocated and that are free
         self._request: Any = None
 
     def read(self, t: int, instances: dict[int, frozenset[str]]) -> dict[int, float]:
-        """SM per cent of each instance since it was read before, by its number; of ``instances`` the UUIDs of
-        their MIG devices, by which one that is made anew under an old number is told from that."""
+        """SM per cent of each instance since its previous reading, by its number. ``instances`` maps a number
+        to the UUIDs of its MIG devices: they show when a new instance has an old number."""
         for number in self._taken.keys() - instances.keys():
             self._room.append(self._taken.pop(number).sample)
         support = self._calls("nvmlGpmQueryDeviceSupport") if instances else None
@@ -54,7 +54,7 @@ class InstanceActivity:
             self._taken[number] = _Taken(sample, t, uuids)
             if before is None:
                 continue
-            if before.uuids == uuids and 0 <= t - before.t <= _MOST_NS:  # less: the clock was set back
+            if before.uuids == uuids and 0 <= t - before.t <= _MOST_NS:  # below 0: the clock was set back
                 percent = self._between(before.sample, sample)
                 found |= {} if percent is None else {number: percent}
             self._room.append(before.sample)

@@ -1,4 +1,4 @@
-"""A device's energy counter and power: which of NVML's sources it has, and how each is to be read."""
+"""A device's energy counter and power: which of NVML's sources it supports, and how to read each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ASKED: Final = {
 
 
 class Power(NamedTuple):
-    """The counter since the driver was loaded, power now, and its mean over 1 s."""
+    """The energy counter since the driver was loaded, the power now, and the mean power over 1 s."""
 
     energy_mj: int | None = None
     power_mw: int | None = None
@@ -25,7 +25,7 @@ class Power(NamedTuple):
 class PowerReader:
     """Reads energy and power of one device. Probes on creation; raises GpuError as every call does.
 
-    ``scope`` is ``module`` where the device tells them for its whole module only.
+    ``scope`` is ``module`` where the device reports them for its whole module only.
     """
 
     def __init__(self, call: DeviceCalls) -> None:
@@ -38,10 +38,11 @@ class PowerReader:
         self._usage_is_average = self._power_apart and self._probe_usage()
 
     def read(self) -> Power:
-        """What the device says now; nothing is smoothed: a counter that has not been updated is repeated."""
+        """Read the device. Nothing is smoothed: a counter that was not updated gives the same value again."""
         told: dict[str, int | None] = {}
         if self._fields:
-            # One call: what one driver call feeds is fetched once (nvml.h 10216), so they are of one moment.
+            # One call for all: NVML fetches fields of the same driver call once (nvml.h 10216), so the values
+            # are of the same moment.
             values = self._call("nvmlDeviceGetFieldValues", function=self._ask)
             if values is not None:
                 pairs = zip(self._fields, values, strict=True)
@@ -56,7 +57,7 @@ class PowerReader:
         return Power(**told)
 
     def asked_in_vain(self) -> bool:
-        """After a reading of nothing: whether the device has a source that should have told something."""
+        """After a reading without values: whether the device has a source that should have given one."""
         return bool(self._fields) or not (
             self._call.absent("nvmlDeviceGetTotalEnergyConsumption")
             and self._call.absent("nvmlDeviceGetPowerUsage")
@@ -65,24 +66,24 @@ class PowerReader:
     def _probe_fields(self) -> str:
         of_gpu = self._answering_fields(self._call.binding.NVML_POWER_SCOPE_GPU)
         if _POWER.isdisjoint(of_gpu):
-            # Grace Hopper: the GPU scope fails, and the energy counter is the whole module's even where it
-            # answers in the GPU scope (zeus nvidia.py, zeus PR 172). So the label covers both.
+            # Grace Hopper: power fails in the GPU scope, and the energy counter is the whole module's even
+            # where it answers in the GPU scope (zeus nvidia.py, zeus PR 172). So "module" covers both.
             of_module = self._answering_fields(self._call.binding.NVML_POWER_SCOPE_MODULE)
             if not _POWER.isdisjoint(of_module):
                 self._fields = of_gpu | of_module
                 return "module"
-        # Without power in either, the energy field's own scope tells nothing: old drivers ignore it.
+        # Without power in either scope, that of the energy field proves nothing: old drivers ignore it.
         self._fields = of_gpu
         return ""
 
     def _answering_fields(self, scope: int) -> dict[str, tuple[int, int]]:
-        # The scope is explicit: power fields need it (nvml.h 2709), and 0 and 1 are the ones on which the
-        # header agrees with itself. Numbers come from the binding: some fields were renumbered within 13.0.
+        # The scope is explicit: power fields need it (nvml.h 2709), and the header is consistent about 0 and
+        # 1 only. Field numbers come from the binding: some were renumbered within 13.0.
         binding = self._call.binding
         fields = {
             "energy_mj": (binding.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION, scope),
             "power_mw": (binding.NVML_FI_DEV_POWER_INSTANT, scope),
-            "power_average_mw": (binding.NVML_FI_DEV_POWER_AVERAGE, scope),  # not on Turing
+            "power_average_mw": (binding.NVML_FI_DEV_POWER_AVERAGE, scope),  # absent on Turing
         }
         ask = FieldValues(binding, list(fields.values()))
         values = self._call("nvmlDeviceGetFieldValues", function=ask)
@@ -93,7 +94,7 @@ class PowerReader:
 
     def _field(self, name: str, value: FieldValue) -> int | None:
         call = _ASKED[name]
-        if not self._call.answered(call, value.code, "by this field's own return code"):
+        if not self._call.answered(call, value.code, "the field's own return code says so"):
             return None
         number = value.number
         if number is None or not is_plausible(name, number):
@@ -102,13 +103,13 @@ class PowerReader:
         return int(number)
 
     def _probe_usage(self) -> bool:
-        """Whether nvmlDeviceGetPowerUsage is a 1 s average: on Ampere except GA100, and newer; instantaneous
-        on GA100 and older (nvml.h 6538). A device that does not say counts as newer."""
+        """Whether nvmlDeviceGetPowerUsage is a 1 s average. It is on Ampere (except GA100) and newer, and
+        instantaneous on GA100 and older (nvml.h 6538). A device without an architecture counts as newer."""
         architecture = self._call("nvmlDeviceGetArchitecture")
         ampere = self._call.binding.NVML_DEVICE_ARCH_AMPERE
         if architecture is None or architecture > ampere:
             return True
         if architecture < ampere:
             return False
-        # of Ampere, GA100 alone has compute capability 8.0
+        # within Ampere, only GA100 has compute capability 8.0
         return tuple(self._call("nvmlDeviceGetCudaComputeCapability") or ()) != (8, 0)

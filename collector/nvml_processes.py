@@ -1,6 +1,6 @@
-"""Who is on a device, and what each used of it: NVML's process lists and utilisation samples, made sane.
+"""Which processes are on a device, and what each used: NVML's process lists and utilisation samples, checked.
 
-A list or a sample that cannot be true is dropped and counted; what is left can be attributed.
+A list or a sample that cannot be true is dropped and counted; the rest can be attributed.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Sample:
 
 def running(call: DeviceCalls, memory_bytes: int | None) -> list[Resident] | None:
     """The processes on a device of ``memory_bytes``, each once per MIG instance. None where no list answers,
-    or not one that did before.
+    or where one fails that has answered before.
 
-    Compute alone is not enough: clients of MPS and of graphics have lists of their own, and a process may
-    stand in two of them with the same memory. With MIG on, the device's list needs privilege.
+    The compute list alone is not enough: MPS and graphics clients have lists of their own, and a process may
+    be in two lists with the same memory. With MIG on, the device's lists need privilege.
     """
     found: dict[tuple[int, int], Resident] = {}
     answered = False
@@ -57,13 +57,13 @@ def running(call: DeviceCalls, memory_bytes: int | None) -> list[Resident] | Non
         name = f"nvmlDeviceGet{kind}RunningProcesses"
         entries = call(name, empty=[])
         if entries is None:
-            if call.present(name):  # it failed for once: who stands in it is not known, and has not gone
+            if call.present(name):  # a passing failure: the processes in that list are unknown, not gone
                 return None
             continue
         answered = True
         if not all(_plausible(entry, memory_bytes) for entry in entries):
             # Some 535 drivers fill the list with a longer struct than the binding reads: from the second
-            # entry on, PIDs are scrambled (nvitop 75 and 88). The older call keeps the older struct.
+            # entry on, PIDs are scrambled (nvitop 75 and 88). The older call still uses the older struct.
             call.implausible(name)
             name = f"{name}_v2"
             entries = call(name, empty=[])
@@ -93,38 +93,38 @@ def _plausible(entry: Any, memory_bytes: int | None) -> bool:
 
 
 def after_the_clock_was_set(before: ProcessSamples, t: int) -> ProcessSamples:
-    """Samples anew at ``t``, where the wall clock was set since the last reading.
+    """Start the samples again at ``t``, after the wall clock was set since the last reading.
 
-    If it was set back, the buffer holds samples of times that are to come again: nothing is read until they
-    have. Or, where they will have left the buffer by then, they are passed over."""
+    If the clock was set back, the buffer holds samples of times that will come again: nothing is read until
+    the clock has passed them. If they will have left the buffer by then, they are only skipped."""
     comes_again = t < before.read_ns <= t + _BUFFER_NS
     return ProcessSamples(quiet_until_ns=before.read_ns if comes_again else 0)
 
 
 class ProcessSamples:
-    """Per-process utilisation of one device, each stretch of time once.
+    """Per-process utilisation of one device, each period of time once.
 
-    NVML is asked for what is newer than the last seen timestamp, in its own µs, and answers one entry per
-    process with a share averaged over that stretch. 0, seconds or "now - 1 s" in its place, as common
-    readers pass, give an average over the whole buffer or lose samples.
+    The request asks NVML for samples newer than the last seen timestamp, in NVML's own µs. The answer has one
+    entry per process, averaged over that period. Common readers pass 0, seconds or "now - 1 s" instead: that
+    gives an average over the whole buffer, or loses samples.
 
-    What lies ahead of our clock at the first reading may be from before that was set back, and is passed
-    over: to ask for what is newer gave no SM time any more. What is newer and comes later is of a driver
-    whose clock is ahead.
+    A sample that is ahead of the host's clock at the first reading may be from before the clock was set back.
+    It is skipped: asking only for samples newer than it gave no SM time any more. If newer samples are ahead
+    at a later reading, the driver's clock is ahead, and they count.
     """
 
     def __init__(self, quiet_until_ns: int = 0) -> None:
         self.read_ns = 0
-        """When it was read last."""
+        """When the samples were last read."""
         self._quiet_until_ns = quiet_until_ns
-        self._stale_us = 0  # the newest that lay ahead at the first reading
-        # Both are asked: on RTX PRO Blackwell the first answers 0 % under load (HAMi-core PR 218), and the
-        # second came with driver 550 only.
+        self._stale_us = 0  # the newest sample that was ahead at the first reading
+        # Both calls are tried: on RTX PRO Blackwell the first answers 0 % under load (HAMi-core PR 218), and
+        # the second exists only since driver 550.
         self._calls = ["nvmlDeviceGetProcessUtilization", "nvmlDeviceGetProcessesUtilizationInfo"]
-        self._from_us = 0  # what is asked for is newer; 0 is all of the buffer
-        self._heard_us = 0  # the newest sample there was
+        self._from_us = 0  # the request asks for samples newer than this; 0 asks for the whole buffer
+        self._heard_us = 0  # the newest sample so far
         self._heard_ns = 0  # when it was read; 0 before the first reading
-        self._late_ns = _SAMPLE_MAX_NS  # how old a sample has been when it could be read
+        self._late_ns = _SAMPLE_MAX_NS  # the greatest age at which a sample became readable
         # Who was running at the last two readings: a last sample comes up to 1 s after its process has gone.
         self._past: deque[set[int]] = deque(maxlen=2)
 
@@ -143,9 +143,9 @@ class ProcessSamples:
             for pid, entry in newest.items():
                 memory = float(entry.memUtil) if entry.memUtil <= 100 else None
                 found.append(self._sample(pid, entry.timeStamp, t, float(entry.smUtil), memory))
-            # Processes at 0 % are left out. Up to the newest sample that is known: no later answer brings an
-            # earlier sample. Beyond it nothing is said: samples lag by 0.1 to 9 s, and a 0 up to now would
-            # take the place of what is still to come.
+            # NVML leaves out processes at 0 %. They get a 0 up to the newest sample: no later answer brings
+            # an earlier sample. Not beyond it: samples lag by 0.1 to 9 s, and a 0 up to now would take the
+            # place of samples that are still to come.
             end_us = max(entry.timeStamp for entry in newest.values())
             idle = sorted((pids & known) - newest.keys())
             found.extend(self._sample(pid, end_us, t, 0.0, None) for pid in idle)
@@ -154,18 +154,18 @@ class ProcessSamples:
         return found
 
     def _sample(self, pid: int, timestamp_us: int, t: int, sm: float, memory: float | None) -> Sample:
-        """It covers what was asked for: the time since the last seen timestamp. What the buffer held before
-        the first reading may be far older, so the time since then bounds it too."""
+        """A sample covers what was asked for: the time since the last seen timestamp. At the first reading
+        the buffer may hold much older samples, so the time since that reading bounds the period too."""
         longest_ns = t - self._heard_ns + self._late_ns
         period_ns = min((timestamp_us - self._from_us) * 1000, longest_ns)
         return Sample(pid, _unix_ns(timestamp_us, t), period_ns, sm, memory)
 
     def _advance(self, newest: dict[int, Any], t: int) -> None:
-        """Ask on from the newest sample. In silence that grows old, and the next answer would be an average
-        over the idle time: so move on at the pace of our clock, as far behind as samples have come late."""
+        """Continue from the newest sample. While no samples come, it grows old, and the next answer would be
+        an average over the idle time: so advance with the host's clock, behind it by the greatest delay."""
         if newest:
             self._heard_us = self._from_us = max(entry.timeStamp for entry in newest.values())
-            if self._heard_ns:  # what the first reading finds may be of any age
+            if self._heard_ns:  # samples of the first reading may be of any age
                 self._late_ns = min(max(self._late_ns, t - _unix_ns(self._heard_us, t)), _LATE_MAX_NS)
             self._heard_ns = t
         elif self._heard_us:
@@ -175,7 +175,7 @@ class ProcessSamples:
             self._heard_ns = t
 
     def _newest(self, call: DeviceCalls, pids: set[int], t: int) -> dict[int, Any] | None:
-        """The newest credible entry of each process; None where the device has no such call (MIG, vGPU)."""
+        """The newest credible entry of each process; None where no call is supported (MIG, vGPU)."""
         best: dict[int, Any] | None = None
         for name in tuple(self._calls):
             entries = call(name, self._from_us, empty=[])
@@ -184,15 +184,15 @@ class ProcessSamples:
             newest = self._credible(call, name, entries, pids, t)
             best = best or newest
             if any(entry.smUtil for entry in newest.values()):
-                self._calls.sort(key=lambda other: other != name)  # ask first the one that answers
+                self._calls.sort(key=lambda other: other != name)  # next time, try this call first
                 return newest
         return best
 
     def _credible(
         self, call: DeviceCalls, name: str, entries: Iterable[Any], pids: set[int], t: int
     ) -> dict[int, Any]:
-        """nvtop's filter. The buffer holds zombies, shares of 2147483632 % (NVML's blank value), a process
-        several times, and for a while what was dated before the wall clock was set far back."""
+        """Filter entries as nvtop does. The buffer holds zombies, shares of 2147483632 % (NVML's blank
+        value), duplicates and, for a while, entries from before the wall clock was set far back."""
         newest: dict[int, Any] = {}
         is_first = not self._heard_ns
         for entry in entries:
@@ -207,9 +207,9 @@ class ProcessSamples:
 
 
 def _unix_ns(timestamp_us: int, t: int) -> int:
-    """The driver's timestamp on our clock. It is Unix time where it was seen, but nothing promises that: one
-    that is minutes off is of another clock, and the time of reading stands in for it; as for one that is more
-    than a second ahead. Less than that is left as it is, for the stream learns how late samples are dated; to
-    cut single ones to the time of reading would tear holes between them."""
+    """The driver's timestamp on the host's clock. It was Unix time where it was seen, but nothing guarantees
+    that: a timestamp that is minutes off, or over a second ahead, is replaced by the time of reading. One
+    that is less ahead is kept, because the stream learns how late samples are dated, and cutting single ones
+    to the time of reading would leave holes between them."""
     ns = timestamp_us * 1000
     return ns if -_UNIX_SLACK_NS < ns - t <= _AHEAD_MAX_NS else t

@@ -1,8 +1,8 @@
 """Pods, as the kubelet lists them.
 
-Pure functions over the bytes of its answer. A pod's description holds secrets (environments, arguments,
-annotations that repeat all of it): only names, images, restart counts and the labels and annotations of the
-tables below leave this file, and those that the settings name.
+Pure functions over the bytes of its answer. A pod's description contains secrets (environments, arguments,
+annotations that repeat all of it). Only names, images, restart counts, and the labels and annotations that
+the tables below or the settings name leave this file.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from wattribute.records import clean
 from wattribute.rules import TAGS
 
 TAG_PREFIX: Final = "wattribute.dev/"
-"""Labels and annotations of this prefix say whose a pod is, as WATTRIBUTE_… do of a process."""
+"""Labels and annotations with this prefix tag a pod, as variables WATTRIBUTE_… tag a process."""
 _TAGS: Final = {f"{TAG_PREFIX}{field.replace('_', '-')}": field for field in TAGS}
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 
-# A run of the cluster's, by the label that names it: the outermost first, for the Job of a JobSet has both.
+# Labels that name a run of the cluster, the outermost first: the Job of a JobSet has both.
 _RUNS: Final = (
     "training.kubeflow.org/job-name",
     "jobset.sigs.k8s.io/jobset-name",
@@ -51,7 +51,7 @@ _LABELS: Final = {
 
 
 class Container(NamedTuple):
-    """A container of a pod. ``restarts``: how often the kubelet started it again."""
+    """A container of a pod. ``restarts``: how often the kubelet restarted it."""
 
     name: str
     image: str
@@ -59,9 +59,9 @@ class Container(NamedTuple):
 
 
 class Pod(NamedTuple):
-    """What a pod says of whose it is. ``tags`` are explicit, ``says`` follows from labels and owner; both by
-    the field of a Workload. ``restarts``: how often all of its job was started again, where that is known.
-    ``containers`` by the id that control groups name them by, ``images`` by name."""
+    """To whom a pod belongs. ``tags`` are explicit, ``says`` follows from labels and owner; both are by field
+    of a Workload. ``restarts``: how often its whole job was restarted, where known. ``containers`` are by the
+    id that is in control groups, ``images`` by the container's name."""
 
     namespace: str
     name: str
@@ -75,7 +75,7 @@ class Pod(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """Pods by uid, and how many of the list could not be used."""
+    """Pods by uid, and how many entries of the list could not be used."""
 
     pods: Mapping[str, Pod]
     unusable: int
@@ -86,7 +86,7 @@ def read_pods(
 ) -> Listing:
     """The pods of a PodList; ``breathe`` is called after each.
 
-    Raises ValueError, whose text shows nothing of it, where it is none.
+    Raises ValueError where ``raw`` is not a PodList; its text shows nothing of ``raw``.
     """
     kept = tuple(kept_labels)
     pods: dict[str, Pod] = {}
@@ -101,24 +101,24 @@ def read_pods(
                 unusable += 1
             breathe()
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        raise ValueError("it is not JSON") from None
+        raise ValueError("the answer is not JSON") from None
     return Listing(pods, unusable)
 
 
 def _items(text: str) -> Iterator[Any]:
     """The items of a list, one at a time.
 
-    A list of 8 MB read at once stops every thread for 250 ms, and the objects that it is made of keep
-    Python's collector busy; one by one its pods take 107 ms together, and 1 ms or less each.
+    Parsing a list of 8 MB at once stops every thread for 250 ms, and its objects keep Python's garbage
+    collector busy. Parsed one by one, its pods take 107 ms together, and 1 ms or less each.
     """
     decode = json.JSONDecoder().raw_decode
     is_empty, place = False, _after(text, 0)
     if text[place : place + 1] != "{":
-        raise ValueError("it is no list of pods")
+        raise ValueError("the answer is not a list of pods")
     place = _after(text, place + 1)
     while text[place : place + 1] == '"':
         key, place = decode(text, place)
-        place = _after(text, _after(text, place) + 1)  # behind the colon
+        place = _after(text, _after(text, place) + 1)  # after the colon
         if key == "items" and text[place : place + 1] == "[":
             place = _after(text, place + 1)
             while text[place : place + 1] != "]":
@@ -134,18 +134,18 @@ def _items(text: str) -> Iterator[Any]:
         if text[place : place + 1] == ",":
             place = _after(text, place + 1)
     if not is_empty or text[place : place + 1] != "}":
-        raise ValueError("it is no list of pods")
+        raise ValueError("the answer is not a list of pods")
 
 
 def _after(text: str, place: int) -> int:
-    """The place of what follows the space at ``place``."""
+    """The index of the first character after the white space at ``place``."""
     space = _SPACE.match(text, place)
     return space.end() if space else place
 
 
 def _pod(name: str, metadata: dict[str, Any], item: dict[str, Any], kept: tuple[str, ...]) -> Pod:
     labels, annotations = _object(metadata.get("labels")), _object(metadata.get("annotations"))
-    found = {**labels, **annotations}  # an annotation takes what a label cannot hold: Qwen/Qwen3-8B
+    found = {**labels, **annotations}  # annotations may have values that labels may not: Qwen/Qwen3-8B
     status = _object(item.get("status"))
     kind, owner = _owner(metadata, _text(labels.get("pod-template-hash")))
     says = _said(labels, kind, owner)
@@ -172,7 +172,7 @@ def _pod(name: str, metadata: dict[str, Any], item: dict[str, Any], kept: tuple[
 
 
 def _said(labels: dict[str, Any], kind: str, owner: str) -> dict[str, str]:
-    """What labels and owner mean."""
+    """The fields of a Workload that labels and owner give."""
     run = next((text for key in _RUNS if (text := _text(labels.get(key)))), "")
     workload = next((text for key in _WORKLOADS if (text := _text(labels.get(key)))), "") or owner
     if resource := _text(labels.get("ray.io/originated-from-cr-name")):
@@ -191,11 +191,11 @@ def _said(labels: dict[str, Any], kind: str, owner: str) -> dict[str, str]:
 
 
 def _owner(metadata: dict[str, Any], template_hash: str) -> tuple[str, str]:
-    """Kind and name of what controls a pod; of a ReplicaSet, which is a Deployment's, that Deployment."""
+    """Kind and name of what controls a pod; for a Deployment's ReplicaSet, the Deployment."""
     owners = _objects(metadata.get("ownerReferences"))
     owner = next((owner for owner in owners if owner.get("controller") is True), owners[0] if owners else {})
     kind, name = _text(owner.get("kind")), _text(owner.get("name"))
-    if kind == "Node":  # a pod that the kubelet has from a file
+    if kind == "Node":  # a static pod, which the kubelet has from a file
         return "", ""
     if kind == "ReplicaSet" and template_hash and name.endswith(f"-{template_hash}"):
         return "Deployment", name.removesuffix(f"-{template_hash}")

@@ -1,4 +1,4 @@
-"""Processes as /proc shows them: when one began, when it ended, and whose it is."""
+"""Processes as /proc shows them: when each began and ended, and to whom it belongs."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from wattribute.collector.kubelet import Kubelet
 
 _TICK_NS: Final = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-# 8 MiB: some 50,000 sockets of net/tcp; an environment is at most 2 at the usual stack limit. By the piece:
-# asking for all of it at once maps and clears as much: a process's stat then took 50 µs instead of 10.
+# 8 MiB: some 50,000 sockets of net/tcp; an environment has at most 2 MiB at the usual stack limit. Files are
+# read in pieces: one read of 8 MiB maps and clears that much, so a process's stat took 50 µs instead of 10.
 _FILE_PIECES_MAX: Final = 128
 _PIECE_BYTES: Final = 64 << 10
 _REAL_PROC: Final = Path("/proc")
-# The kubelet lists a container a moment after it began. To be silent about a process until then costs
-# nothing: what is first known of it holds for the time before.
+# The kubelet lists a container a moment after it began. Waiting for that costs nothing: the first identity of
+# a process also applies to the time before.
 _KUBELET_WAIT_NS: Final = 10_000_000_000
 _ANCESTORS_MOST: Final = 8  # each may have written its title over its environment
-_LATE_MOST_NS: Final = 3_600_000_000_000  # docs/bus.md, Windows: what is older is not restated
+_LATE_MOST_NS: Final = 3_600_000_000_000  # docs/bus.md, Windows: older windows are not restated
 
 
 class _Stat(NamedTuple):
-    """Of /proc/PID/stat. ``leads_session``: the process has a session of its own."""
+    """Fields of /proc/PID/stat. ``leads_session``: the process has a session of its own."""
 
     parent: int
     group: int
@@ -49,7 +49,7 @@ class _Stat(NamedTuple):
 
 
 class _Untold(NamedTuple):
-    """A process whose pod the kubelet has yet to tell of: since when, and what is known without."""
+    """A process whose pod the kubelet has not listed yet: since when, and its identity without the pod."""
 
     since_ns: int
     workload: Workload
@@ -57,16 +57,15 @@ class _Untold(NamedTuple):
 
 class _Watched(NamedTuple):
     start_ns: int
-    pidfd: int | None  # None: its end is seen in /proc
+    pidfd: int | None  # None: /proc shows its end
 
 
 class ProcTree:
     """The processes under a /proc tree. A process is (boot_id, pid, start_ns): a pid alone is reused.
 
-    ``kubelet`` tells of pods and ``rules`` of what nothing else names.
-    A process that ``start_ns`` was asked about is watched until it ends. On the real /proc a pidfd tells
-    that; a tree that is a recording, or another pid namespace's, is looked at file by file. Raises
-    WattributeError where ``root`` is no /proc.
+    ``kubelet`` knows the pods; ``rules`` name what nothing else names. A process for which ``start_ns`` was
+    called is watched until it ends. On the real /proc a pidfd shows the end; a recorded tree, or one of
+    another pid namespace, is read file by file. Raises WattributeError where ``root`` is not a /proc.
     """
 
     def __init__(
@@ -80,33 +79,33 @@ class ProcTree:
             stat = (root / "stat").read_bytes()
         except (OSError, UnicodeDecodeError) as problem:
             raise WattributeError(f"cannot read {root}: {problem}; mount the host's /proc there") from problem
-        # Read once: the kernel derives it from the wall clock, and a step of that must not rename processes.
+        # Read once: the kernel derives it from the wall clock, whose steps must not change start times.
         self._boot_ns = _boot_ns(stat, root)
         self._watched: dict[int, _Watched] = {}
-        self._ended: list[tuple[int, int]] = []  # (pid, start_ns) that exits() has yet to report
+        self._ended: list[tuple[int, int]] = []  # (pid, start_ns) that exits() will report
         self._untold: dict[tuple[int, int], _Untold] = {}
-        self._launches: dict[tuple[int, int], str] = {}  # kept: the first of a group may be gone by and by
+        self._launches: dict[tuple[int, int], str] = {}  # kept: a group's first process may end earlier
 
     def start_ns(self, pid: int) -> int | None:
-        """Unix time at which the process began, to a clock tick (10 ms); None if there is none now."""
+        """Unix time at which the process began, to a clock tick (10 ms); None if no such process exists."""
         watched = self._watched.get(pid)
         if watched is not None:
             if self._lives(pid, watched):
                 return watched.start_ns
-            self._end(pid)  # gone, and perhaps another has its pid by now
+            self._end(pid)  # it has ended, and another process may have its pid by now
         return self._watch(pid)
 
     def workload(self, pid: int, start_ns: int, t: int) -> Workload | None:
-        """Whose the process is at ``t``; None if it is gone, or if the kubelet has yet to tell its pod. What
-        may not be read stays empty: the environment of another user's process is closed to an unprivileged
-        collector. What the kubelet tells late has the time from which the process was asked for."""
+        """To whom the process belongs at ``t``; None if it has ended, or while its pod is awaited from the
+        kubelet. What may not be read stays empty: an unprivileged collector cannot read the environment of
+        another user's process. A workload that waited for its pod has the time of the first call for it."""
         environ = self._environment(pid)
         within = group(self._read(pid, "cgroup"))
         cmdline = self._read(pid, "cmdline")
         name = command(self._read(pid, "comm"), cmdline)
         user = user_of(self._read(pid, "status"))
         launch = self._launch(pid, start_ns, is_worker="TORCHELASTIC_RESTART_COUNT" in environ)
-        # Checked last: then all of the above was this process's.
+        # Checked last: this proves that all of the above was read from this process.
         watched = self._watched.get(pid, _Watched(start_ns, None))
         if watched.start_ns != start_ns or not self._lives(pid, watched):
             return None
@@ -116,7 +115,7 @@ class ProcTree:
         workload = Workload(t=t, pid=pid, start_ns=start_ns, command=name, **fields)
         if not self._kubelet or not within.pod or (pod and within.container in ("", *pod.containers)):
             untold = self._untold.pop((pid, start_ns), None)
-            # Not later than now either: the clock may have been set back.
+            # And not later than now: the clock may have been set back.
             since_ns = min(t, max(untold.since_ns, t - _LATE_MOST_NS)) if untold else t
             return replace(workload, t=since_ns)
         since_ns = self._untold.get((pid, start_ns), _Untold(t, workload)).since_ns
@@ -125,8 +124,8 @@ class ProcTree:
         return workload if t - since_ns >= _KUBELET_WAIT_NS else None
 
     def exits(self, now_ns: int) -> list[Exit | Workload]:
-        """The watched processes that ended since the last call, as of ``now_ns``; each is told once, with
-        what there is to say of one whose pod the kubelet has not told in time."""
+        """The watched processes that ended since the last call, as of ``now_ns``, each once. Where the
+        kubelet has not listed a process's pod in time, its workload without the pod comes first."""
         gone = [pid for pid, watched in self._watched.items() if not self._lives(pid, watched)]
         for pid in gone:
             self._end(pid)
@@ -150,9 +149,9 @@ class ProcTree:
         if self._root == _REAL_PROC:
             try:
                 pidfd = os.pidfd_open(pid)
-            except OSError:  # gone, an old kernel, a seccomp filter, no descriptor left: /proc will tell
+            except OSError:  # it ended, an old kernel, a seccomp filter, no descriptor left: use /proc
                 pidfd = None
-        # In this order: if the pidfd's process lives after the reading, the reading was of it.
+        # In this order: if the pidfd's process still lives after the reading, that process was read.
         start_ns = self.living_since_ns(pid)
         if start_ns is None or (pidfd is not None and _has_ended(pidfd)):
             _close(pidfd)
@@ -171,21 +170,21 @@ class ProcTree:
         self._ended.append((pid, watched.start_ns))
 
     def living_since_ns(self, pid: int) -> int | None:
-        """As ``start_ns``, of a process that is not to be watched; from any thread."""
+        """As ``start_ns``, without watching the process. Can be called from any thread."""
         stat = self._stat(pid)
         return None if stat is None else stat.start_ns
 
     def _stat(self, pid: int) -> _Stat | None:
-        """None of a process that has ended."""
+        """The process's stat; None where it has ended."""
         stat = self._read(pid, "stat")
-        # PID (COMM) STATE …: the name may itself hold spaces and parentheses, so count from the last ')'.
+        # PID (COMM) STATE …: COMM may contain spaces and parentheses, so count from the last ')'.
         fields = stat[stat.rfind(b")") + 1 :].split()
         try:
             parent, group, session = (int(field) for field in fields[1:4])
             state, threads, start_ticks = fields[0], int(fields[17]), int(fields[19])
         except (IndexError, ValueError):
             return None
-        # A zombie has ended; one with threads is alive, only its first thread has left.
+        # A zombie has ended; but one with other threads is alive: only its first thread has ended.
         if state in (b"X", b"x") or (state == b"Z" and threads <= 1):
             return None
         return _Stat(parent, group, session == pid, self._boot_ns + start_ticks * _TICK_NS)
@@ -193,7 +192,7 @@ class ProcTree:
     def _launch(self, pid: int, start_ns: int, is_worker: bool) -> str:
         """A name for the process group that a process was launched in: what a shell starts with one command.
 
-        torchrun gives each worker a session of its own, so of a worker it is torchrun's group."""
+        torchrun gives each worker its own session, so for a worker torchrun's group is named."""
         known = self._launches.get((pid, start_ns))
         if known is None:
             stat = self._stat(pid)
@@ -207,9 +206,9 @@ class ProcTree:
         return known
 
     def _environment(self, pid: int) -> dict[str, str]:
-        """What is read of its environment; of one that the process wrote its title over, as setproctitle does
-        in vLLM's and SGLang's workers, what is left, before what the process has from its parent. Not from
-        one of another user or control group: sudo gives on hardly anything of its own."""
+        """The allow-listed variables of a process. Where the process wrote its title over its environment, as
+        setproctitle does in vLLM's and SGLang's workers, the parent's variables fill in what is lost; but not
+        those of a parent of another user or control group: sudo passes on hardly any of its variables."""
         found: dict[str, str] = {}
         for _ in range(_ANCESTORS_MOST):
             raw = self._read(pid, "environ")
@@ -228,7 +227,7 @@ class ProcTree:
 
 
 def read_file(root: Path, pid: int, name: str) -> bytes:
-    """A file of a process under a /proc tree, b'' where it may not be read or the process is gone."""
+    """A file of a process under a /proc tree; b'' where it may not be read or the process has ended."""
     try:
         descriptor = os.open(f"{root}/{pid}/{name}", os.O_RDONLY)
     except OSError:
@@ -243,7 +242,7 @@ def read_file(root: Path, pid: int, name: str) -> bytes:
 
 
 def _is_written_over(environ: bytes) -> bool:
-    """Whether entries of it were made empty, which none is that a program is started with."""
+    """Whether entries were overwritten with nothing; no program starts with an empty entry."""
     return environ.startswith(b"\0") or b"\0\0" in environ
 
 
@@ -259,7 +258,7 @@ def user_of(status: bytes) -> str:
     """The user in the text of /proc/PID/status."""
     for line in status.splitlines():
         if line.startswith(b"Uid:"):
-            uid = line.split()[1:2]  # the real one; the effective, saved and file system's follow
+            uid = line.split()[1:2]  # the real UID; the effective, saved and file system UIDs follow
             return user_name(int(uid[0])) if uid and uid[0].isdigit() else ""
     return ""
 

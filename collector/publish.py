@@ -1,4 +1,4 @@
-"""From the sampler to the bus."""
+"""Sends the sampler's records to the bus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wattribute.errors import BusAwayError
 from wattribute.records import End, Gap, Record
 from wattribute.wire import Encoder
 
-_FLUSH_S: Final = 0.05  # the sampler waits for it: what is not durable by then is by the next flush
+_FLUSH_S: Final = 0.05  # the sampler waits this long: what is not durable by then is at the next flush
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -21,8 +21,8 @@ class Publisher:
     """Sends each flush of the sampler as messages of one host.
 
     ``log`` is the local log, or the spool of ``producer``: it numbers the epochs, and samples that it had to
-    drop are reported as gaps. While its disk is full it is waited for: messages stay in memory, as many as
-    the log queues; samples beyond that are a gap too. Raises BusError.
+    drop are reported as gaps. While its disk is full, messages wait in memory, as many as the log queues;
+    samples beyond that become a gap too. Raises BusError.
     """
 
     def __init__(self, producer: Producer, log: LocalLog, host: str, boot_id: str) -> None:
@@ -34,7 +34,7 @@ class Publisher:
         self._encoder = Encoder(host, boot_id, log.next_epoch())
         self._clock_epoch: int | None = None
         self._newest_ns = 0
-        self._untaken: dict[str, Dropped] = {}  # by topic: what the log did not even queue
+        self._untaken: dict[str, Dropped] = {}  # by topic: messages that the log could not even queue
         self._is_waiting = False
 
     def __call__(self, records: Sequence[Record], clock_epoch: int = 0) -> None:
@@ -48,7 +48,8 @@ class Publisher:
         gaps = self._gaps(dropped, "its log was full, or the bus refused them")
         gaps += self._gaps(untaken, "its log could not be written")
         try:
-            all_taken = self._is_taken([*records, *gaps], before_ns)  # they are of the GPUs that these name
+            # With the records: a gap applies to the GPUs that these name.
+            all_taken = self._is_taken([*records, *gaps], before_ns)
             self.unsent_messages = self._producer.flush(_FLUSH_S)
             self._is_waiting = False
             if all_taken and (dropped or untaken):
@@ -58,12 +59,12 @@ class Publisher:
             self._wait(error)
 
     def end(self) -> None:
-        """Tell that all has been sent: what is still open is final then."""
+        """Send the end record: all has been sent, so windows that are still open become final."""
         if self._newest_ns:
             self([End(t=self._newest_ns)], self._clock_epoch or 0)
 
     def _is_taken(self, records: Sequence[Record], before_ns: int) -> bool:
-        """Whether all of it was queued."""
+        """Queue the records; whether all of them were queued."""
         all_taken = True
         for topic, key, value in self._encoder.encode(records):
             try:
@@ -79,7 +80,7 @@ class Publisher:
         return all_taken
 
     def _gaps(self, lost: Sequence[Dropped], why: str) -> list[Gap]:
-        """The time that nothing is known of: its samples were lost. Lost units say nothing of a GPU."""
+        """A gap for each time whose samples were lost. Lost units are no gap in what is known of a GPU."""
         return [
             Gap(
                 t=self._newest_ns,
@@ -94,7 +95,7 @@ class Publisher:
     def _count_lost(self, lost: Sequence[Dropped]) -> None:
         for drop in lost:
             if drop.topic not in self.lost_messages:
-                _LOG.warning("messages to %s were lost before they were sent", drop.topic)
+                _LOG.warning("messages to the topic %s were lost before they were sent", drop.topic)
             self.lost_messages[drop.topic] += drop.to_offset - drop.from_offset
         self._untaken = {topic: drop for topic, drop in self._untaken.items() if drop not in lost}
 
@@ -106,7 +107,7 @@ class Publisher:
             return self._encoder.epoch + 1
 
     def _wait(self, error: BusAwayError) -> None:
-        """Go on: what is queued is written when there is room."""
+        """Warn once and go on: queued messages are written when there is room."""
         if not self._is_waiting:
-            _LOG.warning("%s; sampling goes on, and what it reads waits in memory", error)
+            _LOG.warning("%s; sampling goes on, and its messages wait in memory until this is fixed", error)
         self._is_waiting = True

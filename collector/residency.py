@@ -1,4 +1,4 @@
-"""The processes on the devices: from what NVML and /proc tell to records of who held what."""
+"""Turns readings of NVML and /proc into records of which process held which device."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from wattribute.collector.nvml import SlowReading
 from wattribute.records import Exit, Process, Record, Workload
 
 REPEAT_NS: Final = 60_000_000_000
-"""Live identities are told again this often, so that a reader needs to look back no further."""
-# Reading what a process says of itself takes 170 µs, 750 from cold caches: with 32 processes every 10 s that
-# was 0.24 % of a core. One that did not change is read again after 10 s, then ever more rarely.
+"""Identities of live processes are repeated this often, so no reader needs to look back further."""
+# Reading a process's identity takes 170 µs, or 750 with cold caches: 0.24 % of a core with 32 processes every
+# 10 s. One that has not changed is read again after 10 s, then at longer and longer intervals.
 _REREAD_NS: Final = 10_000_000_000
 
 
 class Processes(Protocol):
-    """Who the processes of this host are. Called from one thread."""
+    """The identities of this host's processes. Called from one thread."""
 
     @property
     def boot_id(self) -> str:
         """The boot that PIDs and start times belong to."""
 
     def start_ns(self, pid: int) -> int | None:
-        """When the process started; None if there is none with that pid."""
+        """When the process started; None if no process has that pid."""
 
     def workload(self, pid: int, start_ns: int, t: int) -> Workload | None:
-        """Whose it is, as known at ``t``; None if it has gone, or if that is better told a little later."""
+        """To whom it belongs, as known at ``t``; None if it has ended, or if the answer is not ready yet."""
 
     def exits(self, now_ns: int) -> Sequence[Exit | Workload]:
-        """The processes asked for above that ended since the last call; before its end, what was yet to be
-        told of one."""
+        """The processes asked for above that ended since the last call. Before its exit comes a process's
+        workload, where it was not returned yet."""
 
 
 @dataclass(slots=True)
@@ -43,14 +43,14 @@ class _Live:
     read_ns: int | None = None
     wait_ns: int = _REREAD_NS
     workload: Workload | None = None
-    held: dict[tuple[str, int], Process] = field(default_factory=dict)  # by device: the last of such records
+    held: dict[tuple[str, int], Process] = field(default_factory=dict)  # by device: its last record there
 
 
 class Residency:
     """Gives each process its identity (pid and start time) and follows it until it ends.
 
-    ``unidentified`` counts residents and samples that no process of this host could be found for: it ended
-    at once, or NVML and /proc are not in the same PID namespace.
+    ``unidentified`` counts residents and samples for which no process of this host was found: it ended at
+    once, or NVML and /proc are in different PID namespaces.
     """
 
     def __init__(self, processes: Processes, slow_ns: int) -> None:
@@ -58,18 +58,18 @@ class Residency:
         self._processes = processes
         self._slow_ns = slow_ns
         self._live: dict[tuple[int, int], _Live] = {}
-        # By gpu: the start of each pid at the last two readings, for samples that come when it has gone.
+        # By gpu: the start time of each pid at the last two readings, for samples that come after its end.
         self._past: dict[str, deque[dict[int, int]]] = {}
         self._read_ns: dict[str, int] = {}
-        self._shift_ns = 0  # from the clock of start times, which is never set, to that of the readings
+        self._shift_ns = 0  # the readings' clock minus the clock of start times, which is never set
 
     def records(self, gpu: str, reading: SlowReading) -> list[Record]:
-        """What a slow reading tells of the processes on ``gpu``.
+        """The records that a slow reading gives of the processes on ``gpu``.
 
-        A resident gives a record of the time since the previous reading without ``sm_percent``: that it held
-        the device. Its share comes in a record of its own, over the time that the driver says: samples
-        lag by seconds, so what a process used up to now is not known yet, and a time without a record of
-        its use counts as none.
+        A resident gives a record without ``sm_percent`` that covers the time since the previous reading: it
+        says that the process held the device. SM time comes in records of their own, over the period that the
+        driver gives: samples lag by seconds, so the use up to now is not known yet, and time without a record
+        of use counts as no use.
         """
         if reading.residents is None:
             return []
@@ -86,7 +86,8 @@ class Residency:
                 continue
             now[resident.pid] = start_ns
             workloads.extend(self._workload(resident.pid, start_ns, reading.t))
-            # Since when a newcomer held it nobody saw: for a regular period at most, and since it began.
+            # Nobody saw when a new resident began to hold the device: take one regular period at most, and no
+            # time before the process began.
             period_ns = since_ns if before.get(resident.pid) == start_ns else min(since_ns, self._slow_ns)
             last = Process(
                 t=reading.t,
@@ -104,7 +105,7 @@ class Residency:
         return [*workloads, *self._used(gpu, reading, now, before), *held]
 
     def exits(self, now_ns: int) -> Sequence[Record]:
-        """The processes that ended since the last call, and what was yet to be told of them."""
+        """The processes that ended since the last call, and the records of them that were still due."""
         ended = self._processes.exits(now_ns)
         records: list[Record] = []
         for end in ended:
@@ -114,26 +115,26 @@ class Residency:
         return records
 
     def _until(self, live: _Live, end: Exit) -> Iterator[Process]:
-        """That a newcomer held its devices until its end, where it was seen once on them. Its record of that
-        speaks for as long as it had been there: a silence of more than three times that means to a reader
-        that it has left."""
+        """Records that a process held its devices until its end, for one that was seen there only once. Its
+        record covers only the short time since its start, and after a silence of more than three times that a
+        reader takes it to have left."""
         for last in live.held.values():
             silence_ns = end.t - last.t
             if last.period_ns is not None and 3 * last.period_ns < silence_ns <= 3 * self._slow_ns:
                 yield replace(last, t=end.t, period_ns=silence_ns)
 
     def repeat(self, now_ns: int) -> list[Record]:
-        """What is known of each process that is still on a device."""
+        """The workload records of all processes that are still on a device."""
         self._live = {key: live for key, live in self._live.items() if now_ns - live.seen_ns < REPEAT_NS}
         return [replace(live.workload, t=now_ns) for live in self._live.values() if live.workload is not None]
 
     def shift(self, step_ns: int) -> None:
-        """The clock was set by ``step_ns``: times of before are meant on the new clock."""
+        """Move all remembered times to the new clock, after the clock was set by ``step_ns``."""
         self._shift_ns += step_ns
         self._read_ns = {gpu: t + step_ns for gpu, t in self._read_ns.items()}
         for live in self._live.values():
             live.seen_ns += step_ns
-            # Of the time since the step nothing is told yet.
+            # No record covers the time since the step yet.
             live.held = {at: replace(it, t=it.t + step_ns, period_ns=1) for at, it in live.held.items()}
             live.read_ns = None if live.read_ns is None else live.read_ns + step_ns
 
@@ -144,7 +145,7 @@ class Residency:
         for sample in reading.samples:
             start_ns, old_ns = now.get(sample.pid), before.get(sample.pid)
             if start_ns is None or (old_ns is not None and sample.t <= start_ns + self._shift_ns):
-                start_ns = old_ns  # it has gone, or the pid has a new owner by now
+                start_ns = old_ns  # the process has ended, or its pid has a new owner by now
             if start_ns is None:
                 self.unidentified += 1
                 continue
@@ -162,11 +163,11 @@ class Residency:
         return used
 
     def _since_start_ns(self, period_ns: int, t: int, start_ns: int) -> int:
-        """``period_ns`` up to ``t``, but not from before the process began (known to 10 ms at best)."""
+        """``period_ns`` up to ``t``, cut to the start of the process (known to 10 ms at best)."""
         return max(1, min(period_ns, t - start_ns - self._shift_ns))
 
     def _workload(self, pid: int, start_ns: int, t: int) -> list[Record]:
-        """The process's identity where it is new or has changed."""
+        """The process's workload record, where it is new or has changed."""
         live = self._live.setdefault((pid, start_ns), _Live(t))
         live.seen_ns = t
         if live.read_ns is not None and t - live.read_ns < live.wait_ns:

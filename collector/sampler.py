@@ -1,16 +1,16 @@
-"""The sampler: reads all GPUs of the host at their times and hands on records.
+"""The sampler reads all GPUs of the host on schedule and hands the records on.
 
-Two lanes. The fast one is this thread: it reads power and energy of every device at each tick. One thread for
-all, because a thread for each of 8 GPUs would pay 8 timer loops, and an empty one takes 0.08 % of a core at
-10 Hz where the whole budget is 1 %. The slow lane is a second thread, which once a second reads memory, clock
-and processes: a list of these takes 4.5 ms, or seconds on a device that is being lost, and no tick waits for
-it. It reads the devices in a row, because it is the beginning that costs: the first reading after a pause
-finds cold caches and takes 240 µs, the next one 80. A device that is still being read when its next reading
-is due holds up the others: it keeps that thread, they get another, and it has one to itself from then on.
+It has two lanes. The fast lane is the calling thread: at each tick it reads power and energy of every device.
+One thread serves all, because 8 threads for 8 GPUs would run 8 timer loops, and an empty loop takes 0.08 % of
+a core at 10 Hz, where the whole budget is 1 %. The slow lane is a second thread, which reads memory, clock
+and processes once a second. A process list takes 4.5 ms, or seconds on a failing device, and no tick waits
+for it. The slow lane reads the devices in a row: the first reading after a pause finds cold caches and takes
+240 µs, the next one 80. A device that is still being read when its next reading is due would delay the
+others: it keeps that thread for itself from then on, and the others get a new one.
 
-A device that fails, or answers slowly, leaves the fast lane at once, so it delays the others a single time;
-the slow lane tries it until it answers as it should. A call that never returns would stop the fast lane:
-the kernel then holds the thread and no design in this process can take it back.
+A device that fails or answers slowly leaves the fast lane at once, so it delays the others only once; the
+slow lane retries it until it answers in time. A call that never returns would stop the fast lane: the kernel
+then blocks the thread, and nothing in this process can free it.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from wattribute.errors import UsageError
 from wattribute.records import Device, Gap, Host, Instance, Record
 
 _S: Final = 1_000_000_000
-_STEP_NS: Final = 500_000_000  # docs/bus.md, Messages: a greater step of the wall clock is a new epoch
-# The start of a CUDA context holds the driver's lock for some 100 ms and slows all devices: that is no fault.
+_STEP_NS: Final = 500_000_000  # docs/bus.md, Messages: a greater step of the wall clock begins a new epoch
+# A CUDA context that starts holds the driver's lock for some 100 ms, which slows all devices: no fault.
 _SLOW_ANSWER_NS: Final = 250_000_000
-_RETRY_NS: Final = _S  # first try to bring a device back; the wait doubles each time
+_RETRY_NS: Final = _S  # wait before the first try to bring a device back; it doubles each time
 _RETRY_MAX_NS: Final = 60 * _S
 
 
 @dataclass(slots=True)
 class _Lane:
-    """A device on its way through fast and slow readings."""
+    """The state of one device between its fast and slow readings."""
 
     gpu: GpuReader
     worker: Worker
-    due_ns: int  # the next task of the slow lane: a reading, or while it is out a try to bring it back
+    due_ns: int  # when the slow lane's next task is due: a reading, or while the device is out a retry
     read_ns: int
-    busy: bool = False  # a task is on its way
-    begun: bool = False  # and not only waits for those before it
-    out: str = ""  # why it is out; empty while it is read
+    busy: bool = False  # a task is queued or running
+    begun: bool = False  # that task is running
+    out: str = ""  # why the device is out; empty while it is being read
     wait_ns: int = _RETRY_NS
     fresh: bool = False
-    slow: SlowReading | None = None  # not yet part of a device record
+    slow: SlowReading | None = None  # to be merged into the next device record
     instances: tuple[Instance, ...] = ()
     tells_activity: bool = False
 
@@ -65,10 +65,10 @@ class _Back:
 
 
 class Sampler:
-    """Samples until it is told to stop. ``emit`` gets the records of each flush, in this thread.
+    """Samples until its stop event is set. ``emit`` gets the records of each flush, in the calling thread.
 
-    ``fast_hz`` is 1 to 100. ``outcomes`` is asked at each flush for further records. ``epoch`` is the Unix ns
-    from which times are comparable; it changes between two calls of ``emit`` where the wall clock was set.
+    ``fast_hz`` is 1 to 100. ``outcomes`` is called at each flush for further records. Times are comparable
+    from ``epoch`` (Unix ns) on; it changes between two calls of ``emit`` when the wall clock was set.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class Sampler:
         start_worker: Callable[[], Worker] = thread_worker,
     ) -> None:
         if not 1 <= fast_hz <= 100:
-            raise UsageError(f"a sampling rate of {fast_hz:g} Hz: choose 1 to 100")
+            raise UsageError(f"the sampling rate is {fast_hz:g} Hz: choose 1 to 100")
         if slow_s <= 0 or flush_s <= 0:
-            raise UsageError("the periods of slow readings and of flushes must be above 0 s")
+            raise UsageError("the periods of slow readings and of flushes must be longer than 0 s")
         self.health = Health()
         self._nvml, self._clock, self._host, self._emit, self._outcomes = nvml, clock, host, emit, outcomes
         self._tick_ns, self._slow_ns, self._flush_ns = (
@@ -105,7 +105,7 @@ class Sampler:
         self.epoch = self._now()
 
     def run(self, stop: threading.Event, duration_s: float | None = None) -> Health:
-        """Sample until ``stop`` is set or ``duration_s`` has passed; ends with a last flush."""
+        """Sample until ``stop`` is set or ``duration_s`` has passed, then flush a last time."""
         begin = self._now()
         self.epoch = begin
         end = self._clock.now_ns() + round(duration_s * _S) if duration_s is not None else None
@@ -148,16 +148,16 @@ class Sampler:
             self._flush(now)
             self._flush_due += ((now - self._flush_due) // self._flush_ns + 1) * self._flush_ns
             now = self._now()
-        for lane in self._lanes:  # last: the slow lane is not to wake while this thread is at work
+        for lane in self._lanes:  # last, so that the slow lane does not wake while this thread works
             if now >= lane.due_ns:
                 self._dispatch(lane, now)
-        # Deadlines are absolute, so lateness does not add up; those that have passed are skipped and counted.
+        # Deadlines are absolute, so lateness does not add up; missed ticks are skipped and counted.
         missed = max(0, self._now() - self._deadline) // self._tick_ns
         self.health.missed_ticks += missed
         self._deadline += (missed + 1) * self._tick_ns
 
     def _read(self, lane: _Lane, before: int) -> int:
-        """A fast reading, begun at ``before``; the time after it."""
+        """Take a fast reading that begins at ``before``; return the time after it."""
         try:
             self._keep(lane, lane.gpu.read_fast(self._now))
         except GpuError as error:
@@ -223,8 +223,8 @@ class Sampler:
         lane.worker.submit(answer)
 
     def _read_last(self, lane: _Lane) -> None:
-        """What the processes used since the last slow reading, before the end or a step of the clock: else
-        nobody's SM time is known of the last second or two (a sixth of a run of 10 s)."""
+        """Read what the processes used since the last slow reading, before the end or a step of the clock.
+        Otherwise all SM time of the last second or two (a sixth of a run of 10 s) would be missing."""
         if lane.out or lane.busy:
             return
         try:
@@ -241,7 +241,7 @@ class Sampler:
             elif isinstance(answer, Exception):
                 raise answer
             elif epoch != self.epoch:
-                self.health.lists_left_out += 1  # its times are of before the clock was set
+                self.health.lists_left_out += 1  # its times are from before the clock was set
             elif isinstance(answer, SlowReading):
                 self._take_slow(lane, answer)
             elif answer.took_ns > _SLOW_ANSWER_NS:
@@ -258,7 +258,7 @@ class Sampler:
         gone = [i for i in lane.instances if i.gpu_instance not in left]
         self._buffer.extend(replace(i, t=reading.t, profile="", slices=0) for i in gone)
         known = [replace(instance, t=0, sm_percent=None) for instance in reading.instances]
-        # what is known of their activity is of the time since they were told before
+        # an instance's activity covers the time since its previous record
         lane.tells_activity = any(i.sm_percent is not None for i in reading.instances)
         if known != list(lane.instances) or lane.tells_activity:
             self._buffer.extend(reading.instances)
@@ -269,11 +269,12 @@ class Sampler:
         return Gap(t=to_ns, from_ns=min(lane.read_ns, to_ns), to_ns=to_ns, reason=lane.out, gpu=lane.gpu.uuid)
 
     def _repeat(self, now: int) -> None:
-        """Tell who everybody is: at the start of each epoch and every 60 s, for readers that came later."""
+        """Repeat all identities, at the start of each epoch and every 60 s, for readers that start later."""
         self._buffer.append(replace(self._host, t=now))
         for lane in self._lanes:
             self._buffer.append(replace(lane.gpu.identity, t=now))
-            if not lane.tells_activity:  # each second: one in between would cut the time that it speaks for
+            # With activity, instance records come each second; one in between would cut the time it covers.
+            if not lane.tells_activity:
                 self._buffer.extend(replace(instance, t=now) for instance in lane.instances)
         self._buffer.extend(self._residency.repeat(now))
         self._repeat_due = now + REPEAT_NS
@@ -289,19 +290,19 @@ class Sampler:
             self._emit(records)
 
     def _look_at_wall_clock(self) -> None:
-        """Before each tick, and not at flushes alone: what a host used while it was suspended would be dated
-        before the step, and a process would pay for it."""
+        """Check for a step of the wall clock. This runs before each tick, not only at flushes: otherwise the
+        energy used while the host was suspended would be dated before the step and charged to a process."""
         step_ns = self._clock.wall_step_ns() - self._stepped_ns
         if abs(step_ns) <= _STEP_NS:
             return
-        self._take_answers()  # so that none is left over from before the step
+        self._take_answers()  # so that no answer from before the step is left
         for lane in self._lanes:
             self._read_last(lane)
         self._flush(self._now())
         self._follow_wall_clock(step_ns)
 
     def _follow_wall_clock(self, step_ns: int) -> None:
-        """A wall clock that was set begins a new epoch: all that is planned or remembered moves along."""
+        """Begin a new epoch after the wall clock was set: move all planned and remembered times along."""
         old = self._now()
         self._stepped_ns += step_ns
         now = old + step_ns

@@ -1,4 +1,4 @@
-"""Which GPUs Slurm has given to the jobs on this host, from the control groups and environments in /proc."""
+"""Which GPUs Slurm has assigned to the jobs on this host, from control groups and environments in /proc."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _GPUS_MAX: Final = 64
 
 
 def jobs_gpus(root: Path, rules: Sequence[Rule] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
-    """GPUs of the jobs under a /proc tree, each with the fields of a Reservation: a GPU is a UUID, or Slurm's
-    number of it. A job of which no process can be read, or has any, is not seen."""
+    """GPUs of the jobs under a /proc tree, each with the fields of a Reservation. A GPU is a UUID, or Slurm's
+    number. A job without a process that can be read, or whose processes name no GPU, is not found."""
     told: set[tuple[str, str]] = set()
     of_job: dict[str, dict[str, Any]] = {}
     for pid in sorted(int(entry.name) for entry in root.iterdir() if entry.name.isdecimal()):
@@ -29,7 +29,7 @@ def jobs_gpus(root: Path, rules: Sequence[Rule] = ()) -> Iterator[tuple[str, dic
             if (within.job, gpu) in told:
                 continue
             if within.job not in of_job:
-                environ.pop("SLURM_STEP_ID", None)  # of the job, not of one of its steps
+                environ.pop("SLURM_STEP_ID", None)  # the job is meant, not one of its steps
                 user = user_of(read_file(root, pid, "status"))
                 seen = Seen(command_line(read_file(root, pid, "cmdline")), user)
                 of_job[within.job] = identity(environ, Group(job=within.job), None, rules, seen)
@@ -40,9 +40,9 @@ def jobs_gpus(root: Path, rules: Sequence[Rule] = ()) -> Iterator[tuple[str, dic
 def _gpus(environ: Mapping[str, str], step: str) -> list[str]:
     """The GPUs that Slurm's variables name for a process of a step.
 
-    Slurm numbers them for the step on this host (SLURM_STEP_GPUS), and for the job on the host of its batch
-    script (SLURM_JOB_GPUS), which other hosts may inherit. CUDA_VISIBLE_DEVICES counts within the device
-    control group, so of it only UUIDs say anything.
+    SLURM_STEP_GPUS has the numbers of the step's GPUs on this host. SLURM_JOB_GPUS has those of the job on
+    the host of its batch script, and other hosts may inherit it. CUDA_VISIBLE_DEVICES counts within the
+    device control group, so only its UUIDs are used.
     """
     numbers = environ.get("SLURM_STEP_GPUS", "")
     if not numbers and not step.isdecimal():

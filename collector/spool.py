@@ -1,4 +1,4 @@
-"""The spool: a local log in front of Kafka, so that Kafka may be away."""
+"""The spool: a local log in front of Kafka, which keeps messages while Kafka cannot be reached."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wattribute.errors import BusError, RefusedError
 
 _LOG: Final = logging.getLogger(__name__)
 _CLOSE_TIMEOUT_S: Final = 5.0
-_WINDOW_MAX_BYTES: Final = 8 << 20  # on their way at once: an eighth of what KafkaProducer queues
+_WINDOW_MAX_BYTES: Final = 8 << 20  # sent and not acknowledged: an eighth of what KafkaProducer queues
 _BLOCK: Final = 64
 
 
@@ -20,20 +20,20 @@ class SpoolingProducer:
     """A ``Producer`` that writes every message to ``log`` first, then sends it by ``producer``, oldest first,
     and deletes it from the log when it is acknowledged.
 
-    What ``log`` holds at the start, from an earlier life, goes first. Messages may be sent twice; the numbers
-    in them (host, epoch, sequence) let the reader tell. While nothing gets through the log grows up to its
-    bound, then drops the oldest that are not on their way: ``log.dropped()`` lists these, exactly, and those
-    that ``producer`` will never take, for the collector to report as gaps.
+    Messages that an earlier process left in ``log`` are sent first. Messages may be sent twice; their numbers
+    (host, epoch, sequence) let the reader recognise that. While nothing gets through, the log grows up to its
+    bound, then drops the oldest messages that are not in flight. ``log.dropped()`` lists these exactly, and
+    those that ``producer`` will never take, for the collector to report as gaps.
     """
 
     def __init__(self, log: LocalLog, producer: Producer) -> None:
         self.log = log
         self._producer = producer
-        self._trouble = ""  # what it last complained of; "" while all is well
-        self._window_max_bytes = min(_WINDOW_MAX_BYTES, log.max_bytes // 4)  # which the log cannot drop
+        self._trouble = ""  # the last error that was logged; "" while all is well
+        self._window_max_bytes = min(_WINDOW_MAX_BYTES, log.max_bytes // 4)  # the log cannot drop these
         self._window: list[tuple[str, Message]] = []
         self._window_bytes = 0
-        self._acknowledged = 0  # by number, as the producer counts what it was given
+        self._acknowledged = 0  # how many of the messages given to the producer are acknowledged
         self._sent: dict[str, int] = {}
         for topic in log.end_offsets():
             position = log.committed(topic)
@@ -44,18 +44,18 @@ class SpoolingProducer:
         self.log.send(topic, key, value, timestamp_ms)
 
     def flush(self, timeout_s: float) -> int:
-        """Write what is queued to the log, and send on what ``timeout_s`` allows; the number of messages that
-        are not acknowledged. With 0 it notes what is acknowledged by now and waits for nothing."""
+        """Write queued messages to the log and send as many as ``timeout_s`` allows; return the number that
+        is not acknowledged. With 0 it notes what has been acknowledged, and does not wait."""
         deadline_s = time.monotonic() + timeout_s
         try:
             unwritten = self.log.flush(timeout_s)
-        finally:  # a full disk is no reason to send nothing: what is acknowledged makes room
+        finally:  # even with a full disk: what is acknowledged makes room
             self._send_on(deadline_s)
         unsent = sum(self.log.remaining(topic, self._sent.get(topic, 0)) for topic in self.log.end_offsets())
         return unwritten + unsent + len(self._window)
 
     def close(self) -> None:
-        """Flush for at most 5 s, and close both; what is not acknowledged then stays in the log."""
+        """Flush for at most 5 s, and close both; messages not acknowledged by then stay in the log."""
         try:
             self.flush(_CLOSE_TIMEOUT_S)
         finally:
@@ -71,7 +71,7 @@ class SpoolingProducer:
                 return
 
     def _fill_window(self) -> bool:
-        """Send on what the window has room for; True if something is left that it had no room for."""
+        """Send as many messages as the window has room for; True if some are left."""
         for topic in self.log.end_offsets():
             while messages := self.log.read(topic, self._sent.get(topic, 0), _BLOCK):
                 for message in messages:
@@ -85,7 +85,7 @@ class SpoolingProducer:
         except BusError as error:
             self._complain(error)
             if self._window:
-                return False  # perhaps it is only full: again when it is empty
+                return False  # perhaps the producer is only full: try again when the window is empty
             self.log.note_dropped(topic, [(message.offset, message.timestamp_ms)])
         else:
             self._window.append((topic, message))
@@ -94,7 +94,7 @@ class SpoolingProducer:
         return True
 
     def _is_acknowledged(self, timeout_s: float) -> bool:
-        """Whether the whole window is; it is empty then, and the log rid of it."""
+        """Whether the whole window is acknowledged; if so, it is emptied and deleted from the log."""
         try:
             if self._producer.flush(max(0.0, timeout_s)):
                 return False

@@ -1,4 +1,4 @@
-"""Where slow readings are done."""
+"""Workers that do the slow readings."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ Task = Callable[[], None]
 
 
 class Worker(Protocol):
-    """Does one task after the other."""
+    """Does one task after another."""
 
     def submit(self, task: Task | None) -> None:
         """Queue a task; None ends the worker."""
 
     def leave(self) -> None:
-        """Go on with the next task elsewhere: the one at hand hangs, and keeps the place where it is."""
+        """Continue with the next task in another thread: the current task hangs and keeps its thread."""
 
 
 class _Thread:
-    """A daemon thread: hanging in the driver, it does not hold up the end."""
+    """A daemon thread: while it hangs in the driver, it does not block the end of the program."""
 
     def __init__(self) -> None:
         self._tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
@@ -46,14 +46,14 @@ class _Inline:
             task()
 
     def leave(self) -> None:
-        raise RuntimeError("a task that is done at once cannot be left")
+        raise RuntimeError("an inline worker has no thread to leave: it does each task at once")
 
 
 def thread_worker() -> Worker:
-    """A thread of its own."""
+    """A worker with its own thread."""
     return _Thread()
 
 
 def inline_worker() -> Worker:
-    """No thread: a slow reading is done when it is due. For a simulated clock, which waits for no thread."""
+    """A worker without a thread: it does a task at once. For a simulated clock, which waits for no thread."""
     return _Inline()

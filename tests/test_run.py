@@ -971,7 +971,7 @@ def test_of_processes_that_are_not_seen_it_does_not_say_that_they_cost_nothing(
     where = ("--store", f"chdb://{tmp_path}/store", "--bus", f"local://{tmp_path}/bus", "--run", "r")
     said = ran("run", *where, "--", "sleep", "1").stderr
     assert "it was not seen on a GPU\n" in said
-    assert re.search(r"\d entries of lists of a GPU's processes are of none that /proc shows", said)
+    assert re.search(r"\d entries of lists of a GPU's processes match no process in /proc", said)
 
 
 def test_where_what_was_read_is_lost_it_does_not_say_that_there_is_nothing_to_pay() -> None:

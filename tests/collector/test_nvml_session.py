@@ -100,7 +100,7 @@ def test_a_stale_handle_does_not_make_calls_look_absent(fake: FakeNvml) -> None:
     nvml = Nvml()
     reload_driver(fake, nvml.gpus[0])
     nvml.reopen(nvml.gpus[0])
-    with pytest.raises(GpuError, match="started anew"):  # this one has not read meanwhile
+    with pytest.raises(GpuError, match="restarted"):  # this one has not read meanwhile
         fast(nvml.gpus[1])
     nvml.reopen(nvml.gpus[1])
     assert fast(nvml.gpus[1]).energy_mj == 2_000_000
@@ -171,5 +171,5 @@ def test_no_library_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None
         raise OSError(f"{name}: cannot open shared object file")
 
     monkeypatch.setattr(pynvml, "CDLL", missing)
-    with pytest.raises(WattributeError, match=r"no NVML here .*libnvidia-ml\.so\.1.*driver"):
+    with pytest.raises(WattributeError, match=r"there is no NVML .*libnvidia-ml\.so\.1.*driver"):
         Nvml()

@@ -45,7 +45,7 @@ def test_any_json_is_a_list_of_pods_or_refused(made: object, indent: int | None)
     elif made is None:
         assert read_pods(text.encode()) == ({}, 0)
     else:
-        with pytest.raises(ValueError, match="no list of pods"):
+        with pytest.raises(ValueError, match="the answer is not a list of pods"):
             read_pods(text.encode())
     with contextlib.suppress(ValueError):
         read_pods(json.dumps(made).encode())

@@ -367,7 +367,7 @@ def test_an_engine_that_shows_nothing_is_said_once_with_what_to_do(
         host.scraper.look(host.t, [worker])
         host.t += 10 * S
     assert caplog.messages == [
-        "serving engines: pid 100 looks like sglang: started with --enable-metrics it can be read"
+        "serving engines: pid 100 looks like sglang: start it with --enable-metrics to have it read"
     ]
 
 

@@ -141,7 +141,7 @@ def test_what_comes_again_or_late_is_counted_as_repeated(running: Running) -> No
     points = [(a, a + S, 10), (a, a + 2 * S, 14), (a, a + S, 10), (a, a + 2 * S, 14)]
     assert [quantity for quantity, _, _ in told(running, *points)] == [10, 4]
     assert running.told.health.repeated == 2
-    assert "2 points of counters had come before" in running.told.health.shown()
+    assert "2 points of counters were repeated" in running.told.health.shown()
 
 
 def test_workers_with_the_same_attributes_are_told_apart_by_their_start(running: Running) -> None:

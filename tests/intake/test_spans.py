@@ -115,4 +115,4 @@ def test_a_trace_without_end_takes_no_more_room_and_says_so(monkeypatch: pytest.
     (trace,) = reader._traces.values()
     assert [len(trace.parents), len(trace.calls), len(trace.below)] == [100, 100, 100]
     assert told.health.forgotten == 900
-    assert "900 spans made room early" in told.health.shown()
+    assert "900 spans were dropped early" in told.health.shown()

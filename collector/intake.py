@@ -1,7 +1,7 @@
-"""The intake: OTLP and plain HTTP, by which applications tell what came out and how good it was.
+"""The intake: OTLP and plain HTTP, by which applications report units, qualities and run events.
 
-Whatever comes in, sampling goes on: a request has limits of size, time and number, and what it raises ends
-with its answer. A connection carries one request, so that none is held open.
+No request can stop the sampling: requests are limited in size, time and number, and an error ends only its
+own request. A connection carries one request, so none is held open.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from wattribute.collector.told import FullError, Told
 from wattribute.errors import RecordError
 from wattribute.settings import Settings
 
-_BODY_MOST: Final = 16 << 20  # as it comes, and unpacked
-_JSON_MOST: Final = 4 << 20  # reading it holds Python's lock: 16 MiB held up the sampler for 0.3 s
+_BODY_MOST: Final = 16 << 20  # as received, and unpacked
+_JSON_MOST: Final = 4 << 20  # parsing holds Python's lock: 16 MiB delayed the sampler by 0.3 s
 _RECEIVE_S: Final = 10.0  # between two pieces
 _REQUEST_S: Final = 20.0
 _LINGER_S: Final = 2.0
-_POLL_S: Final = 0.5  # to look for what takes too long; at 0.2 s it took 0.08 % of a core
+_POLL_S: Final = 0.5  # how often overdue connections are looked for; every 0.2 s took 0.08 % of a core
 _CONNECTIONS_MOST: Final = 32
-# Of our own: in `up` clickhouse_connect raises the library's 100 to 10,000, of 64 KiB each.
+# The library has a limit too, but in `up` clickhouse_connect raises it from 100 to 10,000, of 64 KiB each.
 _HEADERS_MOST: Final = 100
 _CHUNKS_MOST: Final = 10_000
-_LINE_MOST: Final = 1024  # above and behind chunks
+_LINE_MOST: Final = 1024  # of the lines before and after chunks
 _BUSY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 )
@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 
 class _RefusedError(Exception):
-    """A request that gets no success: status and one line why."""
+    """A request that is refused: the status, and the reason in one line."""
 
     def __init__(self, status: HTTPStatus, why: str) -> None:
         super().__init__(why)
@@ -56,7 +56,7 @@ class _RefusedError(Exception):
 
 
 class Intake(ThreadingHTTPServer):
-    """Listens at an address until it is closed. Raises OSError where it cannot."""
+    """Listens at an address until it is closed. Raises OSError where it cannot listen there."""
 
     daemon_threads = True
     block_on_close = False
@@ -76,12 +76,12 @@ class Intake(ThreadingHTTPServer):
 
     @property
     def at(self) -> str:
-        """Where it listens, as a URL has it."""
+        """The address where it listens, as in a URL."""
         host, port = self.server_address[:2]
         return f"[{host!s}]:{port}" if ":" in str(host) else f"{host!s}:{port}"
 
     def close(self) -> None:
-        """Listen no more, and wait shortly for the requests at hand."""
+        """Stop listening, and wait up to 1 s for open requests."""
         self.shutdown()
         self.server_close()
         until = time.monotonic() + 1
@@ -89,11 +89,11 @@ class Intake(ThreadingHTTPServer):
             time.sleep(0.01)
 
     def server_bind(self) -> None:
-        """As the library does it, without asking DNS for a name."""
+        """Bind as the library does, but without a DNS look-up."""
         TCPServer.server_bind(self)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """A thread for the connection, unless there are too many."""
+        """Start a thread for the connection, unless there are too many."""
         with self._changing:
             crowded = len(self._open) >= _CONNECTIONS_MOST
             if not crowded:
@@ -108,13 +108,13 @@ class Intake(ThreadingHTTPServer):
         self.shutdown_request(request)
 
     def shutdown_request(self, request: Any) -> None:
-        """The end of a connection."""
+        """End a connection."""
         with self._changing:
             self._open.pop(request, None)
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Now and then: end the connections that take too long."""
+        """End the connections that take too long; called every 0.5 s."""
         late = time.monotonic() - _REQUEST_S
         with self._changing:
             overdue = [connection for connection, since in self._open.items() if since < late]
@@ -123,16 +123,16 @@ class Intake(ThreadingHTTPServer):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        """A connection that broke off: nobody is left to be answered."""
+        """Count a connection that broke off: nobody is left to answer."""
         self.told.health.refused += 1
 
 
 class _Head:
-    """The lines of a request's head, as long as they are not too many."""
+    """The lines of a request's head, limited in number."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
-        self._left = _HEADERS_MOST + 1  # and the empty one
+        self._left = _HEADERS_MOST + 1  # and the empty line
 
     def readline(self, size: int) -> bytes:
         """The next line. Raises HTTPException, which the library answers with 431."""
@@ -154,7 +154,7 @@ class _Handler(BaseHTTPRequestHandler):
     unread = False
 
     def parse_request(self) -> bool:
-        """As the library does it, with a limit of our own to the number of headers."""
+        """Parse as the library does, with a separate limit on the number of headers."""
         body, self.rfile = self.rfile, _Head(self.rfile)  # type: ignore[assignment]
         try:
             return super().parse_request()
@@ -162,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile = body
 
     def do_POST(self) -> None:
-        """Take in what is sent, and say whether it was."""
+        """Take in a request and answer it."""
         health = self.server.told.health
         path = self.path.partition("?")[0].rstrip("/")
         signal = _SIGNALS.get(path, "")
@@ -183,37 +183,38 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.BAD_REQUEST, str(error), signal, is_json)
         except FullError as error:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, str(error), signal, is_json)
-        except OSError:  # too slow, or gone
+        except OSError:  # the sender was too slow, or has gone
             health.refused += 1
             self.close_connection = True
         except Exception as error:
-            # Whatever a hostile request brings about must end nothing but itself. What it says stays unsaid.
+            # A hostile request must end nothing but itself. The error's text may quote it: it is not logged.
             _log.warning(
                 "a request to %s failed: %s", path if path in PLAIN else signal, type(error).__name__
             )
-            self._refuse(HTTPStatus.BAD_REQUEST, "this cannot be read", signal, is_json)
+            self._refuse(HTTPStatus.BAD_REQUEST, "the request cannot be read", signal, is_json)
 
     def _check(self, path: str) -> None:
         if path not in _SIGNALS and path not in PLAIN:
             where = ", ".join([*_SIGNALS, *PLAIN])
-            raise _RefusedError(HTTPStatus.NOT_FOUND, f"there is nothing here; POST to {where}")
-        if self.headers.get("Origin"):  # a page in a browser, which may reach the loopback too
-            raise _RefusedError(HTTPStatus.FORBIDDEN, "pages in a browser tell nothing here")
+            raise _RefusedError(HTTPStatus.NOT_FOUND, f"this path does not exist; POST to {where}")
+        if self.headers.get("Origin"):  # a page in a browser can reach the loopback address too
+            raise _RefusedError(HTTPStatus.FORBIDDEN, "requests from pages in a browser are not accepted")
         if path in _SIGNALS and not self.server.otlp.is_installed:
             raise _RefusedError(
-                HTTPStatus.NOT_IMPLEMENTED, "this collector reads no OTLP: pip install 'wattribute[otlp]'"
+                HTTPStatus.NOT_IMPLEMENTED,
+                "this collector cannot read OTLP: pip install 'wattribute[otlp]'",
             )
 
     def _body(self, is_text: bool) -> bytes:
         most = _JSON_MOST if is_text else _BODY_MOST
         too_large = _RefusedError(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {most >> 20} MiB; send it in parts"
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has more than {most >> 20} MiB; send it in parts"
         )
         told = self.headers.get("Content-Length", "")
         if self.headers.get("Transfer-Encoding", "").strip().lower() == "chunked":
             body = b"".join(self._chunks(most, too_large))
         elif not told.isdecimal():
-            raise _RefusedError(HTTPStatus.LENGTH_REQUIRED, "say its Content-Length, or send it in chunks")
+            raise _RefusedError(HTTPStatus.LENGTH_REQUIRED, "send a Content-Length, or a body in chunks")
         elif len(told) > 12 or int(told) > most:
             raise too_large
         else:
@@ -223,24 +224,24 @@ class _Handler(BaseHTTPRequestHandler):
             return body
         if coding != "gzip":
             raise _RefusedError(
-                HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "its Content-Encoding is neither gzip nor identity"
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the Content-Encoding must be gzip or identity"
             )
-        try:  # all that was compressed, one after the other, and nothing behind it
+        try:  # all gzip members in a row, and nothing after them
             unpacked = gzip.GzipFile(fileobj=io.BytesIO(body)).read(most + 1)
         except (OSError, zlib.error):
-            raise _RefusedError(HTTPStatus.BAD_REQUEST, "it is not gzip") from None
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "the body is not gzip") from None
         except EOFError:
-            raise _RefusedError(HTTPStatus.BAD_REQUEST, "its gzip is cut short") from None
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "the gzip body is cut short") from None
         if len(unpacked) > most:
             raise too_large
         return unpacked
 
     def _chunks(self, most: int, too_large: _RefusedError) -> Iterator[bytes]:
-        """A body whose length nobody knew when it began: as OpenTelemetry's exporters of Node.js send all."""
+        """A body in chunks, without a length: OpenTelemetry's Node.js exporters send all bodies like this."""
         for _ in range(_CHUNKS_MOST):
             told = self.rfile.readline(_LINE_MOST).partition(b";")[0].strip()
             if not re.fullmatch(b"[0-9A-Fa-f]{1,8}", told):
-                raise _RefusedError(HTTPStatus.BAD_REQUEST, "a chunk does not say its size")
+                raise _RefusedError(HTTPStatus.BAD_REQUEST, "a chunk of the body has no valid size")
             size = int(told, 16)
             if not size:
                 break
@@ -249,10 +250,10 @@ class _Handler(BaseHTTPRequestHandler):
                 raise too_large
             yield self._read(size)
             if self._read(2) != b"\r\n":
-                raise _RefusedError(HTTPStatus.BAD_REQUEST, "a chunk is longer than it says")
+                raise _RefusedError(HTTPStatus.BAD_REQUEST, "a chunk of the body is longer than its size")
         else:
             raise too_large
-        for _ in range(_HEADERS_MOST):  # that may stand behind it; the last line is empty
+        for _ in range(_HEADERS_MOST):  # headers may follow the body; the last line is empty
             if not self.rfile.readline(_LINE_MOST).strip():
                 break
 
@@ -260,7 +261,7 @@ class _Handler(BaseHTTPRequestHandler):
         """The next bytes of a body."""
         piece = self.rfile.read(size)
         if len(piece) < size:
-            raise _RefusedError(HTTPStatus.BAD_REQUEST, "it ends before its length")
+            raise _RefusedError(HTTPStatus.BAD_REQUEST, "the body is shorter than its length")
         return piece
 
     def _refuse(self, status: HTTPStatus, why: str, signal: str, is_json: bool) -> None:
@@ -285,7 +286,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.unread = status >= HTTPStatus.BAD_REQUEST
 
     def finish(self) -> None:
-        """Read on for a moment what a refused request still sends: else it hears of a reset alone."""
+        """Read on for up to 2 s what a refused sender still sends: otherwise it would only see a reset."""
         with suppress(OSError):
             super().finish()
             if self.unread:
@@ -296,13 +297,13 @@ class _Handler(BaseHTTPRequestHandler):
                     pass
 
     def send_error(self, code: int, *_: Any, **__: Any) -> None:
-        """What the library refuses by itself: other methods, lines too long, no HTTP at all."""
+        """Answer what the library itself refuses: other methods, lines that are too long, no HTTP at all."""
         status = HTTPStatus.METHOD_NOT_ALLOWED if code == HTTPStatus.NOT_IMPLEMENTED else HTTPStatus(code)
         self.server.told.health.refused += 1
         what = f"POST to {', '.join([*_SIGNALS, *PLAIN])}"
         if status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
-            what = f"{_HEADERS_MOST} headers at most, of 64 KiB each"
+            what = f"send {_HEADERS_MOST} headers at most, of 64 KiB each"
         self._answer(status, f"{status.phrase}: {what}\n".encode(), "", True)
 
     def log_message(self, *_: Any) -> None:
-        """Nothing: a request is counted, not logged."""
+        """Log nothing: requests are counted, not logged."""

@@ -1,8 +1,8 @@
-"""The kubelet of this node: which pods it runs, without rights beyond the node.
+"""The pods of this node, read from its kubelet, without rights beyond the node.
 
-It is asked in a thread of its own, with a limit to time and size: a kubelet that is slow, away or answers
-with garbage delays nobody, and what it says later is told later. Its answer holds secrets, so nothing of it
-is in an error; see ``pods`` for what is kept.
+The kubelet is read in a thread of its own, with limits on time and size: one that is slow, unreachable or
+answers with garbage delays nothing else; its pods then become known later. Its answer contains secrets, so no
+error quotes it; see ``pods`` for what is kept.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from wattribute.errors import WattributeError
 from wattribute.settings import is_loopback
 
 UNCHECKED: Final = "unchecked"
-"""In place of the file of an authority: any certificate will do."""
+"""Instead of the file of a certificate authority: any certificate is accepted."""
 _PERIOD_S: Final = 30.0  # labels and restart counts of a pod may change
-_RETRY_S: Final = 1.0  # least time between two readings; doubles while they fail
+_RETRY_S: Final = 1.0  # shortest time between two readings; it doubles while they fail
 _RETRY_MAX_S: Final = 60.0
 _TIMEOUT_S: Final = 5.0  # of a single read
-_DEADLINE_S: Final = 10.0  # of an answer, however it trickles in
-_BREATH_S: Final = 0.0005  # between two pods: others may want the interpreter
+_DEADLINE_S: Final = 10.0  # of a whole answer, even one that trickles in
+_BREATH_S: Final = 0.0005  # between two pods: lets other threads run
 # 250 pods of 30 kB are 7.5 MB.
 _ANSWER_MAX_BYTES: Final = 16 << 20
 
 
 class Kubelet:
-    """The pods of this node, as last read from ``url``: that of a kubelet, or the path of a file.
+    """The pods of this node, as last read from ``url``: a kubelet's URL, or the path of a file.
 
-    ``start`` reads in the background from then on; ``refresh`` reads now. ``readings``, ``failures`` and
-    ``unusable`` pods of the last list are counted; ``problem`` says in one line what was wrong the last time.
+    ``start`` reads in the background from then on; ``refresh`` reads now. ``readings`` and ``failures`` are
+    counted, as are ``unusable`` pods of the last list. ``problem`` describes the last failure in one line.
     """
 
     def __init__(
@@ -51,23 +51,23 @@ class Kubelet:
         self.problem = ""
         self._url, self._token_file, self._ca_file = url, token_file, ca_file
         self._kept_labels = tuple(kept_labels)
-        self._listing = Listing({}, 0)  # replaced as a whole: others read it while the thread is at work
+        self._listing = Listing({}, 0)  # replaced as a whole, because other threads read it
         self._by_name: dict[tuple[str, str], tuple[str, Pod]] = {}
         self._digest = b""
         self._wanted = threading.Event()
         self._closing = threading.Event()
 
     def start(self) -> None:
-        """Read now and then, and soon where somebody asks for what is not known."""
+        """Read every 30 s, and sooner when somebody asks for an unknown pod or container."""
         threading.Thread(target=self._work, name="kubelet", daemon=True).start()
 
     def close(self) -> None:
-        """Read no more; what is on its way is left to itself."""
+        """Stop reading; a reading in progress is not waited for."""
         self._closing.set()
         self._wanted.set()
 
     def pod(self, uid: str, container: str = "") -> Pod | None:
-        """The pod, as far as it is known; never waits. What is not known of it is asked for."""
+        """The pod, as far as it is known; never waits. An unknown pod or container triggers a reading."""
         pod = self._listing.pods.get(uid)
         if pod is None or (container and container not in pod.containers):
             self._wanted.set()
@@ -79,18 +79,18 @@ class Kubelet:
         return len(self._listing.pods)
 
     def named(self, namespace: str, name: str) -> tuple[str, Pod] | None:
-        """Uid and pod of a name; never waits."""
+        """Uid and pod, by namespace and name; never waits."""
         found = self._by_name.get((namespace, name))
         if found is None:
             self._wanted.set()
         return found
 
     def refresh(self) -> bool:
-        """Read now; whether that went well."""
+        """Read now; return whether that succeeded."""
         try:
             raw = fetch(self._url, self._token_file, self._ca_file)
             digest = hashlib.blake2b(raw).digest()
-            if digest == self._digest:  # as nearly always: nothing that is listed has changed
+            if digest == self._digest:  # nearly always: the list has not changed
                 listing = self._listing
             else:
                 listing = read_pods(raw, self._kept_labels, lambda: time.sleep(_BREATH_S))
@@ -114,9 +114,9 @@ class Kubelet:
 
 
 def fetch(url: str, token_file: str = "", ca_file: str = "") -> bytes:
-    """The answer at ``url``, or what is in the file of that path. The token goes out over https alone.
+    """The answer at ``url``, or the content of the file of that path. The token is sent over https only.
 
-    Raises WattributeError: what is wrong, and after a semicolon what to do; nothing of the answer is in it.
+    Raises WattributeError: what is wrong, and after a semicolon what to do. It quotes nothing of the answer.
     """
     if url.startswith("/"):
         return _from_file(Path(url))
@@ -127,25 +127,28 @@ def fetch(url: str, token_file: str = "", ca_file: str = "") -> bytes:
     alarm: threading.Timer | None = None
     try:
         connection.connect()
-        alarm = threading.Timer(_DEADLINE_S, _hang_up, [connection.sock])  # it gives that to the answer
+        # The socket is passed now: the connection later hands it over to the answer.
+        alarm = threading.Timer(_DEADLINE_S, _hang_up, [connection.sock])
         alarm.daemon = True
         alarm.start()
         connection.request("GET", urlsplit(url).path or "/pods", headers=headers)
-        with connection.getresponse() as answer:  # no redirection is followed: it would take the token along
+        with connection.getresponse() as answer:  # redirects are not followed: they would get the token
             if answer.status != 200:
                 raise WattributeError(_refusal(url, answer.status, bool(token_file)))
             return _body(url, answer)
     except ssl.SSLCertVerificationError as error:
         raise WattributeError(
-            f"{url}: its certificate is not to be trusted ({error.verify_message});"
-            f" set kubelet_ca to the file of its authority, or to '{UNCHECKED}'"
+            f"{url}: the kubelet's certificate cannot be verified ({error.verify_message});"
+            f" set kubelet_ca to the file of its certificate authority, or to '{UNCHECKED}'"
         ) from None
     except OSError as error:
         why = error.strerror or type(error).__name__
-        raise WattributeError(f"{url}: {why}; is the kubelet there, and may this host reach it?") from None
+        raise WattributeError(
+            f"{url}: {why}; check that the kubelet listens there and that this host may reach it"
+        ) from None
     except (HTTPException, ValueError) as error:
         raise WattributeError(
-            f"{url}: {type(error).__name__}, no answer of HTTP; is it the kubelet?"
+            f"{url}: the answer is not HTTP ({type(error).__name__}); check that this is the kubelet's URL"
         ) from None
     finally:
         if alarm is not None:
@@ -161,11 +164,11 @@ def _connection(url: str, ca_file: str) -> HTTPConnection:
     try:
         context = ssl.create_default_context(cafile=None if ca_file in ("", UNCHECKED) else ca_file)
     except OSError as error:  # ssl's own errors are of this kind
-        lack = "is not there" if isinstance(error, FileNotFoundError) else "holds no certificates"
+        lack = "does not exist" if isinstance(error, FileNotFoundError) else "contains no certificates"
         raise WattributeError(
-            f"kubelet_ca {ca_file} {lack}; set it to the file of the kubelet's authority"
+            f"kubelet_ca {ca_file} {lack}; set it to the file of the kubelet's certificate authority"
         ) from None
-    # A kubelet's certificate names the node, not the loopback address that the node reaches it at.
+    # A kubelet's certificate names the node, not the loopback address at which the node reaches it.
     context.check_hostname = not is_loopback(host) and ca_file != UNCHECKED
     if ca_file == UNCHECKED:
         context.verify_mode = ssl.CERT_NONE
@@ -173,20 +176,22 @@ def _connection(url: str, ca_file: str) -> HTTPConnection:
 
 
 def _token(token_file: str) -> str:
-    """Read each time: the kubelet renews it every hour or so."""
+    """The token, read from its file each time: the kubelet renews it about every hour."""
     try:
         token = Path(token_file).read_text("ascii").strip() if token_file else ""
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError):
-        raise WattributeError(f"kubelet_token {token_file} cannot be read; run as a user who may") from None
+        raise WattributeError(
+            f"kubelet_token {token_file} cannot be read; run the collector as a user who may read it"
+        ) from None
     if not token.isprintable():
-        raise WattributeError(f"kubelet_token {token_file} holds no token")
+        raise WattributeError(f"kubelet_token {token_file} is not the file of a token")
     return token
 
 
 def _hang_up(sock: socket.socket) -> None:
-    """End an answer that trickles in, which no time limit of a single read would."""
+    """End an answer that trickles in: the time limit of a single read would not."""
     with suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
 
@@ -194,9 +199,15 @@ def _hang_up(sock: socket.socket) -> None:
 def _body(url: str, answer: HTTPResponse) -> bytes:
     raw = answer.read(_ANSWER_MAX_BYTES + 1)
     if len(raw) > _ANSWER_MAX_BYTES:
-        raise WattributeError(f"{url}: more than {_ANSWER_MAX_BYTES >> 20} MiB; is it the kubelet?")
+        raise WattributeError(
+            f"{url}: the answer has more than {_ANSWER_MAX_BYTES >> 20} MiB;"
+            " check that this is the kubelet's URL"
+        )
     if answer.length:
-        raise WattributeError(f"{url}: not all came within {_DEADLINE_S:g} s; is the kubelet overloaded?")
+        raise WattributeError(
+            f"{url}: the answer was not complete within {_DEADLINE_S:g} s;"
+            " check whether the kubelet is overloaded"
+        )
     return raw
 
 
@@ -205,19 +216,21 @@ def _from_file(path: Path) -> bytes:
         with path.open("rb") as file:
             raw = file.read(_ANSWER_MAX_BYTES + 1)
     except OSError as error:
-        raise WattributeError(f"{path}: {error.strerror}; set kubelet to where the pods are") from None
+        raise WattributeError(
+            f"{path}: {error.strerror}; set kubelet to the kubelet's URL, or to a file with its list of pods"
+        ) from None
     if len(raw) > _ANSWER_MAX_BYTES:
-        raise WattributeError(f"{path}: more than {_ANSWER_MAX_BYTES >> 20} MiB")
+        raise WattributeError(f"{path}: the file has more than {_ANSWER_MAX_BYTES >> 20} MiB")
     return raw
 
 
 def _refusal(url: str, status: int, with_token: bool) -> str:
     if status == 401:
-        lack = "it does not know the token" if with_token else "it wants a token"
+        lack = "the kubelet does not accept the token" if with_token else "the kubelet requires a token"
         return f"{url}: {lack} (HTTP 401); set kubelet_token to the file of a service account's token"
     if status == 403:
         return (
-            f"{url}: the service account may not (HTTP 403); grant it 'get' on nodes/pods, or on nodes/proxy"
-            " where the kubelet is older than Kubernetes 1.33"
+            f"{url}: the service account may not list pods (HTTP 403); grant it 'get' on nodes/pods, or on"
+            " nodes/proxy if the kubelet is older than Kubernetes 1.33"
         )
-    return f"{url}: HTTP {status}; set kubelet to where this node's pods are"
+    return f"{url}: HTTP {status}; set kubelet to the URL of this node's kubelet"

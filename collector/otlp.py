@@ -1,6 +1,6 @@
-"""OTLP over HTTP: a request's bytes into messages, and answers as the protocol has them.
+"""OTLP over HTTP: decodes requests and encodes answers as the protocol requires.
 
-Of attributes only those are looked at whose names a reader asks for: prompts and completions stay unread.
+Only attributes that a reader asks for by name are read: prompts and completions are not.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _RESPONSES: Final[dict[str, tuple[type[Message], str]]] = {
 _VALUES: Final = ("string_value", "int_value", "double_value", "bool_value")
 _REASONS_SHOWN: Final = 5
 
-# A service or instrumentation of one of these names is a gateway: what it counts, others count too.
+# A service or instrumentation with one of these names is a gateway: others count the same units too.
 GATEWAYS: Final = frozenset(
     (
         *("litellm", "litellm-proxy", "portkey", "portkey-gateway", "helicone", "openrouter", "bifrost"),
@@ -51,23 +51,23 @@ GATEWAYS: Final = frozenset(
     )
 )
 MODEL: Final = ("wattribute.model", "gen_ai.response.model", "gen_ai.request.model")
-"""The attributes that name a model; the first there is counts."""
+"""The attributes that name a model; the first one present counts."""
 WHO: Final = frozenset(
     (
         *(*MODEL, "service.name", "wattribute.model_version", "wattribute.run", "wattribute.attempt"),
         *("wattribute.phase", "wattribute.source"),
     )
 )
-"""The attributes that say whose something is; of a resource, or of a span or point, which win."""
+"""The attributes that name an owner; those of a span or point take precedence over the resource's."""
 INFERENCE: Final = frozenset(("chat", "text_completion", "generate_content", "embeddings"))
-"""``gen_ai.operation.name`` of what is one call of a model. Agents, workflows and tools are not."""
+"""Values of ``gen_ai.operation.name`` that are one call of a model. Agents, workflows and tools are not."""
 
 Attributes = dict[str, Any]
 
 
 @dataclass(slots=True)
 class Reading:
-    """What came of a request: records, and how much was rejected, by reason."""
+    """The result of reading a request: its records, and how many entries were rejected, by reason."""
 
     records: list[Record] = field(default_factory=list)
     rejected: Counter[str] = field(default_factory=Counter)
@@ -75,14 +75,14 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """How models and gateways are called here: ``aliases`` of models, further ``gateways``."""
+    """The names from the settings: ``aliases`` of models, and all ``gateways``."""
 
     aliases: Mapping[str, str]
     gateways: frozenset[str] = GATEWAYS
 
     def who(self, attributes: Attributes, scope: str, source: str) -> dict[str, Any]:
-        """The fields of a record that say whose it is. It comes of ``source``, where nothing says that it is
-        of a gateway. Raises RecordError where it is nobody's."""
+        """The fields that name a record's owner and source. The source is ``source``, unless the attributes
+        name another, or a gateway. Raises RecordError where no model or run is named."""
         named = [str(attributes[name]) for name in MODEL if attributes.get(name)]
         service = str(attributes.get("service.name", ""))
         is_gateway = service.lower() in self.gateways or scope.lower() in self.gateways
@@ -97,12 +97,12 @@ class Naming:
         if "wattribute.attempt" in attributes:
             found["attempt"] = attributes["wattribute.attempt"]
         if not found["model"] and not found["run"]:
-            raise RecordError("neither gen_ai.request.model nor gen_ai.response.model says whose it is")
+            raise RecordError("no model is named: set gen_ai.request.model or gen_ai.response.model")
         return {name: value for name, value in found.items() if value != ""}
 
 
 def attributes_of(attributes: Iterable[Any], names: Collection[str]) -> dict[str, Any]:
-    """The plain values of the named attributes; the others are passed over unread."""
+    """The plain values of the named attributes; the others are not read."""
     found = {}
     for item in attributes:
         if item.key in names:
@@ -113,7 +113,7 @@ def attributes_of(attributes: Iterable[Any], names: Collection[str]) -> dict[str
 
 
 def decode(signal: str, body: bytes, is_json: bool) -> Any:
-    """The request of a signal (metrics, traces or logs). Raises RecordError, which quotes nothing of it."""
+    """Decode a request of a signal (metrics, traces or logs). Raises RecordError, which quotes nothing."""
     request = _REQUESTS[signal]()
     try:
         if is_json:
@@ -123,14 +123,14 @@ def decode(signal: str, body: bytes, is_json: bool) -> Any:
         if is_json and signal == "traces":
             _repair_ids(request)
     except (DecodeError, json_format.ParseError, ValueError, RecursionError, TypeError):
-        # The text of such an error may hold a part of what was sent.
+        # The text of such an error may contain a part of the request.
         shape = "JSON" if is_json else "protobuf"
-        raise RecordError(f"not an OTLP {signal} request in {shape}") from None
+        raise RecordError(f"the body is not an OTLP {signal} request in {shape}") from None
     return request
 
 
 def _repair_ids(request: Any) -> None:
-    """OTLP's JSON has ids in hex where JSON of protobuf has base64: what was decoded as that is undone."""
+    """Correct the ids: OTLP's JSON has hex where protobuf's JSON has base64, as which they were decoded."""
     for resource in request.resource_spans:
         for scope in resource.scope_spans:
             for span in scope.spans:
@@ -144,7 +144,7 @@ def _from_hex(decoded: bytes) -> bytes:
 
 
 def answer(signal: str, rejected: Mapping[str, int], is_json: bool) -> bytes:
-    """The body of a success; a partial one where something was rejected."""
+    """The body of a success, or of a partial success where something was rejected."""
     cls, name = _RESPONSES[signal]
     response: Any = cls()
     if rejected:
@@ -159,7 +159,7 @@ def refusal(message: str, is_json: bool) -> bytes:
 
 
 def reasons(rejected: Mapping[str, int]) -> str:
-    """Why things were rejected, and how many for each reason."""
+    """Why entries were rejected, and how many for each reason."""
     most = sorted(rejected.items(), key=lambda item: -item[1])
     shown = "; ".join(f"{why} ({count})" for why, count in most[:_REASONS_SHOWN])
     return shown + (f"; and {len(most) - _REASONS_SHOWN} other reasons" if len(most) > _REASONS_SHOWN else "")

@@ -1,10 +1,10 @@
-"""Units out of OTLP metrics: the token counters of gen_ai, and what came before them.
+"""Units from OTLP metrics: the token counters of gen_ai, and the histograms that preceded them.
 
-A cumulative series counts by what it gained since its last point; one with another start time is another one,
-after a restart or of another worker with the same attributes, and counts beside it. A value that fell is a
-reset: the new value counts whole. Of a series that began before this collector did the first point is only
-where counting begins: whoever collected before has counted what came before. Unless its metric was told of
-here without it: then it was 0 at that time, for a cumulative metric tells all of its series each time.
+A cumulative series counts what it gained since its last point. A series with another start time is a separate
+one, after a restart or from another worker with the same attributes, and counts in addition. A value that
+fell is a reset: the new value counts whole. If a series began before this collector, its first point is only
+the base: an earlier collector has counted what came before. But if its metric was exported to this collector
+without it, it was 0 at that time, because a cumulative metric exports all of its series each time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TOKEN_TYPES: Final = {"input": "input_tokens", "output": "output_tokens"}
 _SERVED: Final = "gen_ai.server.request.duration"
 _NAMES: Final = frozenset((*WHO, "gen_ai.token.type", "gen_ai.operation.name"))
 _SERIES_MOST: Final = 20_000
-_FORGET_NS: Final = 3_600_000_000_000  # a series that was silent for so long may make room for another
+_FORGET_NS: Final = 3_600_000_000_000  # a series without points for this long may be replaced by another
 
 
 @dataclass(slots=True)
@@ -45,13 +45,13 @@ class _Series:
 
 
 class MetricReader:
-    """Reads requests of metrics; remembers each cumulative series. ``began_ns`` is when it began."""
+    """Reads metrics requests; remembers each cumulative series. ``began_ns`` is when the collector began."""
 
     def __init__(self, naming: Naming, told: Told, began_ns: int) -> None:
         self._naming, self._told, self._began_ns = naming, told, began_ns
-        self._series: OrderedDict[tuple[bytes, int], _Series] = OrderedDict()  # by what it is of, and start
+        self._series: OrderedDict[tuple[bytes, int], _Series] = OrderedDict()  # by its key and start
         self._newer: OrderedDict[bytes, int] = OrderedDict()  # resources with the newer counters, last seen
-        # By metric and start: when it was told of last by an earlier request, and by the one at hand.
+        # By metric and start: the time of its last export in an earlier request, and in the current one.
         self._told_ns: OrderedDict[tuple[bytes, int], int] = OrderedDict()
         self._telling_ns: dict[tuple[bytes, int], int] = {}
 
@@ -87,7 +87,7 @@ class MetricReader:
             reading.rejected[f"{metric.name} is not a {expected[0]}"] += len(points) or 1
             return
         if metric.name == _OLDER and self._newer.get(place[:16], 0) > now_ns - _FORGET_NS:
-            return  # the newer counters say the same
+            return  # the newer counters count the same
         whole = getattr(metric, kind)
         delta = whole.aggregation_temporality == AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA
         cumulative = (
@@ -99,7 +99,7 @@ class MetricReader:
         for point, unit, value in _values(metric.name, kind, points):
             own = owner | attributes_of(point.attributes, _NAMES)
             if own.get("gen_ai.operation.name", "chat") not in INFERENCE:
-                continue  # an agent's sum of what its calls have counted
+                continue  # an agent's sum: its calls are counted themselves
             try:
                 if metric.name == _OLDER and not point.HasField("sum"):
                     raise RecordError(f"{_OLDER} without a sum")
@@ -126,13 +126,13 @@ class MetricReader:
         if period_ns > 0:
             fields["period_ns"] = min(period_ns, PERIOD_MAX_NS)
         unit = record_of("unit", fields)
-        assert isinstance(unit, Unit)  # noqa: S101 - what parse makes of this kind
+        assert isinstance(unit, Unit)  # noqa: S101 - parse makes a Unit of this kind
         return self._told.at_a_credible_time(unit, now_ns, unit.application)
 
     def _gain(
         self, metric: bytes, key: bytes, point: Any, value: float, now_ns: int
     ) -> tuple[int, float] | None:
-        """Since when, and by how much a series grew; None where that is not known, or was told before."""
+        """Since when and by how much a series grew; None where that is not known, or was counted before."""
         start, t = point.start_time_unix_nano, point.time_unix_nano
         if not value >= 0:  # NaN too
             raise RecordError(f"quantity {value} is below 0")
@@ -141,7 +141,7 @@ class MetricReader:
         if known is None:
             self._make_room(now_ns)
             self._series[key, start] = _Series(t, value, now_ns)
-            # It is older than this reader, unless its metric was told of without it.
+            # A series older than this collector has no base yet, unless its metric was exported without it.
             if start - clock_off_ns(t, now_ns) < self._began_ns:
                 told_ns = self._told_ns.get((metric, start), t) if start else t
                 return (told_ns, value) if told_ns < t else None
@@ -160,15 +160,15 @@ class MetricReader:
             return
         oldest, series = next(iter(self._series.items()))
         if now_ns - series.seen_ns < _FORGET_NS:
-            raise RecordError(f"more than {_SERIES_MOST:,} series at once")
+            raise RecordError(f"more than {_SERIES_MOST:,} series at once: send fewer attributes")
         del self._series[oldest]
-        # What it counted is not to count again, should it come back.
+        # If the series comes back, what it has counted must not count again.
         self._began_ns = max(self._began_ns, oldest[1] + 1)
         self._told_ns.clear()
 
 
 def _values(name: str, kind: str, points: Iterable[Any]) -> Iterator[tuple[Any, Any, float]]:
-    """Each point, what makes its unit of its attributes, and its value."""
+    """Each point, the function that gives its unit from its attributes, and its value."""
     for point in points:
         if point.flags & DataPointFlags.DATA_POINT_FLAGS_NO_RECORDED_VALUE_MASK:
             continue

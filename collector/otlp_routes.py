@@ -1,4 +1,4 @@
-"""What the intake does with each signal of OTLP; where its optional libraries may be missing."""
+"""How the intake handles each OTLP signal; OTLP's libraries are optional and may be missing."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _NEEDED: Final = ("opentelemetry.proto", "google.rpc")
 
 
 class Otlp:
-    """Reads requests of metrics and traces. Logs are taken and not read: they hold nothing that is counted.
+    """Reads requests of metrics and traces. Logs are accepted but not used: they contain nothing that counts.
 
-    ``is_installed`` is whether the libraries are there. ``began_ns``: when collecting began.
+    ``is_installed``: whether the libraries are installed. ``began_ns``: when collecting began.
     """
 
     def __init__(self, settings: Settings, told: Told, began_ns: int) -> None:
@@ -39,7 +39,7 @@ class Otlp:
             self._readers = {"metrics": metrics, "traces": traces}
 
     def read(self, signal: str, body: bytes, is_json: bool, now_ns: int) -> bytes:
-        """Take a request in; the body of the answer. Raises RecordError, FullError."""
+        """Take in a request; return the body of the answer. Raises RecordError, FullError."""
         request = self._otlp.decode(signal, body, is_json)
         reader = self._readers.get(signal)
         if reader is None:

@@ -1,11 +1,10 @@
-"""Units and qualities out of OTLP spans: one request, and its tokens, of each call of a model.
+"""Units and qualities from OTLP spans: each call of a model gives one request, and its tokens.
 
-A span that carries the sum of what its children carry must not count beside them. So a call counts only while
-no call below it, of the same source, is known in its trace: its children come in the same request or an
-earlier one, for they end first, and a trace is remembered for ten minutes. A child that comes later all the
-same takes its parent back: the parent is told again, by its event_id, with a quantity of 0. A gateway's span
-below an application's takes nothing back: between sources the store decides, minute by minute
-(docs/intake.md).
+A span that carries the sum of its children must not count in addition to them. So a call counts only while
+no call of the same source is known below it in its trace. Children end first, so they come in the same
+request or an earlier one, and a trace is remembered for ten minutes. If a child comes later nevertheless, its
+parent is taken back: it is sent again, with the same event_id and a quantity of 0. A gateway's span below an
+application's takes nothing back: between sources the store decides, minute by minute (docs/intake.md).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from wattribute.collector.told import Told, record_of
 from wattribute.errors import RecordError
 from wattribute.records import PERIOD_MAX_NS, Record, Unit
 
-# unit -> the attributes that may hold it, the newest name first
+# unit -> the attributes that may contain it, the newest name first
 _USAGE: Final = {
     "input_tokens": ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens"),
     "output_tokens": ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens"),
@@ -52,7 +51,7 @@ _DEPTH_MOST: Final = 64
 
 @dataclass(slots=True)
 class _Call:
-    """A span that calls a model, and what it counts. ``is_beside``: another call counts the same."""
+    """A span that calls a model, and its units. ``is_beside``: another call counts the same."""
 
     source: str
     whose: dict[str, Any]
@@ -64,20 +63,21 @@ class _Call:
 
 @dataclass(slots=True)
 class _Trace:
-    """The spans of a trace, and what they know of those above and below them: so that a span that comes is
-    put in its place without looking at all others, of which there may be many."""
+    """The spans of a trace, with what is known of the spans above and below each, so that a new span can be
+    put in its place without a search through all others, of which there may be many."""
 
     seen_ns: int
     parents: dict[bytes, bytes] = field(default_factory=dict)
     calls: dict[bytes, _Call] = field(default_factory=dict)
-    below: dict[bytes, frozenset[str]] = field(default_factory=dict)  # sources of calls with usage below it
-    without: dict[bytes, list[_Call]] = field(default_factory=dict)  # below, when nothing above it is known
+    below: dict[bytes, frozenset[str]] = field(default_factory=dict)  # sources of calls with usage below
+    # By a span that has not come yet: the calls without usage below it.
+    without: dict[bytes, list[_Call]] = field(default_factory=dict)
     models: dict[Any, dict[str, Any]] = field(
         default_factory=dict
-    )  # whose calls of a model are, of two of them
+    )  # by model, the owner of its calls; two models at most
 
     def put(self, span: bytes, parent: bytes, call: _Call | None) -> list[_Call]:
-        """Put a span in its place; the calls that this is news of."""
+        """Put a span in its place; return the calls that this may change."""
         changed: list[_Call] = []
         self.parents[span] = parent
         sources = self.below.get(span, frozenset())
@@ -111,7 +111,7 @@ class _Trace:
         return changed if call is None else [*changed, call]
 
     def forget_oldest(self) -> None:
-        """Forget a span, and what was kept for one above it that has not come."""
+        """Forget the oldest span, and what was kept for its parent where that has not come."""
         span = next(iter(self.parents))
         parent = self.parents.pop(span)
         self.calls.pop(span, None)
@@ -122,7 +122,7 @@ class _Trace:
 
 
 def _passing(without: list[_Call], above: _Call, changed: list[_Call]) -> list[_Call]:
-    """The calls without usage that pass a call above them: one of their source counts in their place."""
+    """The calls without usage that go on past the call ``above``, which counts for those of its source."""
     for call in without:
         if call.source == above.source and not call.is_beside:
             call.is_beside = True
@@ -131,7 +131,7 @@ def _passing(without: list[_Call], above: _Call, changed: list[_Call]) -> list[_
 
 
 class SpanReader:
-    """Reads requests of traces; remembers the calls of recent ones."""
+    """Reads trace requests; remembers the calls of recent traces."""
 
     def __init__(self, naming: Naming, told: Told) -> None:
         self._naming, self._told = naming, told
@@ -162,9 +162,9 @@ class SpanReader:
         return reading
 
     def _noted(self, span: Any, own: Attributes, scope: str, now_ns: int) -> list[_Call]:
-        """Remember a span; the calls that it is news of, itself or others."""
+        """Remember a span; return the calls that it may change, itself or others."""
         if len(span.trace_id) != 16 or len(span.span_id) != 8:
-            raise RecordError("a span without trace_id and span_id")
+            raise RecordError("a span has no valid trace_id or span_id")
         trace = self._traces.setdefault(span.trace_id, _Trace(now_ns))
         trace.seen_ns = now_ns
         self._traces.move_to_end(span.trace_id)
@@ -175,7 +175,7 @@ class SpanReader:
         call, problem = None, None
         try:
             call = self._call(span, own, scope, now_ns)
-        except RecordError as error:  # it has its place between others all the same
+        except RecordError as error:  # the span still has its place among the others
             problem = error
         changed = trace.put(span.span_id, span.parent_span_id, call)
         if problem is not None:
@@ -198,7 +198,7 @@ class SpanReader:
             self._told.health.forgotten += 0 if is_old else count
 
     def _call(self, span: Any, own: Attributes, scope: str, now_ns: int) -> _Call | None:
-        """The call that a span is, where it is one. Raises RecordError."""
+        """The span as a call; None where it is no call of a model. Raises RecordError."""
         usage = {
             unit: _number(own, name) for unit, names in _USAGE.items() for name in names[::-1] if name in own
         }
@@ -209,7 +209,7 @@ class SpanReader:
         if span.kind == Span.SPAN_KIND_SERVER and own.get("k8s.pod.name"):
             whose["pod"] = own[
                 "k8s.pod.name"
-            ]  # it serves the model itself: this is the serving process's pod
+            ]  # the service serves the model itself: this is the serving process's pod
         counted: dict[str, Any] = dict(usage)
         if usage or span.status.code != Status.STATUS_CODE_ERROR:
             counted["requests"] = 1
@@ -225,11 +225,11 @@ class SpanReader:
             fields["period_ns"] = period_ns
         fields |= {"t": span.end_time_unix_nano, "event_id": f"{span.trace_id.hex()}/{span.span_id.hex()}"}
         unit = record_of("unit", fields)
-        assert isinstance(unit, Unit)  # noqa: S101 - what parse makes of this kind
+        assert isinstance(unit, Unit)  # noqa: S101 - parse makes a Unit of this kind
         return self._told.at_a_credible_time(unit, now_ns, unit.application)
 
     def _settled(self, changed: Iterable[_Call]) -> Iterator[Record]:
-        """What the calls count, now that all of a request is known."""
+        """The units that the calls add or take back, now that the whole request is known."""
         for call in changed:
             if not call.is_beside and not call.is_counted:
                 call.is_counted = True
@@ -243,7 +243,7 @@ class SpanReader:
         if score is None:
             score = _SCORES.get(str(of.get("gen_ai.evaluation.score.label")).lower())
         if not isinstance(score, int | float) or not math.isfinite(score):
-            raise RecordError("an evaluation without gen_ai.evaluation.score.value")
+            raise RecordError("an evaluation has no gen_ai.evaluation.score.value")
         is_named = any(name in of for name in MODEL)
         whose = {} if is_named else self._evaluated_call(span)
         whose = whose or self._naming.who(of, scope, "span")
@@ -255,7 +255,7 @@ class SpanReader:
         )
 
     def _evaluated_call(self, span: Any) -> dict[str, Any]:
-        """Whose the call is that an evaluation is about: the nearest above its span, else the only one."""
+        """The owner of the evaluated call: the nearest call at or above the span, else the only model's."""
         trace = self._traces.get(span.trace_id) or _Trace(0)
         for near in (span.span_id, *_ancestors(trace, span.span_id)):
             if near in trace.calls:
@@ -264,7 +264,7 @@ class SpanReader:
 
 
 def _number(own: Attributes, name: str) -> float:
-    if type(own[name]) not in (int, float):  # whatever else it is, is not to be quoted
+    if type(own[name]) not in (int, float):  # any other value must not be quoted
         raise RecordError(f"{name} is not a number")
     number: float = own[name]
     return number
@@ -279,7 +279,7 @@ def _ancestors(trace: _Trace, span: bytes) -> Iterator[bytes]:
 
 
 def _evaluations(own: Attributes, span: Any) -> Iterator[Attributes]:
-    """The attributes of each evaluation: of the span, and of its events over those of the span."""
+    """The attributes of each evaluation: the span's, or an event's, which take precedence over the span's."""
     if own.get("gen_ai.evaluation.name"):
         yield {**own, "t": span.end_time_unix_nano}
     whose = {name: value for name, value in own.items() if not name.startswith("gen_ai.evaluation.")}

@@ -1,7 +1,7 @@
-"""Which pod and container this very process runs in.
+"""Which pod and container this process itself runs in.
 
-Its control group does not say: in version 2 a container sees '/'. Its mounts do: the kubelet mounts the file
-of the termination message from /var/lib/kubelet/pods/UID/containers/NAME/HEX, whatever it is called inside.
+The control group does not show it: in version 2 a container sees '/'. The mounts do: the kubelet mounts the
+termination message file from /var/lib/kubelet/pods/UID/containers/NAME/HEX, whatever its name inside.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Own(NamedTuple):
 
 
 def own_container() -> Own | None:
-    """The container of Kubernetes that this process runs in; None where it is none."""
+    """The Kubernetes container that this process runs in; None where it runs in none."""
     try:
         found = _CONTAINER.search(_MOUNTS.read_text(errors="replace"))
     except OSError:
@@ -37,7 +37,7 @@ def own_container() -> Own | None:
 
 
 def own_pod(own: Own, kubelet: Kubelet) -> tuple[Pod, str] | None:
-    """The pod, and the id of the container in it, as the kubelet has them; None where it does not tell."""
+    """The pod, and the id of the container in it, from the kubelet; None where it does not list them."""
     pod = kubelet.pod(own.uid) if kubelet.refresh() else None
     names = {} if pod is None else {made.name: identifier for identifier, made in pod.containers.items()}
     return None if pod is None or own.container not in names else (pod, names[own.container])

@@ -1,4 +1,4 @@
-"""Plain HTTP: units, qualities and run events as JSON, one object or one a line."""
+"""Plain HTTP: units, qualities and run events as JSON, one object, or one per line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
 
 
 def read_plain(path: str, body: bytes, told: Told, now_ns: int) -> bytes:
-    """Take in the records of a request, all of them or none; the body of the answer.
+    """Take in the records of a request, all of them or none; return the body of the answer.
 
     Raises RecordError, which names line and field; FullError.
     """
@@ -46,9 +46,9 @@ def _records(kind: str, body: bytes, now_ns: int) -> list[Record]:
     except orjson.JSONDecodeError as error:
         lines = [(number, line) for number, line in enumerate(body.split(b"\n"), 1) if line.strip()]
         if len(lines) < 2:
-            raise RecordError(f"not a JSON object: {error.msg}" if lines else "nothing was sent") from None
+            raise RecordError(f"not a JSON object: {error.msg}" if lines else "the body is empty") from None
     if len(lines) > _LINES_MOST:
-        raise RecordError(f"{len(lines):,} lines; {_LINES_MOST:,} at most")
+        raise RecordError(f"the body has {len(lines):,} lines; send {_LINES_MOST:,} at most")
     records = []
     for number, line in lines:
         try:
@@ -68,9 +68,9 @@ def _record(kind: str, obj: object, now_ns: int) -> Record:
         if name not in names and name != "kind":
             raise RecordError(f"unknown field {shown(name)}; {meant(name, names)}")
     if obj.get("kind", kind) != kind:
-        raise RecordError(f"kind is {shown(obj['kind'])}; here it is {kind}")
+        raise RecordError(f"kind is {shown(obj['kind'])}; this path accepts only {kind}")
     if kind != "run" and not obj.get("model") and not obj.get("run"):
-        raise RecordError("say whose it is: model or run")
+        raise RecordError("no owner is named: set model or run")
     given = (
         {"t": now_ns} | _DEFAULTS[kind] | {name: value for name, value in obj.items() if value is not None}
     )

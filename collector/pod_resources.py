@@ -1,5 +1,5 @@
-"""Which devices the kubelet has given to which containers: its pod-resources API, version 1, gRPC on a socket
-of the node. The only file that imports grpc and protobuf (the extra ``kubernetes``)."""
+"""Which devices the kubelet has assigned to which containers, from its pod-resources API, version 1: gRPC on
+a socket of the node. This is the only file that imports grpc and protobuf (the extra ``kubernetes``)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from wattribute.errors import WattributeError
 METHOD: Final = "/v1.PodResourcesLister/List"
 _TIMEOUT_S: Final = 5.0
 _ANSWER_MAX_BYTES: Final = 16 << 20
-# Message -> field -> (number, message that it is, or '' of a text); all but the names are lists. What else
-# the kubelet tells (CPUs, memory, topology) is skipped by the library, as unknown fields are.
+# Message -> field -> (number, type of message, or '' for a string); all but the names are lists. The library
+# skips the other fields (CPUs, memory, topology), as it does unknown fields.
 _MESSAGES: Final[dict[str, dict[str, tuple[int, str]]]] = {
     "ListPodResourcesRequest": {},
     "ListPodResourcesResponse": {"pod_resources": (1, "PodResources")},
@@ -26,7 +26,7 @@ _MESSAGES: Final[dict[str, dict[str, tuple[int, str]]]] = {
 
 
 class Given(NamedTuple):
-    """Devices of one resource, as ``nvidia.com/gpu``, that a container has."""
+    """The devices that a container has of one resource, such as ``nvidia.com/gpu``."""
 
     namespace: str
     pod: str
@@ -36,13 +36,13 @@ class Given(NamedTuple):
 
 
 def list_given(path: Path) -> list[Given]:
-    """What the kubelet behind the socket at ``path`` has given out.
+    """The devices that the kubelet behind the socket at ``path`` has assigned.
 
-    Raises WattributeError: what is wrong, and after a semicolon what to do; nothing of the answer is in it.
+    Raises WattributeError: what is wrong, and after a semicolon what to do. It quotes nothing of the answer.
     """
     messages = message_classes()
     grpc = importlib.import_module("grpc")
-    # The name that Go's servers get to see: the path of a socket, which is the default, is refused by them.
+    # The default authority is the path of the socket, which Go's servers refuse.
     options = [("grpc.default_authority", "localhost"), ("grpc.enable_http_proxy", 0)]
     options.append(("grpc.max_receive_message_length", _ANSWER_MAX_BYTES))
     with grpc.insecure_channel(f"unix://{path}", options=options) as channel:
@@ -54,7 +54,7 @@ def list_given(path: Path) -> list[Given]:
         try:
             answer = call(messages["ListPodResourcesRequest"](), timeout=_TIMEOUT_S)
         except grpc.RpcError as error:
-            advice = "let this user open it (mount its folder in a container), or set pod_resources to 'off'"
+            advice = "let this user open it (mount its directory in a container), or set pod_resources to off"
             raise WattributeError(f"{path}: gRPC {error.code().name}; {advice}") from None
     return [
         Given(pod.namespace, pod.name, container.name, devices.resource_name, tuple(devices.device_ids))
@@ -74,7 +74,7 @@ def message_classes() -> dict[str, Any]:
         get = importlib.import_module("google.protobuf.message_factory").GetMessageClass
     except ImportError:
         raise WattributeError(
-            "grpcio and protobuf are not installed; pip install 'wattribute[kubernetes]'"
+            "grpcio and protobuf are not installed; run pip install 'wattribute[kubernetes]'"
         ) from None
     file = pb.FileDescriptorProto(name="podresources/v1.proto", package="v1", syntax="proto3")
     for message, fields in _MESSAGES.items():

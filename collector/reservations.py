@@ -1,6 +1,6 @@
-"""Whom each GPU is given to, whether or not anything runs on it: to a pod by the kubelet, to a job by Slurm.
+"""The pod (by the kubelet) or job (by Slurm) to which each GPU is assigned, even if nothing runs on it.
 
-Both are asked in a thread of their own, which delays no reading.
+Both sources are read in a thread of their own, which delays no sampling.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from wattribute.rules import Rule
 if TYPE_CHECKING:
     from wattribute.collector.kubelet import Kubelet
 
-_PERIOD_S: Final = 30.0  # to look at every process for Slurm's jobs takes 26 µs each
+_PERIOD_S: Final = 30.0  # looking for Slurm's jobs takes 26 µs for every process of the host
 _REPEAT_NS: Final = 60_000_000_000
-_STALE_S: Final = 75.0  # what could not be asked again for so long is not repeated, and lapses
+_STALE_S: Final = 75.0  # an answer that is older is not repeated, so its reservations lapse
 
 Place = tuple[str, int]
 """gpu, gpu_instance"""
@@ -39,11 +39,11 @@ class _Told(NamedTuple):
 
 
 class Reservations:
-    """Keeps track of whom each GPU is given to; a GPU that several share is given to nobody alone.
+    """Tracks to whom each GPU is assigned; a GPU that several share is reserved for none of them.
 
-    ``start`` asks in the background, ``refresh`` asks now; ``records`` never waits. ``failures`` counts
-    questions that were not answered, the last of which ``problem`` tells in one line. Devices given out that
-    are none of ``gpus`` are passed over.
+    ``start`` reads in the background, ``refresh`` reads now; ``records`` never waits. ``failures`` counts
+    failed readings; ``problem`` describes the last in one line. Assigned devices that are not in ``gpus`` are
+    ignored.
     """
 
     def __init__(
@@ -58,20 +58,20 @@ class Reservations:
         self.problem = ""
         self._gpus, self._proc, self._socket, self._kubelet, self._rules = gpus, proc, socket, kubelet, rules
         self._sources: dict[str, Callable[[], Owners | None]] = {"slurm": self._slurm, "kubelet": self._pods}
-        self._answers: dict[str, tuple[float, Owners]] = {}  # by source: when, and what
+        self._answers: dict[str, tuple[float, Owners]] = {}  # by source: time of its last answer, and owners
         self._told: dict[Place, _Told] = {}
         self._closing = threading.Event()
 
     def start(self) -> None:
-        """Ask now and every 30 s."""
+        """Read now and every 30 s."""
         threading.Thread(target=self._work, name="reservations", daemon=True).start()
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop reading."""
         self._closing.set()
 
     def refresh(self) -> None:
-        """Ask now."""
+        """Read now."""
         for name, ask in self._sources.items():
             try:
                 owners = ask()
@@ -83,7 +83,7 @@ class Reservations:
                 self._answers[name] = (time.monotonic(), owners)
 
     def records(self, now_ns: int) -> list[Reservation]:
-        """What has changed, and every 60 s what holds."""
+        """The reservations that have changed; those that have not are repeated every 60 s."""
         fresh = [
             owners for at_s, owners in list(self._answers.values()) if time.monotonic() - at_s < _STALE_S
         ]
@@ -112,7 +112,7 @@ class Reservations:
             self._closing.wait(_PERIOD_S)
 
     def _pods(self) -> Owners | None:
-        """None where the kubelet has no such socket."""
+        """GPUs that the kubelet has assigned; None where it has no pod-resources socket."""
         if self._socket is None or not (self._socket.exists() or "kubelet" in self._answers):
             return None
         return self._by_place(
@@ -123,9 +123,9 @@ class Reservations:
         )
 
     def _of_pod(self, given: Given) -> dict[str, Any] | None:
-        """The fields of a Reservation: what the kubelet's list of pods tells, else the names alone.
+        """The fields of a Reservation, from the kubelet's list of pods; where that lacks the pod, names only.
 
-        None of a pod that is over: before Kubernetes 1.34 its devices are listed as long as it is kept."""
+        None for a pod that is over: before Kubernetes 1.34 its devices stay listed while the pod is kept."""
         found = self._kubelet.named(given.namespace, given.pod) if self._kubelet else None
         if found is None:
             names = {"namespace": given.namespace, "pod": given.pod, "container": given.container}
@@ -140,11 +140,11 @@ class Reservations:
         return identity({}, Group(container=number, pod=uid), pod, self._rules)
 
     def _slurm(self) -> Owners | None:
-        """None as long as there was no job of Slurm's on this host."""
+        """GPUs that Slurm has assigned; None as long as no Slurm job was seen on this host."""
         jobs = list(jobs_gpus(self._proc, self._rules))
         if not jobs and "slurm" not in self._answers:
             return None
-        # With MIG Slurm numbers the instances, and which number is which is its configuration's.
+        # With MIG, Slurm numbers the instances, and only its configuration knows which number is which.
         split = any(gpu.mig_uuids for gpu in self._gpus)
         return self._by_place((gpu, fields) for gpu, fields in jobs if not (split and gpu.isdecimal()))
 
@@ -152,7 +152,7 @@ class Reservations:
         places = self._places()
         owners: dict[Place, list[Reservation]] = {}
         for device_id, fields in given:
-            # Of a GPU in time slices the device plugin gives out GPU-…::0, GPU-…::1 and so on.
+            # For a time-sliced GPU the device plugin assigns GPU-…::0, GPU-…::1 and so on.
             place = places.get(device_id.partition("::")[0])
             if place is None:
                 continue
@@ -162,8 +162,8 @@ class Reservations:
         return {place: shared[0] for place, shared in owners.items() if len(shared) == 1}
 
     def _places(self) -> dict[str, Place]:
-        """Where a device is, by each of its names: UUID, Slurm's number, which is NVML's, and its
-        file, by which GKE's device plugin calls it."""
+        """GPU and instance by each name of a device: its UUID, its NVML index, which is Slurm's number, and
+        its file, which is its name in GKE's device plugin."""
         places: dict[str, Place] = {}
         for gpu in self._gpus:
             file, index = f"nvidia{gpu.file_number}", gpu.identity.index

@@ -1,4 +1,4 @@
-"""An endpoint that is read: what is known of it, and whose its units are."""
+"""An endpoint that is read: what is known of it, and to whom its units belong."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NOTHING: Final = Workload(t=0, pid=0, start_ns=0)
 
 
 class Serves(NamedTuple):
-    """What the server of a process on a GPU says of it; '' where that is several models, or nothing."""
+    """Engine and model that a server gives for its processes on GPUs; '' where unknown, or several models."""
 
     engine: str
     model: str
@@ -34,7 +34,7 @@ class Target:
     server: Server | None = None
     endpoint: Endpoint | None = None
     group: tuple[Key, ...] = ()  # the processes on GPUs that it serves
-    tag: Workload = _NOTHING  # what one of those says
+    tag: Workload = _NOTHING  # the tag of one of these processes
     engine: Engine | None = None
     served: frozenset[Served] = frozenset()
     latencies: Latencies = field(default_factory=Latencies)
@@ -44,8 +44,8 @@ class Target:
     told_unusable: bool = False
 
     def whose(self, workloads: Mapping[Key, Workload]) -> Whose:
-        """Whose its units are: as an explicit tag of the processes that it serves says, else the settings,
-        else its counters, else its command line. What they said last holds when they have ended before it."""
+        """To whom its units belong: from the tags of the processes that it serves, or else the settings, its
+        counters, or its command line. The last tag still counts when these end before the server."""
         if tags := [workloads[key] for key in self.group if key in workloads]:
             self.tag = next((item for item in tags if item.model), tags[0])
         return self._whose(self.tag)
@@ -67,7 +67,7 @@ class Target:
         )
 
     def serves(self) -> Serves:
-        """What is known of the processes that it serves."""
+        """What is known of the processes that the endpoint serves."""
         whose = self._whose(_NOTHING)
         one = next(iter(self.served)) if len(self.served) == 1 else Served("", "")
         several = len({served.model for served in self.served}) > 1

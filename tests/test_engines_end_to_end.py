@@ -182,7 +182,9 @@ def test_doctor_says_what_is_wrong_with_an_endpoint_of_the_settings(nvml: Path, 
     assert done.returncode == 1
     (finding,) = [item for item in json.loads(done.stdout) if item["part"] == "engines"]
     assert finding["state"] == "broken"
-    assert "http://127.0.0.1:9/metrics: it cannot be reached: Connection refused" in finding["finding"]
+    assert (
+        "http://127.0.0.1:9/metrics: the endpoint cannot be reached: Connection refused" in finding["finding"]
+    )
     assert "asked again" not in done.stderr  # as a collector would
 
 

@@ -129,7 +129,7 @@ def test_off_the_node_the_certificate_has_to_name_the_kubelet(
     server, authority = secure
     assert fetch(server.url, "", str(authority)) == PODS
     monkeypatch.setattr(module, "is_loopback", lambda host: False)
-    assert "not to be trusted" in why(server.url, "", str(authority))
+    assert "certificate cannot be verified" in why(server.url, "", str(authority))
 
 
 def test_the_token_does_not_travel_in_the_clear(server: Server, token: Path) -> None:
@@ -145,8 +145,8 @@ def test_the_token_does_not_travel_in_the_clear(server: Server, token: Path) -> 
         (say(b"hidden", 302, {"Location": "http://127.0.0.1:1/hidden"}), "HTTP 302"),
         (say(b"hidden", 500), "HTTP 500"),
         (say(b"x" * 2000), "MiB"),
-        (say(b"", headers={"Content-Length": "100000000000"}), "MiB|not all"),
-        (lambda request: request.wfile.write(b"hidden garbage\r\n\r\n") and None, "no answer of HTTP"),
+        (say(b"", headers={"Content-Length": "100000000000"}), "MiB|not complete"),
+        (lambda request: request.wfile.write(b"hidden garbage\r\n\r\n") and None, "the answer is not HTTP"),
         (lambda request: request.connection.close(), "kubelet"),
     ],
 )

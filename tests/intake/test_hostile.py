@@ -181,14 +181,14 @@ def test_what_is_rejected_is_counted_and_said_and_the_rest_is_kept(running: Runn
     assert running.units() == {("client", "m", "output_tokens"): 7}
     anonymous = points(['"asInt":"7"'], '{"key":"x","value":{"intValue":"1"}}')
     answer = running.post("/v1/metrics", anonymous, Content_Type="application/json")
-    assert b"neither gen_ai.request.model nor gen_ai.response.model" in answer.body
+    assert b"no model is named: set gen_ai.request.model or gen_ai.response.model" in answer.body
     assert running.told.health.rejected.total() == 4
 
 
 def test_a_series_too_many_is_rejected(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(otlp_metrics, "_SERIES_MOST", 3)
     answer = running.post("/v1/metrics", points(['"asInt":"1"'] * 5), Content_Type="application/json")
-    assert b"more than 3 series at once (2)" in answer.body
+    assert b"more than 3 series at once: send fewer attributes (2)" in answer.body
     assert running.units() == {("client", "m", "output_tokens"): 3}
 
 

@@ -64,7 +64,7 @@ def test_a_body_that_comes_in_chunks_is_taken_in(running: Running, packed: bool)
 @pytest.mark.parametrize(
     ("path", "body", "said"),
     [
-        ("/v1/units", "", "nothing was sent"),
+        ("/v1/units", "", "the body is empty"),
         ("/v1/units", "unit=images", "not a JSON object"),
         ("/v1/units", "[1]", "not a JSON object"),
         ("/v1/units", "[" * 100_000, "not a JSON object"),
@@ -77,11 +77,11 @@ def test_a_body_that_comes_in_chunks_is_taken_in(running: Running, packed: bool)
         ("/v1/units", '{"unit":"i","quantity":1,"model":"a\\u001b[2J"}', "model holds control characters"),
         ("/v1/units", '{"unit":"i","quantity":1,"model":"a\\u009b2J"}', "model holds control characters"),
         ("/v1/units", '{"unit":"i","quantity":1,"model":"m","t":-5}', "t -5 is outside"),
-        ("/v1/units", '{"unit":"i","quantity":1,"model":"m"}\n{"unit":"i"}', "line 2: say whose it is"),
+        ("/v1/units", '{"unit":"i","quantity":1,"model":"m"}\n{"unit":"i"}', "line 2: no owner is named"),
         (
             "/v1/quality",
             '{"kind":"unit","metric":"q","value":1,"model":"m"}',
-            "kind is 'unit'; here it is quality",
+            "kind is 'unit'; this path accepts only quality",
         ),
         ("/v1/runs", '{"run":"r","event":"halt"}', "none of start, checkpoint, finish, fail"),
         ("/v1/runs", '{"run":"r","event":"start","step":8,"steps":7}', "step 8 lies beyond the last of 7"),

@@ -159,7 +159,7 @@ def test_without_the_libraries_it_says_what_to_install(
     answer = running.post("/v1/traces", b"", Content_Type="application/x-protobuf")
     assert (answer.status, answer.body) == (
         501,
-        b"this collector reads no OTLP: pip install 'wattribute[otlp]'\n",
+        b"this collector cannot read OTLP: pip install 'wattribute[otlp]'\n",
     )
     assert running.post("/v1/units", '{"unit":"i","quantity":1,"model":"m"}').status == 200
 

@@ -1,9 +1,9 @@
-"""Where the serving engines of this host show their counters: found from the processes on its GPUs.
+"""Finds where the serving engines of this host show their counters, starting from the processes on its GPUs.
 
-An engine's API process holds no GPU, its workers do. So from each process on a GPU the way leads to its
-ancestors, to their other children, and to all of its container and pod; to the TCP sockets on which any of
-those listen; and to what answers there. Only this machine is contacted, in the network namespace of the
-process that listens.
+An engine's API process holds no GPU, but its workers do. So the search goes from each process on a GPU to its
+ancestors, to their other children, and to all processes of its container and pod; then to the TCP sockets on
+which any of these listen; and then to what answers there. Only this machine is contacted, in the network
+namespace of the listening process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from wattribute.collector.proc import read_file
 Key = tuple[int, int]
 """pid, start_ns"""
 
-# A process that many others stem from, which have nothing in common.
+# Processes with many descendants that have nothing in common.
 _LAUNCHERS: Final = frozenset(
     (
         *("systemd", "init", "tini", "dumb-init", "containerd-shim", "conmon", "supervisord", "slurmstepd"),
@@ -44,7 +44,7 @@ _OTHERS: Final = "sockets of other users cannot be seen: run the collector as ro
 
 
 class Member(NamedTuple):
-    """A process, as far as it says from whom it stems."""
+    """A process with its parent and its name."""
 
     pid: int
     parent: int
@@ -53,9 +53,9 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A process and an address on which it listens. ``is_at_all``: on all of them, of which a loopback
-    address stands here. ``rival``: another one, not its child, that listens there on a socket of its own
-    (SO_REUSEPORT), so that they are answered by turns; 0: none."""
+    """A process and an address on which it listens. ``is_at_all``: it listens on all addresses, and
+    ``address`` is a loopback address. ``rival``: the pid of another process, not its child, that listens
+    there on a socket of its own (SO_REUSEPORT), so that the two answer by turns; 0: none."""
 
     process: Key
     address: Address
@@ -71,18 +71,18 @@ class _Socket(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """An engine's API process, and where it shows its counters."""
+    """An engine's API process, and the address of its counters."""
 
     process: Key
     address: Address
     engine: Engine
     alias: str
-    """Its model's name, from its command line or environment; '' where those do not say."""
+    """Its model's name, from its command line or environment; '' where these do not name it."""
     model_path: str
 
 
 class Processes:
-    """All processes of a /proc tree at one moment, but for the kernel's."""
+    """All processes of a /proc tree at one moment, except the kernel's."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -93,7 +93,7 @@ class Processes:
         for entry in os.scandir(root):
             if entry.name.isdecimal():
                 pid = int(entry.name)
-                # PID (COMM) STATE PPID …: the name may itself hold spaces and parentheses.
+                # PID (COMM) STATE PPID …: COMM may contain spaces and parentheses.
                 name, _, rest = read_file(root, pid, "stat").partition(b"(")[2].rpartition(b")")
                 words = rest.split(None, 2)
                 if len(words) > 1 and words[1].isdigit() and words[1] != _KERNEL:
@@ -102,13 +102,13 @@ class Processes:
                     self._children.setdefault(member.parent, []).append(pid)
 
     def within(self, pid: int) -> Group:
-        """Container and pod of a process. Read when asked for: on a bare machine nobody asks for most."""
+        """Container and pod of a process. Read on demand: on a bare machine most are never needed."""
         if pid not in self._within:
             self._within[pid] = _group(read_file(self.root, pid, "cgroup"))
         return self._within[pid]
 
     def ancestors(self, pid: int) -> list[int]:
-        """The process, its parent and so on, up to what launches all kinds of things."""
+        """The process, its parent and so on, up to a launcher or the edge of its container."""
         line: list[int] = []
         member = self.members.get(pid)
         while member is not None and member.pid > 1 and member.pid not in line:
@@ -121,7 +121,7 @@ class Processes:
         return line
 
     def group_of(self, pid: int) -> set[int]:
-        """All that may serve what the process computes."""
+        """All processes that may serve what the process computes."""
         if pid not in self.members:
             return set()
         line, within = self.ancestors(pid), self.within(pid)
@@ -142,8 +142,9 @@ class Processes:
         return self._sharing[name]
 
     def distance(self, server: int, pid: int) -> tuple[int, int]:
-        """How far a server is from a process on a GPU: 0 for itself or an ancestor, and how many steps; 1
-        for a child of an ancestor; 2 for the same container, 3 for the same pod; 4 for none of these."""
+        """How far a server is from a process on a GPU: 0 for the process itself or an ancestor, 1 for a child
+        of an ancestor (each with the steps to that ancestor), 2 for the same container, 3 for the same pod, 4
+        for none of these."""
         line = self.ancestors(pid)
         if server in line:
             return 0, line.index(server)
@@ -160,8 +161,8 @@ class Processes:
 def assigned(processes: Processes, servers: Sequence[Server], pids: Iterable[int]) -> dict[int, Server]:
     """The server of each process on a GPU that has one.
 
-    Its own ancestor if that is a server. Else the one server near it that has no process of its own on a GPU;
-    where there are several of those, or none, nobody knows."""
+    It is the process itself or its nearest ancestor that is a server. Without one, it is the single nearest
+    server that has no process on a GPU yet; where several are equally near, or none is, it stays unknown."""
     found: dict[int, Server] = {}
     others: list[int] = []
     for pid in pids:
@@ -184,8 +185,8 @@ def assigned(processes: Processes, servers: Sequence[Server], pids: Iterable[int
 def listeners(
     processes: Processes, pids: Iterable[int], start_ns: Callable[[int], int | None], problems: set[str]
 ) -> list[Listener]:
-    """Where those processes listen, known ports first, each address once: of those that share one, the
-    process that began first. What cannot be seen is added to ``problems``."""
+    """Where these processes listen, known ports first, each address once: with the process that began first,
+    where several share it. What cannot be seen is added to ``problems``."""
     root = processes.root
     home = _namespace(Path("/proc"), os.getpid())
     tables: dict[str, dict[int, _Socket]] = {}
@@ -233,14 +234,14 @@ def _sockets(root: Path, pid: int) -> Iterator[int]:
     for name in os.listdir(folder)[:_DESCRIPTORS_MAX]:  # noqa: PTH208 - names alone, of thousands
         try:
             target = os.readlink(f"{folder}/{name}")  # noqa: PTH115
-        except FileNotFoundError:  # closed by now
+        except FileNotFoundError:  # closed in the meantime
             continue
         if target.startswith("socket:["):
             yield int(target[8:-1])
 
 
 def _listening(root: Path, pid: int) -> dict[int, _Socket]:
-    """Where somebody listens in the network namespace of a process, by inode."""
+    """The listening sockets in the network namespace of a process, by inode."""
     found: dict[int, _Socket] = {}
     for name in ("net/tcp", "net/tcp6"):
         for line in read_file(root, pid, name).splitlines()[1:]:
@@ -255,7 +256,7 @@ def _listening(root: Path, pid: int) -> dict[int, _Socket]:
 
 
 def _address(digits: bytes) -> str:
-    """Where to reach what listens on an address, which the kernel writes in words of its byte order."""
+    """The address at which a listener is reached; the kernel writes addresses in words of its byte order."""
     raw = bytes.fromhex(digits.decode())
     words = struct.unpack(f">{len(raw) // 4}I", raw)
     packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)

@@ -1,8 +1,8 @@
-"""What each serving engine calls its counters, and what an exposition of it says.
+"""The names of each serving engine's counters, and the parser of an engine's exposition.
 
-An engine is a row of ``ENGINES``: to know another one is to add a row. Names stand without the prefix, for
-SGLang changed its own from ``sglang:`` to ``sglang_`` and Ray puts one more before that of vLLM.
-docs/units.md shows the table, with where each name was found.
+An engine is an entry of ``ENGINES``: to support another one, add an entry. Names are without the prefix,
+because SGLang changed its own from ``sglang:`` to ``sglang_``, and Ray puts another before vLLM's.
+docs/units.md shows the table, with the source of each name.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ Names = tuple[str, ...]
 
 
 class ScrapeError(WattributeError):
-    """An endpoint that gives no counters, and why."""
+    """An endpoint gives no counters; the text says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Engine:
     """The names of one engine.
 
-    ``units``: of each unit the ways to count it, the best first; a way is names that are added, and counts
-    where the first of them is there. ``latencies``: of each the histograms in seconds, the best first.
-    ``model_labels``: the first that is there names the model.
-    ``replica_labels`` tell ranks apart that count the same tokens: of those the greatest value is taken.
-    ``alias_options``, ``model_options`` and ``model_variables`` name the model where the counters do not: of
-    a server's command line and environment only what follows them is kept. A ``program`` with this in its
-    command line shows counters when started with ``switch``.
+    ``units``: for each unit the ways to count it, the best first. A way is a tuple of counters that are
+    added; it is used where the first of them is present. ``latencies``: for each latency its histograms in
+    seconds, the best first. ``model_labels``: the first one present names the model. ``replica_labels``
+    distinguish ranks that count the same tokens: the greatest value is used. ``alias_options``,
+    ``model_options`` and ``model_variables`` name the model where the counters do not: only their values are
+    kept of a server's command line and environment. A process with ``program`` in its command line shows
+    counters only if it was started with ``switch``.
     """
 
     name: str
@@ -72,7 +72,7 @@ ENGINES: Final = (
             "requests": (("request_success_total",), ("e2e_request_latency_seconds_count",)),
         },
         latencies=_OPENAI_LATENCIES,
-        model_labels=("model_name", "model"),  # the latter, and a version, as a backend of Triton
+        model_labels=("model_name", "model"),  # "model", and a version, as a backend of Triton
         version_label="version",
         ports=(8000,),
         alias_options=("--served-model-name",),
@@ -134,7 +134,7 @@ ENGINES: Final = (
         name="llama.cpp",
         prefixes=("llamacpp:",),
         units={
-            # What it calls prompt tokens are those that were not in the cache.
+            # Its prompt tokens are only those that were not in the cache.
             "input_tokens": (("prompt_tokens_total", "prompt_tokens_cached_total"),),
             "output_tokens": (("tokens_predicted_total",),),
             "cached_tokens": (("prompt_tokens_cached_total",),),
@@ -171,11 +171,11 @@ WANTED: Final = tuple(
         | {_STARTED.encode()}
     )
 )
-"""How the lines begin that are worth reading; the others, most of them, are not parsed."""
+"""The beginnings of the lines that are parsed; most lines are not."""
 
 
 class Served(NamedTuple):
-    """What counters are of: '' where they do not say."""
+    """The model that counters belong to; '' where they do not name it."""
 
     model: str
     model_version: str
@@ -190,14 +190,14 @@ class Sample(NamedTuple):
 
 
 Series = tuple[str, Served, tuple[str, ...]]
-"""A unit or latency, what it is of, and its metric and all its labels but those of replicas."""
+"""A unit or latency, its model, and its metric with all labels except those of replicas."""
 
 
 @dataclass(slots=True)
 class Reading:
     """The counters of an exposition. ``buckets``: cumulative counts by series and upper bound, in seconds.
-    ``started_ns``: when the server says that it began. ``unusable``: samples that are NaN, negative,
-    beyond all measure or there twice."""
+    ``started_ns``: when the server began, as it reports. ``unusable``: the number of samples that are NaN,
+    negative, implausibly large or there twice."""
 
     engine: Engine
     counts: dict[Series, float] = field(default_factory=dict)
@@ -207,25 +207,25 @@ class Reading:
 
     @property
     def served(self) -> set[Served]:
-        """Of what it counts."""
+        """The models that it counts for."""
         return {series[1] for series in self.counts}
 
 
 def parsed(lines: Iterable[bytes]) -> list[Sample]:
     """The samples in lines of Prometheus' or OpenMetrics' text format. Raises ScrapeError."""
-    from prometheus_client import parser  # noqa: PLC0415 - for who has something to read
+    from prometheus_client import parser  # noqa: PLC0415 - only where there is something to read
 
     try:
         text = b"\n".join(line.partition(b" # {")[0].rstrip() for line in lines).decode()  # no exemplars
         families = parser.text_string_to_metric_families(text)
         return [Sample(item.name, item.labels, item.value) for family in families for item in family.samples]
-    except (ValueError, LookupError, AttributeError, TypeError) as problem:  # whatever garbage makes of it
-        what = f"what it answers is not Prometheus' text format ({type(problem).__name__})"
+    except (ValueError, LookupError, AttributeError, TypeError) as problem:  # whatever garbage may raise
+        what = f"the answer is not in Prometheus' text format ({type(problem).__name__})"
         raise ScrapeError(what) from None
 
 
 def reading(samples: Sequence[Sample]) -> Reading | None:
-    """What they say of an engine; None if they are of none that is known."""
+    """The reading of the engine that these samples belong to; None if they belong to no known engine."""
     names = {sample.name for sample in samples}
     for engine in ENGINES:
         for prefix in engine.prefixes:
@@ -258,7 +258,7 @@ def _read(
             found.started_ns = round(sample.value * 1e9)
         elif sample.name in units or sample.name in latencies:
             line = (sample.name, tuple(sorted(sample.labels.items())))
-            if line in seen or not is_plausible("quantity", sample.value):  # as NaN is not
+            if line in seen or not is_plausible("quantity", sample.value):  # NaN is not plausible either
                 found.unusable += 1
                 continue
             seen.add(line)

@@ -1,4 +1,4 @@
-"""Sending to Kafka. Nothing else here imports ``confluent_kafka`` to produce."""
+"""Sends messages to Kafka. No other module imports ``confluent_kafka`` to produce."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from wattribute.errors import BusAwayError, BusError, RefusedError, UsageError
 
 _LOG: Final = logging.getLogger(__name__)
 _CLOSE_TIMEOUT_S: Final = 5.0
-# A broker that answers so about a message will always answer so.
+# The broker will always refuse such a message.
 _REFUSALS: Final = frozenset(
     {
         KafkaError.MSG_SIZE_TOO_LARGE,
@@ -30,7 +30,7 @@ _REFUSALS: Final = frozenset(
         KafkaError.UNSUPPORTED_COMPRESSION_TYPE,
     }
 )
-# What goes on until the operator does something about it.
+# Errors that last until the operator acts.
 _DENIALS: Final = frozenset(
     {
         KafkaError.UNKNOWN_TOPIC_OR_PART,
@@ -41,8 +41,8 @@ _DENIALS: Final = frozenset(
     }
 )
 _COMPACTED: Final = {"cleanup.policy": "compact"}
-# Retention goes by the time of a message. Ours is that of the readings: of a trace of last month the broker
-# would delete every message within 5 minutes (log.retention.check.interval.ms), read or not.
+# Retention uses the time of a message, which here is the time of its readings: the broker would delete all
+# messages of last month's trace within 5 minutes (log.retention.check.interval.ms), read or not.
 _TIMED_BY_ARRIVAL: Final = {"message.timestamp.type": "LogAppendTime"}
 _Queued = tuple[str, str, bytes, int]
 
@@ -50,10 +50,10 @@ _Queued = tuple[str, str, bytes, int]
 class KafkaProducer:
     """A ``Producer`` on Kafka: idempotent, ``acks=all``, order kept per key.
 
-    A message is kept here until it is acknowledged, however long Kafka is away and whatever becomes of the
-    client within; ``send`` raises BusAwayError when the queue is full. For a message that the broker refuses
-    for good the next ``flush`` raises RefusedError. To be made after any fork, and used by one thread at a
-    time. ``config``: settings of librdkafka that win over ours.
+    A message is kept until it is acknowledged, however long Kafka is unreachable and even if librdkafka's
+    client fails; ``send`` raises BusAwayError when the queue is full. If the broker refuses a message for
+    good, the next ``flush`` raises RefusedError. Create it after any fork, and use it in one thread at a
+    time. ``config``: settings of librdkafka that take precedence over those below.
     """
 
     def __init__(self, servers: str, config: Mapping[str, str] | None = None) -> None:
@@ -62,16 +62,16 @@ class KafkaProducer:
             "bootstrap.servers": servers,
             "enable.idempotence": True,
             "acks": "all",
-            "allow.auto.create.topics": False,  # the broker would make them with settings of its own
+            "allow.auto.create.topics": False,  # the broker would create them with its own settings
             "compression.type": "zstd",
             "linger.ms": 5,
-            # A broker refuses a batch as a whole, and by default one has up to 1 MB: of 100 messages that had
-            # waited for Kafka, of 100 kB each, 97 were lost at a topic that takes 600 kB.
+            # A broker refuses a whole batch, and by default a batch has up to 1 MB: of 100 messages of 100 kB
+            # that had waited for Kafka, 97 were lost at a topic with a limit of 600 kB.
             "batch.size": 64 << 10,
-            "message.timeout.ms": 0,  # never given up: what is given up would be out of order when sent again
-            "partitioner": "murmur2_random",  # as Java's clients do, so that a key has one partition for all
+            "message.timeout.ms": 0,  # never give up: a message sent again later would be out of order
+            "partitioner": "murmur2_random",  # as Java's clients, so that all map a key to the same partition
             "queue.buffering.max.kbytes": 64 << 10,
-            "reconnect.backoff.max.ms": 1000,  # the default lets us miss the broker's return for 10 s
+            "reconnect.backoff.max.ms": 1000,  # with the default the broker's return is noticed 10 s late
             "logger": _LOG,
             **(config or {}),
         }
@@ -84,13 +84,13 @@ class KafkaProducer:
         self._client = self._connect()
 
     def check(self, timeout_s: float) -> None:
-        """Raises BusError where no broker answers in time."""
+        """Raise BusError where no broker answers in time."""
         self._topics(timeout_s)
 
     def ensure_topics(self, partitions: Mapping[str, int], *, replication: int, timeout_s: float) -> None:
-        """Create the topics that are missing, by name and number of partitions: ``wattribute.state``
-        compacted, in the others a message's time is that of its arrival. A topic that exists stays as it is.
-        Raises BusError, which says how to create them by hand, where that is not allowed."""
+        """Create the missing topics, by name and number of partitions: ``wattribute.state`` is compacted; in
+        the others a message's time is that of its arrival. Existing topics are not changed. Raises BusError
+        where creating is not allowed; its text says how to create the topics by hand."""
         known = self._topics(timeout_s)
         missing = {
             topic: NewTopic(
@@ -104,13 +104,13 @@ class KafkaProducer:
         }
         if not missing:
             return
-        admin = AdminClient(self._config)  # its answers die with it: keep it
+        admin = AdminClient(self._config)  # kept in a variable: its answers are lost when it is deleted
         answers = admin.create_topics([*missing.values()], request_timeout=timeout_s)
         refused = {topic: why for topic, answer in answers.items() if (why := _refusal(answer))}
         if refused:
             raise BusError(
                 f"Kafka at {self._servers}: topic {', '.join(refused)} cannot be created: "
-                f"{', '.join(dict.fromkeys(refused.values()))}; allow it, or let somebody who may run: "
+                f"{', '.join(dict.fromkeys(refused.values()))}; allow it, or have an administrator run: "
                 + " && ".join(self._command(missing[topic]) for topic in refused)
             )
 
@@ -128,9 +128,8 @@ class KafkaProducer:
         self._sent += 1
 
     def flush(self, timeout_s: float) -> int:
-        """Wait until all is acknowledged; how many messages are not. Raises BusError for what the broker
-        refuses as long as nobody does something about it (a topic that is not there), RefusedError for what
-        it refuses for good."""
+        """Wait until all messages are acknowledged; return how many are not. Raises BusError where the broker
+        refuses messages until somebody acts (a missing topic), RefusedError where it always refuses them."""
         deadline_s = time.monotonic() + timeout_s
         self._revive()
         self._serve(timeout_s)
@@ -144,7 +143,7 @@ class KafkaProducer:
         return len(self._unacked)
 
     def close(self) -> None:
-        """Flush for at most 5 s; what is not acknowledged then is lost."""
+        """Flush for at most 5 s; messages not acknowledged by then are lost."""
         try:
             self.flush(_CLOSE_TIMEOUT_S)
         finally:
@@ -156,12 +155,12 @@ class KafkaProducer:
         except KafkaException as error:
             raise BusError(
                 f"Kafka at {self._servers} does not answer: {error.args[0].str()}; "
-                "is it running, and are address and credentials right?"
+                "check that it is running, and that address and credentials are right"
             ) from error
         return topics
 
     def _command(self, new: NewTopic) -> str:
-        """What creates a topic by hand."""
+        """The shell command that creates a topic."""
         settings = " ".join(f"--config {name}={value}" for name, value in (new.config or {}).items())
         return (
             f"kafka-topics.sh --bootstrap-server {self._servers} --create --topic {new.topic} "
@@ -172,7 +171,7 @@ class KafkaProducer:
         try:
             return Producer(self._config)
         except KafkaException as error:
-            raise UsageError(f"librdkafka refuses its settings: {error.args[0].str()}") from error
+            raise UsageError(f"librdkafka refuses the settings for Kafka: {error.args[0].str()}") from error
 
     def _serve(self, timeout_s: float) -> None:
         with self._surviving():
@@ -180,9 +179,9 @@ class KafkaProducer:
 
     @contextmanager
     def _surviving(self) -> Iterator[None]:
-        """A client that has failed for good raises KafkaException out of whatever serves its reports. What
-        comes of that exception when it calls a report nevertheless, as confluent-kafka 2.16 does, is a
-        SystemError. Either way a new client is due."""
+        """Note that a new client is needed where the block fails. A client that has failed for good raises
+        KafkaException from any call that serves its reports. If it still calls a report, as confluent-kafka
+        2.16 does, that exception becomes a SystemError."""
         try:
             yield
         except (KafkaException, SystemError) as error:
@@ -193,22 +192,24 @@ class KafkaProducer:
                 self._broken = str(cause)
 
     def _fail(self, error: KafkaError, how: str) -> None:
-        """A new client is due, and what is kept goes with that. Who waits is told where somebody has to do
-        something first."""
+        """Note that a new client is needed, which will send the kept messages again. ``flush`` raises where
+        somebody has to act first."""
         self._broken = error.str()
         if self._unacked and error.code() in _DENIALS:
             self._refusal = f"Kafka at {self._servers} {how}: {error.str()}"
 
     def _discard(self) -> None:
-        self._generation += 1  # from here on its reports count no more
+        self._generation += 1  # from now on this client's reports are ignored
         self._client.purge()
         self._serve(0)
 
     def _revive(self) -> None:
-        """A new client for one that has failed for good, and everything again that it did not get through."""
+        """Replace a client that has failed for good, and send again all that was not acknowledged."""
         if not self._broken:
             return
-        _LOG.warning("starting a new Kafka client: %s; %d messages again", self._broken, len(self._unacked))
+        _LOG.warning(
+            "the Kafka client failed: %s; a new one sends %d messages again", self._broken, len(self._unacked)
+        )
         self._discard()
         self._broken = ""
         self._client = self._connect()
@@ -222,8 +223,8 @@ class KafkaProducer:
             self._client.produce(topic, value, key.encode(), timestamp=timestamp_ms, on_delivery=report)
         except BufferError:
             raise BusAwayError(
-                f"Kafka at {self._servers} takes nothing more: {len(self._unacked) - 1} messages wait to be "
-                "acknowledged; is it reachable and has it room?"
+                f"Kafka at {self._servers} does not acknowledge messages, and {len(self._unacked) - 1} are "
+                "waiting; check that it can be reached and has room"
             ) from None
         except KafkaException as error:
             if error.args[0].code() != KafkaError._FATAL:
@@ -231,7 +232,7 @@ class KafkaProducer:
                     f"Kafka at {self._servers}: a message of {len(value)} bytes cannot be sent to {topic}: "
                     f"{error.args[0].str()}"
                 ) from error
-            self._broken = error.args[0].str()  # the message is kept, and goes with the next client
+            self._broken = error.args[0].str()  # the message is kept, and the next client sends it
 
     def _on_delivery(self, generation: int, number: int, error: KafkaError | None, _: Message) -> None:
         if generation != self._generation:
@@ -249,7 +250,7 @@ class KafkaProducer:
 
 
 def _refusal(created: Future[None]) -> str:
-    """Why a topic was not created; empty where it was, or another made it meanwhile."""
+    """Why a topic was not created; empty where it was, or where another process created it meanwhile."""
     try:
         created.result()
     except KafkaException as error:

@@ -1,4 +1,4 @@
-"""Reading the local log as a ``Consumer`` of the bus."""
+"""Reads the local log as a ``Consumer`` of the bus."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from wattribute.bus import STATE, Fetched, OnAssign, Partition, Position, Skip
 from wattribute.collector.local_log import LocalLog
 
 _PAUSE_MIN_S: Final = 0.001
-_PAUSE_MAX_S: Final = 0.015  # how late a message may be seen; idle, waking that often takes 0.5 % of a core
+_PAUSE_MAX_S: Final = 0.015  # how late a message may be seen; when idle, polling takes 0.5 % of a core
 _BLOCK: Final = 1000
 
 
 class LocalConsumer:
-    """Reads topics of a local log, which has one group of one member: every topic is its own, for good.
+    """Reads topics of a local log, which has one group of one member: it owns every topic permanently.
 
-    Messages that were dropped before they were read are passed over and told by ``skipped``; where nothing
-    was committed that begins with the first message ever.
+    Messages that were dropped before they were read are skipped, and ``skipped`` lists them; where nothing
+    was committed, that starts with the very first message.
     """
 
     def __init__(self, log: LocalLog, topics: Sequence[str], on_assign: OnAssign | None = None) -> None:
@@ -29,7 +29,7 @@ class LocalConsumer:
         self._skipped: list[Skip] = []
 
     def poll(self, max_messages: int, timeout_s: float) -> Sequence[Fetched]:
-        """What there is, at most ``max_messages``; see ``wattribute.bus.Consumer``."""
+        """The available messages, at most ``max_messages``; see ``wattribute.bus.Consumer``."""
         if max_messages > 0:
             self._assign()
         deadline_s = time.monotonic() + timeout_s
@@ -39,20 +39,20 @@ class LocalConsumer:
             left_s = deadline_s - time.monotonic()
             if fetched or left_s <= 0:
                 return fetched
-            # Nothing tells one process of a write of another, so look again, soon at first.
+            # A process gets no notice of another's write, so poll again, soon at first.
             time.sleep(min(pause_s, left_s))
             pause_s = min(2 * pause_s, _PAUSE_MAX_S)
 
     def committed(self, partition: Partition) -> Position | None:
-        """The group's committed position, None if it has none."""
+        """The group's committed position; None if it has none."""
         return self._log.committed(partition.topic)
 
     def seek(self, partition: Partition, offset: int) -> None:
-        """Read on from ``offset``."""
+        """Continue reading at ``offset``."""
         self._next[partition] = offset
 
     def end_offset(self, partition: Partition) -> int:
-        """The offset that the next message will get."""
+        """The offset of the next message."""
         return self._log.end_offsets().get(partition.topic, 0)
 
     def commit(self, positions: dict[Partition, Position]) -> None:
@@ -60,7 +60,7 @@ class LocalConsumer:
         self._log.commit({partition.topic: position for partition, position in positions.items()})
 
     def skipped(self) -> Sequence[Skip]:
-        """The jumps since the last call."""
+        """The messages skipped since the last call."""
         skipped, self._skipped = self._skipped, []
         return skipped
 
@@ -83,7 +83,7 @@ class LocalConsumer:
             start = self._on_assign(partition) if self._on_assign else None
             if start is not None:
                 self._next[partition] = start
-            elif partition not in self._next:  # not sought from within on_assign either
+            elif partition not in self._next:  # and on_assign has not called seek
                 position = self._log.committed(partition.topic)
                 self._next[partition] = position.next_offset if position else 0
             del self._unassigned[0]
@@ -95,12 +95,12 @@ class LocalConsumer:
             end = ends.get(partition.topic, 0)
             if due == end or max_messages <= 0:
                 continue
-            # Beyond the end: the log was made anew since, so begin with what it has.
+            # Beyond the end: the log was created anew since, so begin with its first message.
             messages = self._log.read(partition.topic, due if due < end else 0, max_messages)
             first = messages[0].offset if messages else end
-            if first != due and partition.topic != STATE:  # compaction leaves holes: nothing is lost in them
+            if first != due and partition.topic != STATE:  # compaction leaves gaps, in which nothing is lost
                 self._skipped.append(Skip(partition, due, first))
-            del self._next[partition]  # to the end of the line: a long backlog must not starve the others
+            del self._next[partition]  # moves it to the end: a long backlog must not starve the others
             self._next[partition] = messages[-1].offset + 1 if messages else end
             if messages:
                 max_messages -= len(messages)

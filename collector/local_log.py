@@ -1,7 +1,7 @@
 """The local log: the bus of one machine, and the spool in front of Kafka. A SQLite file in WAL mode.
 
-Every topic has one partition, number 0. The file holds the messages, their topics with the next offset of
-each, the position of the one group that reads it, and what had to be dropped.
+Every topic has one partition, number 0. The file contains the messages, the topics with the next offset of
+each, the position of the one group that reads it, and a list of what had to be dropped.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from wattribute.bus import STATE, Position
 from wattribute.collector.log_file import LogBusyError, LogFile
 from wattribute.errors import BusAwayError, BusError
 
-MAX_BYTES: Final = 1 << 30  # 8 GPUs at 10 Hz write about 5 KB/s: some days
-NOTE_MAX_BYTES: Final = 4096  # what a Kafka broker takes too (offset.metadata.max.bytes)
+MAX_BYTES: Final = 1 << 30  # 8 GPUs at 10 Hz write about 5 KB/s: this lasts some days
+NOTE_MAX_BYTES: Final = 4096  # the limit of a Kafka broker too (offset.metadata.max.bytes)
 
 _COMPACTED: Final = frozenset({STATE})
 _QUEUED_MAX_BYTES: Final = 64 << 20
-_WRITTEN_BYTES: Final = 1 << 20  # at a time: on a full disk no more than that is tried again and again
+_WRITTEN_BYTES: Final = 1 << 20  # per transaction: on a full disk only this much is tried again and again
 _WRITE_S: Final = 0.05
 _CLOSE_S: Final = 5.0
-_DROP_MESSAGES: Final = 64  # at a time: few statements, and little more than needed
+_DROP_MESSAGES: Final = 64  # per statement: few statements, and little is dropped beyond the need
 
 
 class Message(NamedTuple):
-    """A message as it lies in the log."""
+    """A message as stored in the log."""
 
     offset: int
     key: str
@@ -36,8 +36,8 @@ class Message(NamedTuple):
 
 
 class Dropped(NamedTuple):
-    """Messages [from_offset, to_offset) of a topic that made room before they were read; the times are those
-    of the first and the last of them."""
+    """Messages [from_offset, to_offset) of a topic that were dropped before they were read, with the times of
+    the first and the last of them."""
 
     topic: str
     from_offset: int
@@ -47,17 +47,17 @@ class Dropped(NamedTuple):
 
 
 class LocalLog:
-    """The log in folder ``path``, made where it does not exist (folder 0700, file 0600). A ``Producer``.
+    """The log in the directory ``path``, created where it does not exist (directory 0700, file 0600). A
+    ``Producer``.
 
-    Several processes may have it open, each with an object of its own made after any fork; an object serves
-    one thread at a time. The messages take at most ``max_bytes`` on the disk: beyond that the oldest make
-    room, committed ones first; those that were not committed are counted and listed in the file. Topic
-    ``wattribute.state`` keeps the newest message per key and is never dropped. What was flushed outlives the
-    death of the process, and not always a power failure.
+    Several processes may have it open, each with its own object, created after any fork; an object serves one
+    thread at a time. The messages take at most ``max_bytes`` on disk: beyond that the oldest are dropped,
+    committed ones first; dropped messages that were not committed are counted and listed in the file. The
+    topic ``wattribute.state`` keeps the newest message per key and is never dropped. Flushed messages survive
+    the death of the process, but not always a power failure.
 
-    A damaged file is set aside under the name in ``quarantined``, and the log starts empty; without
-    ``set_aside`` it is an error, and stays where it is. Every method raises BusError where the file cannot be
-    used.
+    A damaged file is renamed to the name in ``quarantined``, and the log starts empty; without ``set_aside``
+    it is an error, and the file stays in place. Every method raises BusError where the file cannot be used.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class LocalLog:
         set_aside: bool = True,
     ) -> None:
         self.held: dict[str, int] = {}
-        """By topic: messages before this offset are on their way elsewhere, and are not dropped."""
+        """By topic: messages before this offset are in flight to elsewhere, and are not dropped."""
         self.max_bytes = max_bytes
         self._queued: list[tuple[str, str, int, bytes]] = []
         self._queued_bytes = 0
@@ -77,24 +77,24 @@ class LocalLog:
 
     @property
     def quarantined(self) -> Path | None:
-        """Where the damaged file that was found at opening lies now, if there was one."""
+        """The new path of the damaged file that was found on opening, if there was one."""
         return self._file.quarantined
 
     def send(self, topic: str, key: str, value: bytes, timestamp_ms: int) -> None:
-        """Queue one message; ``flush`` writes all that are queued. Of more than 64 MiB some are written at
-        once. Raises BusAwayError where that cannot be done now: then it is not queued."""
+        """Queue one message; ``flush`` writes all queued messages. Above 64 MiB they are written at once.
+        Raises BusAwayError where that is not possible now: the message is then not queued."""
         if self._queued_bytes + len(value) > _QUEUED_MAX_BYTES and self.flush(_WRITE_S):
             raise BusAwayError(
                 f"local log {self._file.path}: {self._queued_bytes >> 20} MiB wait to be written; "
-                "is another process stuck in a write?"
+                "check whether another process is stuck in a write"
             )
         self._queued_bytes += len(value)
         self._queued.append((topic, key, timestamp_ms, value))
 
     def flush(self, timeout_s: float) -> int:
-        """Write what is queued. Where another process holds the write lock for longer than ``timeout_s``:
-        how much is queued still. What could not be written is queued still after an error too; raises
-        BusAwayError where the disk is full."""
+        """Write the queued messages; return how many are still queued, because another process has held the
+        write lock for longer than ``timeout_s``. Messages that could not be written stay queued after an
+        error too. Raises BusAwayError where the disk is full."""
         while self._queued:
             size = count = 0
             while count < len(self._queued) and (not count or size < _WRITTEN_BYTES):
@@ -112,8 +112,8 @@ class LocalLog:
         return len(self._queued)
 
     def close(self) -> None:
-        """Flush, and close the file. Raises BusError where messages are left that could not be written."""
-        why = f"local log {self._file.path}: another process holds it for more than {_CLOSE_S:g} s"
+        """Flush, and close the file. Raises BusError where some messages could not be written."""
+        why = f"local log {self._file.path}: another process has locked it for more than {_CLOSE_S:g} s"
         try:
             self.flush(_CLOSE_S)
         except BusError as error:
@@ -124,7 +124,7 @@ class LocalLog:
             raise BusError(f"{why}; {len(self._queued):,} messages that waited in memory are lost")
 
     def read(self, topic: str, offset: int, max_messages: int) -> list[Message]:
-        """The messages there are from ``offset`` on, at most ``max_messages``."""
+        """The messages from ``offset`` on, at most ``max_messages``."""
         with self._file.failing():
             rows = self._connection.execute(
                 "SELECT offset, key, timestamp_ms, value FROM message "
@@ -134,7 +134,7 @@ class LocalLog:
             return [Message._make(row) for row in rows]
 
     def remaining(self, topic: str, offset: int) -> int:
-        """How many messages there are from ``offset`` on; in a compacted topic, at most so many."""
+        """How many messages there are from ``offset`` on; for a compacted topic, an upper bound."""
         with self._file.failing():
             row = self._connection.execute(
                 "SELECT next_offset - (SELECT offset FROM message WHERE topic = topic.id AND offset >= ? "
@@ -144,12 +144,12 @@ class LocalLog:
         return int(row[0] or 0) if row else 0
 
     def end_offsets(self) -> dict[str, int]:
-        """By topic, the offset that its next message will get. Costs a few microseconds."""
+        """By topic, the offset of its next message. Takes a few microseconds."""
         with self._file.failing():
             return dict(self._connection.execute("SELECT name, next_offset FROM topic").fetchall())
 
     def committed(self, topic: str) -> Position | None:
-        """The position of the group, None if it has none."""
+        """The committed position of the group; None if it has none."""
         with self._file.failing():
             row = self._connection.execute(
                 "SELECT committed_offset, note FROM topic WHERE name = ? AND committed_offset IS NOT NULL",
@@ -162,7 +162,7 @@ class LocalLog:
         for topic, position in positions.items():
             if len(position.note.encode()) > NOTE_MAX_BYTES:
                 raise BusError(
-                    f"local log {self._file.path}: the note of {topic} is over {NOTE_MAX_BYTES} bytes"
+                    f"local log {self._file.path}: the note of {topic} has more than {NOTE_MAX_BYTES} bytes"
                 )
         with self._file.transaction():
             self._connection.executemany(
@@ -173,7 +173,7 @@ class LocalLog:
             )
 
     def trim(self, next_offsets: dict[str, int]) -> None:
-        """Commit these offsets and forget the messages before them, by topic: somebody else has them."""
+        """Commit these offsets, by topic, and delete the messages before them: they are stored elsewhere."""
         with self._file.transaction():
             for topic, offset in next_offsets.items():
                 self._connection.execute(
@@ -185,18 +185,18 @@ class LocalLog:
                 )
 
     def dropped(self) -> list[Dropped]:
-        """What was dropped before it was read, and was not yet forgotten by ``forget_dropped``."""
+        """Messages that were dropped before they were read, and not yet removed by ``forget_dropped``."""
         with self._file.failing():
             rows = self._connection.execute("SELECT * FROM dropped ORDER BY topic, from_offset")
             return [Dropped(*row) for row in rows]
 
     def note_dropped(self, topic: str, messages: Sequence[tuple[int, int]]) -> None:
-        """Count and list messages (offset, timestamp_ms) that nobody will read: in order, without a hole."""
+        """Count and list messages (offset, timestamp_ms) that nobody will read; in order and without gaps."""
         with self._file.transaction():
             self._note_dropped(topic, messages)
 
     def forget_dropped(self, dropped: Sequence[Dropped]) -> None:
-        """These drops are reported. They stay in ``dropped_messages``."""
+        """Remove these entries: they are reported. ``dropped_messages`` still counts them."""
         with self._file.transaction():
             self._connection.executemany(
                 "DELETE FROM dropped WHERE topic = ? AND from_offset = ? AND to_offset = ?",
@@ -204,13 +204,13 @@ class LocalLog:
             )
 
     def dropped_messages(self) -> int:
-        """How many messages were dropped before they were read, since the file was made."""
+        """How many messages were dropped before they were read, since the file was created."""
         with self._file.failing():
             return self._file.counter("dropped_messages")
 
     def next_epoch(self) -> int:
-        """The number of this start of a collector: greater each time. It begins at the Unix time in seconds,
-        so that it grows even where the file was lost."""
+        """The number of this start of a collector, greater each time. The first is the Unix time in seconds,
+        so that it grows even if the file was lost."""
         with self._file.transaction():
             epoch = self._file.counter("epoch") + 1
             if epoch == 1:
@@ -232,7 +232,7 @@ class LocalLog:
             number, offset = ends[topic]
             ends[topic][1] = offset + 1
             rows.append((number, offset, topic in _COMPACTED, key, timestamp_ms, value))
-        # OR REPLACE is the compaction: the index message_newest lets a compacted topic have a key once.
+        # OR REPLACE does the compaction: the index message_newest allows each key of a compacted topic once.
         self._connection.executemany(
             "INSERT OR REPLACE INTO message (topic, offset, compacted, key, timestamp_ms, value) "
             "VALUES (?, ?, ?, ?, ?, ?)",
@@ -289,7 +289,7 @@ class LocalLog:
 
 
 class _Oldest(NamedTuple):
-    """The oldest messages of a topic that may be dropped; the lesser of two goes first."""
+    """The oldest messages of a topic that may be dropped; the smaller of two tuples is dropped first."""
 
     uncommitted: bool
     id: int

@@ -1,4 +1,4 @@
-"""The SQLite file under a local log: its layout, how it is opened, and what its errors say."""
+"""The SQLite file of a local log: its layout, how it is opened, and its error messages."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROW
 
 
 class LogBusyError(BusError):
-    """Another process did not end its write in time; the same may be tried again."""
+    """Another process did not end its write in time; the caller may try again."""
 
 
 class LogFullError(BusAwayError):
-    """The disk has no room for a write; the same may be tried again once there is some."""
+    """The disk has no room for a write; the caller may try again once there is room."""
 
 
 class LogFile:
-    """The file in folder ``folder``, made where it does not exist: folder 0700, file 0600.
+    """The file in the directory ``folder``, created where it does not exist: directory 0700, file 0600.
 
-    A damaged file is renamed to the name in ``quarantined`` and a new one begun; without ``set_aside`` it is
-    an error. Raises BusError.
+    A damaged file is renamed to the name in ``quarantined`` and a new one is created; without ``set_aside``
+    it is an error. Raises BusError.
     """
 
     def __init__(self, folder: Path, set_aside: bool) -> None:
@@ -54,8 +54,8 @@ class LogFile:
         self.quarantined: Path | None = None
         with self.failing():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # One opens at a time: SQLite does not wait for a lock when it turns a new file to WAL, and two
-            # must not set a damaged file aside at once.
+            # Only one process opens the file at a time: SQLite does not wait for a lock when it switches a
+            # new file to WAL, and two processes must not set a damaged file aside at once.
             lock = os.open(folder, os.O_RDONLY)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -66,11 +66,11 @@ class LogFile:
 
     @contextmanager
     def failing(self) -> Iterator[None]:
-        """Turns what SQLite and the system say into a BusError of one line."""
+        """Turn errors of SQLite and the system into a BusError of one line."""
         try:
             yield
         except OSError as error:
-            advice = "give a folder on a local disk that you may write"
+            advice = "choose a directory on a local disk that you may write"
             raise BusError(f"local log {self.path}: {error.strerror}; {advice}") from error
         except sqlite3.Error as error:
             kinds = {sqlite3.SQLITE_BUSY: LogBusyError, sqlite3.SQLITE_FULL: LogFullError}
@@ -79,7 +79,7 @@ class LogFile:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All that is written within, or, after an error, nothing of it."""
+        """Keep all that is written within the block, or, after an error, nothing of it."""
         with self.failing():
             self.connection.execute("BEGIN IMMEDIATE")
             try:
@@ -92,7 +92,7 @@ class LogFile:
 
     @contextmanager
     def waiting(self, timeout_s: float) -> Iterator[None]:
-        """Within, wait this long for another process to end its write."""
+        """Within the block, wait this long for another process to end its write."""
         self.connection.execute(f"PRAGMA busy_timeout = {max(1, round(timeout_s * 1000))}")
         try:
             yield
@@ -100,7 +100,7 @@ class LogFile:
             self.connection.execute(f"PRAGMA busy_timeout = {round(_BUSY_TIMEOUT_S * 1000)}")
 
     def used_bytes(self) -> int:
-        """The pages in use. The file itself may be longer: freed pages are written again before it grows."""
+        """The size of the pages in use. The file may be longer: freed pages are reused before it grows."""
         page_bytes, pages, free = (
             self.connection.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("page_size", "page_count", "freelist_count")
@@ -108,19 +108,19 @@ class LogFile:
         return int(page_bytes * (pages - free))
 
     def counter(self, name: str) -> int:
-        """A number kept in the file, 0 at first."""
+        """A number stored in the file, 0 at first."""
         row = self.connection.execute("SELECT value FROM counter WHERE name = ?", (name,)).fetchone()
         return int(row[0]) if row else 0
 
     def set_counter(self, name: str, value: int) -> None:
-        """Keep the number."""
+        """Store a number in the file."""
         self.connection.execute("INSERT OR REPLACE INTO counter VALUES (?, ?)", (name, value))
 
     def _open(self) -> sqlite3.Connection:
         if not self.path.exists():
-            # SQLite's -wal and -shm take its mode. A file that is there is not opened here: to close it would
-            # end the locks that this process has on it by another object, and whoever ends next would take
-            # away the -wal under our feet.
+            # SQLite's -wal and -shm get the mode of this file. An existing file must not be opened here:
+            # closing it would release the locks that another object of this process has on it, and the next
+            # process to end would delete the -wal while it is in use.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         connection = sqlite3.connect(
             self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
@@ -130,8 +130,8 @@ class LogFile:
                 connection.close()
                 if not self._may_set_aside:
                     raise BusError(
-                        f"local log {self.path} is damaged; 'up', 'collect' or 'stream' sets it aside and"
-                        " begins a new one: what it holds that is not in the store is then missing there"
+                        f"local log {self.path} is damaged; run 'up', 'collect' or 'stream' to set it aside"
+                        " and begin a new one: its messages that are not in the store yet are then lost"
                     )
                 self._set_aside()
                 return self._open()
@@ -143,7 +143,7 @@ class LogFile:
             elif version != _LAYOUT_VERSION:
                 raise BusError(
                     f"local log {self.path}: its layout is version {version}, this program knows "
-                    f"{_LAYOUT_VERSION}; use the program that wrote it, or another folder"
+                    f"{_LAYOUT_VERSION}; use the version of wattribute that wrote it, or another directory"
                 )
         except BaseException:
             connection.close()
@@ -159,8 +159,8 @@ class LogFile:
 
 
 def _primary_code(error: sqlite3.Error) -> int:
-    """SQLite's result code without the extension in its upper bits; 0 where Python itself raised. That a
-    full disk has no room for the -shm, which comes first, SQLite takes for a fault of the disk."""
+    """SQLite's result code without the extension in its upper bits; 0 where Python itself raised. On a full
+    disk the -shm fails first, which SQLite reports as an I/O error: that counts as a full disk."""
     code = int(getattr(error, "sqlite_errorcode", 0))
     return sqlite3.SQLITE_FULL if code == sqlite3.SQLITE_IOERR_SHMSIZE else code & 0xFF
 
@@ -176,7 +176,7 @@ def _is_sound(connection: sqlite3.Connection) -> bool:
 
 def _advice(error: sqlite3.Error) -> str:
     return {
-        sqlite3.SQLITE_FULL: "free some space, or lower its bound",
-        sqlite3.SQLITE_BUSY: "another process holds it: try again, or end that process",
+        sqlite3.SQLITE_FULL: "free some space, or lower the log's size limit",
+        sqlite3.SQLITE_BUSY: "another process has locked it: try again, or end that process",
         sqlite3.SQLITE_CORRUPT: "start again: the damaged file is then set aside",
-    }.get(_primary_code(error), "give a folder on a local disk that you may write")
+    }.get(_primary_code(error), "choose a directory on a local disk that you may write")

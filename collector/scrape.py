@@ -1,10 +1,10 @@
-"""From what a server's counters say now and then to what came out in between.
+"""From readings of a server's counters to the units that came out in between.
 
-A counter tells of all since its server began. What happened in a time is the difference of two readings; a
-reading that failed in between costs nothing, for the next one knows. Where a server began anew its counters
-did too: they close a segment, and what they show after it came out since. A counter that falls without that
-began anew by itself, or with those of its model. What came out between the last reading and the end of a
-counter nobody knows, and nobody is told: no ``observed_ns`` covers that time.
+A counter counts since its server began, so the units of an interval are the difference of two readings; a
+failed reading in between costs nothing, because the next one includes it. A server that restarts resets its
+counters: the old ones close a segment, and the new values came out since. A counter that falls without a
+restart was reset alone, or with those of its model. What came out between the last reading and a reset is
+unknown and not reported: no ``observed_ns`` covers that time.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from wattribute.records import PERIOD_MAX_NS, Quality, Record, Unit
 
 SOURCE: Final = "engine"
 OBSERVED: Final = "observed_ns"
-"""The unit that says which time the other units of a server are known for."""
+"""The unit whose quantity is the time that the server's other units cover."""
 _QUANTILES: Final = {"p50": 0.5, "p95": 0.95}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whose:
-    """What is said of a server's units beside what it says itself; '' leaves that."""
+    """Owner fields of a server's units; '' leaves the value that the server itself gives."""
 
     pid: int | None = None
     start_ns: int | None = None
@@ -41,7 +41,7 @@ class Whose:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """What came out in (begin_ns, end_ns]: all of it, but for models a counter of which ``fell``."""
+    """What came out in (begin_ns, end_ns]: complete, except for models with a counter that ``fell``."""
 
     begin_ns: int
     end_ns: int
@@ -51,9 +51,9 @@ class Interval:
 
 
 class Tally:
-    """Follows the counters of one server. ``since_ns`` is when watching began: of one that began later all
-    that it ever counted is news; of others what they show first is history. ``silent_ns``: when it was last
-    known not to answer, so that what it counted came out since."""
+    """Follows the counters of one server. ``since_ns`` is when watching began: if the server began later, all
+    that it has counted is new; otherwise its first values are only the base. ``silent_ns``: when it was last
+    known not to answer, so that all that it has counted came out since."""
 
     def __init__(self, since_ns: int, silent_ns: int = 0) -> None:
         self._since_ns = since_ns
@@ -64,8 +64,8 @@ class Tally:
         self._buckets: dict[tuple[Series, float], float] = {}
 
     def take(self, t: int, reading: Reading, start_ns: int | None) -> Interval | None:
-        """What came out since the reading before; None where that is not known. ``start_ns``: when the server
-        began; None: not known."""
+        """What came out since the previous reading; None where that is not known. ``start_ns``: when the
+        server began; None: not known."""
         last_ns, self._read_ns = self._read_ns, t
         known_start_ns, self._start_ns = self._start_ns, start_ns
         began_anew = last_ns is None or start_ns != known_start_ns
@@ -76,28 +76,28 @@ class Tally:
         buckets = {
             series: value - self._buckets.get(series, 0.0) for series, value in reading.buckets.items()
         }
-        # One that is missing for once keeps its place: when it comes back it is not news.
+        # A counter that is missing in one reading is kept: when it comes back, only its growth counts.
         self._counts.update(reading.counts)
         self._buckets.update(reading.buckets)
         begin_ns = last_ns
         if began_anew:
             watched_ns = self._since_ns if last_ns is None else last_ns
-            if start_ns is None or start_ns < watched_ns:  # another server, or one that was there before
+            if start_ns is None or start_ns < watched_ns:  # an unknown server, or one from before watching
                 return None
             begin_ns = max(start_ns, self._silent_ns)
-        if begin_ns is None or not 0 < t - begin_ns <= PERIOD_MAX_NS:  # no record tells of more
+        if begin_ns is None or not 0 < t - begin_ns <= PERIOD_MAX_NS:  # no record may cover more
             return None
         return Interval(begin_ns, t, fell, counts, buckets)
 
     def belongs_to(self, start_ns: int | None) -> None:
-        """What was read was of the server that began then, unless that began later: it goes on counting.
-        None: nobody knows of whom; counters that fall will tell."""
+        """Assign the readings so far to the server that began at ``start_ns``, unless it began after them:
+        its counters continue. None: the server is not known, and only falling counters show a restart."""
         if self._read_ns is not None and (start_ns is None or start_ns < self._read_ns):
             self._start_ns = start_ns
 
     def _grown(self, reading: Reading) -> dict[Series, float]:
-        """What each counter grew by. One that was not there before began at 0, unless its unit was counted by
-        another metric until now: then what it shows has been counted."""
+        """How much each counter grew. A new counter began at 0, unless another metric has counted its unit so
+        far: then its value is already counted."""
         metrics: dict[str, set[str]] = {}
         for unit, _, labels in self._counts:
             metrics.setdefault(unit, set()).add(labels[0])
@@ -109,8 +109,8 @@ class Tally:
         return grown
 
     def _begin_anew(self, reading: Reading) -> frozenset[Served]:
-        """Let counters that fell begin at 0; the models of which they are. At least as many of a model's that
-        fell as stood are all of them: after a restart one that grows fast may stand above its old value."""
+        """Reset counters that fell to 0; return their models. If at least as many of a model's counters fell
+        as did not, all of them are reset: after a restart, a fast one may be above its old value already."""
         both: Sequence[tuple[dict[Any, float], Mapping[Any, float], Callable[[Any], Served]]] = (
             (self._counts, reading.counts, lambda series: series[1]),
             (self._buckets, reading.buckets, lambda bucket: bucket[0][1]),
@@ -130,8 +130,8 @@ class Tally:
 
 
 def units(interval: Interval, whose: Whose, name: str) -> list[Record]:
-    """The units of an interval, by what they are of, and the time that they are known for. ``name`` tells
-    the server apart from all others: told again, they count once."""
+    """The units of an interval, by model and version, and the time that they cover. ``name`` is unique to the
+    server, so units that are sent twice count once."""
     period_ns = interval.end_ns - interval.begin_ns
     several = _several(series[1] for series in interval.counts)
     fell = {_named(served, whose, several) for served in interval.fell}
@@ -169,7 +169,7 @@ def _several(served: Iterable[Served]) -> bool:
 
 
 def _named(served: Served, whose: Whose, several: bool) -> Served:
-    """Model and version: a tag or a setting names the one model of a server, but not each of several."""
+    """Model and version. A tag or a setting can name a server's only model, but not one of several."""
     if several:
         return served
     return Served(whose.model or served.model, whose.model_version or served.model_version)
@@ -183,7 +183,7 @@ class Latencies:
     buckets: dict[tuple[str, Served], dict[float, float]] = field(default_factory=dict)
 
     def add(self, interval: Interval) -> None:
-        """Take in an interval."""
+        """Add an interval."""
         if self.begin_ns is None:
             self.begin_ns = interval.begin_ns
         for ((latency, served, _), bound), count in interval.buckets.items():
@@ -191,7 +191,7 @@ class Latencies:
             of[bound] = of.get(bound, 0.0) + count
 
     def told(self, t: int, whose: Whose) -> list[Record]:
-        """Median and 95th percentile of what was taken in, which is forgotten; of no request, nothing."""
+        """Median and 95th percentile of the intervals so far, which are forgotten; [] without requests."""
         taken, self.buckets, self.begin_ns = self.buckets, {}, None
         several = _several(served for _, served in taken)
         sums: dict[tuple[str, Served], dict[float, float]] = {}
@@ -218,15 +218,15 @@ class Latencies:
 
 
 def quantile(buckets: Mapping[float, float], part: float) -> float:
-    """The value below which ``part`` of the observations lie, by cumulative count at each upper bound.
+    """The value below which ``part`` of the observations lie, from the cumulative count at each upper bound.
 
-    As Prometheus' histogram_quantile has it: evenly spread within a bucket, the first of which begins at 0;
-    what lies above the last finite bound is taken to lie on it."""
+    As in Prometheus' histogram_quantile, observations are spread evenly within a bucket, and the first bucket
+    begins at 0; those above the last finite bound are taken to be at that bound."""
     bounds = sorted(buckets)
     rank = part * buckets[bounds[-1]]
     below, lower = 0.0, 0.0
     for bound in bounds:
-        count = max(buckets[bound], below)  # summed over engines whose bounds differ it might fall
+        count = max(buckets[bound], below)  # a sum over engines with different bounds might fall
         if count >= rank and count > below:
             if math.isinf(bound):
                 return lower

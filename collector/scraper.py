@@ -1,6 +1,6 @@
-"""Reads the counters of this host's serving engines: finds them, asks each in turn, tells what came out.
+"""Finds the serving engines of this host, reads the counters of each in turn, and makes records of them.
 
-Nothing here is in a hurry and nothing may be: all of it runs in a thread beside the sampling.
+All of this runs in a thread beside the sampling: nothing is urgent, and nothing may disturb the sampling.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from wattribute.records import Record, Workload
 
 _LOG: Final = logging.getLogger(__name__)
 _S: Final = 1_000_000_000
-_ASK_AGAIN_NS: Final = 10 * _S  # where no engine answered; the wait doubles each time
+_ASK_AGAIN_NS: Final = 10 * _S  # wait where no engine answered; it doubles each time
 _ASK_AGAIN_MAX_NS: Final = 600 * _S
-_ASKING_S: Final = 5.0  # in one go; who was not asked by then is in the next
+_ASKING_S: Final = 5.0  # time to ask listeners in one call of ``look``; the next call asks the rest
 _FAILING_MAX_NS: Final = 60 * _S
 _LATENCIES_NS: Final = 60 * _S
 _PATHS: Final = tuple(dict.fromkeys(engine.path for engine in ENGINES))
@@ -36,7 +36,7 @@ _TORCHRUN: Final = b"TORCHELASTIC_RUN_ID="
 
 @dataclass(slots=True)
 class Counts:
-    """What was read, and what could not be."""
+    """How many readings were made, and how many failed or had unusable samples."""
 
     readings: int = 0
     failures: int = 0
@@ -45,7 +45,7 @@ class Counts:
 
 @dataclass(slots=True)
 class _Asked:
-    """What was found where a process listens, and when no engine answered there last."""
+    """The server found where a process listens, if any, and when no engine last answered there."""
 
     server: Server | None
     silent_ns: int
@@ -54,8 +54,8 @@ class _Asked:
 
 
 class Scraper:
-    """Finds endpoints and reads them. ``start_ns`` tells when a process began, None where there is none;
-    ``since_ns`` is when watching began. Each problem is said once."""
+    """Finds endpoints and reads them. ``start_ns`` returns when a process began, None where none exists;
+    ``since_ns`` is when watching began. Each problem is logged once."""
 
     def __init__(
         self,
@@ -74,14 +74,14 @@ class Scraper:
         self._since_ns, self._period_ns, self._configured = since_ns, period_ns, configured
         self._looked_ns = since_ns
         self._asked: dict[Listener, _Asked] = {}
-        self._rivals: dict[Address, int] = {}  # who else listens where one does
-        self._own: dict[str, frozenset[str]] = {}  # by a host of the settings, its addresses that are ours
-        self._named: dict[Address, Key] = {}  # by an endpoint of the settings, the process that listens there
+        self._rivals: dict[Address, int] = {}  # by address, the pid of a second process that listens there
+        self._own: dict[str, frozenset[str]] = {}  # by host in the settings, its addresses on this machine
+        self._named: dict[Address, Key] = {}  # by endpoint in the settings, the process that listens there
 
     def look(self, t: int, on_gpus: Sequence[Key]) -> bool:
-        """Find the servers of the processes on GPUs at ``t``; whether each has one.
+        """Find the servers of the processes on GPUs at ``t``; return whether each process has one.
 
-        Not of those that torchrun started: they train, and what they listen on is no HTTP."""
+        Processes that torchrun started are left out: they train, and their sockets do not speak HTTP."""
         on_gpus = [key for key in on_gpus if _TORCHRUN not in read_file(self._root, key[0], "environ")]
         if not on_gpus:
             self._retarget({})
@@ -99,7 +99,7 @@ class Scraper:
         self._named = {_address(named): item.process for item in found for named in self._endpoints(item)}
         found.sort(key=self._turn)
         until_s = time.monotonic() + _ASKING_S
-        servers: dict[Key, Server] = {}  # at all of its addresses a process shows the same counters
+        servers: dict[Key, Server] = {}  # one per process: all of its addresses show the same counters
         for item in found:
             if item.rival:
                 problems.add(f"pid {item.process[0]}: {_by_turns(item.address.port, item.rival)}")
@@ -119,7 +119,7 @@ class Scraper:
         return len(by_pid) == len({pid for pid, _ in on_gpus})
 
     def read(self, now_ns: Callable[[], int], workloads: Mapping[Key, Workload]) -> list[Record]:
-        """Read every target that is due, and tell what came out."""
+        """Read every target that is due; return its records."""
         told: list[Record] = []
         for key, target in list(self.targets.items()):
             process = target.server.process if target.server else None
@@ -135,15 +135,15 @@ class Scraper:
         return told
 
     def serves(self) -> dict[Key, Serves]:
-        """What is known of each process on a GPU that a server was found for."""
+        """Engine and model of each process on a GPU for which a server was found."""
         known = [target for target in self.targets.values() if target.engine]
         return {key: target.serves() for target in known for key in target.group}
 
     def _server(self, t: int, listener: Listener, until_s: float, problems: set[str]) -> Server | None:
-        """The engine that answers there; one that did not is asked again only now and then."""
-        # Nobody listened there at the look before: an engine that loads for minutes serves nothing meanwhile.
+        """The engine that answers there; where none answered, ask again only at growing intervals."""
+        # A new listener was silent up to the last look: an engine that loads for minutes serves nothing.
         asked = self._asked.setdefault(listener, _Asked(None, self._looked_ns))
-        places = self._places(listener)  # others, once a name in the settings can be resolved
+        places = self._places(listener)  # they change once a name in the settings can be resolved
         is_known = asked.server is not None and asked.server.address in places
         if is_known or t < asked.again_ns or time.monotonic() >= until_s:
             return asked.server
@@ -170,18 +170,18 @@ class Scraper:
         return server
 
     def _turn(self, listener: Listener) -> tuple[bool, bool, int]:
-        """In which order they are asked: what the settings name, servers, and who was not asked for longest.
-        A worker's sockets, of which there may be dozens, do not answer, and each is waited for."""
+        """Sort key for the order of asking: endpoints of the settings, then servers, then who waited longest.
+        A worker may have dozens of sockets that do not answer, and each costs its whole timeout."""
         asked = self._asked.get(listener, _Asked(None, 0))
         return not self._endpoints(listener), asked.server is None, asked.again_ns
 
     def _places(self, listener: Listener) -> list[Address]:
-        """Where to ask who listens there."""
+        """The addresses at which to ask a listener."""
         named = [_address(endpoint) for endpoint in self._endpoints(listener)]
         return named[:1] or [listener.address._replace(path=path) for path in _PATHS]
 
     def _endpoints(self, listener: Listener) -> list[Endpoint]:
-        """What the settings say of where a process listens."""
+        """The endpoints of the settings that are at a listener's address."""
         address = listener.address
         found: list[Endpoint] = []
         for item in self._configured if not address.namespace else ():
@@ -191,8 +191,8 @@ class Scraper:
         return found
 
     def _retarget(self, groups: Mapping[Server, Sequence[Key]]) -> None:
-        """Read these servers, those of before until they end, and the endpoints of the settings: each once,
-        wherever it was read until now."""
+        """Make the targets: these servers, earlier servers until they end, and the endpoints of the settings,
+        each once, even if its address has changed."""
         known, self.targets = list(self.targets.values()), {}
         for server, keys in groups.items():
             endpoint = next((item for item in self._configured if _address(item) == server.address), None)
@@ -205,7 +205,7 @@ class Scraper:
             target.address, target.server = server.address, server
             target.endpoint, target.group = endpoint, tuple(keys)
             self.targets[server.process, server.address] = target
-        # A server whose workers are gone for now: it is read until it ends.
+        # A server without workers at present is read until it ends.
         processes = {process for process, _ in self.targets}
         taken = {address for _, address in self.targets}
         for target in known:
@@ -234,12 +234,12 @@ class Scraper:
             t = now_ns()
             said = reading(samples)
             if said is None:
-                raise ScrapeError("it answers, but with no counter of a known engine")
+                raise ScrapeError("the endpoint answers, but without counters of a known engine")
         except ScrapeError as problem:
             self._failed(target, str(problem), now_ns())
             return []
         if target.problem:
-            _LOG.warning("%s: it answers again", target.address)
+            _LOG.warning("%s: the endpoint answers again", target.address)
         target.problem, target.wait_ns = "", self._period_ns
         due_ns = target.due_ns + self._period_ns
         target.due_ns = due_ns if due_ns > t else t + self._period_ns
@@ -258,14 +258,14 @@ class Scraper:
         return told
 
     def _name(self, target: Target) -> str:
-        """It tells this server from all others, on this host and on others."""
+        """A name that is unique to this server, on this host and on others."""
         place = "/".join(map(str, target.server.process)) if target.server else str(target.address)
         return f"engine {self._host} {place}"
 
     def _failed(self, target: Target, problem: str, t: int) -> None:
         self.counts.failures += 1
         if not target.problem:
-            _LOG.warning("%s: %s; it is asked again, and said when it answers", target.address, problem)
+            _LOG.warning("%s: %s; it is asked again, and logged when it answers", target.address, problem)
         target.problem = problem
         target.wait_ns = min(2 * max(target.wait_ns, self._period_ns), _FAILING_MAX_NS)
         target.due_ns = t + target.wait_ns
@@ -275,7 +275,7 @@ class Scraper:
         if said.unusable and not target.told_unusable:
             target.told_unusable = True
             _LOG.warning(
-                "%s: %d of its samples are NaN, negative or there twice: they are left out",
+                "%s: %d samples are NaN, negative or there twice: they are left out",
                 target.address,
                 said.unusable,
             )
@@ -290,16 +290,16 @@ def _place(address: Address) -> Address:
 
 
 def _by_turns(port: int, rival: int) -> str:
-    return f"pid {rival} listens on port {port} too, and they answer by turns: give each a port of its own"
+    return f"pid {rival} listens on port {port} too, and both answer by turns: give each its own port"
 
 
 def _reads(target: Target, server: Server) -> bool:
-    """Whether it is the server's: at this or another address, or as an endpoint of the settings until now."""
+    """Whether a target is the server's, at any address, or was so far a bare endpoint at its address."""
     return target.server.process == server.process if target.server else target.address == server.address
 
 
 def shown(scraper: Scraper) -> Iterator[str]:
-    """Its targets in words."""
+    """The targets in words, one line each."""
     for target in scraper.targets.values():
         whose, serves = target.whose({}), target.serves()
         pid = f" of pid {whose.pid}" if whose.pid is not None else ""

@@ -1,4 +1,4 @@
-"""The processes of this host, with what their serving engines say of them; and what came out of those."""
+"""The processes of this host, with the models that their serving engines name, and the engines' units."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger(__name__)
 _S: Final = 1_000_000_000
-_SETTLE_S: Final = 2.0  # workers appear one after the other
+_SETTLE_S: Final = 2.0  # workers appear one after another
 _LOOK_S, _LOOK_MAX_S = 5.0, 120.0  # an engine may load for minutes before it listens
 _NEVER: Final = 1 << 62
-_STEP_NS: Final = 500_000_000  # a smaller step of the wall clock the sampler does not follow either
+_STEP_NS: Final = 500_000_000  # the sampler does not follow a smaller step of the wall clock either
 _GONE_NS: Final = 120 * _S
-# What late identity restates (docs/bus.md, Windows) is 1 h; 10 min of that are for the way.
+# A late identity restates up to 1 h (docs/bus.md, Windows); 10 min of that are for its transport.
 _BACK_NS: Final = 3_000 * _S
 _LABELS_MAX: Final = 64
 
@@ -35,18 +35,18 @@ class _OnGpu:
     """A process that was seen on a device."""
 
     seen_ns: int
-    own: Workload | None = None  # what /proc says of it
-    first_ns: int = 0  # when that was first told
-    late: bool = True  # what its server says of it was not told yet
+    own: Workload | None = None  # its workload from /proc
+    first_ns: int = 0  # when that was first sent
+    late: bool = True  # its server's model was not sent yet
 
 
 class Serving:
-    """In the place of ``tree``, whose processes it tells of. ``period_s`` passes between two readings of an
-    endpoint; ``now_ns`` is the clock's time.
+    """Takes the place of ``tree`` and adds models to its processes. ``period_s`` is the time between two
+    readings of an endpoint; ``now_ns`` returns the clock's time.
 
-    The model that a server serves is that of the processes which compute it, from when they were first seen:
-    unless they name one themselves. The thread that reads begins with the first process on a GPU, or at once
-    where endpoints are ``configured``.
+    A server's model also applies to the processes that compute it, from when they were first seen, unless
+    they name a model themselves. The reading thread starts with the first process on a GPU, or at once where
+    endpoints are ``configured``.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Serving:
         self._tree, self._root, self._host = tree, root, host
         self._period_s, self._configured, self._clock_ns = period_s, tuple(configured), now_ns
         self._since_ns = now_ns()
-        self._stepped_ns = 0  # what the wall clock was set by since then
+        self._stepped_ns = 0  # by how much the wall clock was set since then
         self._lock = threading.Lock()
         self._on_gpus: dict[Key, _OnGpu] = {}
         self._serves: dict[Key, Serves] = {}
@@ -73,7 +73,7 @@ class Serving:
         self._thread: threading.Thread | None = None
 
     def start_ns(self, pid: int) -> int | None:
-        """When the process started; None if there is none with that pid."""
+        """When the process started; None if no process has that pid."""
         start_ns = self._tree.start_ns(pid)
         if start_ns is not None:
             now_ns = self._clock_ns()
@@ -87,7 +87,7 @@ class Serving:
         return start_ns
 
     def workload(self, pid: int, start_ns: int, t: int) -> Workload | None:
-        """Whose it is, as known at ``t``; None if it has gone."""
+        """To whom it belongs, as known at ``t``; None if it has ended or the answer is not ready yet."""
         own = self._tree.workload(pid, start_ns, t)
         with self._lock:
             seen, serves = self._on_gpus.get((pid, start_ns)), self._serves.get((pid, start_ns))
@@ -96,7 +96,7 @@ class Serving:
         return own if own is None or serves is None else _named(own, serves)
 
     def exits(self, now_ns: int) -> Sequence[Exit | Workload]:
-        """The processes asked for above that ended since the last call, with what was yet to be told."""
+        """The processes asked for above that ended since the last call, with workloads still due."""
         told: list[Exit | Workload] = []
         ended = self._tree.exits(now_ns)
         with self._lock:
@@ -108,9 +108,9 @@ class Serving:
         return told
 
     def outcomes(self, now_ns: int) -> Sequence[Record]:
-        """What came out of the engines, as far as it was not given before; ``now_ns``: the sampler's time."""
+        """The engines' records since the last call; ``now_ns``: the sampler's time."""
         stepped_ns = now_ns - self._clock_ns()
-        if abs(stepped_ns - self._stepped_ns) > _STEP_NS:  # less is how late this call comes
+        if abs(stepped_ns - self._stepped_ns) > _STEP_NS:  # less: this call is only late
             self._stepped_ns = stepped_ns
         if self._thread is None and (self._configured or self._on_gpus):
             self._thread = threading.Thread(target=self._run, name="scraper", daemon=True)
@@ -123,8 +123,8 @@ class Serving:
         return [*late, *told]
 
     def _late(self, now_ns: int) -> list[Record]:
-        """Whose the processes are whose server was found since the last call: from when each was first told
-        of, for it loaded that model before anybody could ask."""
+        """Workloads of processes whose server was found since the last call. They apply from when each
+        process was first sent, because it loaded the model before its server could answer."""
         named: list[Record] = []
         for key, serves in self._serves.items():
             seen = self._on_gpus.get(key)
@@ -134,7 +134,7 @@ class Serving:
         return named
 
     def close(self) -> None:
-        """Stop reading, and watching."""
+        """Stop reading and watching."""
         self._stop.set()
         self._news.set()
         if self._thread is not None:
@@ -144,11 +144,11 @@ class Serving:
     def _run(self) -> None:
         try:
             self._follow()
-        except Exception as problem:  # whatever it is: the sampling goes on
-            _LOG.warning("serving engines are not read any more: this is a bug in wattribute: %r", problem)
+        except Exception as problem:  # no error here may stop the sampling
+            _LOG.warning("serving engines are no longer read; report this bug in wattribute: %r", problem)
 
     def _follow(self) -> None:
-        from wattribute.collector.scraper import Scraper  # noqa: PLC0415 - for who has a GPU in use
+        from wattribute.collector.scraper import Scraper  # noqa: PLC0415 - only where a GPU is in use
 
         self.scraper = scraper = Scraper(
             self._root,
@@ -179,7 +179,7 @@ class Serving:
             with self._lock:
                 self._told += told
                 self._serves = serves
-            # One may have been started anew, and listens elsewhere; one may be a server that is read already.
+            # A server may have restarted at another address, or an endpoint may prove to be a known server.
             if before != _answering(scraper):
                 look_s, look_due_ns = _LOOK_S, self._clock_ns() + round(_SETTLE_S * _S)
             dues = [look_due_ns, *(target.due_ns for target in scraper.targets.values())]
@@ -197,7 +197,7 @@ def _answering(scraper: Scraper) -> set[int]:
 
 
 def _named(own: Workload, serves: Serves) -> Workload:
-    """The workload with what its server says, where it says nothing itself."""
+    """The workload, with its server's model where it names none itself."""
     labels = {"engine": serves.engine, "model_path": serves.model_path}
     labels = {**{name: text for name, text in labels.items() if text}, **own.labels}
     if len(labels) > _LABELS_MAX:

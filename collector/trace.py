@@ -1,7 +1,7 @@
-"""The trace file (docs/trace.md): NDJSON, one record a line, plain, gzip or zstd.
+"""The trace file (docs/trace.md): NDJSON, one record per line, plain, gzip or zstd.
 
-``TraceWriter`` writes one, ``read_trace`` reads one; ``raw_lines`` is the bounded way to read any text file
-of lines, whoever wrote it.
+``TraceWriter`` writes one, ``read_trace`` reads one; ``raw_lines`` reads the lines of any text file with
+bounded memory, whoever wrote it.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from wattribute.errors import RecordError, WattributeError
 from wattribute.records import TRACE_VERSION, Record, Trace, as_json, parse
 
 LINE_MAX_BYTES: Final = 1 << 20
-_SHOWN_BYTES: Final = 200  # of a bad line: enough to recognise it, small enough for a dead letter
+_SHOWN_BYTES: Final = 200  # kept of a bad line: enough to recognise it, and fits a dead letter
 _FLUSH_NS: Final = 1_000_000_000
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"  # some editors begin a file with it
-# zstd can expand 4 bytes to a block of 128 KiB: fed this much at a time, a hostile file makes 8 MiB at once.
+# zstd can expand 4 bytes to a block of 128 KiB: with this much input a hostile file gives 8 MiB at once.
 _ZSTD_INPUT_BYTES: Final = 256
 
 
 class Line(NamedTuple):
-    """What stands at line ``number`` (from 1): a record, or the reason why there is none and the line's
-    beginning. Several items may carry one number where a line says several things."""
+    """An item of line ``number`` (from 1): a record, or the reason why there is none and the beginning of the
+    line. A line with several records gives several items with its number."""
 
     number: int
     record: Record | None
@@ -44,14 +44,14 @@ class Line(NamedTuple):
 
 
 def bad_line(number: int, error: str, raw: bytes = b"") -> Line:
-    """The item of a line that cannot be used; of a long one only the beginning is kept."""
+    """The item of a line that cannot be used; only the beginning of a long line is kept."""
     return Line(number, None, error, raw[:_SHOWN_BYTES])
 
 
 def read_trace(path: Path | str) -> Iterator[Line]:
-    """One item for each line of a trace that is not empty; ``-`` reads standard input.
+    """One item for each non-empty line of a trace; ``-`` reads standard input.
 
-    A bad line becomes an item with the reason and costs its neighbours nothing. A record before the first
+    A bad line becomes an item with the reason and does not affect its neighbours. A record before the first
     ``trace`` line, or after a ``trace`` line that cannot be used, is bad: its host is unknown. Raises
     WattributeError, at the first item, where the file is empty or cannot be opened or read.
     """
@@ -77,15 +77,16 @@ def read_trace(path: Path | str) -> Iterator[Line]:
         else:
             yield bad_line(number, "no usable trace line before it: its host is unknown", raw)
     if not number:
-        raise WattributeError(f"{path} is empty: there is no trace in it")
+        raise WattributeError(f"{path} is empty: it contains no trace")
 
 
 def raw_lines(path: Path | str) -> Iterator[tuple[int, bytes, str | None]]:
-    """(number, line, error) for each line that is not empty, without its end; ``-`` is standard input.
+    """(number, line, error) for each non-empty line, without its line end; ``-`` is standard input.
 
-    Whether it is gzip or zstd is told by its first bytes. A line over LINE_MAX_BYTES comes as its beginning
-    with an error and is never held whole; where compressed bytes end early or are damaged, all that could
-    be read comes first, then one error. Raises WattributeError where the file cannot be opened or read.
+    The first bytes show whether the file is gzip or zstd. Of a line over LINE_MAX_BYTES only the beginning
+    comes, with an error, and it is never in memory whole. Where compressed bytes end early or are damaged,
+    all readable lines come first, then one error. Raises WattributeError where the file cannot be opened or
+    read.
     """
     number = 0
     try:
@@ -117,7 +118,7 @@ def _opened(path: Path | str) -> Iterator[io.BufferedIOBase]:
 def _decompressed(file: io.BufferedReader) -> io.BufferedIOBase:
     magic = file.peek(len(_ZSTD_MAGIC))
     if magic.startswith(_GZIP_MAGIC):
-        # read by lines as it is: a buffer around it would lose what precedes a cut in its last block
+        # not buffered again: a buffer would lose what precedes a cut in the last block
         return gzip.GzipFile(fileobj=file, mode="rb")
     if magic.startswith(_ZSTD_MAGIC):
         return io.BufferedReader(_ZstdReader(file))
@@ -125,8 +126,8 @@ def _decompressed(file: io.BufferedReader) -> io.BufferedIOBase:
 
 
 class _ZstdReader(io.RawIOBase):
-    """The bytes of one or more zstd frames. Unlike zstandard's own reader it tells a file that ends
-    inside a frame from one that is complete: EOFError."""
+    """The bytes of one or more zstd frames. Unlike zstandard's own reader, it raises EOFError where the file
+    ends inside a frame."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -142,7 +143,7 @@ class _ZstdReader(io.RawIOBase):
             chunk = self._input or self._file.read(_ZSTD_INPUT_BYTES)
             if not chunk:
                 if self._frame is not None:
-                    raise EOFError("it ends inside a zstd frame")
+                    raise EOFError("the file ends inside a zstd frame")
                 return 0
             if self._frame is None:
                 self._frame = zstandard.ZstdDecompressor().decompressobj()
@@ -158,11 +159,11 @@ class _ZstdReader(io.RawIOBase):
 
 
 class TraceWriter:
-    """Writes a trace; ``.gz`` and ``.zst`` at the end of the path compress it.
+    """Writes a trace; a path that ends in ``.gz`` or ``.zst`` is compressed.
 
-    What was written reaches the file within a second of the next ``write``, so that a kill loses the last
-    second at most. An existing file is refused unless ``overwrite``. Raises WattributeError where the file
-    cannot be made or written, as on a full disk.
+    ``write`` flushes where the last flush is a second ago, so that a kill loses little more than the last
+    second. An existing file is refused unless ``overwrite``. Raises WattributeError where the file cannot be
+    created or written, for example on a full disk.
     """
 
     def __init__(self, path: Path | str, host: str, boot_id: str, *, overwrite: bool = False) -> None:
@@ -171,7 +172,7 @@ class TraceWriter:
             self._file = self._path.open("wb" if overwrite else "xb")
         except FileExistsError as problem:
             raise WattributeError(
-                f"{path} exists already: choose another name, or --overwrite it"
+                f"{path} exists already: choose another name, or replace it with --overwrite"
             ) from problem
         except OSError as problem:
             raise self._failed(problem) from problem
@@ -201,7 +202,7 @@ class TraceWriter:
             raise self._failed(problem) from problem
 
     def close(self) -> None:
-        """Complete the file and let go of it."""
+        """Complete and close the file."""
         if self._file.closed:
             return
         try:

@@ -114,7 +114,7 @@ def test_a_full_queue_is_an_error(mock_kafka: MockKafka) -> None:
     mock_kafka.set_down()
     for _ in range(3):
         producer.send("topic", "host", b"x", T_MS)
-    with pytest.raises(BusError, match="takes nothing more: 3 messages wait"):
+    with pytest.raises(BusError, match="does not acknowledge messages, and 3 are waiting"):
         producer.send("topic", "host", b"x", T_MS)
     mock_kafka.set_up()
     assert producer.flush(PATIENCE_S) == 0

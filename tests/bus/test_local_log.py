@@ -281,7 +281,7 @@ def test_what_cannot_be_written_at_the_end_is_told_as_lost(
     other.execute("BEGIN IMMEDIATE")
     log = LocalLog(tmp_path)
     log.send(SAMPLES, "host", b"x", 1)
-    with pytest.raises(BusError, match=r"another process holds it .*; 1 messages that waited in memory"):
+    with pytest.raises(BusError, match=r"another process has locked it .*; 1 messages that waited in memory"):
         log.close()
     other.close()
 

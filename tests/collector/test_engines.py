@@ -143,7 +143,7 @@ def test_garbage_is_one_error(garbage: bytes) -> None:
     try:
         found = reading(parsed([garbage]))
     except ScrapeError as error:
-        assert "not Prometheus' text format" in str(error)
+        assert "the answer is not in Prometheus' text format" in str(error)
     else:  # the library reads it all the same: then only whole numbers come out
         assert found is None or all(math.isfinite(value) for value in found.counts.values())
 

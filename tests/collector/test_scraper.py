@@ -218,8 +218,8 @@ def test_while_a_server_fails_it_is_asked_less_and_said_once(
     with caplog.at_level(logging.WARNING):
         assert [record for _ in range(60) for record in host.after(5)] == []
     assert [text.partition("metrics: ")[2] for text in caplog.messages] == [
-        "what it answers is not Prometheus' text format (ValueError);"
-        " it is asked again, and said when it answers"
+        "the answer is not in Prometheus' text format (ValueError);"
+        " it is asked again, and logged when it answers"
     ]
     assert host.scraper.counts.failures == 7  # at 5, 15, 35, 75, 135, 195, 255 s
     server.pages["/metrics"] = page.replace(f"{OUTPUT}19.0", f"{OUTPUT}719.0")
@@ -228,7 +228,7 @@ def test_while_a_server_fails_it_is_asked_less_and_said_once(
     assert sum(
         record.quantity for record in told if isinstance(record, Unit) and record.unit == "observed_ns"
     ) == (host.t - (BTIME_S + BEGAN_S) * S)
-    assert caplog.messages[-1].endswith("it answers again")
+    assert caplog.messages[-1].endswith("the endpoint answers again")
 
 
 def test_bad_samples_are_counted_and_said_once(

@@ -210,7 +210,7 @@ def test_whatever_goes_wrong_in_its_thread_the_sampling_goes_on(
         until(lambda: bool(caplog.messages))
         assert processes.outcomes(HostClock().now_ns()) == []
     assert caplog.messages == [
-        "serving engines are not read any more: this is a bug in wattribute: ValueError('s')"
+        "serving engines are no longer read; report this bug in wattribute: ValueError('s')"
     ]
 
 

@@ -185,7 +185,7 @@ def test_empty_lines_and_unknown_keys_are_nothing(tmp_path: Path) -> None:
     "content", [b"", b"\n\n", gzip.compress(b"", mtime=0)], ids=["nothing", "lines", "gzip"]
 )
 def test_an_empty_file_is_an_error_in_one_line(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(WattributeError, match="t is empty: there is no trace in it"):
+    with pytest.raises(WattributeError, match="t is empty: it contains no trace"):
         list(read_trace(written(tmp_path / "t", content)))
 
 

@@ -10,15 +10,15 @@ from typing import Final
 
 from wattribute.errors import RecordError
 
-# Unit -> how many of the record's own unit (mW, mJ, bytes, %, °C, MHz) it is. "" stands where neither the
-# cell nor the header gives a unit, and means the one that nvidia-smi uses for the column.
+# Unit -> its factor to the record's unit (mW, mJ, bytes, %, °C, MHz). "" is for a column without a unit in
+# cell and header, and means the unit that nvidia-smi uses for it.
 _POWER: Final = {"": 1000, "W": 1000, "mW": 1}
 _ENERGY: Final = {"": 1, "mJ": 1, "J": 1000}
 _MEMORY: Final = {"": 1 << 20, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _PERCENT: Final = {"": 1, "%": 1}
 _TEMPERATURE: Final = {"": 1, "C": 1}
 _CLOCK: Final = {"": 1, "MHz": 1}
-# Column -> (field, units). Of two columns for one field the upper one wins, if its cell has a reading.
+# Column -> (field, units). Of two columns for one field the upper one counts, if its cell has a reading.
 _READINGS: Final[dict[str, tuple[str, Mapping[str, int]]]] = {
     "total_energy_consumption": ("energy_mj", _ENERGY),
     "power.draw.instant": ("power_mw", _POWER),
@@ -34,7 +34,7 @@ _READINGS: Final[dict[str, tuple[str, Mapping[str, int]]]] = {
     "power.limit": ("power_limit_mw", _POWER),
     "enforced.power.limit": ("power_limit_mw", _POWER),
 }
-# nvidia-smi takes both names
+# nvidia-smi accepts both names
 _SAME: Final = {"gpu_uuid": "uuid", "gpu_name": "name", "gpu_bus_id": "pci.bus_id"}
 COLUMNS: Final = {"timestamp", "uuid", "index", "pci.bus_id", "name", *_READINGS}
 """The columns that are read; all others are ignored."""
@@ -54,13 +54,13 @@ _SECOND: Final = timedelta(seconds=1)
 
 
 def cells(line: bytes) -> list[str]:
-    """The cells of a line; what is not UTF-8 in one becomes a replacement character."""
+    """The cells of a line; bytes that are not UTF-8 become replacement characters."""
     text = line.decode(errors="replace").removeprefix("\ufeff")  # some editors begin a file with this mark
     return [cell.strip() for cell in text.split(",")]
 
 
 def column(cell: str) -> tuple[str, str]:
-    """Name and unit of a header cell such as ``power.draw [W]``; ('', '') where it is no such cell."""
+    """Name and unit of a header cell such as ``power.draw [W]``; ('', '') for any other cell."""
     match = _COLUMN.fullmatch(cell)
     return (_SAME.get(match[1], match[1]), match[2] or "") if match else ("", "")
 
@@ -71,32 +71,32 @@ def is_time(cell: str) -> bool:
 
 
 class Header:
-    """The columns of a log: where each stands, and its unit ('' if the header gives none)."""
+    """The columns of a log: the place of each, and its unit ('' if the header gives none)."""
 
     def __init__(self, columns: list[tuple[str, str]]) -> None:
-        self._with_unit: set[str] = set()  # columns of which a cell had one
+        self._with_unit: set[str] = set()  # columns in which a cell had a unit
         self.count = len(columns)
         self.place = {name: place for place, (name, _) in enumerate(columns)}
         self.unit = dict(columns)
 
     @classmethod
     def of(cls, line: list[str]) -> Header | None:
-        """The header in the cells of a line, None if they are none: a header has the column timestamp."""
+        """The header in the cells of a line; None if they are not one. A header has the column timestamp."""
         columns = [column(cell) for cell in line]
         return cls(columns) if any(name == "timestamp" for name, _ in columns) else None
 
     def text(self, line: list[str], name: str) -> str:
-        """The text in a column; '' where the log has no such column or nothing could be read."""
+        """The text in a column; '' where the log has no such column or nvidia-smi could not read it."""
         place = self.place.get(name)
         if place is None:
             return ""
         cell = line[place]
-        # [N/A], [Not Supported], [Unknown Error], [GPU is lost], … stand for what could not be read
+        # [N/A], [Not Supported], [Unknown Error], [GPU is lost], … mean that nvidia-smi could not read it
         return "" if cell == "N/A" or (cell[:1] == "[" and cell[-1:] == "]") else cell
 
     def readings(self, line: list[str], name_before: str = "") -> dict[str, float]:
-        """Record field -> value in the record's unit, without what is absent. Where the line's name could not
-        be read, the GPU is the one of ``name_before``. Raises RecordError."""
+        """Record field -> value in the record's unit, without absent values. Where the line has no GPU name,
+        ``name_before`` is used. Raises RecordError."""
         values: dict[str, float] = {}
         gpu_name = self.text(line, "name") or name_before
         for name, (field, units) in _READINGS.items():
@@ -104,9 +104,9 @@ class Header:
                 value, unit = _quantity(name, text, self.unit[name], units)
                 if unit:
                     self._with_unit.add(name)
-                elif name in self._with_unit:  # a log that was killed ends with 3 of 300.00 W
+                elif name in self._with_unit:  # a killed log may end with "3" of "300.00 W"
                     raise RecordError(
-                        f"{name} is {text[:40]!r}, without the unit that it had before: cut off?"
+                        f"{name} is {text[:40]!r}, without the unit that it had before: it may be cut off"
                     )
                 values.setdefault(field or draw_field(gpu_name), value)
         return values
@@ -115,15 +115,14 @@ class Header:
 def draw_field(gpu_name: str) -> str:
     """The record field that ``power.draw`` fills.
 
-    It is the 1 s average on Ampere except GA100 and on what came after, instantaneous on GA100 and before
-    (nvml.h, nvmlDeviceGetPowerUsage). Without a name nothing says that it is an average: it is taken as what
-    was drawn then.
+    It is the 1 s average on Ampere (except GA100) and newer, and instantaneous on GA100 and older (nvml.h,
+    nvmlDeviceGetPowerUsage). Without a name it is taken as instantaneous.
     """
     return "power_mw" if not gpu_name or _INSTANT_DRAW.search(gpu_name) else "power_average_mw"
 
 
 def time_ns(text: str, zone: tzinfo, previous_ns: int) -> int:
-    """Unix time of a timestamp in a zone. Raises RecordError if it is none or not after ``previous_ns``."""
+    """Unix time of a timestamp in a zone. Raises RecordError if invalid or not after ``previous_ns``."""
     match = _TIME.fullmatch(text)
     if match is None:
         raise RecordError(f"timestamp is {text[:40]!r}, not like 2023/07/14 10:12:46.483")
@@ -139,15 +138,15 @@ def time_ns(text: str, zone: tzinfo, previous_ns: int) -> int:
     first, second_pass = passes
     if first > previous_ns:
         return first
-    # When summer time ends an hour comes twice: what runs backwards by about that is of its second pass. A
-    # line that is 0.1 s out of order is not, else the hour between would be billed.
+    # When summer time ends, an hour comes twice: a time that runs back by about an hour is in the second
+    # pass. A line that is 0.1 s out of order is not: otherwise the hour between would be billed.
     if second_pass > previous_ns and previous_ns - first >= (second_pass - first) / 2:
         return second_pass
     raise RecordError(f"time runs backwards or stands still: {text} is not after this GPU's last reading")
 
 
 def _quantity(name: str, text: str, header_unit: str, units: Mapping[str, int]) -> tuple[float, str]:
-    """What a cell says, in the record's unit, and the unit that stands in the cell."""
+    """The value of a cell, in the record's unit, and the unit in the cell."""
     match = _QUANTITY.fullmatch(text)
     if match is None:
         raise RecordError(f"{name} is {text[:40]!r}, not a number")

@@ -15,11 +15,11 @@ from wattribute.collector.trace import Line, bad_line, raw_lines
 from wattribute.errors import RecordError, UsageError, WattributeError, meant
 from wattribute.records import TRACE_VERSION, Device, Exit, Gpu, Process, Record, Trace, Workload, parse
 
-_PERIOD_MAX_NS: Final = 86_400_000_000_000  # the longest that a record may claim
-# Identities come again this often, as from a live collector, so that a bounded look-back finds them.
+_PERIOD_MAX_NS: Final = 86_400_000_000_000  # the longest period that a record may cover
+# Identities are repeated this often, as by a live collector, so that a bounded look-back finds them.
 _REPEAT_NS: Final = 60_000_000_000
 MADE_UP: Final = "log:"
-"""So the name of a GPU begins for which the log has none."""
+"""The prefix of the names of GPUs for which the log has no UUID."""
 _OPTION_KEYS: Final = [
     item.name
     for item in fields(Workload)
@@ -28,10 +28,10 @@ _OPTION_KEYS: Final = [
 
 
 def looks_like_nvidia_smi_log(path: Path | str) -> bool:
-    """Whether the first line of a file names columns of nvidia-smi, or holds its kind of timestamp.
+    """Whether the first line of a file names columns of nvidia-smi, or contains its kind of timestamp.
 
-    Standard input (``-``) cannot be looked at without reading it: False. Raises WattributeError where the
-    file cannot be read.
+    False for standard input (``-``), which cannot be examined without consuming it. Raises WattributeError
+    where the file cannot be read.
     """
     if str(path) == "-":
         return False
@@ -41,16 +41,16 @@ def looks_like_nvidia_smi_log(path: Path | str) -> bool:
 
 
 def is_log_line(raw: bytes) -> bool:
-    """Whether a line names columns of nvidia-smi, or holds its kind of timestamp."""
+    """Whether a line names columns of nvidia-smi, or contains its kind of timestamp."""
     return any(csv.column(cell)[0] in csv.COLUMNS or csv.is_time(cell) for cell in csv.cells(raw))
 
 
 def option_workload(values: Mapping[str, str]) -> Workload:
-    """The workload that an option ``model=…,run=…`` describes. Raises UsageError for what it cannot be."""
+    """The workload that an option ``model=…,run=…`` describes. Raises UsageError where it is not valid."""
     obj: dict[str, Any] = dict(values)
     for key in values:
         if key not in _OPTION_KEYS:
-            raise UsageError(f"a workload has no {key!r}; {meant(key, _OPTION_KEYS)}")
+            raise UsageError(f"a workload has no field {key!r}; {meant(key, _OPTION_KEYS)}")
     if values.get("attempt", "").isdecimal():
         obj["attempt"] = int(values["attempt"])
     obj |= {"kind": Workload.kind, "t": 1, "pid": 0, "start_ns": 0, "identity_source": "option"}
@@ -68,17 +68,17 @@ def read_nvidia_smi_log(
     timezone: str = "UTC",
     workload: Workload | None = None,
 ) -> Iterator[Line]:
-    """The items of a log, as ``read_trace`` gives those of a trace: trace, gpu and device records, or a bad
-    line and why. Any column order; a repeated header is accepted; a cell without a reading is absent.
+    """The items of a log, like those of ``read_trace``: trace, gpu and device records, or a bad line and the
+    reason. Columns may be in any order; a repeated header is accepted; a cell without a reading is absent.
 
-    ``gpu`` names the log's one GPU; without it that is its uuid, or ``log:<file stem>:<number>``: its index,
-    else its place among the bus ids, else 0. Times are in the zone ``timezone``. ``workload``, as of
-    ``option_workload``, makes the log one process (pid 0) that holds each GPU from its first reading to its
-    last. Raises UsageError for a wrong option, and, at the first item, WattributeError where the file cannot
-    be read or does not begin with a header that has a timestamp.
+    ``gpu`` names the log's only GPU. Without it a GPU's name is its uuid, or ``log:<file stem>:<number>``,
+    where the number is its index, or else its place among the bus ids, or else 0. Times are in the zone
+    ``timezone``. ``workload``, from ``option_workload``, makes the log one process (pid 0) that holds each
+    GPU from its first reading to its last. Raises UsageError for a wrong option, and, at the first item,
+    WattributeError where the file cannot be read or does not begin with a header that has a timestamp.
     """
     name = Path(path).name.removesuffix(".gz").removesuffix(".zst")
-    stem = Path(name).stem.encode(errors="replace").decode()  # a file's name need not be UTF-8; a text must
+    stem = Path(name).stem.encode(errors="replace").decode()  # a file name may be no UTF-8, but a field must
     return _lines(path, host, _Log(stem, gpu, _zone(timezone), workload))
 
 
@@ -89,7 +89,9 @@ def _lines(path: Path | str, host: str, log: _Log) -> Iterator[Line]:
         cells = csv.cells(raw)
         if error is None and (new_header := csv.Header.of(cells)):
             if b"\r" in raw:
-                raise WattributeError(f"{path}: its lines end with a carriage return alone: write line feeds")
+                raise WattributeError(
+                    f"{path}: the lines end with a carriage return alone: convert them to line feeds"
+                )
             if header is None:
                 yield Line(number, Trace(version=TRACE_VERSION, host=host))
             header = new_header
@@ -106,14 +108,14 @@ def _lines(path: Path | str, host: str, log: _Log) -> Iterator[Line]:
             for record in records:
                 yield Line(number, record)
     if header is None:
-        raise WattributeError(f"{path} is empty: there is no nvidia-smi log in it")
+        raise WattributeError(f"{path} is empty: it contains no nvidia-smi log")
     for record in log.end():
         yield Line(number, record)
 
 
 @dataclass(slots=True)
 class _Seen:
-    """What was last read of a GPU, and last said about it."""
+    """When a GPU was last read, and how and when it was last described."""
 
     t: int
     described: dict[str, str | float]
@@ -121,7 +123,7 @@ class _Seen:
 
 
 class _Log:
-    """A log while it is read: the cells of a line in, its records out."""
+    """The state while a log is read: turns the cells of a line into records."""
 
     def __init__(self, stem: str, gpu: str | None, zone: tzinfo, workload: Workload | None) -> None:
         self._stem = stem
@@ -129,17 +131,17 @@ class _Log:
         self._zone = zone
         self._workload = workload
         self._workload_t = 0
-        self._seen: dict[str, _Seen] = {}  # by what the log itself calls the GPU
-        self._places: dict[str, int] = {}  # by bus id: in the order in which the log names them
+        self._seen: dict[str, _Seen] = {}  # by the log's own name of the GPU
+        self._places: dict[str, int] = {}  # by bus id, in the order of the log
 
     def row(self, header: csv.Header, cells: list[str]) -> list[Record]:
-        """The records of one line. Raises RecordError, and then nothing of the line counts."""
+        """The records of one line. Raises RecordError; then nothing of the line counts."""
         if len(cells) != header.count:
-            raise RecordError(f"{len(cells)} cells where the header has {header.count}")
+            raise RecordError(f"the line has {len(cells)} cells where the header has {header.count}")
         own_name, index = self._identity(header, cells)
         seen = self._seen.get(own_name)
         if self._gpu is not None and seen is None and self._seen:
-            raise UsageError(f"{self._gpu!r} can name one GPU, and the log holds several: leave the name out")
+            raise UsageError(f"the log has several GPUs, and {self._gpu!r} can name only one: leave it out")
         gpu = self._gpu or own_name
         t = csv.time_ns(header.text(cells, "timestamp"), self._zone, seen.t if seen else 0)
         described: dict[str, str | float] = dict(seen.described) if seen else {"gpu": gpu}
@@ -169,22 +171,21 @@ class _Log:
         return [*records, device]
 
     def end(self) -> list[Record]:
-        """What follows the last line: the process ends with the last reading."""
+        """The records after the last line: the process ends with the last reading."""
         if self._workload is None or not self._seen:
             return []
         return [Exit(t=max(seen.t for seen in self._seen.values()), pid=0, start_ns=0)]
 
     def _identity(self, header: csv.Header, cells: list[str]) -> tuple[str, int | None]:
-        """What the log calls the GPU of a line, and its index. Bus ids, by which alone GPUs are told apart in
-        NVIDIA's own example of a query, stand for their order: taken for one, eight GPUs would cost what one
-        does."""
+        """The log's name of the GPU of a line, and its index. NVIDIA's own example query distinguishes GPUs
+        only by bus id, so their order gives a number: taken as one, eight GPUs would cost as much as one."""
         index_text = header.text(cells, "index")
         if index_text and not re.fullmatch("[0-9]{1,5}", index_text):
             raise RecordError(f"index is {index_text[:40]!r}, not a number")
         index = int(index_text) if index_text else None
         known = next((name for name in ("uuid", "index", "pci.bus_id") if name in header.place), "")
         if known and not header.text(cells, known):
-            raise RecordError(f"no {known}: the line's GPU is unknown")
+            raise RecordError(f"{known} is missing: the line's GPU is unknown")
         if known == "uuid":
             return header.text(cells, known), index
         place = index or 0
@@ -194,8 +195,8 @@ class _Log:
 
 
 def _held(device: Device, since_ns: int) -> Process:
-    """The process over the time from one reading to the next. A process holds from its first record
-    - period_ns: this one, first made at the second reading, so begins at the first."""
+    """The record of the process between two readings. A process holds a GPU from its first record -
+    period_ns: this record first comes with the second reading, so the process begins at the first."""
     return Process(
         t=device.t,
         gpu=device.gpu,
@@ -210,8 +211,8 @@ def _held(device: Device, since_ns: int) -> Process:
 
 def _no_header(cells: list[str]) -> str:
     if any(csv.is_time(cell) for cell in cells):
-        return "there is no header: log again without noheader, or put the header line in front"
-    return "the first line is no nvidia-smi header with a timestamp: log with --query-gpu=timestamp,…"
+        return "the header is missing: log again without noheader, or put the header line in front"
+    return "the first line is not an nvidia-smi header with a timestamp: log with --query-gpu=timestamp,…"
 
 
 def _zone(name: str) -> tzinfo:
@@ -220,6 +221,4 @@ def _zone(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as problem:
-        raise UsageError(
-            f"unknown time zone {name!r}: give a name such as Europe/Berlin, or UTC"
-        ) from problem
+        raise UsageError(f"unknown time zone {name!r}: use a name such as Europe/Berlin, or UTC") from problem

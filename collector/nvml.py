@@ -82,7 +82,7 @@ class Nvml:
             self.close()
             raise WattributeError(
                 f"NVML shows no GPU that can be read ({self.shown_errors() or 'it counts none'}): "
-                "check `nvidia-smi -L`; if this is a container, give it access to the GPUs"
+                "check `nvidia-smi -L`, and if this is a container, give it access to the GPUs"
             )
 
     def reopen(self, gpu: GpuReader) -> None:

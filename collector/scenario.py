@@ -1,4 +1,4 @@
-"""The scenario of a simulated host: a TOML file that says which devices it has and who uses them when.
+"""The scenario of a simulated host: a TOML file with its devices, and with who uses them when.
 
     [host]      name, provider, region, pricing, cluster, team, labels, repeat_s, pid_range
     [[gpu]]     one kind of device, ``count`` times: idle_w, context_w, power_limit_w, memory_gib, …
@@ -6,9 +6,9 @@
     [[quality]] an evaluation: at_s, model, model_version or run, metric, value
 
 The timetable [0, repeat_s) repeats, each time with new processes. A tenant without ``stop_s`` starts once
-and never ends. One that is the ``command`` is a real process, which ``wattribute run`` started: it holds its
-GPUs while that lives, and is who /proc says it is. Every key is listed, with its default and its limits, in
-the classes below.
+and never ends. The tenant that is the ``command`` is a real process, started by ``wattribute run``: it holds
+its GPUs while that process lives, and its identity comes from /proc. The classes below list every key, with
+its default and limits.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BUNDLED: Final = Path(__file__).with_name("scenarios")
 _ROOT_KEYS: Final = ("host", "gpu", "tenant", "quality")
 _DAY_S: Final = 86_400.0
 MIG_SLICES: Final = 7
-"""Into which MIG cuts a simulated device."""
+"""The number of compute slices into which MIG divides a simulated device."""
 
 
 def _number(default: Any, least: float, most: float) -> Any:
@@ -40,7 +40,7 @@ def _choice(default: str, *choices: str) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostPlan:
-    """[host]: where the machine stands and how its timetable runs."""
+    """[host]: where the machine is and how its timetable runs."""
 
     name: str
     provider: str = ""
@@ -51,7 +51,7 @@ class HostPlan:
     labels: Mapping[str, str] = field(default_factory=dict)
     beside: tuple[str, ...] = ()  # bundled scenarios that `wattribute up` shows with it, a host each
     repeat_s: float | None = _number(None, 1, _DAY_S)
-    # A narrow range makes pids come round again quickly; the default is what a large Linux host has.
+    # A narrow range makes pids be reused quickly; the default is that of a large Linux host.
     pid_range: tuple[int, int] = _number((2_000, 4_194_304), 1, 4_194_304)
     unit_period_s: float = _number(1.0, 0.01, 3_600)
     # A fault: when the wall clock is set, and by how many seconds; (0, 0): never.
@@ -66,34 +66,34 @@ class GpuPlan:
     count: int = _number(1, 1, 64)
     memory_gib: float = _number(140.4, 1, 4_096)
     idle_w: float = _number(77.7, 0, 5_000)
-    context_w: float = _number(38.0, 0, 5_000)  # on top of idle_w while a process is resident
+    context_w: float = _number(38.0, 0, 5_000)  # in addition to idle_w while a process is resident
     power_limit_w: float = _number(700.0, 1, 10_000)
-    leakage_w_per_c: float = _number(0.0, 0, 10)  # on top of idle_w for each degree above 28 °C
-    # Tenants at once draw less than each alone: what is above idle is divided by 1 + this × it / 600 W.
+    leakage_w_per_c: float = _number(0.0, 0, 10)  # in addition to idle_w for each degree above 28 °C
+    # Tenants together draw less than alone: the power P above idle is divided by 1 + this ratio × P / 600 W.
     contention_ratio: float = _number(0.0, 0, 2)
     noise_ratio: float = _number(0.02, 0, 0.2)
     energy_counter: bool = True  # false: NOT_SUPPORTED, as before Volta and on many vGPUs
     power_average: bool = True  # false: no 1 s average, and PowerUsage is instantaneous (A100)
     scope: str = _choice("", "", "module")  # module: power fields answer for the whole module only (GH200)
     utilization_period_ms: int = _number(1_000, 10, 60_000)
-    # How long after the end of its period a utilisation sample can be read, drawn anew for each sample.
+    # How long after the end of its period a utilisation sample becomes readable, drawn for each sample.
     utilization_lag_ms: tuple[int, int] = _number((100, 1_000), 0, 60_000)
-    utilization_shift_ms: int = _number(0, -5_000, 5_000)  # how much later than it happened it is dated
-    instances: tuple[int, ...] = _number((), 1, 7)  # MIG: the compute slices of each; none: it is off
-    # Faults that were seen, off by default.
-    counter_reset_s: float | None = _number(None, 1, _DAY_S)  # it begins at 0 again: the driver was reloaded
-    counter_idle_ratio: float = _number(1.0, 0, 1)  # what it counts of the energy while nobody works
-    garbage_ratio: float = _number(0.0, 0, 1)  # of utilisation answers that hold an entry of 2147483632 %
-    lost_s: tuple[int, int] = _number((0, 0), 0, 86_400)  # from when to when no call about it is answered
+    utilization_shift_ms: int = _number(0, -5_000, 5_000)  # how much too late the samples are dated
+    instances: tuple[int, ...] = _number((), 1, 7)  # MIG: the compute slices of each instance; empty: off
+    # Faults of real devices, off by default.
+    counter_reset_s: float | None = _number(None, 1, _DAY_S)  # the counter restarts at 0, as on driver reload
+    counter_idle_ratio: float = _number(1.0, 0, 1)  # part of the energy that it counts while nobody works
+    garbage_ratio: float = _number(0.0, 0, 1)  # part of utilisation answers with an entry of 2147483632 %
+    lost_s: tuple[int, int] = _number((0, 0), 0, 86_400)  # from when to when no call on the device succeeds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TenantPlan:
-    """[[tenant]]: a process on one or more devices, how it works and whose it is."""
+    """[[tenant]]: a process on one or more devices, how it works and to whom it belongs."""
 
     name: str
     gpus: tuple[int, ...] = _number(MISSING, 0, 63)
-    command: bool = False  # the command that `wattribute run` starts, in place of a made-up process
+    command: bool = False  # the command that `wattribute run` starts, not a simulated process
     pattern: str = _choice("serve", "serve", "train", "idle", "timetable")
     start_s: float = _number(0.0, 0, _DAY_S)
     stop_s: float | None = _number(None, 0, _DAY_S)
@@ -101,22 +101,22 @@ class TenantPlan:
     fail_s: float | None = _number(None, 0, _DAY_S)
     restart_s: float | None = _number(None, 0, _DAY_S)
     watts_per_sm_percent: float = _number(4.0, 0, 100)
-    drift_ratio: float = _number(0.0, 0, 0.9)  # by how much that swings, as its kernels and inputs change
-    drift_s: float = _number(300.0, 1, _DAY_S)  # how long a swing takes
+    drift_ratio: float = _number(0.0, 0, 0.9)  # how far the watts swing, as kernels and inputs change
+    drift_s: float = _number(300.0, 1, _DAY_S)  # the period of the swing
     sm_percent: float = _number(50.0, 0, 100)  # while it works; several tenants share 100
-    memory_per_sm_ratio: float = _number(0.5, 0, 1)  # memory utilisation for each SM utilisation
+    memory_per_sm_ratio: float = _number(0.5, 0, 1)  # memory utilisation ÷ SM utilisation
     memory_gib: float = _number(16.0, 0, 4_096)
     busy_s: float = _number(1.5, 0.01, 3_600)  # serve: mean length of a burst, and of the pause after it
     pause_s: float = _number(0.5, 0.01, 3_600)
     works_s: tuple[float, ...] = _number((), 0, _DAY_S)  # timetable: from, to, from, to, … after its start
-    # serve: tenants that are alike in a name have alike_ratio of their load at the same times.
+    # serve: tenants with the same `alike` have alike_ratio of their load at the same times.
     alike: str = ""
     alike_ratio: float = _number(0.0, 0, 1)
     step_s: float = _number(0.5, 0.02, 3_600)  # train: one step, its last fifth at a quarter of sm_percent
     checkpoint_s: float = _number(5.0, 0.02, _DAY_S)
-    instance: int | None = _number(None, 0, 6)  # with MIG: on which of the GPU's instances
+    instance: int | None = _number(None, 0, 6)  # with MIG: the index of the GPU's instance
     process_list: str = _choice("compute", "compute", "graphics", "mps", "none")  # none: never listed
-    units: Mapping[str, float] = field(default_factory=dict)  # outcomes for each second of whole SM time
+    units: Mapping[str, float] = field(default_factory=dict)  # units per second of SM time at 100 %
     namespace: str = ""
     job: str = ""
     user: str = ""
@@ -158,7 +158,7 @@ class Scenario:
 def load_scenario(name: str) -> Scenario:
     """The scenario in the TOML file ``name``, or the bundled one of that name (demo, churn).
 
-    Raises UsageError, one line that says which file and key and what is wrong.
+    Raises UsageError, one line that names file and key and says what is wrong.
     """
     path = Path(name)
     if path.suffix != ".toml":
@@ -166,7 +166,7 @@ def load_scenario(name: str) -> Scenario:
         if not path.is_file():
             known = ", ".join(sorted(item.stem for item in BUNDLED.glob("*.toml")))
             raise UsageError(
-                f"no bundled scenario {name!r}; there are {known}, or give the path of a .toml file"
+                f"no bundled scenario {name!r}; there are {known}; or use the path of a .toml file"
             )
     try:
         return parse_scenario(tomllib.loads(path.read_text(encoding="utf-8-sig")))
@@ -240,7 +240,7 @@ def _value(item: Field[Any], value: Any, where: str) -> Any:
 def _scalar(kind: str, item: Field[Any], value: Any, where: str) -> Any:
     named = {"str": "a text", "bool": "true or false", "int": "a whole number", "float": "a number"}
     types = {"str": (str,), "bool": (bool,), "int": (int,), "float": (int, float)}
-    if type(value) not in types[kind]:  # bool is an int, and no number here is a bool
+    if type(value) not in types[kind]:  # not isinstance: a bool is an int, but no number may be a bool
         raise UsageError(f"{where}: {value!r} is not {named[kind]}")
     if kind in {"int", "float"}:
         least, most = item.metadata.get("least", 0), item.metadata.get("most", 1e18)
@@ -257,18 +257,20 @@ def _unknown(key: str, known: Any) -> str:
 
 
 def _check(scenario: Scenario) -> None:
-    """What one value cannot show: whether the values fit together."""
+    """Check that the values fit together."""
     host = scenario.host
     if not scenario.gpus:
-        raise UsageError("there is no [[gpu]]")
+        raise UsageError("the scenario has no [[gpu]]: add one")
     needed = max((len(_present(scenario, tenant)) for tenant in scenario.tenants), default=0)
     if host.pid_range[1] - host.pid_range[0] + 1 < needed:
-        raise UsageError(f"host: pid_range holds fewer than {needed} pids, as many as run at a time")
+        raise UsageError(f"host: pid_range has fewer than {needed} pids, but so many run at a time")
     if sum(tenant.command for tenant in scenario.tenants) > 1:
-        raise UsageError("only one tenant is the command")
+        raise UsageError("several tenants have command = true: only one may")
     for number, gpu in enumerate(scenario.gpus):
         if sum(gpu.instances) > MIG_SLICES:
-            raise UsageError(f"gpu {number}: instances of {sum(gpu.instances)} slices: it has {MIG_SLICES}")
+            raise UsageError(
+                f"gpu {number}: the instances have {sum(gpu.instances)} slices, but a device has {MIG_SLICES}"
+            )
     for number, tenant in enumerate(scenario.tenants, 1):
         _check_tenant(scenario, tenant, f"tenant {number} ({tenant.name})")
     for number, quality in enumerate(scenario.qualities, 1):
@@ -302,7 +304,7 @@ def _check_tenant(scenario: Scenario, tenant: TenantPlan, where: str) -> None:
         raise UsageError(f"{where}: run needs pattern = 'train', not {tenant.pattern!r}")
     times = [tenant.start_s, tenant.fail_s, tenant.restart_s, tenant.stop_s]
     if tenant.command and (tenant.start_s or tenant.stop_s is not None or tenant.run or tenant.units):
-        raise UsageError(f"{where}: a command has no start_s, stop_s, run and units: it tells them itself")
+        raise UsageError(f"{where}: a command cannot have start_s, stop_s, run or units: it sets them itself")
     known = [time for time in times if time is not None]
     if any(later - earlier < 0.01 for earlier, later in itertools.pairwise(known)):
         raise UsageError(f"{where}: start_s, fail_s, restart_s, stop_s must rise by at least 0.01")
@@ -316,15 +318,15 @@ def _check_timetable(tenant: TenantPlan, where: str) -> None:
 
 
 def _check_memory(scenario: Scenario, tenant: TenantPlan, gpu: int, where: str) -> None:
-    """The tenants of one device that are there when this one starts must fit into its memory."""
+    """The tenants that are on a device when this one starts must fit into its memory."""
     held = sum(other.memory_gib for other in _present(scenario, tenant) if gpu in other.gpus)
     room = scenario.gpus[gpu].memory_gib - 1  # the driver keeps a little under 1 GiB for itself
     if held > room:
-        raise UsageError(f"{where}: memory_gib: tenants hold {held:g} of {room:g} on device {gpu}")
+        raise UsageError(f"{where}: memory_gib: tenants hold {held:g} of {room:g} GiB on device {gpu}")
 
 
 def _present(scenario: Scenario, tenant: TenantPlan) -> list[TenantPlan]:
-    """The tenants that can be there when ``tenant`` starts, itself too. One without an end always can."""
+    """The tenants that may be present when ``tenant`` starts, itself included, and all without an end."""
     return [
         other
         for other in scenario.tenants

@@ -1,9 +1,9 @@
-"""A simulated GPU host: devices and tenants as a scenario says, with the truth about every microjoule.
+"""A simulated GPU host: devices and tenants from a scenario, with the truth about every microjoule.
 
-``SimulatedHost`` offers what a collector reads on a real one: ``nvml`` with pynvml's face, ``processes`` in
-place of /proc, and what applications would report: ``outcomes``. It runs by the sampler's ``HostClock`` in
-real time, or by ``VirtualTime``, minutes in seconds. ``truth`` tells what none of them can see: which
-process caused which energy.
+``SimulatedHost`` offers what a collector reads on a real host: ``nvml`` with pynvml's interface,
+``processes`` in place of /proc, and ``outcomes``, which applications would report. It runs by the sampler's
+``HostClock`` in real time, or by ``VirtualTime``, minutes in seconds. ``truth`` is what no collector can see:
+which process caused which energy.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class VirtualTime:
         return self._now_ns
 
     def sleep_until_ns(self, t: int) -> None:
-        """Jump to ``t``; never back."""
+        """Jump to ``t``, but never back."""
         self._now_ns = max(self._now_ns, t)
 
     def wall_step_ns(self) -> int:
@@ -57,12 +57,12 @@ class _SetClock:
         self.now_ns, self.sleep_until_ns = clock.now_ns, clock.sleep_until_ns
 
     def wall_step_ns(self) -> int:
-        """As that of the clock, and what it was set by."""
+        """The step of the underlying clock, plus the simulated one."""
         return self._clock.wall_step_ns() + (self._by_ns if self.now_ns() >= self._at_ns else 0)
 
 
 class SimulatedProcesses:
-    """In place of /proc: which processes are alive, since when, and whose they are."""
+    """Takes the place of /proc: which processes are alive, since when, and to whom they belong."""
 
     def __init__(self, host: SimulatedHost, boot_id: str) -> None:
         self.boot_id = boot_id
@@ -70,7 +70,7 @@ class SimulatedProcesses:
         self._watched: set[tuple[int, int]] = set()
 
     def start_ns(self, pid: int) -> int | None:
-        """Unix time at which the process with this pid started; None where there is none now."""
+        """Unix time at which the process with this pid started; None where no such process exists."""
         with self._host.at(None) as tenants:
             life = tenants.alive.get(pid)
             if life is None:
@@ -79,7 +79,7 @@ class SimulatedProcesses:
             return life.start_ns
 
     def workload(self, pid: int, start_ns: int, t: int) -> Workload | None:
-        """Whose the process is, as a record of time ``t``; None where it has gone."""
+        """The process's workload, as a record of time ``t``; None where it has ended."""
         with self._host.at(None) as tenants:
             life = tenants.alive.get(pid)
             if life is None or life.start_ns != start_ns:
@@ -87,15 +87,15 @@ class SimulatedProcesses:
             return self._real(pid, start_ns, t) if life.plan.command else life.workload(t)
 
     def _real(self, pid: int, start_ns: int, t: int) -> Workload | None:
-        """Whose a process of this machine is; it has begun when it came to the simulated devices."""
+        """The workload of a real process; its start is when it came to the simulated devices."""
         tree = ProcTree()
         began_ns = tree.living_since_ns(pid)
         found = None if began_ns is None else tree.workload(pid, began_ns, t)
         return None if found is None else replace(found, start_ns=start_ns)
 
     def exits(self, now_ns: int) -> list[Exit]:
-        """The ends up to ``now_ns`` of processes that ``start_ns`` was asked for, each told once, in order of
-        time. As with a pidfd, nobody learns of the end of a process that was never looked at."""
+        """The ends up to ``now_ns`` of processes for which ``start_ns`` was called, each once, in order of
+        time. As with a pidfd, the end of a process that was never looked up is not reported."""
         now_ns = self._host.unset_ns(now_ns)
         with self._host.at(now_ns) as tenants:
             seen = [
@@ -106,10 +106,10 @@ class SimulatedProcesses:
 
 
 class SimulatedHost:
-    """One host that runs ``scenario`` from the clock's present on; the same seed gives the same host.
+    """One host that runs ``scenario`` from the clock's current time on; the same seed gives the same host.
 
-    ``pynvml`` is that module, for its constants, structs and exceptions; no function of it is called.
-    State moves in steps of 10 ms up to the time asked for, and a time asked for later is never earlier.
+    ``pynvml`` is that module, for its constants, structs and exceptions; none of its functions is called.
+    State moves in steps of 10 ms up to the requested time, and never back.
     """
 
     def __init__(self, scenario: Scenario, clock: Clock, seed: int, pynvml: ModuleType) -> None:
@@ -122,7 +122,7 @@ class SimulatedHost:
         self.clock = (
             _SetClock(clock, self._clock_set_at_ns, self._clock_set_by_ns) if any(plan.clock_set_s) else clock
         )
-        self.start_ns = clock.now_ns() // STEP_NS * STEP_NS  # as /proc tells start times: to 10 ms
+        self.start_ns = clock.now_ns() // STEP_NS * STEP_NS  # to 10 ms, like the start times of /proc
         self.host = Host(
             t=self.start_ns,
             provider=plan.provider,
@@ -140,52 +140,52 @@ class SimulatedHost:
             for index, gpu in enumerate(scenario.gpus)
         )
         self._tenants = Tenants(scenario, self._gpus, self.start_ns, seed)
-        # A simulation that is started again is a new boot: its counters begin anew.
+        # A simulation that is started again is a new boot: its counters restart.
         self.processes = SimulatedProcesses(self, str(_uuid(seed, plan.name, "boot", self.start_ns)))
         self.nvml = SimulatedNvml(pynvml, self)
 
     def catch_up(self) -> tuple[SimulatedGpu, ...]:
-        """The devices as they are by the clock."""
+        """The devices, moved on to the clock's time."""
         with self.at(None):
             return self._gpus
 
     @contextmanager
     def at(self, now_ns: int | None) -> Iterator[Tenants]:
-        """Move on to ``now_ns`` (None: by the clock) and stay there for the length of a with statement."""
+        """Move on to ``now_ns`` (None: the clock's time) and stay there within the with statement."""
         with self._lock:
             t_ns = self.clock.now_ns() if now_ns is None else now_ns
             self._tenants.advance((t_ns - self.start_ns) // STEP_NS)
             yield self._tenants
 
     def wall_ns(self, t_ns: int) -> int:
-        """What the wall clock showed at a time of the simulation."""
+        """The time on the wall clock at a time of the simulation."""
         return t_ns + (self._clock_set_by_ns if t_ns >= self._clock_set_at_ns else 0)
 
     def unset_ns(self, wall_ns: int) -> int:
-        """The time of the simulation that is meant by a time of the sampler's clock. Where that was set, the
-        same may be meant twice, and what is asked for is the present."""
+        """The time of the simulation at a time of the sampler's clock. If the scenario sets that clock, a
+        time on it may be ambiguous, and callers always mean the present."""
         return wall_ns if self._clock_set_by_ns == 0 else self.clock.now_ns()
 
     def start_command(self, pid: int) -> None:
-        """A process of this machine takes the place of the scenario's command, from now on."""
+        """Let a real process take the place of the scenario's command, from now on."""
         with self.at(None) as tenants:
             tenants.start_command(pid)
 
     def end_command(self, pid: int) -> None:
-        """It has ended."""
+        """Remove the command, after its process has ended."""
         with self.at(None) as tenants:
             tenants.end_command(pid)
 
     def outcomes(self, now_ns: int) -> list[Record]:
-        """Unit, Run and Quality records up to ``now_ns`` that were not given before, in order of time."""
+        """Unit, Run and Quality records since the last call, up to ``now_ns``, in order of time."""
         now_ns = self.unset_ns(now_ns)
         with self.at(now_ns) as tenants:
             return [replace(record, t=self.wall_ns(record.t)) for record in _taken(tenants.outcomes, now_ns)]
 
     def truth(self, now_ns: int) -> dict[str, Any]:
-        """The true energy since the start, in whole µJ: for each device idle_uj + Σ active_uj == total_uj,
-        and counter_start_uj + total_uj is what its counter shows, save publication lag, the mJ floor and the
-        faults that its plan names."""
+        """The true energy since the start, in whole µJ. For each device idle_uj + Σ active_uj == total_uj,
+        and its counter shows counter_start_uj + total_uj, apart from publication lag, rounding down to mJ and
+        the faults in its plan."""
         with self.at(now_ns) as tenants:
             return {
                 "host": self.name,
@@ -196,7 +196,7 @@ class SimulatedHost:
             }
 
     def write_truth(self, path: Path) -> None:
-        """Write ``truth`` by the clock as JSON. Raises WattributeError where the path cannot be written."""
+        """Write the current ``truth`` as JSON. Raises WattributeError where the path cannot be written."""
         try:
             path.write_bytes(
                 orjson.dumps(self.truth(self.clock.now_ns()), option=orjson.OPT_INDENT_2) + b"\n"

@@ -1,14 +1,14 @@
-"""The physics of a simulated device: who draws how much, and what the driver shows of it.
+"""The physics of a simulated device: which process draws how much, and what the driver shows of it.
 
-Time is cut into steps of 10 ms on which power is constant and a whole number of mW, so that energy is a
-whole number of µJ (mW × ms), at every millisecond, and the truth is exact:
+Time is divided into steps of 10 ms. In a step power is constant and a whole number of mW, so energy is a
+whole number of µJ (mW × ms) at every millisecond, and the truth is exact:
 
     power = idle level + Σ watts per SM percent × SM percent
     idle level = idle_w (+ context_w while a process is resident) + leakage
 
-The parts above idle are scaled down together by contention, and where the sum would exceed the power limit;
-SM shares are scaled down together where they would exceed 100 %. All that is drawn at random comes from the
-seed and the step, so it does not depend on when or how often anybody asks.
+The parts above idle are scaled down together by contention, and where their sum would exceed the power limit;
+SM shares are scaled down together where they would exceed 100 %. All random numbers come from the seed and
+the step, so they do not depend on when or how often the device is read.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ WHOLE_SM: Final = 1_000  # SM activity is counted in permille of the time of the
 
 _INSTANT_MS: Final = 25  # POWER_INSTANT on A100 and H100: a 25 ms window each 100 ms (arXiv 2312.02741)
 _AVERAGE_MS: Final = 1_000  # POWER_AVERAGE: 1 s (nvml.h, field 185)
-_RATES_STEPS: Final = 20  # device utilisation: nvml.h says 1/6 s to 1 s by product; here 200 ms
+_RATES_STEPS: Final = 20  # device utilisation, over 200 ms: nvml.h says 1/6 s to 1 s by product
 _PUBLISH_MS: Final = (99, 104)  # between two publications of power and energy
 _ROWS_KEPT: Final = 60  # utilisation samples in the driver's buffer
-_NOISE_LENGTH: Final = 1_009  # prime, so that it does not beat with the phases
+_NOISE_LENGTH: Final = 1_009  # prime, so that the noise does not beat with the phases
 _GIB: Final = 1 << 30
 _RESERVED_BYTES: Final = 600 << 20  # used on an H200 that nobody holds
 _AMBIENT_C: Final = 28.0
@@ -41,12 +41,12 @@ _CONTENDED_MW: Final = 600_000  # contention_ratio is at this much above idle
 
 
 def random_stream(seed: int, *what: object) -> Random:
-    """Random numbers for one purpose: they depend on nothing else that is drawn."""
+    """Random numbers for one purpose, independent of all others."""
     return Random("/".join(map(str, (seed, *what))))  # noqa: S311 - a simulation, no secret
 
 
 def segments(plan: TenantPlan, random: Random) -> Iterator[tuple[int, int]]:
-    """The tenant's wish over time, as (steps, SM permille), without end."""
+    """The load that the tenant wishes for over time, as (steps, SM permille), without end."""
     level = plan.sm_percent * 10
     until = 0
     for place, edge_s in enumerate(plan.works_s):
@@ -70,7 +70,7 @@ def segments(plan: TenantPlan, random: Random) -> Iterator[tuple[int, int]]:
 def mixed(
     own: Iterator[tuple[int, int]], common: Iterator[tuple[int, int]], common_ratio: float
 ) -> Iterator[tuple[int, int]]:
-    """Two wishes at once, of which the second counts for ``common_ratio``."""
+    """The mean of two loads, weighted by ``common_ratio`` for the second."""
     (own_steps, own_level), (common_steps, common_level) = next(own), next(common)
     while True:
         steps = min(own_steps, common_steps)
@@ -88,14 +88,14 @@ def _burst_steps(random: Random, mean_s: float) -> int:
 
 @dataclass(slots=True)
 class Resident:
-    """A process on one device: what it wishes, what it gets, and the truth about it since it started."""
+    """A process on one device: the load it wishes for and gets, and the truth about it since its start."""
 
     plan: TenantPlan
     pid: int
     start_ns: int
     wishes: Iterator[tuple[int, int]]
     noise_offset: int
-    until_step: int  # where the present wish ends
+    until_step: int  # where the current wish ends
     end_ns: int | None = None  # None while it lives
     wish: int = 0  # SM permille
     share: int = 0  # SM permille it gets
@@ -105,13 +105,13 @@ class Resident:
     sampled_permille_steps: int = 0  # sm_permille_steps at the last utilisation sample
 
     def drift_permille(self, step: int) -> int:
-        """What its watts for each percent of SM time are at a step, of those of the plan."""
+        """Its watts per percent of SM time at a step, in permille of the plan's."""
         swings = step / STEPS_PER_S / self.plan.drift_s + self.noise_offset / 1_000
         return round(1_000 * (1 + self.plan.drift_ratio * math.sin(2 * math.pi * swings)))
 
     @property
     def active_ns(self) -> int:
-        """Its SM time: permille × steps of 10 ms, so 10 000 ns each."""
+        """Its SM time: each permille of a step of 10 ms is 10 000 ns."""
         return self.sm_permille_steps * (STEP_MS * 1_000_000 // WHOLE_SM)
 
     @property
@@ -121,7 +121,7 @@ class Resident:
 
 
 class Readings(NamedTuple):
-    """What the driver published last, at ``t_ms`` of simulated time."""
+    """The driver's last published values, at ``t_ms`` of simulated time."""
 
     t_ms: int
     energy_mj: int
@@ -133,7 +133,7 @@ class Readings(NamedTuple):
 
 
 class UtilizationSample(NamedTuple):
-    """One process over the period that ended at ``t_ms``; it can be read from ``visible_ms`` on."""
+    """A process's use over the period that ended at ``t_ms``; it is readable from ``visible_ms`` on."""
 
     visible_ms: int
     t_ms: int
@@ -152,7 +152,7 @@ class _Totals(NamedTuple):
 
 @dataclass(slots=True)
 class SimulatedGpu:
-    """One device. ``advance`` moves it on in whole steps; ``add`` and ``remove`` happen between steps."""
+    """One device. ``advance`` moves it on in whole steps; ``add`` and ``remove`` act between steps."""
 
     plan: GpuPlan
     uuid: str
@@ -165,14 +165,14 @@ class SimulatedGpu:
     readings: Readings = field(init=False)
     samples: deque[UtilizationSample] = field(init=False)
     instance_permille_steps: list[int] = field(init=False)  # SM time of each MIG instance
-    _gone: list[Resident] = field(default_factory=list)  # since the last utilisation sample
+    _gone: list[Resident] = field(default_factory=list)  # ended since the last utilisation sample
     _totals: deque[_Totals] = field(init=False)
     _noise: list[int] = field(init=False)
     _temperature_c: float = field(init=False)
     _publish_ms: int = field(init=False)
     _sample_step: int = field(init=False)
     _visible_ms: int = 0
-    _uncounted_uj: int = 0  # what its counter does not show, by its faults
+    _uncounted_uj: int = 0  # energy that a faulty counter does not show
 
     def __post_init__(self) -> None:
         idle_mw = round(self.plan.idle_w * 1_000)
@@ -209,7 +209,7 @@ class SimulatedGpu:
 
     @property
     def memory_used_bytes(self) -> int:
-        """What the residents and the driver itself hold of it."""
+        """The device memory that the residents and the driver itself hold."""
         return _RESERVED_BYTES + sum(resident.memory_bytes for resident in self.residents)
 
     @property
@@ -218,21 +218,21 @@ class SimulatedGpu:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the driver has lost it for now."""
+        """Whether the driver has lost the device at present."""
         from_s, to_s = self.plan.lost_s
         return from_s <= self.step * STEP_MS / 1_000 < to_s
 
     def draw_garbage(self) -> bool:
-        """Draw whether an answer about its processes holds garbage."""
+        """Draw at random whether an answer about its processes contains garbage."""
         return self.plan.garbage_ratio > 0 and self.random.random() < self.plan.garbage_ratio
 
     def add(self, resident: Resident) -> None:
-        """A process comes at the present step."""
+        """Add a process at the current step."""
         self.residents = (*self.residents, resident)
         self._share()
 
     def remove(self, resident: Resident) -> None:
-        """A process goes at the present step."""
+        """Remove a process at the current step."""
         self.residents = tuple(other for other in self.residents if other is not resident)
         self._gone.append(resident)
         self._share()
@@ -253,7 +253,7 @@ class SimulatedGpu:
                 self._sample()
 
     def _share(self) -> None:
-        """Several tenants that wish for more than the whole device, or their MIG instance, take turns."""
+        """Share the device, or each MIG instance, in proportion where tenants wish for more than it has."""
         for place in {resident.plan.instance for resident in self.residents}:
             there = [resident for resident in self.residents if resident.plan.instance == place]
             whole = WHOLE_SM if place is None else WHOLE_SM * self.plan.instances[place] // MIG_SLICES
@@ -263,7 +263,7 @@ class SimulatedGpu:
                 resident.power_mw = round(resident.plan.watts_per_sm_percent * resident.share * 100)
 
     def _run(self, end_step: int) -> None:
-        """The steps up to ``end_step``, over which nobody comes, goes or changes."""
+        """Run the steps up to ``end_step``, over which no process comes, goes or changes."""
         plan, noise = self.plan, self._noise
         cold_mw = round((plan.idle_w + (plan.context_w if self.residents else 0.0)) * 1_000)
         limit_mw, contention = round(plan.power_limit_w * 1_000), round(plan.contention_ratio * 1_000)
@@ -339,15 +339,15 @@ class SimulatedGpu:
         )
 
     def _sample(self) -> None:
-        """End a utilisation period: one sample for each pid that was there in it."""
+        """End a utilisation period: make one sample for each pid that was present in it."""
         t_ms = self.step * STEP_MS
-        # In the order in which they were made: the driver's buffer is a queue.
+        # Samples become readable in the order in which they were made: the driver's buffer is a queue.
         lag_ms = self.random.randint(*self.plan.utilization_lag_ms)
         self._visible_ms = visible_ms = max(self._visible_ms, t_ms + lag_ms)
         dated_ms = t_ms + self.plan.utilization_shift_ms
         by_pid: dict[
             int, tuple[int, int]
-        ] = {}  # the driver knows pids only: one that came round again adds up
+        ] = {}  # the driver knows only pids: processes with the same pid are added up
         for resident in (*self.residents, *self._gone):
             permille = (resident.sm_permille_steps - resident.sampled_permille_steps) // self._period_steps
             resident.sampled_permille_steps = resident.sm_permille_steps

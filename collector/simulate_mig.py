@@ -1,7 +1,7 @@
-"""What NVML says of the MIG instances of simulated devices: which there are, and by GPM how busy each is.
+"""NVML's view of the MIG instances of simulated devices: which exist, and by GPM how busy each is.
 
-A GPM sample is opaque to callers: here it is two numbers, the step at which it was taken and the SM time of
-the instance up to then, in permille of it.
+A GPM sample is opaque to callers. In this module it is two numbers: the step at which it was taken, and the
+SM time of the instance up to then, in permille of the instance × steps.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _GPM_LEAST_MS: Final = 100  # between two samples (nvml.h, nvmlGpmMetricsGet)
 
 
 def instance_number(place: int) -> int:
-    """NVML's number of the GPU instance that a scenario lists at ``place``: 0 is that of a whole GPU."""
+    """NVML's number of the GPU instance that a scenario lists at ``place``; 0 means the whole GPU."""
     return place + 1
 
 
@@ -32,7 +32,7 @@ class MigDevice:
 
     @property
     def slices(self) -> int:
-        """Of the GPU's compute slices, how many it has."""
+        """How many of the GPU's compute slices the instance has."""
         return self.gpu.plan.instances[self.place]
 
     @property
@@ -42,14 +42,14 @@ class MigDevice:
 
     @property
     def name(self) -> str:
-        """Of the GPU, and the profile."""
+        """The name of the GPU, with the profile of the instance."""
         memory_gib = self.gpu.plan.memory_gib * self.slices // MIG_SLICES
         return f"{self.gpu.plan.name} MIG {self.slices}g.{memory_gib:.0f}gb"
 
 
 class SimulatedMig:
-    """The calls of pynvml for MIG and GPM, of the same names. ``gpu``: the device of a handle, or the error
-    that NVML has for it; ``error``: an NVMLError by the name of its code."""
+    """pynvml's calls for MIG and GPM, under the same names. ``gpu`` returns the device of a handle or raises
+    NVML's error for it; ``error`` makes an NVMLError from the name of its code."""
 
     def __init__(
         self, pynvml: ModuleType, gpu: Callable[[object], SimulatedGpu], error: Callable[[str], Exception]
@@ -64,12 +64,12 @@ class SimulatedMig:
         return [mode, mode]
 
     def nvmlDeviceGetMaxMigDeviceCount(self, device: object) -> int:  # noqa: N802
-        """How many there can be."""
+        """How many MIG devices are possible."""
         self._gpu(device)
         return MIG_SLICES
 
     def nvmlDeviceGetMigDeviceHandleByIndex(self, device: object, index: int) -> MigDevice:  # noqa: N802
-        """A handle; NotFound at a place that is not used."""
+        """A handle; NotFound at an index that is not used."""
         gpu = self._gpu(device)
         if index >= len(gpu.plan.instances):
             raise self._error("NVML_ERROR_NOT_FOUND")
@@ -80,20 +80,20 @@ class SimulatedMig:
         return instance_number(self._instance(device).place)
 
     def nvmlDeviceGetAttributes(self, device: object) -> Any:  # noqa: N802
-        """Of the attributes of a MIG device its compute slices."""
+        """The attributes of a MIG device; only its compute slices are set."""
         return self._pynvml.c_nvmlDeviceAttributes(gpuInstanceSliceCount=self._instance(device).slices)
 
     def nvmlGpmQueryDeviceSupport(self, device: object) -> Any:  # noqa: N802
-        """Hopper and later have it."""
+        """Always supported, as on Hopper and later."""
         self._gpu(device)
         return self._pynvml.c_nvmlGpmSupport_t(isSupportedDevice=1)
 
     def nvmlGpmSampleAlloc(self) -> Any:  # noqa: N802
-        """Room for a sample."""
+        """Memory for a sample."""
         return cast((c_longlong * 2)(), self._pynvml.c_nvmlGpmSample_t)
 
     def nvmlGpmMigSampleGet(self, device: object, gpuInstanceId: int, gpmSample: Any) -> Any:  # noqa: N802, N803
-        """Fill it; InvalidArgument where there is no such instance."""
+        """Fill a sample; InvalidArgument where there is no such instance."""
         gpu = self._gpu(device)
         if not 1 <= gpuInstanceId <= len(gpu.plan.instances):
             raise self._error("NVML_ERROR_INVALID_ARGUMENT")

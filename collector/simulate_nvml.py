@@ -1,8 +1,8 @@
-"""The face of the pynvml module over simulated devices.
+"""The interface of the pynvml module over simulated devices.
 
-Functions take and return what pynvml's of the same name do, raise pynvml's exceptions and fill pynvml's
-structs; constants, structs and exception classes are the real module's. A function that is not simulated
-raises FUNCTION_NOT_FOUND, as an old driver does; nothing here ever reaches a real driver.
+Functions have the parameters, results, exceptions and structs of pynvml's functions of the same name;
+constants, structs and exception classes are the real module's. A function that is not simulated raises
+FUNCTION_NOT_FOUND, as an old driver does. Nothing in this module ever reaches a real driver.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ _CLOCKS_BUSY_MHZ: Final = {"NVML_CLOCK_GRAPHICS": 1_980, "NVML_CLOCK_SM": 1_980,
 
 
 class SimulatedDevices(Protocol):
-    """What the face stands on: devices, brought up to now by each call."""
+    """The devices behind the interface, moved on to the current time by each call."""
 
     @property
     def start_ns(self) -> int:
         """Unix time of the simulation's first moment."""
 
     def wall_ns(self, t_ns: int) -> int:
-        """What the wall clock, which the driver dates by, showed at a time of the simulation."""
+        """The time on the wall clock, by which the driver dates, at a time of the simulation."""
 
     def catch_up(self) -> tuple[SimulatedGpu, ...]:
         """The devices as they are now."""
 
 
 class SimulatedNvml:
-    """Stands where ``import pynvml`` would. A handle is the simulated device itself, opaque to callers."""
+    """Takes the place of the pynvml module. A handle is the simulated device itself, opaque to callers."""
 
     def __init__(self, pynvml: ModuleType, devices: SimulatedDevices) -> None:
         self._pynvml = pynvml
         self._devices = devices
         self._mig = SimulatedMig(pynvml, self._gpu, self._error)
         self._initialised = 0
-        # The library beneath, by its one function that the collector calls past the binding.
+        # The underlying library, with the only function that the collector calls without the binding.
         self.nvmlLib = SimpleNamespace(nvmlDeviceGetFieldValues=self._fill_all)
 
     def __getattr__(self, name: str) -> Any:
@@ -53,11 +53,11 @@ class SimulatedNvml:
         return self._absent if name.startswith("nvml") and callable(value) else value
 
     def nvmlInit(self) -> None:  # noqa: N802 - the names are pynvml's
-        """Counted, as in pynvml: as many shutdowns end it."""
+        """Counts the calls, as NVML does: as many shutdowns end the session."""
         self._initialised += 1
 
     def nvmlShutdown(self) -> None:  # noqa: N802
-        """Raises Uninitialized without an init before it."""
+        """End one init; raises Uninitialized without an init before it."""
         self._gpus()
         self._initialised -= 1
 
@@ -88,17 +88,17 @@ class SimulatedNvml:
         return handle.name if isinstance(handle, MigDevice) else self._gpu(handle).plan.name
 
     def nvmlDeviceGetMemoryInfo(self, handle: object, version: int | None = None) -> Any:  # noqa: ARG002, N802
-        """total, free, used in bytes, as without a version: of all, what the driver reserved too."""
+        """total, free, used in bytes, as without a version: used includes what the driver reserved."""
         gpu = self._gpu(handle)
         total, used = gpu.memory_total_bytes, gpu.memory_used_bytes
         return self._pynvml.c_nvmlMemory_t(total=total, free=total - used, used=used)
 
     def nvmlDeviceGetEnforcedPowerLimit(self, handle: object) -> int:  # noqa: N802
-        """mW."""
+        """The power limit in mW."""
         return round(self._gpu(handle).plan.power_limit_w * 1_000)
 
     def nvmlDeviceGetTotalEnergyConsumption(self, handle: object) -> int:  # noqa: N802
-        """mJ since the driver was loaded, as published last."""
+        """mJ since the driver was loaded, as last published."""
         gpu = self._gpu(handle)
         if not gpu.plan.energy_counter:
             raise self._error("NVML_ERROR_NOT_SUPPORTED")
@@ -147,7 +147,7 @@ class SimulatedNvml:
         return self._processes(handle, "graphics")
 
     def nvmlDeviceGetMPSComputeRunningProcesses(self, handle: object) -> list[Any]:  # noqa: N802
-        """The clients of MPS: a list apart."""
+        """The clients of MPS, which have a list of their own."""
         return self._processes(handle, "mps")
 
     def nvmlDeviceGetProcessUtilization(self, handle: object, timeStamp: int) -> list[Any]:  # noqa: N802, N803
@@ -233,8 +233,8 @@ class SimulatedNvml:
         return found
 
     def _utilization(self, handle: object, last_seen_us: int, struct: Callable[..., Any]) -> list[Any]:
-        """Means over the samples since ``last_seen_us``; 0: over the whole buffer (nvml.h 8487), in which
-        processes stay that have ended."""
+        """Means over the samples since ``last_seen_us``; 0: over the whole buffer (nvml.h 8487), which also
+        contains processes that have ended."""
         gpu = self._without_mig(handle)
         now_ms = gpu.step * STEP_MS
         by_pid: dict[int, list[UtilizationSample]] = {}

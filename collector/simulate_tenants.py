@@ -1,4 +1,4 @@
-"""The tenants of a simulated host over time: who starts and ends when, and what comes out of it."""
+"""The tenants of a simulated host over time: which process starts and ends when, and what it produces."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ class Life:
     start_step: int
     end_step: int | None
     ending: str  # the Run event at its end
-    number: int  # of the tenant's lives, to draw different random numbers
+    number: int  # counts the tenant's lives, to draw different random numbers
     run: str
     attempt: int
     first_training_step: int
-    training_steps: int | None  # that the run comes to, where it ends
+    training_steps: int | None  # of the whole run; None where it does not end
     pid: int = 0
     start_ns: int = 0
     pod: str = ""
     container: str = ""
     residents: tuple[Resident, ...] = ()
-    told_step: int = 0  # up to which units are told
+    told_step: int = 0  # units are reported up to this step
     told: dict[str, int] = field(default_factory=dict)
 
     def workload(self, t: int) -> Workload:
-        """Whose this process is."""
+        """The workload record of this process."""
         plan = self.plan
         return Workload(
             t=t,
@@ -74,11 +74,11 @@ class Life:
         )
 
     def training_step(self, step: int) -> int:
-        """How many steps the training has behind it, those of earlier attempts that were kept included."""
+        """How many training steps are done, including those kept from earlier attempts."""
         return self.first_training_step + (step - self.start_step) // _wave_steps(self.plan)
 
     def quantities(self, step: int) -> dict[str, int]:
-        """What came out since the start: of the SM time it got (on its first device), and training steps."""
+        """The units since the start, from the SM time that it got (on its first device), and its steps."""
         sm = self.residents[0].sm_permille_steps
         counts = {unit: int(sm * rate / (WHOLE_SM * STEPS_PER_S)) for unit, rate in self.plan.units.items()}
         if self.plan.pattern == "train":
@@ -87,7 +87,7 @@ class Life:
 
 
 class Tenants:
-    """All tenants of a host. ``advance`` moves them and the devices on; the rest is what came of it."""
+    """All tenants of a host. ``advance`` moves them and the devices on and fills the other attributes."""
 
     def __init__(self, scenario: Scenario, gpus: tuple[SimulatedGpu, ...], start_ns: int, seed: int) -> None:
         self.step = 0
@@ -100,7 +100,7 @@ class Tenants:
         self._start_ns = start_ns
         self._seed = seed
         self._pid = scenario.host.pid_range[0] - 1
-        # What is due: (step, rank among what is due then, order, action). Ends go before starts.
+        # Due actions: (step, rank within the step, order, action). Ends come before starts.
         self._agenda: list[tuple[int, int, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._begin_cycle(0)
@@ -108,7 +108,7 @@ class Tenants:
         self.advance(0)
 
     def advance(self, end_step: int) -> None:
-        """Move on to ``end_step``, with all that is due up to it; to an earlier one is to stay."""
+        """Move on to ``end_step`` and do all that is due up to it; an earlier step changes nothing."""
         while self._agenda and self._agenda[0][0] <= end_step:
             step, _, _, action = heapq.heappop(self._agenda)
             self._move(step)
@@ -134,7 +134,7 @@ class Tenants:
         first = 0 if repeat_s is None else cycle * _steps(repeat_s)
         for plan in self._scenario.tenants:
             if plan.command or (plan.stop_s is None and cycle > 0):
-                continue  # it comes when it is started; it is there since the first one
+                continue  # a command starts on its own; a tenant without an end runs since the first cycle
             for life in _lives(plan, first, cycle, repeats=repeat_s is not None):
                 self._due(life.start_step, 2, lambda life=life: self._start(life))  # type: ignore[misc]
         for quality in self._scenario.qualities:
@@ -144,13 +144,13 @@ class Tenants:
             self._due(first + _steps(repeat_s), 1, lambda: self._begin_cycle(cycle + 1))
 
     def start_command(self, pid: int) -> None:
-        """A real process is the tenant that is a command, from now on; of a scenario without one, nobody."""
+        """Let a real process be the scenario's command, from now on; without a command, do nothing."""
         for plan in self._scenario.tenants:
             if plan.command:
                 self._settle(Life(plan, self.step, None, "", 0, "", 0, 0, None, pid=pid))
 
     def end_command(self, pid: int) -> None:
-        """It has ended."""
+        """Remove the command, after its process has ended."""
         if pid in self.alive:
             self._leave(self.alive[pid])
 
@@ -168,7 +168,7 @@ class Tenants:
             self._due(life.end_step, 1, lambda: self._end(life))
 
     def _settle(self, life: Life) -> None:
-        """Let a process have its devices."""
+        """Put a process on its devices."""
         plan, life.start_ns, life.told_step = life.plan, self._now_ns, self.step
         residents = []
         for index in plan.gpus:
@@ -204,12 +204,12 @@ class Tenants:
         for resident, index in zip(life.residents, life.plan.gpus, strict=True):
             self._gpus[index].remove(resident)
             resident.end_ns = self._now_ns
-            resident.wishes = iter(())  # kept for the truth only: its random numbers are 2.5 kB
+            resident.wishes = iter(())  # kept only for the truth: frees 2.5 kB of random state
         del self.alive[life.pid]
         self.exits.append(Exit(t=self._now_ns, pid=life.pid, start_ns=life.start_ns))
 
     def _next_pid(self) -> int:
-        """The next free pid, round and round: as Linux gives them."""
+        """The next free pid, wrapping around as Linux does."""
         first, last = self._scenario.host.pid_range
         while True:
             self._pid = first if self._pid >= last else self._pid + 1
@@ -255,7 +255,7 @@ class Tenants:
         self._due(self.step + _steps(self._scenario.host.unit_period_s), 0, self._tell_units)
 
     def _tell_units_of(self, life: Life) -> None:
-        """What came out since the last telling; an interval in which nothing did has no record."""
+        """Report the units since the last report; an interval without units has no record."""
         period_ns = (self.step - life.told_step) * STEP_NS
         for unit, quantity in life.quantities(self.step).items():
             if quantity == life.told.get(unit, 0):

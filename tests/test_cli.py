@@ -644,7 +644,7 @@ def test_doctor_says_that_a_local_log_is_damaged_and_leaves_it_where_it_is(
     _, out, _ = ended(capsys, "doctor", "--simulate", "--bus", f"local://{tmp_path}/bus", "--format", "json")
     (row,) = [row for row in json.loads(out) if row["part"] == "bus"]
     assert (row["state"], row["finding"]) == ("broken", f"local log {file} is damaged")
-    assert "sets it aside" in row["advice"]
+    assert "to set it aside" in row["advice"]
     assert file.read_bytes() == b"no database " * 400
 
 

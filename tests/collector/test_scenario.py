@@ -18,7 +18,7 @@ from wattribute.errors import UsageError
         ("[hosts]\nname = 'h'", "unknown key 'hosts'; did you mean host?"),
         ("[host]\nregion = 'x'", "host: name is missing"),
         ("gpu = 4", "the section [host] is missing"),
-        ("[host]\nname='h'", "there is no [[gpu]]"),
+        ("[host]\nname='h'", "the scenario has no [[gpu]]: add one"),
         ("[host]\nname='h'\n[gpu]\ncount=2", "gpu is not a list of tables: write [[gpu]]"),
         ("[host]\nname='h'\n[[gpu]]\nidle_w = nan", "gpu 1: idle_w: nan is outside 0 to 5000"),
         ("[host]\nname='h'\n[[gpu]]\ncount = true", "gpu 1: count: True is not a whole number"),
@@ -50,24 +50,27 @@ from wattribute.errors import UsageError
         ),
         (
             "[host]\nname='h'\n[[gpu]]\n[[tenant]]\nname='a'\ngpus=[0]\nmemory_gib=200",
-            "tenant 1 (a): memory_gib: tenants hold 200 of 139.4 on device 0",
+            "tenant 1 (a): memory_gib: tenants hold 200 of 139.4 GiB on device 0",
         ),
         (
             "[host]\nname='h'\npid_range=[7,7]\n[[gpu]]\n[[tenant]]\nname='a'\ngpus=[0]\n"
             "[[tenant]]\nname='b'\ngpus=[0]",
-            "host: pid_range holds fewer than 2 pids",
+            "host: pid_range has fewer than 2 pids",
         ),
         ("[host]\nname='h'\nbeside='demo'", "host (h): beside: 'demo' is not a list of texts"),
         (
             "[host]\nname='h'\n[[gpu]]\n[[tenant]]\nname='a'\ngpus=[0]\ncommand=true\nstop_s=4",
-            "tenant 1 (a): a command has no start_s, stop_s, run and units",
+            "tenant 1 (a): a command cannot have start_s, stop_s, run or units",
         ),
         (
             "[host]\nname='h'\n[[gpu]]\n"
             + "[[tenant]]\nname='a'\ngpus=[0]\nmemory_gib=1\ncommand=true\n" * 2,
-            "only one tenant is the command",
+            "several tenants have command = true: only one may",
         ),
-        ("[host]\nname='h'\n[[gpu]]\ninstances=[4,4]", "gpu 0: instances of 8 slices: it has 7"),
+        (
+            "[host]\nname='h'\n[[gpu]]\ninstances=[4,4]",
+            "gpu 0: the instances have 8 slices, but a device has 7",
+        ),
         (
             "[host]\nname='h'\n[[gpu]]\ninstances=[3]\n[[tenant]]\nname='a'\ngpus=[0]",
             "tenant 1 (a): instance: device 0 has 1, counted from 0",

@@ -143,7 +143,7 @@ def test_a_long_burst_counts_in_each_of_its_seconds() -> None:
         (
             "copy",
             {"FAKE_CUDA_FREE_MIB": "512"},
-            "2.0 GiB of the GPU's memory are needed and 0.5 of 80.0 are free",
+            "2.0 GiB of the GPU's memory are needed, but 0.5 of 80.0 are free",
         ),
         (
             "copy",
@@ -166,7 +166,7 @@ def test_what_cannot_be_is_said_in_a_line(name: str, fake: dict[str, str], why: 
 def test_no_driver(tmp_path: Path) -> None:
     (tmp_path / "libcuda.so.1").touch()  # the linker cannot load it, and does not look for a real one then
     with started("-m", "wattribute.verify.gpu_load", "copy", libraries=tmp_path) as process:
-        refused(process, "no CUDA driver here (libcuda.so.1)")
+        refused(process, "there is no CUDA driver (libcuda.so.1)")
 
 
 def test_an_old_driver(tmp_path: Path) -> None:

@@ -220,22 +220,22 @@ def gap(of: list[Record]) -> list[Record]:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (without(Run), "no whole recording of 'wattribute verify --gpu'"),
-        (lambda of: [*of, *of], "no whole recording"),
-        (every(Run, steps=0), "no whole recording"),
+        (without(Run), "not a whole recording of 'wattribute verify --gpu'"),
+        (lambda of: [*of, *of], "not a whole recording"),
+        (every(Run, steps=0), "not a whole recording"),
         (every(Run, steps=10**9), "the GPU was not read"),
         (without(Workload), "does not say which process is matmul"),
         (without(Process, -60), "does not say when matmul worked"),
-        (without(Process, 320, 330), "for more than 5 s nothing was told of matmul"),
+        (without(Process, 320, 330), "nothing was read of matmul for more than 5 s"),
         (every(Process, sm_percent=None), "does not say when matmul worked"),
         (without(Device, -60), "has no energy counter"),
-        (without(Device, 330, 340), "for more than 1 s the GPU was not read"),
-        (without(Device, 380), "for more than 1 s the GPU was not read"),
-        (every(Device, energy_mj=7), "of itself a mix varies by 0.0 W"),
+        (without(Device, 330, 340), "the GPU was not read for more than 1 s"),
+        (without(Device, 380), "the GPU was not read for more than 1 s"),
+        (every(Device, energy_mj=7), "a mix by itself varies by 0.0 W"),
         (without(Unit), "matmul did nothing in the mixes"),
         (counter_reset, "the energy counter went back"),
         (gap, "readings are missing: the wall clock was set by +0.600 s"),
-        (other_process, "somebody else was on the GPU: process 4711"),
+        (other_process, "other processes were on the GPU: 4711"),
     ],
 )
 def test_what_tells_nothing_says_why(contended: Simulated, change: Change, line: str) -> None:
@@ -257,7 +257,7 @@ def test_loads_that_draw_no_more_than_chance_tell_nothing(contended: Simulated, 
         late_s = knots.setdefault(tenth, drawn.randrange(100))
         return replace(r, energy_mj=1_000_000 + tenth * 30_000 + 300 * late_s)
 
-    with pytest.raises(WattributeError, match="the mixes do not tell what each load draws"):
+    with pytest.raises(WattributeError, match="the mixes do not show what each load draws"):
         report([constant(r) for r in contended.records])
 
 
@@ -281,4 +281,6 @@ def test_the_command_says_in_a_line_what_tells_nothing(contended: Simulated, tmp
     done = ran("verify", "--trace", str(written(contended, gap(contended.records), tmp_path)), status=1)
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("wattribute: the recording tells nothing: readings are missing: the wall clock")
+    assert last.startswith(
+        "wattribute: the recording cannot be evaluated: readings are missing: the wall clock"
+    )

@@ -86,14 +86,14 @@ def test_three_processes_share_a_gpu_as_planned_and_are_recorded(gpu: FakeNvml, 
     told = [r for r in records if isinstance(r, Unit) and r.unit == UNIT]
     assert {r.model for r in told} == set(LOADS)
     # The stand-in draws the same whatever they do.
-    with pytest.raises(WattributeError, match="the mixes do not tell what each load draws"):
+    with pytest.raises(WattributeError, match="the mixes do not show what each load draws"):
         report([r for r in records if r is not None])
 
 
 def test_a_gpu_that_somebody_is_on_is_left_alone(gpu: FakeNvml, tmp_path: Path) -> None:
     gpu.process(0, 4711, 1 << 30)
     with pytest.raises(
-        WattributeError, match="in use by process 4711: this needs a GPU that nobody else is on"
+        WattributeError, match="in use by process 4711: this needs a GPU that nobody else uses"
     ):
         record_plan(tmp_path / "t.ndjson", 0, SECONDS, overwrite=False)
     assert not (tmp_path / "t.ndjson").exists()
@@ -101,7 +101,7 @@ def test_a_gpu_that_somebody_is_on_is_left_alone(gpu: FakeNvml, tmp_path: Path) 
 
 def test_a_gpu_that_is_cut_into_instances_is_refused(gpu: FakeNvml, tmp_path: Path) -> None:
     gpu.set(0, mig=1)
-    with pytest.raises(WattributeError, match="cut into MIG instances: this needs a whole one"):
+    with pytest.raises(WattributeError, match="divided into MIG instances: this needs a whole GPU"):
         record_plan(tmp_path / "t.ndjson", 0, SECONDS, overwrite=False)
 
 
@@ -121,7 +121,9 @@ def test_a_gpu_whose_processes_have_other_pids_here_is_found_at_once(
     monkeypatch.setenv("LD_LIBRARY_PATH", str(built()))
     with (
         loaded(1),
-        pytest.raises(WattributeError, match="NVML does not list matmul and copy and decode by its pid here"),
+        pytest.raises(
+            WattributeError, match="NVML does not list matmul and copy and decode by the pid seen by us"
+        ),
     ):
         record_plan(tmp_path / "t.ndjson", 0, SECONDS, overwrite=False)
 

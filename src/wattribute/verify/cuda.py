@@ -1,8 +1,8 @@
-"""A GPU by CUDA's driver API: the few calls that a load of ``wattribute verify --gpu`` makes.
+"""Use a GPU by CUDA's driver API: the few calls that a load of ``wattribute verify --gpu`` makes.
 
-Through ctypes: libcuda.so.1 comes with the driver wherever there is a GPU, and these calls are the same since
-CUDA 11. NVIDIA's binding (cuda-bindings) is of one major version of CUDA, which has to fit the host's driver:
-a dependency that is right on one host would be wrong on the next.
+They go through ctypes: libcuda.so.1 comes with the driver wherever there is a GPU, and these calls are the
+same since CUDA 11. NVIDIA's binding (cuda-bindings) is for one major version of CUDA, which has to fit the
+host's driver: a dependency that is right on one host would be wrong on the next.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 from wattribute.errors import WattributeError
 
 THREADS: Final = 256
-"""In each block that is launched."""
+"""The threads in each block that is launched."""
 
 # CUdevice_attribute
 _MULTIPROCESSORS: Final = 16
@@ -57,9 +57,9 @@ _ADVICE: Final[Mapping[int, str]] = {  # by CUresult
     101: _NO_GPU,
     221: "the driver's libnvidia-ptxjitcompiler.so.1 is missing: install all of the driver",
     222: "the driver is older than 450: install a newer one",
-    802: "the GPU is not ready: see that nvidia-fabricmanager runs",
+    802: "the GPU is not ready: make sure that nvidia-fabricmanager runs",
     803: "libcuda.so.1 and the kernel's driver are of different versions: reboot, or install the driver anew",
-    999: "load the driver anew, or reboot: nvidia-smi and dmesg say more",
+    999: "reload the driver, or reboot: nvidia-smi and dmesg say more",
 }
 _ADVICE_ELSE: Final = "nvidia-smi and dmesg say more"
 
@@ -67,8 +67,8 @@ _ADVICE_ELSE: Final = "nvidia-smi and dmesg say more"
 class Gpu:
     """The first GPU that CUDA shows (``CUDA_VISIBLE_DEVICES``), in use by this process.
 
-    Of one thread. Raises WattributeError where there is none that can be used, as each method does where the
-    driver refuses. ``multiprocessors``: how many it has.
+    Use it in one thread. Raises WattributeError if no GPU can be used; each method raises it if the driver
+    refuses. ``multiprocessors``: how many the GPU has.
     """
 
     def __init__(self) -> None:
@@ -83,14 +83,14 @@ class Gpu:
                 f"the GPU's compute capability is {major}.{minor}: an A100 or newer is needed (8.0)"
             )
         self.multiprocessors = self._attribute(_MULTIPROCESSORS)
-        # Who waits for the GPU sleeps: three loads that spin would keep the collector from its CPU.
+        # Sleep while waiting for the GPU: three loads that spin would keep the collector from its CPU.
         self._call("cuDevicePrimaryCtxSetFlags_v2", device, _BLOCKING_SYNC)
         self._call("cuDevicePrimaryCtxRetain", byref(context), device)
         self._call("cuCtxSetCurrent", context)
         self._addresses: list[int] = []
 
     def kernel(self, ptx: bytes, name: str) -> c_void_p:
-        """A kernel of a text in PTX, compiled for this GPU."""
+        """A kernel from PTX source, compiled for this GPU."""
         module, function = _Handle(), _Handle()
         log = ctypes.create_string_buffer(4096)
         options = (c_int * 2)(_JIT_ERROR_LOG, _JIT_ERROR_LOG_BYTES)
@@ -101,7 +101,7 @@ class Gpu:
         return function
 
     def allocate(self, size_bytes: int, word: int) -> int:
-        """The address of so much memory, filled with a word of 32 bits."""
+        """Allocate memory, filled with a word of 32 bits; return its address."""
         free_bytes, total_bytes, address = c_size_t(), c_size_t(), _Address()
         self._call("cuMemGetInfo_v2", byref(free_bytes), byref(total_bytes))
         if size_bytes > free_bytes.value:
@@ -109,7 +109,7 @@ class Gpu:
                 f"{count / 2**30:.1f}" for count in (size_bytes, free_bytes.value, total_bytes.value)
             )
             raise WattributeError(
-                f"{needed} GiB of the GPU's memory are needed and {free} of {total} are free: free some"
+                f"{needed} GiB of the GPU's memory are needed, but {free} of {total} are free: free some"
             )
         self._call("cuMemAlloc_v2", byref(address), size_bytes)
         self._addresses.append(address.value)
@@ -117,7 +117,7 @@ class Gpu:
         return address.value
 
     def launch(self, kernel: c_void_p, blocks: int, *parameters: c_uint32 | c_uint64) -> None:
-        """Have a kernel run, after those launched before, in blocks of ``THREADS`` threads."""
+        """Run a kernel, after those launched before, in blocks of ``THREADS`` threads."""
         places = (c_void_p * len(parameters))(*map(ctypes.addressof, parameters))
         self._call("cuLaunchKernel", kernel, blocks, 1, 1, THREADS, 1, 1, 0, None, places, None)
 
@@ -126,7 +126,7 @@ class Gpu:
         self._call("cuCtxSynchronize")
 
     def close(self) -> None:
-        """Free all memory, and the GPU."""
+        """Free all memory, and release the GPU."""
         for address in self._addresses:
             self._call("cuMemFree_v2", address)
         self._call("cuDevicePrimaryCtxRelease_v2", self._device)
@@ -154,7 +154,7 @@ def _library() -> ctypes.CDLL:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError as error:
         raise WattributeError(
-            "no CUDA driver here (libcuda.so.1): install NVIDIA's driver; a container needs "
+            "there is no CUDA driver (libcuda.so.1): install NVIDIA's driver; a container needs "
             "NVIDIA_DRIVER_CAPABILITIES=compute,utility"
         ) from error
     for name, types in _CALLS.items():

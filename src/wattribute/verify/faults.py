@@ -1,4 +1,4 @@
-"""What becomes of energy where readings are wrong, missing or of somebody else."""
+"""Where energy goes if readings are wrong, missing or of another process."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _IDLE: Final = ("idle_energy_equal_uj", "idle_energy_memory_uj", "idle_energy_ac
 
 
 class Faults(NamedTuple):
-    """``misplaced_uj``: attributed to processes in windows that are a sample or more from any in which they
-    lived. ``least_uj``: the least energy of any row. ``lost_s``: what the device used and no row has (or rows
-    have and it did not use), and ``uncharged_s``: what is residual, or unheld though a process was there all
-    along, both as the time in which it uses so much in the mean."""
+    """``misplaced_uj``: energy attributed to processes in windows that are a sample or more away from any in
+    which they lived. ``least_uj``: the least energy of any row. ``lost_s``: energy that the device used and
+    no row has (or the reverse). ``uncharged_s``: energy that is residual, or unheld though a process was
+    there all along. Both are in seconds of the device's mean use."""
 
     misplaced_uj: int
     least_uj: int
@@ -26,7 +26,7 @@ class Faults(NamedTuple):
 
 
 def faults(table: Table, recording: Recording, sample_s: float) -> Faults:
-    """``sample_s``: how often the collector looks at processes."""
+    """Find the faults in a table. ``sample_s``: how often the collector samples processes."""
     seconds, sample_ns = recording.seconds(), round(sample_s) * _WINDOW_NS
     lost_uj, misplaced_uj, uncharged_uj = recording.device_uj[-1], 0, 0
     for (_, start_ms), rows in by_window(table).items():
@@ -51,11 +51,11 @@ def faults(table: Table, recording: Recording, sample_s: float) -> Faults:
 
 
 def worst(found: Sequence[Faults]) -> Faults:
-    """Of several loads the worst of each."""
+    """The worst value of each figure over several loads."""
     misplaced_uj, least_uj, lost_s, uncharged_s = zip(*found, strict=True)
     return Faults(max(misplaced_uj), min(least_uj), max(lost_s), max(uncharged_s))
 
 
 def _most_uj(row: Row) -> int:
-    """A row's energy under the policy that charges it with most."""
+    """A row's energy under the policy that charges it the most."""
     return int(row["active_energy_uj"] + max(row[name] for name in _IDLE))

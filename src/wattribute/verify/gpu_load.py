@@ -1,14 +1,15 @@
 """A load on a GPU that works to a plan: ``python -m wattribute.verify.gpu_load matmul`` (or copy, decode).
 
-One process with one CUDA context, on the first GPU of ``CUDA_VISIBLE_DEVICES``. It speaks in lines of JSON:
+One process with one CUDA context, on the first GPU of ``CUDA_VISIBLE_DEVICES``. It reads and writes lines of
+JSON:
 
     → {"iteration_s": 0.000501}                 how long one iteration takes while nobody else uses the GPU
     ← {"begin_ns": 81273…, "end_s": 40, "stretches": [[0, 30, 0.02, 0.01]]}     the plan: plan_line
-    → {"second": 0, "iterations": 1000}         what was finished in each second of the plan, as it is over
+    → {"second": 0, "iterations": 1000}         what was finished in a second of the plan, once it is over
     → {"left_out": 0}                           iterations that were not begun when their stretch ended
 
-Where it cannot, it says why in one line on standard error and ends with status 1. A parent that is gone, or a
-signal, ends it without a word.
+If it fails, it says why in one line on standard error, and exits with status 1. If its parent is gone, or a
+signal comes, it ends silently.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ _ITERATION_S: Final = 0.0005
 _WARM_UP_NS: Final = 300 * _MS
 _MEASURED_NS: Final = 500 * _MS
 
-# So much is launched before it is waited for: what was finished is known to 20 ms, and decode's 640 launches
-# fit the driver's queue of 1024. Who launches more spins until there is room.
+# Launch this much before waiting for it: so what was finished is known to 20 ms, and decode's 640 launches
+# fit the driver's queue of 1024. A process that launches more spins until there is room.
 _PART_S: Final = 0.02
 
 # Two numbers in bf16, 1.2 and -0.9: memory of zeros takes less power to read than a model does.
@@ -44,8 +45,8 @@ _WORD: Final = 0x3F9A_BF65
 
 
 class _Kernel(NamedTuple):
-    """How a kernel of loads.ptx is launched: in how many blocks for each multiprocessor, how often for an
-    iteration, over how many units of memory, and how many bytes these are."""
+    """How a kernel of loads.ptx is launched: blocks per multiprocessor, launches per iteration, units of
+    memory, and their bytes."""
 
     blocks_ratio: float
     launches: int
@@ -54,25 +55,25 @@ class _Kernel(NamedTuple):
 
 
 KERNELS: Final[Mapping[str, _Kernel]] = {
-    # As many warps as keep the tensor cores busy; memory for the results of 1024 multiprocessors.
+    # Enough warps to keep the tensor cores busy; memory for the results of 1024 multiprocessors.
     MATMUL: _Kernel(2.0, 1, 1, 1 << 26),
-    # As many threads as all of these GPUs hold at a time; a GiB, which no cache holds, and its copy.
+    # As many threads as these GPUs can hold at a time; a GiB, more than any cache holds, and its copy.
     COPY: _Kernel(6.0, 1, 1 << 26, 2 << 30),
-    # Few blocks and small launches: the GPU is busy for who asks it, and most of it is not at work.
+    # Few blocks and small launches: the GPU reports itself busy, and most of it does not work.
     DECODE: _Kernel(0.25, 16, 1 << 19, (1 << 30) + (4 << 19)),
 }
-"""Of each load, by its name."""
+"""The kernel of each load, by name."""
 
 
 def plan_line(begin_ns: int, end_s: float, stretches: Sequence[Stretch]) -> bytes:
-    """What tells a load its plan: from ``begin_ns`` (time.monotonic_ns) on, for ``end_s``."""
+    """The line that gives a load its plan, from ``begin_ns`` (time.monotonic_ns) on, for ``end_s``."""
     stretched = [[*stretch] for stretch in stretches]
     return orjson.dumps({"begin_ns": begin_ns, "end_s": end_s, "stretches": stretched}) + b"\n"
 
 
 class Load:
-    """A load on a GPU, and ``iteration_s``: how long it takes for one iteration, as measured now. Raises
-    WattributeError as the GPU does."""
+    """A load on a GPU. ``iteration_s``: how long one iteration takes, as measured now. Raises WattributeError
+    like ``Gpu``."""
 
     def __init__(self, gpu: Gpu, name: str) -> None:
         kernel = KERNELS[name]
@@ -113,7 +114,7 @@ class Load:
 
 
 class _Seconds:
-    """Says what was finished in each second since ``begin_ns``, once it is over."""
+    """Reports what was finished in each second since ``begin_ns``, once that second is over."""
 
     def __init__(self, begin_ns: int) -> None:
         self._begin_ns = begin_ns
@@ -126,12 +127,12 @@ class _Seconds:
         self._iterations += iterations
 
     def pass_until(self, now_ns: int) -> None:
-        """Say the seconds that are over."""
+        """Report the seconds that are over."""
         while now_ns >= self._begin_ns + (self._second + 1) * _S:
             self._say()
 
     def end(self, end_ns: int) -> None:
-        """Say what is left of a plan that ends at ``end_ns``, or later, with its last work."""
+        """Report the rest of a plan that ends at ``end_ns``, or later if its last work does."""
         self.pass_until(end_ns)
         if self._iterations or self._begin_ns + self._second * _S < end_ns:
             self._say()
@@ -143,8 +144,8 @@ class _Seconds:
 
 
 def follow(load: Load, begin_ns: int, end_s: float, stretches: Sequence[Stretch]) -> None:
-    """Work to a plan, and say what was done. It begins at ``begin_ns`` (time.monotonic_ns) and ends ``end_s``
-    later."""
+    """Work to a plan, and report what was done. It begins at ``begin_ns`` (time.monotonic_ns), and ends
+    ``end_s`` later."""
     seconds, left_out = _Seconds(begin_ns), 0
     part = max(1, int(_PART_S / load.iteration_s))
     for stretch in stretches:
@@ -159,14 +160,14 @@ def follow(load: Load, begin_ns: int, end_s: float, stretches: Sequence[Stretch]
                 seconds.finished(iterations)
                 left -= iterations
             left_out += left
-    end_ns = begin_ns + round(end_s * _S)  # its context stays until then, whether or not it works
+    end_ns = begin_ns + round(end_s * _S)  # the CUDA context stays until then, whether or not it works
     _sleep_until(end_ns, seconds)
     seconds.end(end_ns)
     _say({"left_out": left_out})
 
 
 def _sleep_until(at_ns: int, seconds: _Seconds) -> None:
-    """Sleep, without burning a core and to a tenth of a millisecond, and say the seconds that pass."""
+    """Sleep to a tenth of a millisecond without burning a core, and report the seconds that pass."""
     while (left_ns := at_ns - time.monotonic_ns()) > 0:
         time.sleep(max(min(left_ns, 100 * _MS) - _MS, _MS // 10) / _S)
         seconds.pass_until(time.monotonic_ns())
@@ -179,7 +180,7 @@ def _say(what: Mapping[str, Any]) -> None:
 
 def _run(name: str) -> None:
     if name not in KERNELS:
-        raise WattributeError(f"there is no load {name!r}: {', '.join(KERNELS)}")
+        raise WattributeError(f"there is no load {name!r}: choose from {', '.join(KERNELS)}")
     gpu = Gpu()
     load = Load(gpu, name)
     _say({"iteration_s": load.iteration_s})
@@ -191,9 +192,9 @@ def _run(name: str) -> None:
 
 
 def main() -> None:
-    """The load that the command line names."""
-    # Ctrl-C reaches every process of a terminal, and a pipe whose reader is gone has nobody to tell: no
-    # traceback of either. A parent that holds chDB has blocked SIGPIPE, and that is inherited.
+    """Run the load that the command line names."""
+    # No traceback on Ctrl-C, which reaches every process of a terminal, or on a pipe whose reader is gone. A
+    # parent with chDB has blocked SIGPIPE, and that is inherited.
     for number in (signal.SIGINT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGPIPE])

@@ -1,11 +1,11 @@
-"""What a recording of the plan on a real GPU tells: how its sensors are, what an iteration of each load
+"""Evaluate a recording of the plan on a real GPU: how its sensors behave, what an iteration of each load
 costs, and how far attribution and simpler methods are from that.
 
-No meter says what a process on a GPU used. But each load does the same work a second in every mix, so what
-the mixes draw tells what each adds to each of them, in the mean of all orders in which they may have come:
-its Shapley value there. Where loads go on and off, what an iteration costs is the mean over who works beside
-it; that by its iterations is the truth, scaled to what the device used above idle. So the shares are as exact
-as mixes draw the same again; the watts are as right as the device's own counter.
+No meter shows what a process on a GPU used. But each load does the same work per second in every mix, so the
+power of the mixes shows what each load adds to each mix, averaged over all orders in which the loads may be
+added: its Shapley value. Where loads go on and off, the cost of an iteration is averaged over the mixes that
+worked. That cost times the iterations, scaled to what the device used above idle, is the truth. So the shares
+are as exact as a mix draws the same power again; the watts are as right as the device's own counter.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from wattribute.verify.score import OURS, Score, score
 
 RUN: Final = "wattribute verify --gpu"
 FROM_NOTHING: Final = f"{OURS}, from nothing"
-"""Where the switched step is all that it has seen."""
+"""The method, if it sees nothing but the switched step."""
 
 _ERROR_MOST: Final = 0.05
 _WORST_MOST: Final = 0.10
@@ -40,8 +40,8 @@ _POWER_MOST: Final = 0.01
 _UNEVEN_MOST: Final = 0.02
 _PHASE_MOST: Final = 0.05
 _STANDS_OUT: Final = 3.0
-"""So many times what a mix varies by from one half to the other is the least that a load may add to one: by
-chance that comes once in 10^9, for a mean of both halves is twice as sure, and nine mixes say how sure."""
+"""A load must add at least so many times to a mix what a mix varies by from one half to the other. By chance
+it would once in 10^9: a mean of both halves is twice as sure, and nine mixes show how sure."""
 
 _S: Final = 1_000_000_000
 _LOOK_S: Final = 0.01
@@ -49,11 +49,11 @@ _DEVICE_HOLE_NS: Final = _S
 _PROCESS_HOLE_NS: Final = 5 * _S
 
 Joules = Mapping[frozenset[str], Mapping[str, float]]
-"""Of an iteration of each load in every mix."""
+"""The energy of an iteration of each load, in every mix."""
 
 
 class Mix(NamedTuple):
-    """What the device drew while these loads worked, and the iterations a second of each."""
+    """The power of the device while these loads worked, and the iterations per second of each."""
 
     loads: tuple[str, ...]
     watts: float
@@ -61,9 +61,9 @@ class Mix(NamedTuple):
 
 
 class Switched(NamedTuple):
-    """The step in which each load goes on and off by itself. ``used_j``: of each load, as the mixes tell;
-    ``found_j``: as attribution says. ``scores``: by method. ``halves_ratio``: how much more loads draw in the
-    first half of it than in the second, for the same work."""
+    """The step in which each load goes on and off independently. ``used_j``: the energy of each load by the
+    mixes; ``found_j``: by attribution. ``scores``: by method. ``halves_ratio``: how much more power loads
+    draw for the same work in its first half than in its second."""
 
     used_j: Mapping[str, float]
     found_j: Mapping[str, float]
@@ -74,9 +74,9 @@ class Switched(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """``joules``: of an iteration of each load, among all. ``uneven_ratio``: how much the work per second of
-    a load is off in a mix. ``power_ratio``: integrated power by the counter, over the mixes;
-    None without power."""
+    """``joules``: the energy of an iteration of each load, while all work. ``uneven_ratio``: how much the
+    work per second of a load differs in a mix. ``power_ratio``: integrated power ÷ the counter, over the
+    mixes; None without power."""
 
     gpu_model: str
     seconds: int
@@ -92,18 +92,18 @@ class Report:
     switched: Switched
 
     def checks(self) -> list[Check]:
-        """What must be so."""
+        """The checks that must be met."""
         scores = self.switched.scores
         ours, keplers = scores[OURS], scores["Kepler's form"].error_ratio
         of_keplers = ours.error_ratio / keplers if keplers else float("inf")
         return [
             Check("energy of the loads is off by", ours.error_ratio, _ERROR_MOST),
-            Check("that of the worst load by", ours.worst_ratio, _WORST_MOST),
-            Check("of the error of Kepler's form that is", of_keplers, _OF_KEPLERS_MOST),
+            Check("energy of the worst load is off by", ours.worst_ratio, _WORST_MOST),
+            Check("our error ÷ the error of Kepler's form", of_keplers, _OF_KEPLERS_MOST),
             Check("work per second differs between mixes by", self.uneven_ratio, _UNEVEN_MOST),
             Check("the same work draws more in one half by", abs(self.switched.halves_ratio), _HALVES_MOST),
             Check(
-                "with the phase of a load the counter changes by",
+                "the counter changes with the phase of a load by",
                 self.signals[COUNTER].phase_ratio,
                 _PHASE_MOST,
             ),
@@ -117,7 +117,7 @@ class Report:
 
 
 class Check(NamedTuple):
-    """A figure, and how great it may be at most."""
+    """A figure, and its limit."""
 
     what: str
     ratio: float
@@ -125,18 +125,18 @@ class Check(NamedTuple):
 
     @property
     def is_met(self) -> bool:
-        """Whether it is."""
+        """Whether the figure is within its limit."""
         return self.ratio <= self.most
 
 
 def report(records: Sequence[Record]) -> Report:
-    """What a recording tells. Raises WattributeError where it is none of the whole plan on one device."""
+    """Evaluate a recording. Raises WattributeError if it is not of the whole plan on one device."""
     return _Recorded(records).report()
 
 
 def shapley(value: Mapping[frozenset[str], float]) -> dict[str, float]:
-    """What each player adds to the value of a set of them, in the mean of all orders in which they may come.
-    ``value`` is that of every set (Shapley, 1953)."""
+    """What each player adds to the value of the whole set, averaged over all orders in which they may come.
+    ``value`` has the value of every set (Shapley, 1953)."""
     players = max(value, key=len)
     n = len(players)
     found = {}
@@ -152,7 +152,7 @@ def shapley(value: Mapping[frozenset[str], float]) -> dict[str, float]:
 
 
 class _Recorded:
-    """A recording, by what it is asked for."""
+    """A recording that was checked, and what can be asked of it."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         runs = [record for record in records if isinstance(record, Run) and record.run == RUN]
@@ -160,8 +160,8 @@ class _Recorded:
         seconds = runs[0].steps if runs else None
         if [run.event for run in runs] != ["start", "finish"] or len(gpus) != 1 or not seconds:
             raise WattributeError(
-                "this is no whole recording of 'wattribute verify --gpu': that has one GPU, and the begin and"
-                " the end of the plan"
+                "this is not a whole recording of 'wattribute verify --gpu', which has one GPU, and the begin"
+                " and the end of the plan"
             )
         self._gpu = next(iter(gpus.values()))
         self._begin_ns, self._seconds = runs[0].t, min(seconds, SECONDS_MOST)
@@ -181,22 +181,22 @@ class _Recorded:
         units = [record for record in records if isinstance(record, Unit) and record.unit == UNIT]
         self._units = {load: [unit for unit in units if unit.model == load] for load in LOADS}
         if wrong := next(self._untellable(), None):
-            raise WattributeError(f"the recording tells nothing: {wrong}")
+            raise WattributeError(f"the recording cannot be evaluated: {wrong}")
 
     def _untellable(self) -> Iterator[str]:
-        """What makes a recording worthless."""
+        """Why the recording cannot be evaluated, if it cannot."""
         end_ns = self._ns(self._plan.end_s)
         for record in self._records:
             if isinstance(record, Gap) and record.from_ns < end_ns and record.to_ns > self._begin_ns:
                 yield f"readings are missing: {record.reason}"
         if not len(self._sensors.t_ns):
-            yield f"{self._gpu.name} has no energy counter, and nothing else is to be believed"
+            yield f"{self._gpu.name} has no energy counter, which the truth rests on"
         times_ns = np.array([*self._sensors.t_ns[self._sensors.t_ns < end_ns], end_ns])
         if (
             self._sensors.t_ns[0] > self._begin_ns - _S // 4
             or np.diff(times_ns).max(initial=0) > _DEVICE_HOLE_NS
         ):
-            yield "for more than 1 s the GPU was not read"
+            yield "the GPU was not read for more than 1 s"
         if not self._sensors.is_counting:
             yield "the energy counter went back"
         for load in LOADS:
@@ -207,10 +207,10 @@ class _Recorded:
             if isinstance(record, Process) and (record.pid, record.start_ns) not in self._loads.values()
         }
         if others:
-            yield f"somebody else was on the GPU: process {', '.join(map(str, sorted(others)))}"
+            yield f"other processes were on the GPU: {', '.join(map(str, sorted(others)))}"
 
     def _untold(self, load: str, end_ns: int) -> Iterator[str]:
-        """What is not told of a load but must be."""
+        """What is missing of a load."""
         if load not in self._loads:
             yield f"it does not say which process is {load}"
             return
@@ -220,13 +220,13 @@ class _Recorded:
             if isinstance(record, Process) and (record.pid, record.start_ns) == self._loads[load]
         ]
         if all(record.sm_percent is None for record in told):
-            yield f"it does not say when {load} worked: this driver may not tell SM time of processes"
+            yield f"it does not say when {load} worked: this driver may not report SM time of processes"
         times_ns = sorted([self._begin_ns, *(r.t for r in told if self._begin_ns < r.t < end_ns), end_ns])
         if max(after - before for before, after in pairwise(times_ns)) > _PROCESS_HOLE_NS:
-            yield f"for more than 5 s nothing was told of {load}"
+            yield f"nothing was read of {load} for more than 5 s"
 
     def report(self) -> Report:
-        """All of it."""
+        """The results."""
         mixed = self._plan.steps_of("mix")
         mixes = [self._mix(step) for step in mixed]
         value = {
@@ -235,7 +235,7 @@ class _Recorded:
         }
         rates = {load: fmean(mix.rates[load] for mix in mixes if load in mix.loads) for load in LOADS}
         if idle := [load for load in LOADS if not rates[load]]:
-            raise WattributeError(f"the recording tells nothing: {idle[0]} did nothing in the mixes")
+            raise WattributeError(f"the recording cannot be evaluated: {idle[0]} did nothing in the mixes")
         idle_w = value[frozenset()]
         joules = {
             mix: {
@@ -252,7 +252,7 @@ class _Recorded:
             if joules[mix][load] * rates[load] <= _STANDS_OUT * varies_w
         ]:
             raise WattributeError(
-                f"the mixes do not tell what each load draws: {lost[0]}, and of itself a mix varies by"
+                f"the mixes do not show what each load draws: {lost[0]}, and a mix by itself varies by"
                 f" {varies_w:.1f} W"
             )
         return Report(
@@ -283,7 +283,7 @@ class _Recorded:
         return self._sensors.watts(self._ns(step.from_s), self._ns(step.to_s))
 
     def _varies_w(self, steps: Sequence[Step]) -> float:
-        """How much the first half of a step differs from its second, in the root of the mean square."""
+        """How much the first half of a step differs from its second, as root mean square."""
         middles = [(step.from_s + step.to_s) / 2 for step in steps]
         differ_w = [
             self._step_w(replace(step, to_s=middle)) - self._step_w(replace(step, from_s=middle))
@@ -296,7 +296,7 @@ class _Recorded:
         return self._step_w(step)
 
     def _iterations(self, load: str, from_s: float, to_s: float) -> float:
-        """That it told of; of a second of which a part is meant, that part."""
+        """The iterations that a load reported in a time, with the parts of seconds at its ends."""
         total = 0.0
         for unit in self._units[load]:
             end_s = (unit.t - self._begin_ns) / _S
@@ -306,7 +306,7 @@ class _Recorded:
         return total
 
     def _switched_rate(self, load: str) -> float:
-        """Iterations a second of the time in which it was to work."""
+        """Iterations per second of the time in which a load was to work."""
         (step,) = self._plan.steps_of("switched")
         works_s = sum(
             of.to_s - of.from_s for of in self._plan.stretches[load] if step.from_s <= of.from_s < step.to_s
@@ -321,7 +321,7 @@ class _Recorded:
         return Mix(step.loads, self._step_w(step), rates)
 
     def _truth_j(self, joules: Joules, from_s: float, to_s: float) -> dict[str, float]:
-        """By the work that each load did, and who else was to work meanwhile; not scaled."""
+        """The energy of each load by the work that it did, and the loads beside it; not scaled."""
         found = {}
         at_work = [self._at_work(second) for second in np.arange(from_s, to_s, _LOOK_S)]
         for load in LOADS:
@@ -341,7 +341,7 @@ class _Recorded:
         return max(watts, 0.0) * (to_s - from_s)
 
     def _switched(self, joules: Joules, idle_w: float) -> Switched:
-        """Of whole seconds of it, for those are windows: the plan begins with one."""
+        """Evaluate whole seconds of the step, because these are windows: the plan begins with one."""
         (step,) = self._plan.steps_of("switched")
         from_s, to_s = ceil(step.from_s), floor(step.to_s)
         from_ns, to_ns = self._ns(from_s), self._ns(to_s)
@@ -366,7 +366,7 @@ class _Recorded:
         )
 
     def _only(self, from_ns: int, to_ns: int) -> Iterator[Record]:
-        """What was read then, and who everybody is."""
+        """The readings of a time, and the records that say what each process is."""
         for record in self._records:
             if isinstance(record, Device | Process):
                 if from_ns - _S <= record.t <= to_ns + _S:
@@ -375,7 +375,7 @@ class _Recorded:
                 yield record
 
     def _simple(self, from_ns: int, to_ns: int) -> Seen:
-        """What simpler methods see of that time; that nobody was there before they know too."""
+        """What simpler methods see of that time; they also know the power before anybody was there."""
         whole = seen(self._records, self._gpu.name, to_ns)
         return whole._replace(periods=[period for period in whole.periods if period.from_ns >= from_ns])
 

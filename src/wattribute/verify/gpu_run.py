@@ -1,4 +1,4 @@
-"""Runs the plan on a real GPU: starts the loads, samples all the while, and hands on the records of both."""
+"""Run the plan on a real GPU: start the loads, sample all the while, and pass on the records of both."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from wattribute.verify.gpu_plan import LOADS, UNIT, Plan
 from wattribute.verify.gpu_report import RUN
 
 _S: Final = 1_000_000_000
-_AHEAD_NS: Final = 2 * _S  # of the plan's begin it is told: so long it may take to reach all loads
-_AFTER_S: Final = 3.0  # a driver tells of SM time up to 1 s late, and samples are taken once a second
-_BEGIN_S: Final = 60.0  # for a load to come up: a CUDA context takes 0.1 to 3 s, its kernels are compiled
+_AHEAD_NS: Final = 2 * _S  # the plan begins so long after it is sent, so that it reaches all loads in time
+_AFTER_S: Final = 3.0  # a driver reports SM time up to 1 s late, and samples are taken once a second
+_BEGIN_S: Final = 60.0  # for a load to start: a CUDA context takes 0.1 to 3 s, and its kernels are compiled
 _END_S: Final = 20.0  # a load that is late finishes what it began
 
-_STOPPED: Final = "stopped before the end: nothing can be told"
+_STOPPED: Final = "stopped before the end of the plan: there is no result"
 
 MakeSampler = Callable[[Callable[[int], Sequence[Record]]], Sampler]
-"""Given what to ask for further records at each flush."""
+"""Makes a sampler. It is given a function to call for further records at each flush."""
 
 
 def check_unused(gpu: GpuReader) -> None:
-    """Raises WattributeError where somebody is on the GPU, or MIG cuts it: then nothing could be told."""
+    """Raise WattributeError if processes are on the GPU, or MIG divides it: it could not be measured."""
     pids = ", ".join(map(str, sorted(_pids(gpu))))
     if pids:
         raise WattributeError(
-            f"GPU {gpu.uuid} is in use by process {pids}: this needs a GPU that nobody else is on"
+            f"GPU {gpu.uuid} is in use by process {pids}: this needs a GPU that nobody else uses"
         )
 
 
@@ -55,9 +55,9 @@ def _pids(gpu: GpuReader) -> set[int]:
     except GpuError as error:
         raise WattributeError(f"GPU {gpu.uuid} cannot be read: {error}") from error
     if mig_mode is not None and mig_mode[0] == 1:
-        raise WattributeError(f"GPU {gpu.uuid} is cut into MIG instances: this needs a whole one")
+        raise WattributeError(f"GPU {gpu.uuid} is divided into MIG instances: this needs a whole GPU")
     if residents is None:
-        raise WattributeError(f"GPU {gpu.uuid} does not tell its processes: whether it is free is not known")
+        raise WattributeError(f"GPU {gpu.uuid} does not list its processes, so it may not be free")
     return {resident.pid for resident in residents}
 
 
@@ -70,10 +70,10 @@ def run_plan(
     stop: threading.Event,
     tell: Callable[[str], None],
 ) -> dict[str, float]:
-    """Do what the plan says with a GPU, and sample it. ``tell`` is told how far it is; ``stop`` ends it.
-    The iterations that each load left out for lack of time.
+    """Run the plan on a GPU, and sample it. ``tell`` prints the progress; ``stop`` ends it. Returns the
+    iterations that each load left out for lack of time.
 
-    Raises WattributeError where a load fails or it is stopped."""
+    Raises WattributeError if a load fails, or if it is stopped."""
     queued: queue.SimpleQueue[Record] = queue.SimpleQueue()
     end = threading.Event()
     sampler = make_sampler(lambda _: _taken(queued))
@@ -87,10 +87,10 @@ def run_plan(
                 listed = _pids(gpu)
                 if absent := [name for name, pid in pids.items() if pid not in listed]:
                     raise WattributeError(
-                        f"NVML does not list {' and '.join(absent)} by its pid here: in a container, share"
-                        " the host's pid namespace (--pid=host, hostPID)"
+                        f"NVML does not list {' and '.join(absent)} by the pid seen by us: in a container,"
+                        " share the host's pid namespace (--pid=host, hostPID)"
                     )
-                # Begin with a whole second: windows do.
+                # Begin with a whole second, as windows do.
                 begin_ns = (clock.now_ns() + _AHEAD_NS) // _S * _S + _S
                 queued.put(Run(t=begin_ns, run=RUN, event="start", steps=seconds))
                 for load in loads.values():
@@ -104,7 +104,7 @@ def run_plan(
                     for load in loads.values():
                         load.check()
                     if others := _pids(gpu) - {*pids.values()}:
-                        raise WattributeError(f"process {min(others)} came to the GPU: nothing can be told")
+                        raise WattributeError(f"process {min(others)} came to the GPU: there is no result")
                 _wait((begin_ns - clock.now_ns()) / _S + plan.end_s, stop, sampling)
                 left_out = {name: load.answer("left_out", _END_S, stop) for name, load in loads.items()}
                 _wait(_AFTER_S, stop, sampling)
@@ -128,17 +128,17 @@ def _wait(seconds: float, stop: threading.Event, sampling: Future[Any]) -> None:
         if stop.wait(min(left_s, 0.5)):
             raise WattributeError(_STOPPED)
         if sampling.done():
-            sampling.result()  # raises what it failed with
+            sampling.result()  # raises its error
 
 
 class _Load:
-    """A load, in a process of its own (``gpu_load``). What it did goes into ``told``."""
+    """A load, in a process of its own (``gpu_load``). Records of what it did go into ``told``."""
 
     def __init__(self, name: str, gpu: str, told: queue.SimpleQueue[Record]) -> None:
         self._name, self._told, self._begin_ns = name, told, 0
         self._said: queue.SimpleQueue[dict[str, float]] = queue.SimpleQueue()
-        # Its model is how the recording tells which process is which load. Ctrl-C is for us alone, and -P
-        # keeps a module out that lies in the folder where we are.
+        # The model shows in the recording which process is which load. Ctrl-C must reach only us, and -P
+        # keeps out modules in the current folder.
         env = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu, "WATTRIBUTE_MODEL": name}
         self.process = subprocess.Popen(  # noqa: S603 - ourselves
             [sys.executable, "-P", "-m", "wattribute.verify.gpu_load", name], env=env,
@@ -161,7 +161,7 @@ class _Load:
                 )  # fmt: skip
 
     def answer(self, what: str, within_s: float, stop: threading.Event) -> float:
-        """What it says of itself, when it does. Raises WattributeError where it fails, or is stopped."""
+        """Wait for a figure that the load reports. Raises WattributeError if it fails, or is stopped."""
         until = time.monotonic() + within_s
         while time.monotonic() < until:
             if stop.is_set():
@@ -175,7 +175,7 @@ class _Load:
         raise self._failed()
 
     def begin(self, plan: Plan, begin_ns: int, clock: Clock) -> None:
-        """Tell it what to do from Unix ns ``begin_ns`` on."""
+        """Send the load its plan, which begins at Unix ns ``begin_ns``."""
         self._begin_ns = begin_ns
         monotonic_ns = time.monotonic_ns() + begin_ns - clock.now_ns()
         line = plan_line(monotonic_ns, plan.end_s, plan.stretches[self._name])
@@ -186,12 +186,12 @@ class _Load:
             raise self._failed() from error
 
     def check(self) -> None:
-        """Raises WattributeError where it has ended."""
+        """Raise WattributeError if the load has ended."""
         if self.process.poll() is not None:
             raise self._failed()
 
     def end(self) -> None:
-        """Wait for its end, which was asked for."""
+        """Wait for the end of the load, which was asked for."""
         try:
             self.process.wait(_END_S)
         except subprocess.TimeoutExpired:
@@ -214,8 +214,8 @@ class _Load:
 def _loads(
     gpu: str, told: queue.SimpleQueue[Record], tell: Callable[[str], None], stop: threading.Event
 ) -> Iterator[dict[str, _Load]]:
-    """All loads, which end with the with statement. One comes up after the other, for each looks how fast it
-    is alone."""
+    """All loads, which end with the with statement. They start one after the other, because each measures how
+    fast it is alone."""
     loads: dict[str, _Load] = {}
     try:
         for name in LOADS:

@@ -1,4 +1,4 @@
-"""What the sensors of a GPU told while the plan was run: power between two times, and how each of them is."""
+"""What the sensors of a GPU reported while the plan ran: power between two times, and how each behaves."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _F64 = NDArray[np.float64]
 
 
 class Signal(NamedTuple):
-    """How a sensor is: the median time between two readings that differ, how much later than the load it
-    tells of it (None where it always says the same), and how much its mean changes with when in 100 ms the
-    load comes: (most − least) / mean."""
+    """How a sensor behaves: the median time between two readings that differ, how much later than the load it
+    reacts (None if its readings never change), and how much its mean depends on when in each 100 ms the load
+    comes: (most − least) / mean."""
 
     period_ms: float | None
     lag_ms: float | None
@@ -53,12 +53,12 @@ class Sensors:
         return not (np.diff(self._readings[COUNTER]) < 0).any()
 
     def watts(self, from_ns: int, to_ns: int) -> float:
-        """By the counter, between its changes, as attribution reads it."""
+        """The mean power by the counter, interpolated between its changes, as attribution reads it."""
         before_mj, after_mj = np.interp([from_ns, to_ns], self._knots_ns, self._knots_mj)
         return float(after_mj - before_mj) / 1e3 * _S / max(to_ns - from_ns, 1)
 
     def power_ratio(self, from_ns: int, to_ns: int) -> float | None:
-        """Integrated power, by the counter; None where power was not read."""
+        """Integrated power ÷ the counter; None if power was not read."""
         name = AVERAGE if np.isnan(self._readings[POWER]).all() else POWER
         within = (self.t_ns >= from_ns) & (self.t_ns <= to_ns) & ~np.isnan(self._readings[name])
         t_s, watts = self.t_ns[within] / 1e9, self._readings[name][within] / 1e3
@@ -68,7 +68,7 @@ class Sensors:
         return mean_w / self.watts(from_ns, to_ns)
 
     def signals(self) -> dict[str, Signal]:
-        """Of those that there are, by the waves of the plan."""
+        """How each sensor that there is behaves, by the waves of the plan."""
         return {name: self._signal(name) for name, of in self._readings.items() if not np.isnan(of).all()}
 
     def _signal(self, name: str) -> Signal:
@@ -98,7 +98,7 @@ class Sensors:
         return float(of[within].mean()) / 1e3 if within.any() else 0.0
 
     def _lag_ms(self, name: str, step: Step) -> float:
-        """The shift at which a signal is most like the load of a wave."""
+        """The shift at which a signal correlates best with the load of a wave."""
         grid = np.arange(*self._span_ns(step), _GRID_NS, dtype=np.int64)
         (wave,) = [of for of in self._plan.stretches[MATMUL] if of.from_s == step.from_s]
         works = ((grid - grid[0]) / _S) % wave.period_s < wave.on_s
@@ -112,5 +112,5 @@ class Sensors:
 
 
 def _floats(readings: Sequence[int | None]) -> _F64:
-    """NaN for those that are missing."""
+    """The readings, with NaN for missing ones."""
     return np.array([np.nan if reading is None else reading for reading in readings], np.float64)

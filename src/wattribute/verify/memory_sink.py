@@ -1,4 +1,4 @@
-"""A store in memory, and a process that may be killed at any step of its work for it."""
+"""A store in memory, and a stream that may be killed at any step of its work."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from wattribute.stream.loop import StreamLoop
 KEY: Final = (
     "host", "gpu", "gpu_instance", "window_start", "account", "boot_id", "pid", "process_start_ns", "part",
 )  # fmt: skip
-"""By which columns the store tells rows apart."""
+"""The columns by which the store tells rows apart."""
 FOREVER: Final = 1 << 60
-"""More steps than any life has."""
+"""More steps than any stream takes."""
 
 Row = dict[str, Any]
 Table = dict[tuple[Any, ...], Row]
@@ -32,7 +32,7 @@ class KilledError(Exception):
 
 
 def rows_of(columns: Mapping[str, Column]) -> Iterator[Row]:
-    """The rows that a sink makes of columns: those of accounts to which nothing is due are deleted."""
+    """The rows that a sink makes of columns; rows of accounts that are due nothing are marked deleted."""
     names = [name for name in columns if name != "nothing_due"]
     gone = _plain(columns["nothing_due"])
     for *values, bits in zip(*(_plain(columns[name]) for name in names), gone, strict=True):
@@ -51,8 +51,8 @@ def _plain(column: Column) -> list[Any]:
 
 
 class MemorySink:
-    """A sink that keeps, as the store does, of each key the row of the greatest version; and after
-    ``steps_left`` steps of its work its process is killed."""
+    """A sink that keeps the row of the greatest version of each key, as the store does. After ``steps_left``
+    steps of its work its process is killed."""
 
     def __init__(self) -> None:
         self.rows: Table = {}
@@ -66,10 +66,10 @@ class MemorySink:
             raise KilledError
 
     def announce(self, batches: Sequence[Mapping[str, Column]]) -> None:
-        """Nothing is done before."""
+        """Nothing is to be done in advance."""
 
     def write_attribution(self, columns: Mapping[str, Column]) -> None:
-        """Keep them."""
+        """Keep the rows."""
         self.step()
         for row in rows_of(columns):
             key = tuple(row[name] for name in KEY)
@@ -94,7 +94,7 @@ class MemorySink:
         """Nothing is held."""
 
     def table(self) -> Table:
-        """What a query finds."""
+        """The rows that a query finds."""
         return {key: row for key, row in self.rows.items() if not row["deleted"]}
 
 
@@ -113,7 +113,7 @@ class MortalConsumer(LocalConsumer):
 def lived(
     log: LocalLog, sink: MemorySink, steps: int = FOREVER, make_engine: Callable[[str], Engine] = Engine
 ) -> bool:
-    """One life of the stream, of so many steps at most; whether it came to the end of the bus."""
+    """Run the stream for at most so many steps; return whether it came to the end of the bus."""
     sink.steps_left = steps
     consumer = MortalConsumer(log, (SAMPLES, UNITS), lambda partition: loop.on_assign(partition))  # noqa: PLW0108 - no loop yet
     consumer.sink = sink
@@ -124,5 +124,5 @@ def lived(
         return False
     finally:
         sink.steps_left = FOREVER
-        gc.unfreeze()  # the loop settles in for good: what it leaves, 20 MB a life, would never be let go of
+        gc.unfreeze()  # the loop freezes what exists: its 20 MB would never be freed
     return True

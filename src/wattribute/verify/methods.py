@@ -1,7 +1,7 @@
 """What is attributed to each process of a recording: by the stream, and by simpler methods for comparison.
 
-The simpler ones see what the stream sees. They are told more than a collector knows in one respect: that no
-process but those recorded holds the device. Sources: Kepler's form is that of its GPU collector (reference:
+The simpler methods see what the stream sees. They know one thing more than a collector does: that no process
+but those recorded holds the device. Sources: Kepler's form is that of its GPU collector (reference:
 sustainable-computing-io/kepler, internal/device/gpu/nvidia, as of 2026); recursive least squares as in any
 textbook, forgetting by 0.5 % a second.
 """
@@ -25,16 +25,16 @@ from wattribute.stream.series import SLICES
 from wattribute.verify.memory_sink import MemorySink, Row, Table
 from wattribute.verify.recording import ProcessKey
 
-_KEPT: Final = 0.995  # of what was learned, each second
+_KEPT: Final = 0.995  # this part of what was learned is kept each second
 _POLICIES: Final = ("equal", "memory", "active")
 _ONE_LOOK_NS: Final = 100_000_000
 
 _Use = tuple[int, ProcessKey, float]
-"""When it was told of which process how much SM time it had."""
+"""When a reading of SM time was taken, of which process, and its percent."""
 
 
 class Shared(NamedTuple):
-    """What the row of a process on a shared device says of a window: energy above idle, and half its band."""
+    """The row of a process on a shared device: energy above idle, and the half-width of its band."""
 
     window_start_ns: int
     key: ProcessKey
@@ -53,7 +53,7 @@ class Attributed:
 
 
 def replayed(records: Iterable[Record], fleet: FleetWatts | None = None) -> Table:
-    """What ``replay`` leaves in a store."""
+    """The rows that ``replay`` leaves in a store."""
     sink = MemorySink()
     lines = [Line(number, record) for number, record in enumerate(records, 1)]
     replay(lines, Engine("verify", fleet=fleet), sink)
@@ -69,7 +69,7 @@ def by_window(table: Table) -> dict[tuple[str, int], list[Row]]:
 
 
 def watts_of(records: Sequence[Record]) -> FleetWatts:
-    """What ``wattribute watts`` says of the models in a recording."""
+    """What ``wattribute watts`` would show of the models in a recording."""
     joules: dict[tuple[str, str, str], float] = {}
     busy_s: dict[tuple[str, str, str], float] = {}
     for row in replayed(records).values():
@@ -81,7 +81,7 @@ def watts_of(records: Sequence[Record]) -> FleetWatts:
 
 
 def by_the_stream(table: Table, until_ns: int) -> Attributed:
-    """What ``replay`` left in a store, of windows up to ``until_ns``."""
+    """What the rows of ``replay`` attribute, in windows up to ``until_ns``."""
     found = Attributed({}, [], True)
     for (_, start_ms), rows in by_window(table).items():
         for policy in _POLICIES:
@@ -104,24 +104,24 @@ def by_the_stream(table: Table, until_ns: int) -> Attributed:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """The SM percent of each process over (from_ns, to_ns], and what the device used meanwhile."""
+    """The SM percent of each process over (from_ns, to_ns], and the energy of the device."""
 
     from_ns: int
     to_ns: int
     sm_percent: dict[ProcessKey, float]
     counter_j: float
     average_w: float
-    """The 1 s average as it was read last."""
+    """The last reading of the 1 s average."""
 
     @property
     def length_s(self) -> float:
-        """How long it is."""
+        """The length of the period."""
         return (self.to_ns - self.from_ns) / 1e9
 
 
 class Seen(NamedTuple):
     """A recording as the simpler methods need it. ``unheld_w``: the least power while nobody held the
-    device; 0 where that was never seen."""
+    device; 0 if that was never seen."""
 
     periods: list[Period]
     held_by: list[ProcessKey]
@@ -130,8 +130,8 @@ class Seen(NamedTuple):
 
 
 def seen(records: Sequence[Record], gpu_model: str, until_ns: int) -> Seen:
-    """What there is to be seen in a recording of one device up to ``until_ns``. Processes that did nothing
-    have no record of it: they are in no period."""
+    """What the simpler methods see in a recording of one device up to ``until_ns``. A period contains only
+    the processes with a reading of SM time in it."""
     devices = [record for record in records if isinstance(record, Device)]
     processes = [record for record in records if isinstance(record, Process)]
     held_by = list(dict.fromkeys((record.pid, record.start_ns) for record in processes))
@@ -156,12 +156,12 @@ def seen(records: Sequence[Record], gpu_model: str, until_ns: int) -> Seen:
 
 
 def _power_mw(record: Device) -> int:
-    """As it is asked for: the mean of 1 s, or where a GPU has none what it draws just then."""
+    """The mean of 1 s, or the power at that moment if the GPU has no mean."""
     return record.power_average_mw or record.power_mw or 0
 
 
 def _looks(uses: Sequence[_Use]) -> Iterator[list[_Use]]:
-    """What was told of all processes at one look: a driver may date each by itself."""
+    """Group the readings of all processes that belong together: a driver may date each by itself."""
     look: list[_Use] = []
     for use in uses:
         if look and (use[0] - look[0][0] > _ONE_LOOK_NS or any(use[1] == of[1] for of in look)):
@@ -173,8 +173,8 @@ def _looks(uses: Sequence[_Use]) -> Iterator[list[_Use]]:
 
 
 def _used(records: Sequence[Record]) -> Iterator[_Use]:
-    """When it was told of which process how much SM time it had, in percent of the device: with MIG, how
-    much its instance had, in equal parts."""
+    """The readings of SM time of processes, in percent of the device. With MIG, the SM time of an instance is
+    split evenly over its processes."""
     within: dict[int, set[ProcessKey]] = {}
     for record in records:
         if isinstance(record, Process):
@@ -189,7 +189,7 @@ def _used(records: Sequence[Record]) -> Iterator[_Use]:
 
 
 def _energy_j(devices: Sequence[Device]) -> NDArray[np.float64]:
-    """The counter, or integrated power where there is none."""
+    """The counter, or integrated power if there is none."""
     if devices[0].energy_mj is not None:
         return np.array([(record.energy_mj or 0) / 1e3 for record in devices])
     power_w = np.array([(record.power_mw or 0) / 1e3 for record in devices])
@@ -205,7 +205,7 @@ def _summed(parts: Iterator[tuple[ProcessKey, float]]) -> dict[ProcessKey, float
 
 
 def by_counter_ratio(device: Seen) -> dict[ProcessKey, float]:
-    """The counter's energy above the idle level, by SM time."""
+    """The counter's energy above the idle level, split by SM time."""
 
     def parts() -> Iterator[tuple[ProcessKey, float]]:
         for period in device.periods:
@@ -217,8 +217,8 @@ def by_counter_ratio(device: Seen) -> dict[ProcessKey, float]:
 
 
 def by_kepler(device: Seen) -> dict[ProcessKey, float]:
-    """Power as it is read, less the least that was seen while nobody held the device, by SM time; in equal
-    parts where nobody worked."""
+    """Power as it is read, minus the least power seen while nobody held the device, split by SM time; evenly
+    if nobody worked."""
 
     def parts() -> Iterator[tuple[ProcessKey, float]]:
         for period in device.periods:
@@ -231,7 +231,7 @@ def by_kepler(device: Seen) -> dict[ProcessKey, float]:
 
 
 def by_equal_parts(device: Seen) -> dict[ProcessKey, float]:
-    """The counter's energy above the idle level, the same to each."""
+    """The counter's energy above the idle level, split evenly."""
 
     def parts() -> Iterator[tuple[ProcessKey, float]]:
         for period in device.periods:
@@ -265,4 +265,4 @@ SIMPLER: Final[Mapping[str, Callable[[Seen], dict[ProcessKey, float]]]] = {
     "equal parts": by_equal_parts,
     "least squares": by_least_squares,
 }
-"""By the name under which they are shown."""
+"""The simpler methods, by the name under which they are shown."""

@@ -1,4 +1,4 @@
-"""What `wattribute verify` measured, as a picture."""
+"""Draw what `wattribute verify` measured."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _LEAST: Final = 0.1  # %: the left end of a logarithmic axis
 
 
 def draw(found: Sequence[Summary], path: Path, title: str) -> None:
-    """A line for each scenario, with the error of each method, the worst process by attribution and the bar,
-    into an .svg or .png file. Raises OSError where it cannot be written."""
-    mpl.rcParams["svg.hashsalt"] = "wattribute"  # the same figures, the same file
+    """Draw a line for each scenario, with the error of each method, the worst process by attribution and the
+    bar, into an .svg or .png file. Raises OSError if it cannot be written."""
+    mpl.rcParams["svg.hashsalt"] = "wattribute"  # the same figures give the same file
     figure = Figure(figsize=(9.0, 1.6 + 0.36 * len(found)), layout="constrained")
     axes = figure.subplots()
     for line, summary in enumerate(found):

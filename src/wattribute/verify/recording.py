@@ -1,4 +1,4 @@
-"""What a collector records of a simulated host, and what each of its processes truly used."""
+"""Record a simulated host as a collector does, with the true energy of each of its processes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ FAST_HZ: Final = 10.0
 _S: Final = 1_000_000_000
 
 ProcessKey = tuple[int, int]
-"""PID, and start in Unix ns."""
+"""The pid, and the start in Unix ns."""
 
 
 class Flush(NamedTuple):
-    """Records that a sampler emitted together, and the epoch of its clock then."""
+    """Records that a sampler emitted together, and the epoch of its clock at that time."""
 
     clock_epoch: int
     records: Sequence[Record]
@@ -31,9 +31,9 @@ class Flush(NamedTuple):
 
 @dataclass(slots=True)
 class Recording:
-    """What was emitted, in order; and the truth at each whole second since the start: of each process the
-    energy above idle up to then, in µJ, and that of the device. ``lives``: from when to when each process
-    lived; ``wall_ns`` is what the wall clock showed at a time of the simulation."""
+    """What was emitted, in order; and the truth at each whole second since the start: the energy of each
+    process above idle up to then, in µJ, and the energy of the device. ``lives``: from when to when each
+    process lived. ``wall_ns`` gives the wall clock at a time of the simulation."""
 
     trace: Trace
     wall_ns: Callable[[int], int]
@@ -44,11 +44,11 @@ class Recording:
 
     @property
     def records(self) -> list[Record]:
-        """As in a trace file."""
+        """All records, as in a trace file."""
         return [self.trace, *(record for flush in self.flushes for record in flush.records)]
 
     def alive(self, second: int) -> set[ProcessKey]:
-        """Who lived in a second since the start, or in a part of it."""
+        """The processes that lived in a second since the start, or in a part of it."""
         from_ns = START_NS + second * _S
         return {
             key
@@ -61,8 +61,8 @@ class Recording:
         return [self.wall_ns(START_NS + second * _S) for second in range(len(self.device_uj))]
 
     def seconds(self) -> dict[int, list[int]]:
-        """Of each window of a second, by its start, the seconds since the start that it is of: two where the
-        clock was set back."""
+        """For each window of one second, by its start: the seconds since the start that it covers, which are
+        two where the clock was set back."""
         found: dict[int, list[int]] = {}
         for second, wall in enumerate(self.walls()):
             found.setdefault(wall, []).append(second)
@@ -70,8 +70,8 @@ class Recording:
 
 
 def record(trial: Trial, seed: int, duration_s: int, alone: bool = False) -> Recording:
-    """Record a trial for so long, in virtual time; the same for the same seed. ``alone``: where each tenant
-    has a GPU of its own."""
+    """Record a trial in virtual time; the same seed gives the same recording. ``alone``: each tenant has a
+    GPU of its own."""
     clock = VirtualTime(START_NS)
     host = SimulatedHost(trial.alone if alone else trial.scenario, clock, seed, load_pynvml())
     recording = Recording(

@@ -1,4 +1,4 @@
-"""That rows are a function of the readings, however these come, whatever becomes of the stream."""
+"""Check that rows depend on the readings alone, not on how these arrive or what happens to the stream."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from wattribute.verify.methods import replayed
 from wattribute.verify.recording import Flush, Recording
 
 _WINDOW_NS: Final = 1_000_000_000
-_AFTER_THE_ROWS: Final = 1  # step of a stream's work: they are in the store, and nothing is committed
+_AFTER_THE_ROWS: Final = 1  # step of a stream's work: rows are in the store, and nothing is committed
 
 
 class Sameness(NamedTuple):
-    """How many rows are others where the first half of the readings is all there is, where the stream is
-    killed and begins again, where readings come sorted by time. And how long after its end, or the last
-    reading that tells of it, a window changed still."""
+    """How many rows differ if there is only the first half of the readings, if the stream is killed and
+    restarted, if readings come sorted by time. And how long after its end, or after the last reading that
+    concerns it, a window still changed."""
 
     half_rows: int
     killed_rows: int
@@ -39,12 +39,12 @@ class Sameness(NamedTuple):
 
 
 def sameness(recording: Recording, whole: Table, fleet: FleetWatts | None) -> Sameness:
-    """``whole`` is what ``replay`` leaves of the recording."""
+    """Compare the rows. ``whole`` is what ``replay`` makes of the recording."""
     told = _Told(recording.flushes)
     middle = len(recording.flushes) // 2
     half = replayed([recording.trace, *_records(recording.flushes[:middle])], fleet)
     settled = {key for key in whole.keys() | half.keys() if told.is_settled(key[3] * 1_000_000, middle)}
-    by_time = whole  # of a clock that was set back there is no other order
+    by_time = whole  # if the clock was set back, there is no other order
     if not any(after < before for before, after in pairwise(recording.walls())):
         in_order = sorted(_records(recording.flushes), key=lambda record: record.t)
         by_time = replayed([recording.trace, *in_order], fleet)
@@ -60,11 +60,11 @@ def sameness(recording: Recording, whole: Table, fleet: FleetWatts | None) -> Sa
 
 
 class _Told:
-    """Which flush is the last that tells of a time."""
+    """Which flush is the last that concerns a time."""
 
     def __init__(self, flushes: Sequence[Flush]) -> None:
         self.now_ns: list[int] = []  # the host's clock after each flush
-        self._from_ns: list[int] = []  # since when each and those after it tell
+        self._from_ns: list[int] = []  # the earliest time that each flush, and those after it, concern
         for flush in flushes:
             devices = (record.t for record in flush.records if isinstance(record, Device))
             self.now_ns.append(max([*self.now_ns[-1:], *devices], default=0))
@@ -74,20 +74,20 @@ class _Told:
             self._from_ns.insert(0, from_ns)
 
     def last(self, window_ns: int) -> int:
-        """The last flush that tells of a window, by its start: or of the rest of the block in which it ends,
-        on which what is learned for it rests, be it dated late."""
+        """The last flush that concerns a window, given by its start, or the rest of the block in which it
+        ends: what is learned for the window rests on that, and its readings may be dated late."""
         block_end_ns = ((window_ns + _WINDOW_NS) // BLOCK_NS + 1) * BLOCK_NS
         return bisect_left(self._from_ns, block_end_ns + SHIFT_MAX_NS) - 1
 
     def is_settled(self, window_ns: int, flushes: int) -> bool:
-        """Whether a window is final after so many flushes, and none later tells of it. Not by the last of
-        them: ``replay`` makes messages by the second, and that one may end within one."""
+        """Whether a window is final after so many flushes, and no later one concerns it. The last of them
+        does not count: ``replay`` makes messages by the second, and that flush may end within one."""
         is_final = window_ns + _WINDOW_NS + LATENESS_NS <= self.now_ns[flushes - 2]
         return is_final and self.last(window_ns) < flushes
 
 
 def _begin_ns(record: Record) -> int:
-    """Since when a record tells something."""
+    """The earliest time that a record concerns."""
     if isinstance(record, Process):
         return record.t - (record.period_ns or 0)
     return min(record.from_ns, record.t) if isinstance(record, Gap) else record.t
@@ -100,8 +100,8 @@ def _records(flushes: Sequence[Flush]) -> list[Record]:
 def _killed(
     recording: Recording, folder: Path, fleet: FleetWatts | None
 ) -> tuple[Table, list[tuple[int, bytes]]]:
-    """What a stream leaves that came to the end of a third of the messages and committed, was killed in the
-    second third, and began again; and the messages."""
+    """The rows of a stream that read a third of the messages and committed, was killed in the second third,
+    and was restarted; and the messages."""
     log, sink, third = LocalLog(folder), MemorySink(), len(recording.flushes) // 3
     publisher = Publisher(log, log, recording.trace.host, recording.trace.boot_id)
     parts = slice(third), slice(third, -third), slice(-third, None)
@@ -116,7 +116,7 @@ def _killed(
 
 
 class _Watched(MemorySink):
-    """One that notes in which windows anything changed."""
+    """A sink that notes in which windows anything changed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,8 +132,8 @@ class _Watched(MemorySink):
 def _live(
     messages: Sequence[tuple[int, bytes]], told: _Told, fleet: FleetWatts | None
 ) -> tuple[Table, float]:
-    """What a stream leaves that takes each message as it comes; and how long after its end, and after the
-    last that tells of it, a window changed still."""
+    """The rows of a stream that takes each message as it comes; and how long after its end, and after the
+    last message that concerns it, a window still changed."""
     sink, engine, settled_ns = _Watched(), Engine("verify", fleet=fleet), 0
     for offset, message in messages:
         before_ns = int(engine.series.hosts.now_ns[0])
@@ -147,13 +147,13 @@ def _live(
 
 
 def _figures(row: Row | None) -> Row | None:
-    """What a row says, but for what tells when it was written."""
+    """A row, without the parts that depend on when it was written."""
     if row is None or row["deleted"]:
         return None
     return row | {"version": 0, "flags": row["flags"] & ~PROVISIONAL}
 
 
 def _differing(table: Table, due: Table, keys: Iterable[tuple[Any, ...]] | None = None) -> int:
-    """How many rows say something else, of all or of some."""
+    """How many rows differ, of all or of some."""
     of = table.keys() | due.keys() if keys is None else keys
     return sum(_figures(table.get(key)) != _figures(due.get(key)) for key in of)

@@ -1,4 +1,4 @@
-"""The simulated hosts that attribution is tried on: one GPU, and processes that share it."""
+"""The simulated hosts that attribution is tested on: one GPU, and processes that share it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from wattribute.collector.scenario import GpuPlan, HostPlan, Scenario, TenantPlan
 
 IDLE_S: Final = 20.0
-"""Nobody is on the GPU for so long at first."""
+"""For so long at the start nobody is on the GPU."""
 
 # Watts for each percent of SM time differ fourfold between kernels (memory-bound ones draw least).
 _WATTS: Final = (6.2, 3.1, 1.5, 4.4)
@@ -31,9 +31,9 @@ def _tenants(**more: object) -> list[TenantPlan]:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """How good attribution must be: Σ |error| / Σ energy at most ``error_ratio`` in the mean of all seeds (or
-    ``times`` that of the scenario ``of``), and no process further off than ``worst_ratio`` with any. Of a
-    fault: no more energy lost than is used in a second, and no more uncharged than in ``uncharged_s``."""
+    """How good attribution must be: Σ |error| / Σ energy at most ``error_ratio`` on average over all seeds
+    (or ``times`` that of the scenario ``of``), and no process further off than ``worst_ratio`` with any seed.
+    After a fault: no more energy lost than is used in a second, or uncharged than in ``uncharged_s``."""
 
     error_ratio: float | None = None
     worst_ratio: float | None = None
@@ -44,7 +44,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A scenario by name: what is special about it, and how it is recorded."""
+    """A named scenario: what is special about it, and how it is recorded."""
 
     name: str
     about: str
@@ -52,21 +52,21 @@ class Trial:
     tenants: Sequence[TenantPlan]
     bar: Bar = Bar()
     process_period_s: float = 1.0
-    """How often the collector looks at processes."""
+    """How often the collector samples processes."""
     host: HostPlan = _HOST
     fleet_knows: bool = False
-    """Whether each model has been seen alone on another GPU before."""
+    """Whether the fleet has seen each model alone on another GPU before."""
 
     @property
     def alone(self) -> Scenario:
-        """Each tenant on a GPU of its own, where its model can be seen."""
+        """The scenario with each tenant on a GPU of its own, where its model can be seen alone."""
         tenants = tuple(replace(tenant, gpus=(place,)) for place, tenant in enumerate(self.tenants))
         gpus = tuple(self.gpu for _ in tenants)
         return Scenario(host=HostPlan(name="alone"), gpus=gpus, tenants=tenants, qualities=())
 
     @property
     def scenario(self) -> Scenario:
-        """What the simulated host does."""
+        """The scenario of the simulated host."""
         return Scenario(host=self.host, gpus=(self.gpu,), tenants=(*self.tenants,), qualities=())
 
 
@@ -78,9 +78,9 @@ def _always_on() -> list[TenantPlan]:
 
 
 def _constant() -> list[TenantPlan]:
-    """Three of very different sizes. A step is too short to be seen in a reading, which says 40, 10 and 5 %
-    of SM time: whole ones, as drivers round. They draw what is taken of processes not known, for how they are
-    split is what is tried: with 6 W a percent 1.9 % of the energy of each is taken for idle."""
+    """Three tenants of very different sizes. A step is too short to be seen in a reading, which says 40, 10
+    and 5 % of SM time: whole numbers, because drivers round. They draw the prior of unknown processes, since
+    the test is how they are split: with 6 W per percent, 1.9 % of the energy of each is taken for idle."""
     return [
         replace(plan, pattern="train", step_s=0.02, watts_per_sm_percent=4.0, sm_percent=sm)
         for plan, sm in zip(_tenants()[:3], (64.0, 16.0, 8.0), strict=True)
@@ -88,7 +88,8 @@ def _constant() -> list[TenantPlan]:
 
 
 def _followed() -> list[TenantPlan]:
-    """Each ends, one a minute from 120 s on, and at once another begins, with the watts of the one before."""
+    """The tenants end, one each minute from 120 s on. At once another begins in place of each, with other
+    watts."""
     first = _tenants()
     ends_s = [120.0 + 60 * place for place in range(len(first))]
     later = [
@@ -105,7 +106,7 @@ def _followed() -> list[TenantPlan]:
 
 
 def _visited() -> list[TenantPlan]:
-    """One stays, and every 45 s another comes for 25 s."""
+    """One tenant stays, and every 45 s another comes for 25 s."""
     stays, *others = _tenants()
     visits = [
         replace(
@@ -126,7 +127,7 @@ def _one_ends(at_s: float) -> list[TenantPlan]:
 
 
 def _in_instances(*places: int) -> list[TenantPlan]:
-    """Each in the MIG instance that is named, with half of a slice or more."""
+    """Each tenant in the MIG instance that is named, with half of a slice or more."""
     sm_percent = (20.0, 20.0, 10.0, 10.0)
     return [
         replace(plan, instance=place, sm_percent=sm)
@@ -142,8 +143,8 @@ def _sixty_four() -> list[TenantPlan]:
     ]
 
 
-_UNCHARGED_S: Final = 2.0  # what comes between two looks at processes: as they come, and at the fault
-# Of a GPU that is lost for 10 s: it is tried again after 15 s, and may be half as busy again as in the mean.
+_UNCHARGED_S: Final = 2.0  # between two samples of processes: when they come, and at the fault
+# For a GPU that is lost for 10 s: it is tried again after 15 s, and may be 1.5 times as busy as on average.
 _GONE_S: Final = 23.0
 _AS_ADDITIVE: Final = Bar(times=1.3, of="additive")
 _FAULT: Final = replace(_AS_ADDITIVE, uncharged_s=_UNCHARGED_S)
@@ -171,7 +172,7 @@ TRIALS: Final[Sequence[Trial]] = (
     Trial(
         "constant",
         "three whose load never changes, and that draw the same",
-        replace(_GPU, leakage_w_per_c=0.0, context_w=0.0),  # else the idle level is what is off
+        replace(_GPU, leakage_w_per_c=0.0, context_w=0.0),  # else the error would be that of the idle level
         _constant(),
         Bar(0.01, 0.03),
     ),
@@ -237,7 +238,7 @@ TRIALS: Final[Sequence[Trial]] = (
         "it counts 57 % of the energy while nobody works",
         replace(_GPU, counter_idle_ratio=0.57),
         _tenants(),
-        Bar(0.02),  # what it does not count no window has: energy is the counter's, and flagged DISPUTED
+        Bar(0.02),  # no window has what it does not count: energy is the counter's, and flagged DISPUTED
     ),
     Trial(
         "garbage",
@@ -260,7 +261,7 @@ TRIALS: Final[Sequence[Trial]] = (
             f"the wall clock is set {'forth' if by_s > 0 else 'back'} by {abs(by_s)} s",
             _GPU,
             _one_ends(202.0),
-            # What is used while time comes again is residual: of 30 s that is 5 % of a run, and no fault.
+            # Energy used while time repeats is residual: with 30 s it is 5 % of a run, and no fault.
             Bar(0.03 if by_s > -30 else None, uncharged_s=_UNCHARGED_S + max(0, -by_s)),
             host=replace(_HOST, clock_set_s=(200, by_s)),
         )

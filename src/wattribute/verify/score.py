@@ -16,10 +16,10 @@ from wattribute.verify.scenarios import Bar, Trial
 
 OURS: Final = "wattribute"
 METHODS: Final = (OURS, *SIMPLER)
-_ANOTHER_DAY: Final = 1_000_000  # what to add to a seed for that
-_LOST_MOST_S: Final = 1.0  # one interval between two looks at processes
-_SAME: Final = 1e-4  # no worse than the plain ratio, but for rounding
-_COUNTS_FROM: Final = 0.01  # of the energy of all: of a process with less the worst error says nothing
+_ANOTHER_DAY: Final = 1_000_000  # added to a seed to simulate another day
+_LOST_MOST_S: Final = 1.0  # one interval between two samples of processes
+_SAME: Final = 1e-4  # no worse than the plain ratio, except for rounding
+_COUNTS_FROM: Final = 0.01  # of all energy: processes with less do not count for the worst error
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One trial with one seed. ``covered_ratio``: of the rows of shared windows, how many are as near the
+    """One trial with one seed. ``covered_ratio``: the part of the rows of shared windows that are as near the
     truth as their band says."""
 
     trial: str
@@ -42,16 +42,16 @@ class Outcome:
     is_conserved: bool
     faults: Faults
     sameness: Sameness | None = None
-    """Of the first seed: what breaks it does not hang on the load."""
+    """Only of the first seed: what breaks it does not depend on the load."""
 
 
 def outcome(trial: Trial, seed: int, duration_s: int) -> Outcome:
-    """Simulate, record, attribute and compare what is final: of the last 10 s, samples are still to come."""
+    """Simulate, record, attribute and compare what is final: without the last 10 s, which lack samples."""
     recording = record(trial, seed, duration_s)
     final_s = duration_s - LATENESS_NS // 1_000_000_000
     until_ns = recording.wall_ns(START_NS + final_s * 1_000_000_000)
     fleet = None
-    if trial.fleet_knows:  # of another day: with other loads
+    if trial.fleet_knows:  # seen on another day, with other loads
         fleet = watts_of(record(trial, seed + _ANOTHER_DAY, duration_s, alone=True).records)
     records = recording.records
     table = replayed(records, fleet)
@@ -69,8 +69,8 @@ def outcome(trial: Trial, seed: int, duration_s: int) -> Outcome:
 def score(
     found_uj: Mapping[ProcessKey, float], truth_uj: Mapping[ProcessKey, float], device_uj: float
 ) -> Score:
-    """How far what was found of each process is from the truth. Where nobody works at all, what they are
-    charged with is a part of all that the device used."""
+    """How far the energy found for each process is from the truth. If nobody works at all, what they are
+    charged is compared with all that the device used."""
     whole_uj = sum(truth_uj.values()) or device_uj
     off_uj = {key: abs(found_uj.get(key, 0) - true_uj) for key, true_uj in truth_uj.items()}
     return Score(
@@ -99,8 +99,8 @@ def _covered_ratio(ours: Attributed, recording: Recording) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A scenario over all seeds: mean error and worst process of each method; ``missed`` says which bars
-    attribution did not come up to."""
+    """A scenario over all seeds: mean error and worst process of each method; ``missed`` names the bars that
+    attribution missed."""
 
     trial: Trial
     scores: Mapping[str, Score]
@@ -112,7 +112,7 @@ class Summary:
 
 
 def summaries(outcomes: Sequence[Outcome], trials: Sequence[Trial]) -> list[Summary]:
-    """Each scenario, in order. A bar that is relative to a scenario which is not there is not looked at."""
+    """Each scenario, in order. A bar that is relative to another scenario is ignored if that was not run."""
     found: dict[str, Summary] = {}
     for trial in trials:
         own = [outcome for outcome in outcomes if outcome.trial == trial.name]
@@ -133,7 +133,7 @@ def summaries(outcomes: Sequence[Outcome], trials: Sequence[Trial]) -> list[Summ
 
 
 def _missed(trial: Trial, scores: Mapping[str, Score], before: Mapping[str, Summary]) -> Iterator[str]:
-    """The bars that attribution did not come up to."""
+    """The bars of accuracy that attribution missed."""
     error_most = trial.bar.error_ratio
     if trial.bar.of in before:
         error_most = trial.bar.times * before[trial.bar.of].scores[OURS].error_ratio
@@ -146,7 +146,7 @@ def _missed(trial: Trial, scores: Mapping[str, Score], before: Mapping[str, Summ
 
 
 def _wrong(bar: Bar, found: Faults) -> Iterator[str]:
-    """What must not become of energy."""
+    """The bars on misplaced, lost and uncharged energy that were missed."""
     if found.misplaced_uj > 0:
         yield "misplaced"
     if found.least_uj < 0:
@@ -159,7 +159,7 @@ def _wrong(bar: Bar, found: Faults) -> Iterator[str]:
 
 
 def _differs(same: Sameness) -> Iterator[str]:
-    """What rows hang on but must not."""
+    """What rows depend on but must not."""
     for name, rows in (("half", same.half_rows), ("killed", same.killed_rows), ("sorted", same.sorted_rows)):
         if rows:
             yield name

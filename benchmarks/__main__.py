@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: run all of it, print the table, keep it under ``results``."""
+"""``python -m benchmarks``: run the benchmarks, print the table, and keep it under ``results``."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ TOPICS: Final[dict[str, Callable[[bool], list[Row]]]] = {
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run what was asked for."""
+    """Run the topics that were asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
         "topics", nargs="*", metavar="TOPIC", help=f"some of {', '.join(TOPICS)}; all by default"
     )
-    parser.add_argument("--small", action="store_true", help="sizes that only show that it works")
+    parser.add_argument("--small", action="store_true", help="small sizes, which only show that it works")
     parser.add_argument(
-        "--readme", type=Path, metavar="FILE", help="run nothing: put this result into README.md"
+        "--readme", type=Path, metavar="FILE", help="run nothing, but put this result into README.md"
     )
     asked = parser.parse_args(arguments)
     if asked.readme:
         write_readme(*load(asked.readme))
         return
     if unknown := [topic for topic in asked.topics if topic not in TOPICS]:
-        parser.error(f"no topic {', '.join(unknown)}; there are {', '.join(TOPICS)}")
+        parser.error(f"unknown topic {', '.join(unknown)}: choose from {', '.join(TOPICS)}")
     facts = machine()
     rows: list[Row] = []
     for topic in asked.topics or TOPICS:

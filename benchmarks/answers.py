@@ -1,7 +1,7 @@
 """How soon the store answers: every view and command over ten million rows of attribution, and a month of a
 large fleet.
 
-Database time is what the statements of an answer take together, from asking until the last row is here.
+Database time is the total of the statements of an answer, each from sending it to receiving the last row.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ _MONTH: Final[Mapping[str, str]] = {
 
 
 class _Clocked:
-    """A store to be asked, and the seconds that its answers took."""
+    """A store, and the seconds that its answers took."""
 
     def __init__(self, store: Readable) -> None:
         self._store = store
@@ -93,7 +93,7 @@ class _Clocked:
 
 
 def answers(since: datetime, until: datetime) -> dict[str, Callable[[Readable], object]]:
-    """What is asked of a store with the rows of ``benchmarks.fleet``: by name, every view and command."""
+    """Every view and command, by name, as queries to a store with the rows of ``benchmarks.fleet``."""
     params = {"since": f"{since:%F %T.%f}", "until": f"{until:%F %T.%f}"}
     span = (since, until, "equal")
     versions = [("chat-1", "v1"), ("code-2", "v0")]
@@ -143,8 +143,8 @@ def answers(since: datetime, until: datetime) -> dict[str, Callable[[Readable], 
 
 
 def over_windows(gpus: int, seconds: int, repetitions: int) -> Figures:
-    """Each view and command over nearly all the windows, from and until a time within a minute. Checked: the
-    sums are those of ``attribution``, and every window is conserved."""
+    """Time each view and command over nearly all windows; the span begins and ends within a minute. Check
+    that the sums are those of ``attribution``, and that every window is conserved."""
     _on_two_cores()
     with tempfile.TemporaryDirectory() as folder:
         sink = ClickHouseSink(open_store(f"chdb://{folder}/store"))
@@ -171,12 +171,12 @@ def over_windows(gpus: int, seconds: int, repetitions: int) -> Figures:
 
 
 def declare_host(store: Store) -> None:
-    """That a host is billed, so that ``cost`` asks what of it was not seen."""
+    """Declare that a host is billed, so that ``cost`` also queries its unobserved time."""
     add_billed(store, BilledHost(host="node-0000", gpu_model="NVIDIA H200", billed_from=START))
 
 
 def over_a_month(gpus: int, hours: int, repetitions: int) -> Figures:
-    """Whole days from ``attribution_day``, and where days are cut from ``attribution_hour``."""
+    """Time a month: whole days come from ``attribution_day``, cut days from ``attribution_hour``."""
     _on_two_cores()
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(f"chdb://{folder}/store")
@@ -219,8 +219,8 @@ def rows(small: bool) -> list[Row]:
 
 
 def timed(ask: Callable[[Readable], object], store: Readable, repetitions: int) -> dict[str, float]:
-    """Database time and processor time of all threads: of each the median of the repetitions after a first
-    one; of that, where there are none."""
+    """Database time and processor time of all threads: the median of the repetitions after a first one, or
+    the first one if there are none."""
     times_s: list[tuple[float, float]] = []
     for _ in range(repetitions + 1):
         clocked, begin_s = _Clocked(store), time.process_time()
@@ -231,7 +231,7 @@ def timed(ask: Callable[[Readable], object], store: Readable, repetitions: int) 
 
 
 def _on_two_cores() -> None:
-    """Of this process, which is the answers' own; before the engine starts its threads."""
+    """Keep this process, which only times answers, on two cores. Call it before the engine starts threads."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:_CORES])
 
 
@@ -240,8 +240,8 @@ def _asked(sql: str, params: Mapping[str, str], store: Readable) -> object:
 
 
 def _all_of(view: str, params: Mapping[str, str], store: Readable) -> object:
-    """Every column of every row is made; what is fetched is their number. Asked with values, as people ask a
-    view: with parameters the store puts its text in its place."""
+    """Compute every column of every row, and fetch only their number. Values are written into the view's
+    call, as people do: for a call with parameters the store inserts the text of the view."""
     for name, value in params.items():
         view = view.replace(f"{{{name}:String}}", f"'{value}'")
     return _asked(f"SELECT count(), sum(ignore(*)) FROM {view}", {}, store)

@@ -1,7 +1,7 @@
-"""A server that speaks ClickHouse's HTTP interface as far as the client uses it, and stores no rows.
+"""A server with the part of ClickHouse's HTTP interface that the client uses, which stores no rows.
 
-Questions and tables are answered by chDB in this process; an INSERT of an Arrow stream is counted and
-acknowledged. So a sink does all of its own work, and the work of ClickHouse is done by nobody."""
+chDB in this process answers queries and creates tables; an INSERT of an Arrow stream is counted and
+acknowledged. So a sink does all of its own work, but nobody does the work of ClickHouse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.clickhouse_shim import ClickHouseShim
 
 
 def serve() -> Figures:
-    """Print the store's URL; end when told by a line on standard input. How many rows were acknowledged."""
+    """Print the store's URL; end at a line on standard input. Return how many rows were acknowledged."""
     with (
         tempfile.TemporaryDirectory() as folder,
         closing(ClickHouseShim(Path(folder), keeps_rows=False)) as shim,

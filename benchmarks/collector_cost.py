@@ -1,4 +1,4 @@
-"""What `wattribute collect` takes of a host: processor time and memory, with 8 GPUs at 10 Hz."""
+"""What `wattribute collect` uses of a host: processor time and memory, with 8 GPUs at 10 Hz."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from wattribute.wire import MAGIC, PREFIX
 
 _GPUS: Final = 8
 _PROCESSES: Final = 4
-# Importing, probing and the first looks at every process are not the steady state: what does not change is
-# looked at ever more rarely, at last every 2 minutes. What that takes stands beside it.
+# Importing, probing and the first readings of every process are not the steady state: what does not change is
+# read ever more rarely, in the end every 2 minutes. The processor time until then is reported separately.
 _START_S, _SETTLE_S = 4.0, 70.0
 _CPU: Final = "% of a core"
 _BARS: Final = (Bar(_CPU, 1.0, at_most=True), Bar("MiB resident", 64.0, at_most=True))
@@ -54,7 +54,7 @@ def _build(compiler: str, folder: Path) -> None:
 
 
 def _measure(folder: Path, settle_s: float, span_s: float) -> Figures:
-    """The command itself, watched from outside over ``settle_s`` and then ``span_s`` of its steady state."""
+    """Measure the command from outside, over ``settle_s`` and then ``span_s`` of its steady state."""
     with _sleepers(_GPUS * _PROCESSES) as pids:
         environment = {
             **os.environ,
@@ -84,7 +84,7 @@ def _measure(folder: Path, settle_s: float, span_s: float) -> Figures:
 
 @contextmanager
 def _sleepers(count: int) -> Iterator[list[int]]:
-    """Processes to be found in /proc."""
+    """Processes that the collector finds in /proc."""
     processes = [subprocess.Popen(["sleep", "300"]) for _ in range(count)]
     try:
         yield [process.pid for process in processes]
@@ -95,7 +95,7 @@ def _sleepers(count: int) -> Iterator[list[int]]:
 
 
 def _cpu_percent(process: subprocess.Popen[bytes], span_s: float) -> float:
-    """Of one core, over the next ``span_s``."""
+    """Processor time in percent of one core, over the next ``span_s``."""
     begin_ns, begin_s = _cpu_ns(process.pid), time.monotonic()
     time.sleep(span_s)
     if process.poll() is not None:
@@ -104,7 +104,7 @@ def _cpu_percent(process: subprocess.Popen[bytes], span_s: float) -> float:
 
 
 def _cpu_ns(pid: int) -> int:
-    """Time on a processor of all threads, to the ns: /proc/PID/stat counts in steps of 10 ms."""
+    """Processor time of all threads, to the ns: /proc/PID/stat counts in steps of 10 ms."""
     return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
 
 
@@ -114,7 +114,7 @@ def _memory_mib(pid: int, name: str) -> float:
 
 
 def _samples(bus: Path) -> int:
-    """Device samples in a local log."""
+    """The number of device samples in a local log."""
     log = LocalLog(bus)
     values = [message.value for message in log.read(SAMPLES, 0, 1_000_000)]
     log.close()

@@ -1,6 +1,6 @@
-"""A contender: a function of this package, run in a Python of its own, whose result is figures.
+"""A contender: a function of this package that returns figures, run in a Python process of its own.
 
-A fresh process each, so that no contender inherits the memory, the caches or the threads of another."""
+Each gets a fresh process, so that none inherits the memory, the caches or the threads of another."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).parents[1]
 Figures = dict[str, Any]
-"""What a contender found, as JSON knows it."""
+"""The result of a contender, in types that JSON has."""
 
-# One thread each: what is compared is work, not how many cores it was spread over.
+# One thread each: the comparison is of work, not of how many cores it is spread over.
 _ONE_THREAD: Final = {"POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-_TIMEOUT_S: Final = 900.0  # the longest asks forty views and commands four times each of 10 M rows
+_TIMEOUT_S: Final = 900.0  # the longest runs forty views and commands four times each on 10 M rows
 
 
 class ContenderError(Exception):
-    """A contender failed, or its result was wrong; its process said more on standard error."""
+    """A contender failed, or its result was wrong; its standard error says more."""
 
 
 def run(contender: Callable[..., Figures], **arguments: Any) -> Figures:
-    """The figures of a contender, from a process of its own. Raises ContenderError."""
+    """Run a contender in a process of its own, and return its figures. Raises ContenderError."""
     name = f"{contender.__module__}:{contender.__qualname__}"
     done = subprocess.run(
         command(contender, **arguments),
@@ -58,8 +58,8 @@ def environment() -> dict[str, str]:
 
 
 def timed_s(tasks: Sequence[Callable[[], object]], repetitions: int) -> list[float]:
-    """The median seconds of each task, run in turn, so that a slow moment of the machine is shared by all.
-    A first turn, which touches memory for the first time, is not counted."""
+    """The median seconds of each task. They run in turn, so that a slow moment of the machine affects all.
+    The first turn, which touches memory for the first time, is not counted."""
     times_s: list[list[float]] = [[] for _ in tasks]
     for _ in range(repetitions + 1):
         for task, took_s in zip(tasks, times_s, strict=True):

@@ -1,7 +1,7 @@
 /* The fake libnvidia-ml.so.1 of the tests as a host of eight busy GPUs, which answers at once.
  *
- * FAKE_PIDS names the processes, the same number on each GPU. Once a second a thread adds what each of them used,
- * and moves the energy counters on: 8 x 5 stores a second, beside what is measured. */
+ * FAKE_PIDS lists the processes, the same number for each GPU. Once a second a thread adds a sample of each process
+ * and advances the energy counters: 8 x 5 stores a second, in addition to what is measured. */
 #include "../tests/fake_nvml/fake_nvml.c"
 #include <pthread.h>
 #include <stdlib.h>

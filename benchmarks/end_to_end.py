@@ -1,8 +1,8 @@
-"""From a broker into a store: what a consumer's second of processor time is worth.
+"""From a broker into a store: how many samples a consumer handles in a second of processor time.
 
 The consumer's process runs what `wattribute stream` runs: KafkaConsumer, StreamLoop, engine, kernels and
-sink, with the threads of librdkafka, and of chDB where it is the store. Its user and system time are counted
-from before the first poll to after the last write, commit and rollup. The broker, who feeds it, and a server
+sink, with the threads of librdkafka, and of chDB if that is the store. Its user and system time are counted
+from before the first poll to after the last write, commit and rollup. The broker, its feeder, and a server
 are other processes on the same cores: their time is not counted."""
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from wattribute.stream.loop import StreamLoop
 
 _BAR: Final = 5.0
 _PER_CPU_S: Final = "M samples/cpu-s"
-# Hosts, hz, processes a GPU, seconds of readings, and how many of them are not measured: a stream keeps the
-# past hour, and until that is full, every page it writes to is one that the kernel has yet to give it.
+# Hosts, hz, processes a GPU, seconds of readings, and how many of these are not measured: a stream keeps the
+# past hour, and until that is full, the operating system must provide every page to which it writes.
 _FULL: Final = (
     (16, 10, 1, 12_000, 6_700),
     (16, 10, 4, 9_000, 6_700),
@@ -52,13 +52,13 @@ class Metered(KafkaConsumer):
     """Tells the feeder how far it has read, and sets ``stop`` after so many messages."""
 
     def meter(self, read: I64, stop: threading.Event, expected: int, first: int) -> None:
-        """Begin. The first so many messages are not measured."""
+        """Begin to count ``expected`` messages; the ``first`` so many are not measured."""
         self._read, self._stop, self._left, self._measured = read, stop, expected, expected - first
         self.begun: tuple[int, float, float] | None = None
-        """Messages that were left, processor and other time when the measured ones began."""
+        """The messages left, processor time and clock time when the measured ones began."""
 
     def poll(self, max_messages: int, timeout_s: float) -> Sequence[Fetched]:
-        """As the consumer's own."""
+        """Poll as the consumer does, and count."""
         if self.begun is None and self._left <= self._measured:
             self.begun = self._left, _cpu_s(), time.monotonic()
         fetched = super().poll(max_messages, timeout_s)
@@ -71,7 +71,7 @@ class Metered(KafkaConsumer):
 
 
 def consume(servers: str, store: str, path: str, expected: int, first: int) -> Figures:
-    """Stream ``expected`` messages into the store; the first so many are not measured."""
+    """Stream ``expected`` messages into the store; the ``first`` so many are not measured."""
     loop: StreamLoop
     engines: list[Engine] = []
 
@@ -121,7 +121,7 @@ def rows(small: bool) -> list[Row]:
     found = []
     for hosts, hz, processes, seconds, first_s in _SMALL if small else _FULL:
         for kind, shown in _SINKS.items():
-            # Neighbours on the machine make two runs differ by a half: the middle one, and the best.
+            # Other load on the machine makes two runs differ by a half: report the median and the best.
             rounds = _ROUNDS if kind == "server" and first_s else 1
             runs = [stream_into(kind, hosts, hz, processes, seconds, first_s) for _ in range(rounds)]
             runs.sort(key=lambda run: run[_PER_CPU_S])
@@ -137,8 +137,8 @@ def rows(small: bool) -> list[Row]:
 
 
 def stream_into(kind: str, hosts: int, hz: int, processes: int, seconds: int, first_s: int) -> Figures:
-    """One run: feeder, server or folder, and consumer, each in its process. The first seconds of readings are
-    not measured."""
+    """One run, with feeder, server and consumer in a process each. The first ``first_s`` seconds of readings
+    are not measured."""
     with tempfile.TemporaryDirectory() as folder, _store(kind, folder) as (store, stored):
         path = str(Path(folder) / "progress")
         given = {"path": path, "hosts": hosts, "hz": hz, "processes": processes, "seconds": seconds}
@@ -160,7 +160,7 @@ def stream_into(kind: str, hosts: int, hz: int, processes: int, seconds: int, fi
 
 
 def _stored(sink: ClickHouseSink) -> Figures:
-    """What the store holds."""
+    """Sums over the rows in the store."""
     (unconserved,) = sink.store.query("SELECT count() FROM conservation").rows[0]
     (energy_uj,) = sink.store.query(
         "SELECT sum(active_energy_uj + idle_energy_equal_uj) FROM attribution FINAL"
@@ -175,7 +175,7 @@ def _cpu_s() -> float:
 
 @contextmanager
 def _store(kind: str, folder: str) -> Iterator[tuple[str, Callable[[], Figures]]]:
-    """A store's URL, and what to ask it afterwards."""
+    """A store's URL, and a function that returns further figures afterwards."""
     if kind == "chdb":
         yield f"chdb://{folder}/store", dict
         return
@@ -185,7 +185,7 @@ def _store(kind: str, folder: str) -> Iterator[tuple[str, Callable[[], Figures]]
 
 @contextmanager
 def _helper(task: Callable[..., Figures], **arguments: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process beside the contender, and the first line it prints; it is gone afterwards."""
+    """A process beside the contender, killed at the end, and the first line that it prints."""
     with subprocess.Popen(
         command(task, **arguments),
         cwd=ROOT,
@@ -202,7 +202,7 @@ def _helper(task: Callable[..., Figures], **arguments: Any) -> Iterator[tuple[su
 
 
 def _stop(process: subprocess.Popen[str]) -> Figures:
-    """Tell a helper to end; what it found."""
+    """Tell a helper to end; return its figures."""
     out, _ = process.communicate("\n", timeout=30.0)
     figures: Figures = json.loads(out.splitlines()[-1])
     return figures

@@ -1,7 +1,7 @@
-"""Kafka for the end-to-end rows, in a process of its own: librdkafka's mock cluster, and who feeds it.
+"""Kafka for the end-to-end rows, in a process of its own: librdkafka's mock cluster, and its feeder.
 
-The mock keeps the last 5 MiB of a partition, so messages are sent only as far ahead of the reader as fits;
-how far that is, it says in a file of one number a partition."""
+The mock keeps the last 5 MiB of a partition, so messages are sent only as far ahead of the reader as fits.
+The reader notes how far it is in a file, with one number for each partition."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _PAUSE_S: Final = 0.001
 
 
 def progress(path: Path) -> I64:
-    """The file in which the reader notes how many messages it has of each partition."""
+    """The file in which the reader notes how many messages of each partition it has read."""
     if not path.exists():
         path.write_bytes(bytes(8 * PARTITIONS))
     found: I64 = np.memmap(path, np.int64, "r+", shape=(PARTITIONS,))
@@ -42,8 +42,8 @@ def progress(path: Path) -> I64:
 
 
 def feed(path: str, hosts: int, hz: int, processes: int, seconds: int) -> Figures:
-    """Make all messages, start the cluster and print its address and their number; then send them as they are
-    read. Ends when told by a line on standard input."""
+    """Make all messages, start the cluster and print its address, their number and energy; then send them as
+    they are read. Ends at a line on standard input."""
     made = readings(hosts * GPUS_PER_HOST, hz, seconds, processes)
     queues: list[list[tuple[int, bytes]]] = [[] for _ in range(PARTITIONS)]
     for host, value in messages(made):
@@ -62,7 +62,7 @@ def feed(path: str, hosts: int, hz: int, processes: int, seconds: int) -> Figure
 
 
 def _closed_energy_uj(made: Readings) -> int:
-    """Of all windows that the messages close: of the last second no sample passes the end."""
+    """The energy of all windows that the messages close: no sample passes the end of the last second."""
     closed_ns = np.array([START_NS, START_NS + (made.seconds - 1) * SECOND_NS])
     return sum(int(np.diff(counter_uj(made, device, closed_ns))[0]) for device in range(made.devices))
 

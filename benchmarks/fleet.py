@@ -1,4 +1,4 @@
-"""A store to be asked: rows of a fleet that obey conservation, made by the engine itself, and their sums."""
+"""Fill a store to be queried: rows of a fleet that obey conservation, made by the engine, and their sums."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ ROWS_PER_WINDOW: Final = 4  # two processes that serve, one that trains, and wha
 _INSERT_ROWS: Final = 1_000_000
 _KEYS: Final = ("host", "gpu", "gpu_instance", "account", *IDENTITY)
 
-# Every figure comes of a pseudo-random number of the device and second; the parts are the whole. 8 GPUs
-# a host, 25 teams, 30 models of 2 versions or so, a run of each host that
-# changes every six hours, and is resumed once in the middle of them.
+# Every figure comes from a pseudo-random number of the device and second; the parts add up to the whole.
+# 8 GPUs a host, 25 teams, 30 models of some 2 versions, and on each host a run that changes every six hours,
+# and is resumed once in the middle of these.
 _ROWS: Final = """
     WITH
         intDiv(number, 4) AS at,
@@ -89,8 +89,8 @@ ROWS: Final = _ROWS.replace("{shares}", _shares())
 
 
 def fill_windows(sink: ClickHouseSink, gpus: int, seconds: int) -> int:
-    """Windows of a second of each device, and their rollups; how many rows that is. All but the last insert
-    are merged."""
+    """Add windows of one second of each device, and their rollups; return the number of rows. All inserts but
+    the last are merged."""
     columns = ", ".join(sink.store.column_types("attribution"))
     each = max(60, _INSERT_ROWS // (gpus * ROWS_PER_WINDOW) // 60 * 60)
     begin = int(START.timestamp())
@@ -117,9 +117,9 @@ def fill_windows(sink: ClickHouseSink, gpus: int, seconds: int) -> int:
 
 
 def fill_outcomes(store: Store, gpus: int, seconds: int) -> int:
-    """What the processes of ``fill_windows`` tell: the engine on each GPU its tokens, every 5 s, and nothing
-    for a minute an hour; the runs a checkpoint every 10 minutes, and where they resume. How many units that
-    is."""
+    """Add what the processes of ``fill_windows`` report: the engine on each GPU its tokens, every 5 s, except
+    for a minute an hour; the runs a checkpoint every 10 minutes, and where they resume. Return the number of
+    units."""
     begin = int(START.timestamp())
     params = {"gpus": gpus, "from_s": begin, "count": gpus * (seconds // 5), "seconds": seconds}
     store.command(_UNITS, params)
@@ -162,8 +162,8 @@ _RUN_EVENTS: Final = """
 
 
 def fill_hours(store: Store, gpus: int, hours: int) -> int:
-    """The sums of hours and days alone, merged, each hour as if one second of it were all; how many rows of
-    hours."""
+    """Add only the sums of hours and days, merged, each hour 3600 times its first second; return the number
+    of rows of hours."""
     keys, sums = ", ".join(_KEYS), ", ".join(SUMS)
     identity = ", ".join(IDENTITY)
     count = gpus * hours * ROWS_PER_WINDOW
@@ -185,7 +185,7 @@ def fill_hours(store: Store, gpus: int, hours: int) -> int:
 
 
 def _merge(store: Store, *tables: str) -> None:
-    """As what a stream writes is by itself: of 2.9 M rows in inserts of two seconds 0.4 % were in no merged
-    part after the last one. Inserts of a million rows stay as they are."""
+    """Merge tables, because what a stream writes gets merged by itself: of 2.9 M rows in inserts of two
+    seconds, 0.4 % were in no merged part after the last one. Inserts of a million rows are not merged."""
     for table in tables:
         store.command(f"OPTIMIZE TABLE {table}")

@@ -1,4 +1,4 @@
-"""How fast chDB takes the rows of attribution, through the sink that the stream uses."""
+"""How fast chDB stores rows of attribution, through the sink that the stream uses."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ Batch = Mapping[str, Column]
 
 
 def into_chdb(hosts: int, seconds: int, inserts: int) -> Figures:
-    """``inserts`` writes, each of the rows of ``seconds`` windows of all devices. The Arrow stream and the
-    note of the rollup buckets are included, the rollups themselves not."""
+    """Time ``inserts`` writes, each with the rows of ``seconds`` windows of all devices. The Arrow stream and
+    noting the rollup buckets are included, the rollups themselves are not."""
     batches = _batches(hosts, seconds, inserts)
     count = sum(_length(batch) for batch in batches)
     with tempfile.TemporaryDirectory() as folder:
         sink = ClickHouseSink(open_store(f"chdb://{folder}/store"))
-        sink.write_attribution(batches[0])  # the first one meets an empty cache of everything
+        sink.write_attribution(batches[0])  # the first one finds all caches empty
         times_s, begin = [], resource.getrusage(resource.RUSAGE_SELF)
         for batch in batches[1:]:
             begin_s = time.perf_counter()
             sink.write_attribution(batch)
             times_s.append(time.perf_counter() - begin_s)
         end = resource.getrusage(resource.RUSAGE_SELF)
-        # Rows written twice (a window first provisional, then final) are one.
+        # Rows written twice (a window first provisional, then final) count as one.
         (windows,) = sink.store.query(
             "SELECT uniqExact(gpu, window_start) FROM attribution FINAL WHERE account = 'process'"
         ).rows[0]
@@ -68,7 +68,7 @@ def rows(small: bool) -> list[Row]:
 
 
 def _batches(hosts: int, seconds: int, inserts: int) -> Sequence[Batch]:
-    """What an engine hands on after each ``seconds`` of readings, provisional and final."""
+    """The rows of an engine after each ``seconds`` of readings, provisional and final."""
     made = readings(hosts * GPUS_PER_HOST, _HZ, seconds * inserts, _PROCESSES)
     values = [value for _, value in messages(made)]
     engine = Engine("bench")

@@ -1,4 +1,4 @@
-"""The attribution kernel against a copy of the bytes it works on."""
+"""The attribution kernel, compared with a copy of the bytes it works on."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Attribution:
 
 
 def attribution(made: Readings, learns: bool) -> Attribution:
-    """The kernels on ``made``, all windows due, with the arrays that an engine would have. Unless it
+    """The kernels on ``made``, with all windows due, and the arrays that an engine would have. Unless it
     ``learns`` what each process draws in the same call, active energy is split by SM time."""
     series = Series()
     for device in range(made.devices):
@@ -83,7 +83,7 @@ def attribution(made: Readings, learns: bool) -> Attribution:
 
     def call() -> int:
         watts, of = prior
-        if learns:  # anew each time: nothing is known of what was learned before
+        if learns:  # each time from nothing
             watts, of = Learning().watts(hosts, devices, holders, due, *idle, SECOND_NS, False)
         count, first, _ = attribute(
             hosts, devices, holders, due, watts, of, SECOND_NS, 0, 0, True, False, out
@@ -95,15 +95,15 @@ def attribution(made: Readings, learns: bool) -> Attribution:
 
 
 def in_bytes(made: Readings) -> int:
-    """What the kernel is given: times and counter of samples, and the records of processes (5 columns of 8
-    bytes and one of 4). Power is not looked at where there is a counter."""
+    """The bytes that the kernel reads: times and counter of samples, and the records of processes (5 columns
+    of 8 bytes and one of 4). It does not read power if there is a counter."""
     return made.t_ns.nbytes + made.energy_mj.nbytes + made.sm_percent.size * (5 * 8 + 4)
 
 
 def against_memcpy(
     hz: int, processes: int, devices: int, seconds: int, learns: bool, repetitions: int
 ) -> Figures:
-    """Kernel and copy in turn, in one process: the copy is the yardstick, not a contender."""
+    """Time kernel and copy in turn, in one process: the copy is the yardstick, not a contender."""
     made = readings(devices, hz, seconds, processes)
     kernel = attribution(made, learns)
     rows = kernel.call()
@@ -142,17 +142,23 @@ def rows(small: bool) -> list[Row]:
 
 
 def _check_conserved(made: Readings, out: I64) -> None:
-    """Every window has its rows, the parts are the whole, and the whole telescopes to the counter."""
+    """Check that every window has its rows, the parts add up to it, and windows add up to the counter."""
     each = made.processes
     check(out.shape[1] == made.windows * each, f"{out.shape[1]} rows of {made.windows} windows")
     parts = out.reshape(r.ROW_COLUMNS, made.devices, made.seconds, each)
     for idle in (r.IDLE_EQUAL, r.IDLE_MEMORY, r.IDLE_ACTIVE):
         split_uj = (parts[r.ACTIVE_ENERGY] + parts[idle]).sum(axis=2)
-        check(bool((split_uj == parts[r.DEVICE_ENERGY, :, :, 0]).all()), "parts are not the whole")
+        check(bool((split_uj == parts[r.DEVICE_ENERGY, :, :, 0]).all()), "energies do not add up")
     for used in (r.TIME_EQUAL, r.TIME_MEMORY, r.TIME_ACTIVE):
-        check(bool((parts[used].sum(axis=2) == parts[r.COVERED, :, :, 0]).all()), "times are not the whole")
+        check(
+            bool((parts[used].sum(axis=2) == parts[r.COVERED, :, :, 0]).all()),
+            "times do not add up",
+        )
     counter_uj = (made.energy_mj[:, -1] - made.energy_mj[:, 0]) * 1000
     last_step_uj = (made.energy_mj[:, -1] - made.energy_mj[:, -2]) * 1000
     windows_uj = parts[r.DEVICE_ENERGY, :, :, 0].sum(axis=1)
-    beyond_uj = counter_uj - windows_uj  # of the last sample, which lies up to 1 ms beyond the last window
-    check(bool(((beyond_uj >= 0) & (beyond_uj <= last_step_uj)).all()), "windows do not telescope")
+    beyond_uj = counter_uj - windows_uj  # by the last sample, which is up to 1 ms beyond the last window
+    check(
+        bool(((beyond_uj >= 0) & (beyond_uj <= last_step_uj)).all()),
+        "windows do not add up",
+    )

@@ -1,4 +1,4 @@
-"""How soon a window can be asked for: from the sending of the message that passes its end to its rows."""
+"""How soon a window can be queried: from sending the message that passes its end, to its rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from wattribute.stream import loop as loop_module
 
 _BAR_MS: Final = 100.0
 _HZ, _PROCESSES = 10, 4
-_PAUSE_S: Final = (0.15, 0.35)  # uneven, so that no rhythm of the loop is met or missed each time
+_PAUSE_S: Final = (0.15, 0.35)  # uneven, so that it never keeps pace with the loop
 _ROLLUP_S: Final = 5.0
 _POLL_S: Final = 0.001
 _TIMEOUT_S: Final = 30.0
@@ -32,10 +32,10 @@ _QUESTION: Final = """SELECT uniqExact(gpu) FROM attribution
 
 
 def through_one_process(windows: int) -> Figures:
-    """A host of 8 GPUs, local log, stream and chDB in one process, put together as in `wattribute up`.
+    """Measure a host of 8 GPUs with local log, stream and chDB in one process, as in `wattribute up`.
 
-    A message each 0.15 to 0.35 s, of one second of samples. The time of the query is part of the time. The
-    rollups are refreshed twelve times as often as in earnest, so that some refreshes fall into the run."""
+    A message of one second of samples is sent every 0.15 to 0.35 s. The delay includes the query. Rollups are
+    refreshed twelve times as often as by default, so that some refreshes fall into the run."""
     loop_module.ROLLUP_S = _ROLLUP_S  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder:
         settings = load_settings({"bus": f"local://{folder}/bus", "store": f"chdb://{folder}/store"})
@@ -67,7 +67,7 @@ def rows(small: bool) -> list[Row]:
 
 
 def _ask(folder: Path, reader: Store, windows: int) -> list[float]:
-    """The delay of each window but the first two, which pay for the first time of everything."""
+    """The delay of each window except the first two, which are slow because everything happens first."""
     made = readings(GPUS_PER_HOST, _HZ, windows + 3, _PROCESSES)
     pauses = random.Random(SEED)
     log = LocalLog(folder)
@@ -76,13 +76,13 @@ def _ask(folder: Path, reader: Store, windows: int) -> list[float]:
         time.sleep(pauses.uniform(*_PAUSE_S))
         begin_s = time.monotonic()
         log.send(SAMPLES, "node-0000", value, (START_NS + second * SECOND_NS) // 1_000_000)
-        check(log.flush(1.0) == 0, "the local log did not take a message")
+        check(log.flush(1.0) == 0, "the local log did not accept a message")
         if second == 0:
-            continue  # it ends no window
+            continue  # the first message ends no window
         passed = {"ms": (START_NS + (second - 1) * SECOND_NS) // 1_000_000}
         while reader.query(_QUESTION, passed).rows != [(GPUS_PER_HOST,)]:
             time.sleep(_POLL_S)
-            check(time.monotonic() < begin_s + _TIMEOUT_S, "a window does not come")
+            check(time.monotonic() < begin_s + _TIMEOUT_S, "a window did not come in time")
         delays_s.append(time.monotonic() - begin_s)
     log.close()
     return delays_s[2:]

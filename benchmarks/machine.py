@@ -1,4 +1,4 @@
-"""What the figures are of: the machine, the versions and the date."""
+"""Where the figures come from: the machine, the versions and the date."""
 
 from __future__ import annotations
 

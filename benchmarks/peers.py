@@ -1,13 +1,13 @@
 """The kernel against numpy and polars on the same work, with the same result.
 
-The work: cut the windows of 1 s at the edges of the process records; the energy of each piece from the
-counter, interpolated; of it the idle part; active energy by SM time, idle energy and idle time under three
-policies, in integers by largest remainder; sums by device, window and process. The result: 11 integers of
-each, equal in all contenders to the last bit. The kernel writes 11 more, and rows for nobody's and for
-unknown energy.
+The work: cut the windows of 1 s at the edges of the process records; interpolate the energy of each piece
+from the counter; take off the idle part; split active energy by SM time, and idle energy and idle time under
+three policies, in integers by largest remainder; sum by device, window and process. The result: 11 integers
+of each, equal in all contenders to the last bit. The kernel writes 11 more, and rows for unheld and residual
+energy.
 
-The peers are told what the kernel finds out: that each device has the same processes throughout, a record of
-each at the same time in every second, a counter that never stands still or falls, and no gap."""
+The peers are given what the kernel has to find out: each device has the same processes throughout, a record
+of each at the same time in every second, a counter that always rises, and no gap."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ _BAR: Final = 10.0
 _FULL: Final = ((100, 1, 32, 1000), (100, 4, 32, 1000), (10, 4, 32, 1000))
 _SMALL: Final = ((100, 1, 2, 20), (10, 4, 2, 20))
 _ROUNDS: Final = 3
-# The result (11, devices, seconds, processes): these rows of the kernel's.
+# The result (11, devices, seconds, processes) consists of these rows of the kernel.
 _RESULT: Final = slice(r.DEVICE_ENERGY, r.MEMORY + 1)
 
 
 def by_kernel(hz: int, processes: int, devices: int, seconds: int, repetitions: int) -> Figures:
-    """The contender that the others are measured by."""
+    """The kernel, with which the others are compared."""
     made = readings(devices, hz, seconds, processes)
-    ready = attribution(made, learns=False)  # the plain ratio, as the others
+    ready = attribution(made, learns=False)  # split by SM time, like the others
     (took_s,) = timed_s([ready.call], repetitions)
     rows = ready.out[:, : ready.call()].reshape(r.ROW_COLUMNS, devices, seconds, processes)
     return _figures(made, rows[_RESULT], took_s)
 
 
 def by_numpy(hz: int, processes: int, devices: int, seconds: int, repetitions: int) -> Figures:
-    """Whole arrays at a time."""
+    """numpy, on whole arrays at a time."""
     return _timed(readings(devices, hz, seconds, processes), _attributed, repetitions)
 
 
 def by_polars(hz: int, processes: int, devices: int, seconds: int, repetitions: int) -> Figures:
-    """Lazy frames, one thread: an as-of join of the cuts with the samples, window functions, a grouping."""
+    """polars, lazy frames in one thread: an as-of join of cuts with samples, window functions, a grouping."""
     from benchmarks.peers_polars import frames, split_by_polars  # noqa: PLC0415 - polars may be absent
 
     made = readings(devices, hz, seconds, processes)
@@ -62,7 +62,7 @@ def rows(small: bool) -> list[Row]:
         size = {"hz": hz, "processes": processes, "devices": devices, "seconds": seconds}
         size["repetitions"] = 1 if small else 3
         rates: dict[str, list[float]] = {"kernel": [], "numpy": [], "polars": []}
-        for _ in range(1 if small else _ROUNDS):  # in turn, so that a ratio is of one moment of the machine
+        for _ in range(1 if small else _ROUNDS):  # in turn, so that a ratio compares the same moment
             contenders = [run(contender, **size) for contender in (by_kernel, by_numpy, by_polars)]
             check(len({one["result"] for one in contenders}) == 1, "the contenders' results differ")
             for one, rate in zip(contenders, rates.values(), strict=True):
@@ -110,7 +110,7 @@ def _attributed(made: Readings) -> I64:
 
 def _pieces(made: Readings, d: int) -> tuple[I64, I64, I64, Any]:
     """The pieces of a device, cut at the edges of windows and records: energy, length, the record of each
-    process that speaks of it (the first at or after its end), and whether it begins a window."""
+    process that covers it (the first at or after its end), and whether it begins a window."""
     edges_ns = START_NS + np.arange(made.seconds + 1) * SECOND_NS
     cuts_ns = np.unique(np.concatenate([edges_ns, made.record_ns().reshape(-1)]))
     cuts_ns = cuts_ns[cuts_ns <= edges_ns[-1]]
@@ -121,7 +121,7 @@ def _pieces(made: Readings, d: int) -> tuple[I64, I64, I64, Any]:
 
 
 def _apportioned(total: I64, weights: Any) -> I64:
-    """Totals (…) over weights (processes, …) by largest remainder; equal remainders in order."""
+    """Split totals (…) by weights (processes, …) by largest remainder; equal remainders go in order."""
     if len(weights) == 1:
         return total[None]
     exact = total * (weights / weights.sum(axis=0))
@@ -140,7 +140,7 @@ def _timed(made: Readings, task: Callable[[Readings], I64], repetitions: int) ->
 
 
 def _figures(made: Readings, result: I64, took_s: float) -> Figures:
-    """The rate of a contender, and a hash of what it found."""
+    """The rate of a contender, and a hash of its result."""
     check(result.shape == (11, made.devices, made.seconds, made.processes), f"a result of {result.shape}")
     return {
         "M samples/s": made.t_ns.size / took_s / 1e6,

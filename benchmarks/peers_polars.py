@@ -1,4 +1,5 @@
-"""The work of ``peers`` in polars: apart, because polars is there only with the extra ``bench``."""
+"""The work of ``peers`` in polars: a module of its own, since polars is installed only with the extra
+``bench``."""
 
 from __future__ import annotations
 
@@ -15,14 +16,14 @@ _SUMS = ("active", "idle_equal", "idle_memory", "idle_active", "used", "equal", 
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """What polars is given: samples by device and time, and process records by device, time and process."""
+    """The input of polars: samples by device and time, and process records by device, time and process."""
 
     samples: pl.LazyFrame
     records: pl.LazyFrame
 
 
 def frames(made: Readings) -> Frames:
-    """The readings as frames; making them is not measured."""
+    """The readings as frames; this conversion is not measured."""
     device = np.arange(made.devices)
     samples = {
         "device": np.repeat(device, made.t_ns.shape[1]),
@@ -85,8 +86,8 @@ def split_by_polars(made: Readings, given: Frames) -> I64:
 
 
 def _at(made: Readings) -> pl.Expr:
-    """Time, but a stretch of its own for each device: a join on one ascending column is faster than one by
-    device and time."""
+    """Time, shifted to a range of its own for each device: a join on one ascending column is faster than one
+    by device and time."""
     stretch_ns = (made.seconds + 10) * SECOND_NS
     return (pl.col("t_ns") - START_NS + pl.col("device") * stretch_ns).alias("at")
 
@@ -140,7 +141,8 @@ def _pieces(made: Readings, samples: pl.LazyFrame, records: pl.LazyFrame) -> pl.
 
 
 def _apportioned(total: pl.Expr, weight: pl.Expr, alone: bool) -> pl.Expr:
-    """A total by weight over the processes of a piece, by largest remainder; equal remainders in order."""
+    """Split a total by weight over the processes of a piece, by largest remainder; equal remainders go in
+    order."""
     if alone:
         return total
     exact = total * (weight / weight.sum().over("piece"))

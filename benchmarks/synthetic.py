@@ -1,4 +1,4 @@
-"""Made-up devices: what a collector would have read of them, as arrays and as messages. Fixed seed."""
+"""Made-up devices: what a collector would read of them, as arrays and as messages, with a fixed seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SEED: Final = 42
 SECOND_NS: Final = 1_000_000_000
 START_NS: Final = 1_780_000_000 * SECOND_NS  # a whole second, and minute
 GPUS_PER_HOST: Final = 8
-RECORD_AT_NS: Final = 950_000_000  # into each second: when the slow lane looked at the processes
+RECORD_AT_NS: Final = 950_000_000  # into each second: when the slow lane read the processes
 _JITTER_NS: Final = 1_000_000
 _MEAN_MW: Final = 350_000
 _IDLE_MW: Final = 60_000
@@ -28,8 +28,8 @@ F32 = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """Devices over ``seconds``: samples (devices, n), and of each process a record a second and one beyond
-    the last window: memory and SM percent, which is never 0, (devices, processes, seconds + 1)."""
+    """Devices over ``seconds``: samples (devices, n), and for each process a record per second and one beyond
+    the last window, with memory and SM percent, which is never 0 (devices, processes, seconds + 1)."""
 
     hz: int
     seconds: int
@@ -41,12 +41,12 @@ class Readings:
 
     @property
     def devices(self) -> int:
-        """How many there are."""
+        """The number of devices."""
         return int(self.t_ns.shape[0])
 
     @property
     def processes(self) -> int:
-        """How many each device has."""
+        """The number of processes on each device."""
         return int(self.sm_percent.shape[1])
 
     @property
@@ -55,13 +55,13 @@ class Readings:
         return self.devices * self.seconds
 
     def record_ns(self) -> I64:
-        """When the processes were looked at, (seconds + 1)."""
+        """When the processes were read, (seconds + 1)."""
         return START_NS + np.arange(self.seconds + 1) * SECOND_NS + RECORD_AT_NS
 
 
 def readings(devices: int, hz: int, seconds: int, processes: int) -> Readings:
-    """A sample every 1 / hz s with up to 1 ms of jitter, the last beyond the last window. The counter grows
-    with what the processes do, each with watts of its own, and at random."""
+    """Make readings: a sample every 1 / hz s with up to 1 ms of jitter, the last beyond the last window. The
+    counter grows at random, and with what the processes do, each with its own watts."""
     rng = np.random.default_rng(SEED)
     n = hz * seconds + 1
     t_ns = np.arange(n, dtype=np.int64) * (SECOND_NS // hz) + rng.integers(0, _JITTER_NS, (devices, n))
@@ -79,7 +79,7 @@ def readings(devices: int, hz: int, seconds: int, processes: int) -> Readings:
 
 
 def counter_uj(made: Readings, device: int, at_ns: I64) -> I64:
-    """The counter of a device at some times, interpolated in integers; before the first sample as at it."""
+    """The counter of a device at some times, interpolated in integers; before the first sample its value."""
     t_ns, energy_mj = made.t_ns[device], made.energy_mj[device]
     at_ns = np.clip(at_ns, t_ns[0], t_ns[-1])
     after = np.clip(np.searchsorted(t_ns, at_ns, side="right"), 1, len(t_ns) - 1)
@@ -90,12 +90,12 @@ def counter_uj(made: Readings, device: int, at_ns: I64) -> I64:
 
 
 def records(made: Readings, host: int, second: int) -> list[Record]:
-    """What the collector of a host of 8 GPUs hands on at its flush after ``second``."""
+    """The records that the collector of a host of 8 GPUs emits at its flush after ``second``."""
     flush: list[Record] = []
     gpus = range(host * GPUS_PER_HOST, (host + 1) * GPUS_PER_HOST)
     for tick in range(second * made.hz, (second + 1) * made.hz):
         for gpu in gpus:
-            slow = tick % made.hz == made.hz - 1  # what the slow lane read goes with one sample a second
+            slow = tick % made.hz == made.hz - 1  # readings of the slow lane go with one sample a second
             flush.append(
                 Device(
                     t=int(made.t_ns[gpu, tick]),
@@ -128,8 +128,8 @@ def records(made: Readings, host: int, second: int) -> list[Record]:
 
 
 def messages(made: Readings) -> Iterator[tuple[int, bytes]]:
-    """(host, message) of all hosts, a second after the other: the bytes that ``Encoder`` makes of
-    ``records``, but much faster, by writing what changes into the message of the first second."""
+    """(host, message) of all hosts, second by second: the bytes that ``Encoder`` makes of ``records``, but
+    much faster, by writing what changes into the message of the first second."""
     hosts = made.devices // GPUS_PER_HOST
     templates = [bytearray(_encoded(made, host)) for host in range(hosts)]
     views = [_View(template) for template in templates]
@@ -140,7 +140,7 @@ def messages(made: Readings) -> Iterator[tuple[int, bytes]]:
 
 
 def host_name(host: int) -> str:
-    """Of the n-th host."""
+    """The name of the n-th host."""
     return f"node-{host:04}"
 
 
@@ -153,7 +153,7 @@ class _View:
         begin = PREFIX.size + header_bytes
         self._t = np.frombuffer(message, "<i8", rows, begin)
         self._energy = np.frombuffer(message, "<i8", rows, begin + 8 * rows)
-        # three columns of 8 bytes, then gpu, then power; all rows are multiples of 8, so nothing is padded
+        # three columns of 8 bytes, then gpu, then power; row counts are multiples of 8, so nothing is padded
         self._power = np.frombuffer(message, "<i4", rows, begin + 28 * rows)
         process_begin = begin + (3 * 8 + 7 * 4) * rows
         self._process_t = np.frombuffer(message, "<i8", process_rows, process_begin)
@@ -161,7 +161,7 @@ class _View:
         self._process_sm = np.frombuffer(message, "<f4", process_rows, process_begin + 28 * process_rows)
 
     def set(self, made: Readings, host: int, second: int) -> None:
-        """Make it the message of a second: samples gpu by gpu, then processes."""
+        """Turn it into the message of a second: samples GPU by GPU, then processes."""
         gpus = slice(host * GPUS_PER_HOST, (host + 1) * GPUS_PER_HOST)
         ticks = slice(second * made.hz, (second + 1) * made.hz)
         magic, header_bytes, epoch, _, rows, process_rows = PREFIX.unpack_from(self._message)

@@ -1,4 +1,4 @@
-"""The table: its rows, how they are shown, and where they are kept."""
+"""The table: its rows, how they are shown, and where they are stored."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _HEADINGS: Final = ("", "what", "figures", "bar", "")
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """What the figure of a unit has to be, at least or at most."""
+    """The least or greatest value that the figure of a unit must have."""
 
     unit: str
     value: float
     at_most: bool = False
 
     def shown(self) -> str:
-        """In words."""
+        """The bar in words."""
         return f"{'≤' if self.at_most else '≥'} {self.value:g} {self.unit}"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the table: figures by unit, or why there are none."""
+    """A row of the table: figures by unit, or the reason why there are none."""
 
     topic: str
     what: str
@@ -38,7 +38,7 @@ class Row:
     skipped: str = ""
 
     def met(self) -> bool | None:
-        """Whether every bar is met; None where there is none, or nothing was measured."""
+        """Whether every bar is met; None if there is none, or nothing was measured."""
         if not self.bars or self.skipped:
             return None
         return all(
@@ -48,7 +48,7 @@ class Row:
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
-    """The rows as a table that reads well as plain text too."""
+    """The rows as a Markdown table that is readable as plain text too."""
     lines: list[Sequence[str]] = [_HEADINGS]
     topic = ""
     for row in rows:
@@ -69,7 +69,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
 
 
 def store(rows: Sequence[Row], machine: Mapping[str, str], small: bool) -> Path:
-    """Keep a run under ``results``; the file."""
+    """Store a run under ``results``; return the file."""
     RESULTS.mkdir(exist_ok=True)
     name = machine["date"].replace(":", "").replace(" ", "T") + ("-small" if small else "")
     path = RESULTS / f"{name}.json"
@@ -79,7 +79,7 @@ def store(rows: Sequence[Row], machine: Mapping[str, str], small: bool) -> Path:
 
 
 def load(path: Path) -> tuple[list[Row], dict[str, str]]:
-    """The rows of a run, and the machine they are of."""
+    """The rows of a stored run, and its machine."""
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     rows = [Row(**{**row, "bars": [Bar(**bar) for bar in row["bars"]]}) for row in stored["rows"]]
     return rows, stored["machine"]
@@ -96,5 +96,5 @@ def write_readme(rows: Sequence[Row], machine: Mapping[str, str], readme: Path =
 
 
 def _shown(value: float) -> str:
-    """Three digits that mean something."""
+    """A figure with three significant digits."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""Messages: how fast they are made and read, and how long they are."""
+"""Messages: how fast they are encoded and decoded, and how long they are."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from wattribute.wire import Encoder
 
 _HOSTS: Final = 16
 _BATCH: Final = 256
-# samples a message: hz, and 4 processes on each of the 8 GPUs
+# samples a message: hz; with 4 processes on each of the 8 GPUs
 _SIZES: Final = {112: 10, 832: 100}
 _PROCESSES: Final = 4
 
 
 def encode(hz: int, seconds: int, repetitions: int) -> Figures:
-    """A collector's flushes to messages, in plain Python: the collector has no array library."""
+    """Encode a collector's flushes as messages, in plain Python: the collector has no array library."""
     made = readings(GPUS_PER_HOST, hz, seconds, _PROCESSES)
     flushes = [records(made, 0, second) for second in range(seconds)]
     sent: list[bytes] = []
@@ -44,7 +44,7 @@ def encode(hz: int, seconds: int, repetitions: int) -> Figures:
 
 
 def decode(hz: int, seconds: int, repetitions: int) -> Figures:
-    """Messages of 16 hosts into the series of a new engine: headers, checks, and the ingest kernel."""
+    """Decode messages of 16 hosts into the series of a new engine: headers, checks, and the ingest kernel."""
     made = readings(_HOSTS * GPUS_PER_HOST, hz, seconds, _PROCESSES)
     values = [value for _, value in messages(made)]
     engines: list[Engine] = []
@@ -77,7 +77,7 @@ def rows(small: bool) -> list[Row]:
 
 
 def _check_taken(made: Readings, engine: Engine) -> None:
-    """Every reading stands in its series."""
+    """Check that every reading is in its series."""
     devices, n = engine.series.devices, made.hz * made.seconds
     check(engine.tables.dropped + engine.duplicate_count == 0, "messages were dropped")
     check(bool((devices.length[: made.devices] == n).all()), "samples are missing")

@@ -1,5 +1,5 @@
-"""ClickHouse's HTTP interface, as far as the client uses it, in front of chDB. It can be away, refuse, break
-off and fall silent, as a server can. Settings and users are not looked at."""
+"""The part of ClickHouse's HTTP interface that the client uses, in front of chDB. Like a server, it can be
+away, refuse statements, cut connections and stop answering. Settings and users are ignored."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ import pyarrow as pa
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What becomes of a statement. It may be ``done`` nevertheless. The answer is ``status``, with a ``code``
-    of ClickHouse where that is not 0; status 0 cuts the line instead, ``halfway`` through the answer.
+    """How a statement fails. ``done``: it is executed nevertheless. The answer is ``status``, with a ``code``
+    of ClickHouse if that is not 0; status 0 cuts the connection instead, or ``halfway`` through the answer.
     ``silent``: no answer ever comes."""
 
     status: int = 0
@@ -34,15 +34,15 @@ class Fault:
 
 class ClickHouseShim:
     """A server on a free port, with the chDB engine of ``folder``, until ``close``. Without ``keeps_rows``
-    what is inserted is counted and acknowledged, and nobody stores it."""
+    inserted rows are counted and acknowledged, but not stored."""
 
     def __init__(self, folder: Path, keeps_rows: bool = True) -> None:
         self.keeps_rows = keeps_rows
         self.rows = 0
-        """Of attribution, acknowledged."""
+        """The number of rows of attribution that were acknowledged."""
         self.settings_seen: set[tuple[str, str]] = set()
         self.fault: Callable[[str], Fault | None] = lambda _sql: None
-        """Asked for each statement."""
+        """Called for each statement; returns how it is to fail."""
         self.lines: set[socket.socket] = set()
         self._engine = chdb.connect(str(folder))  # type: ignore[no-untyped-call,unused-ignore]
         self._one_at_a_time = threading.Lock()
@@ -52,11 +52,11 @@ class ClickHouseShim:
         self.accept()
 
     def url(self, database: str) -> str:
-        """Where one of its databases is."""
+        """The URL of one of its databases."""
         return f"clickhouse://me@127.0.0.1:{self._port}/{database}"
 
     def accept(self) -> None:
-        """Be there, at the same port as before."""
+        """Accept connections, at the same port as before."""
         with self._switching:
             if self._server is None:
                 self._server = _Server(self, self._port)
@@ -64,7 +64,7 @@ class ClickHouseShim:
                 threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def refuse(self) -> None:
-        """Be away: lines are cut, and new ones refused."""
+        """Be away: cut connections, and refuse new ones."""
         with self._switching:
             if self._server is not None:
                 self._server.shutdown()
@@ -74,12 +74,12 @@ class ClickHouseShim:
                 cut(line)
 
     def run(self, sql: str) -> None:
-        """Run a statement for all who ask, as the SET of a profile."""
+        """Run a statement that affects all clients, like the SET of a profile."""
         with self._one_at_a_time:
             self._engine.query(sql)
 
     def close(self) -> None:
-        """End."""
+        """Stop the server and the engine."""
         self.refuse()
         self._engine.close()
 
@@ -113,13 +113,13 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Front)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Of a line that was cut nothing is said."""
+        """Print nothing about a connection that was cut."""
 
 
 class _Front(BaseHTTPRequestHandler):
-    """One line."""
+    """One connection."""
 
-    protocol_version = "HTTP/1.1"  # so that the client keeps it
+    protocol_version = "HTTP/1.1"  # so that the client keeps the connection
     server: _Server
 
     def setup(self) -> None:
@@ -135,7 +135,7 @@ class _Front(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         given = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
         sql = given.pop("query", "")
-        if not sql:  # then it stands before the rows
+        if not sql:  # then the statement comes before the rows
             statement, of_rows, body = body.partition(b" FORMAT ArrowStream\n")
             sql = (statement + of_rows.rstrip()).decode()
         shim = self.server.shim
@@ -149,7 +149,7 @@ class _Front(BaseHTTPRequestHandler):
         if fault is None:
             self._reply(200, answer)
         elif fault.silent:
-            self.connection.recv(1)  # until the client has enough
+            self.connection.recv(1)  # until the client gives up
             self.close_connection = True
         elif fault.status:
             self._reply(fault.status, b"a fault\n", fault.code)
@@ -171,7 +171,7 @@ class _Front(BaseHTTPRequestHandler):
         self.wfile.write(body[:sent])
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is given
-        """Say nothing."""
+        """Log nothing."""
 
 
 def cut(line: socket.socket) -> None:

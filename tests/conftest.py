@@ -11,15 +11,15 @@ from tests.kafka_broker import kafka_broker
 
 __all__ = ["kafka_broker"]
 
-# Compiled once, by `make kernels`, which reads this file too, or by whichever process comes first. Those that
-# check each index have a folder of their own, for numba's cache does not tell them from the others.
+# The kernels are compiled once, by `make kernels`, which reads this file too, or by the first process. Those
+# that check bounds have a folder of their own, because numba's cache does not tell them from the others.
 _ROOT = Path(__file__).parents[1]
 _CHECKED = "-bounds" if os.environ.get("NUMBA_BOUNDSCHECK") == "1" else ""
 _CACHE = _ROOT / ".pytest_cache" / f"kernels{_CHECKED}"
 os.environ.setdefault("NUMBA_CACHE_DIR", str(_CACHE))
 
-# Files that take a minute begin: a file's tests run in one process, and one that came last would have it work
-# while the others wait.
+# Files that take a minute come first: a file's tests run in one process, and if a long file came last, the
+# other processes would wait for it.
 _LONGEST = (
     *(
         "test_end_to_end.py",

@@ -1,6 +1,6 @@
 """A real Apache Kafka broker for tests: one node, KRaft, free ports, a log folder of its own.
 
-The jars come by Maven into a cache outside the repository, once (some 45 MB).
+Maven fetches the jars once (some 45 MB), into a cache outside the repository.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ controller.quorum.bootstrap.servers=127.0.0.1:{controller}
 listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{guarded},CONTROLLER://127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
-# Whoever comes without a name may do everything, the user named guest nothing.
+# A user without a name may do everything, the user named guest nothing.
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS
 sasl.enabled.mechanisms=PLAIN
@@ -49,8 +49,8 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
-# The traces are months old and retention is a week, as by default: look often and from the beginning, so that
-# what would be lost within 5 minutes is lost within a test.
+# The traces are months old, and retention is a week, which is the default: check often and from the start, so
+# that what would be lost within 5 minutes is lost within a test.
 log.retention.check.interval.ms=500
 log.initial.task.delay.ms=500
 broker.heartbeat.interval.ms=500
@@ -68,13 +68,13 @@ appender.stderr.layout.pattern = %d %p %c: %m%n
 
 
 class KafkaBroker:
-    """One broker, running from ``start`` to ``stop`` or ``kill``; it keeps its log and its port between."""
+    """One broker, running from ``start`` to ``stop`` or ``kill``; it keeps its log and port over restarts."""
 
     def __init__(self, libs: Path, folder: Path) -> None:
         port, guarded, controller = _free_ports(3)
         self.servers = f"127.0.0.1:{port}"
         self.guarded_servers = f"127.0.0.1:{guarded}"
-        """For the user named guest, whose password is guest, and who has no rights."""
+        """The address for the user named guest, whose password is guest, and who has no rights."""
         self._folder = folder
         self._java = [
             "java",
@@ -112,7 +112,7 @@ class KafkaBroker:
         )
 
     def start(self) -> None:
-        """Start, and wait until it answers."""
+        """Start the broker, and wait until it answers."""
         with (self._folder / "broker.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._java, "kafka.Kafka", str(self._properties)], stdout=log, stderr=log
@@ -130,23 +130,23 @@ class KafkaBroker:
         raise RuntimeError(f"the Kafka broker did not start:\n{said}")
 
     def stop(self) -> None:
-        """End in order."""
+        """Shut the broker down."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End as a crash does."""
+        """Kill the broker, as in a crash."""
         self._end(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Neither answer nor hang up, until ``thaw``. Returns when every thread has stopped: one that runs on
-        for a moment answered a commit."""
+        """Neither answer nor close connections, until ``thaw``. Returns once every thread has stopped: a
+        thread that ran on for a moment has answered a commit."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
         while not all(_is_stopped(thread) for thread in Path(f"/proc/{self._process.pid}/task").iterdir()):
             time.sleep(0.001)
 
     def thaw(self) -> None:
-        """Go on."""
+        """Continue after ``freeze``."""
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
 
@@ -158,7 +158,7 @@ class KafkaBroker:
 
 
 def _is_stopped(thread: Path) -> bool:
-    """By its state, which follows the name in proc(5)'s stat; one that has ended is stopped too."""
+    """Whether a thread is stopped, or has ended, by its state, which follows the name in proc(5)'s stat."""
     try:
         return (thread / "stat").read_text().rpartition(")")[2].split()[0] in {"T", "Z", "X"}
     except (FileNotFoundError, ProcessLookupError):
@@ -176,7 +176,8 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBrok
 
 
 def jars() -> Path:
-    """Where the broker's jars lie, fetched once; skips, or fails in CI, where they cannot be had."""
+    """The folder of the broker's jars, fetched once. If they are unavailable the test is skipped, or fails
+    in CI."""
     if given := os.environ.get("KAFKA_LIBS"):
         return Path(given)
     if shutil.which("java") is None:
@@ -194,7 +195,7 @@ def jars() -> Path:
 
 def _fetch(libs: Path) -> None:
     if shutil.which("mvn") is None:
-        missing("no Kafka broker: no mvn to fetch its jars (Debian: maven); or set KAFKA_LIBS")
+        missing("no Kafka broker: mvn is not installed to fetch its jars (Debian: maven); or set KAFKA_LIBS")
     partial = libs.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={partial}"]

@@ -10,14 +10,14 @@ import pytest
 
 
 def missing(what: str) -> NoReturn:
-    """Skip the test for want of something; fail where everything has to be there."""
+    """Skip the test because something is missing; fail it in CI, where everything must be there."""
     if os.environ.get("CI") == "true":
         pytest.fail(what)
     pytest.skip(what)
 
 
 def need(package: str) -> None:
-    """Go on where a package can be imported."""
+    """Skip the test, or fail it in CI, unless a package can be imported."""
     try:
         importlib.import_module(package)
     except ImportError:

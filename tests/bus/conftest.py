@@ -1,4 +1,4 @@
-"""The buses that the contract is tested on: one face for a local log, the mock cluster and a real broker."""
+"""The buses that the contract is tested on: one interface to a local log, a mock cluster and a broker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from wattribute.stream.kafka_consumer import KafkaConsumer
 
 
 class Bus(Protocol):
-    """A bus under test. What it makes is as if in processes of their own, and is closed at the end."""
+    """A bus under test. Its producers and consumers act as if in separate processes, and are closed at the
+    end."""
 
     def topic(self, partitions: int = 1) -> str:
         """A new topic."""
@@ -40,7 +41,7 @@ class Bus(Protocol):
     ) -> Consumer: ...
 
     def truncate(self, partition: Partition, before: int) -> None:
-        """Let the messages before an offset be gone."""
+        """Delete the messages before an offset."""
 
     def close(self) -> None: ...
 
@@ -108,8 +109,8 @@ class KafkaBus:
         on_assign: OnAssign | None = None,
         on_revoke: OnRevoke | None = None,
     ) -> Consumer:
-        # The heartbeat tells a member of a rebalance: at 3 s, the default, the tests would wait for it.
-        # The mock waits for those who left as long as their session, less 1 s.
+        # A member learns of a rebalance by its heartbeat: with 3 s, the default, tests would wait for that.
+        # The mock waits for members that left as long as their session, less 1 s.
         session_ms = "2000" if self.mock else "6000"
         fast = {"heartbeat.interval.ms": "200", "session.timeout.ms": session_ms}
         consumer = KafkaConsumer(self.servers, group or self._group, [topic], on_assign, on_revoke, fast)
@@ -121,7 +122,7 @@ class KafkaBus:
             self.mock.delete_records(partition.topic, partition.number, before)
             return
         place = TopicPartition(partition.topic, partition.number, before)
-        admin = AdminClient({"bootstrap.servers": self.servers})  # its answers die with it: keep it
+        admin = AdminClient({"bootstrap.servers": self.servers})  # keep it: its results are lost with it
         for done in admin.delete_records([place]).values():
             done.result(timeout=20.0)
 
@@ -132,21 +133,21 @@ class KafkaBus:
 
 @pytest.fixture(scope="session")
 def mock_cluster() -> Iterator[MockKafka]:
-    """A mock cluster, shared by the session: take topics and groups of your own, and leave it up."""
+    """A mock cluster, shared by the session: use your own topics and groups, and do not stop it."""
     with mock_started() as mock:
         yield mock
 
 
 @pytest.fixture
 def mock_kafka() -> Iterator[MockKafka]:
-    """A mock cluster of one's own, to be ill-treated."""
+    """A mock cluster for one test, which may break it."""
     with mock_started() as mock:
         yield mock
 
 
 @contextmanager
 def mock_started(brokers: int = 1) -> Iterator[MockKafka]:
-    """A mock cluster while it lasts."""
+    """A mock cluster, for the length of a with statement."""
     try:
         mock = MockKafka(brokers)
     except OSError as error:
@@ -175,7 +176,7 @@ def bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bus]:
 
 @pytest.fixture(params=["mock", "kafka"])
 def kafka_bus(request: pytest.FixtureRequest) -> Iterator[KafkaBus]:
-    """Each bus with groups of several members."""
+    """Each bus in turn whose groups can have several members."""
     made = _kafka_bus(request.param, request)
     yield made
     made.close()

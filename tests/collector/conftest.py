@@ -16,16 +16,16 @@ from tests.needs import missing
 
 @pytest.fixture
 def fake() -> Iterator[FakeNvml]:
-    """The fake libnvidia-ml.so.1 with two devices, where NVIDIA's binding finds it."""
+    """The fake libnvidia-ml.so.1 with two devices, which NVIDIA's binding loads."""
     with loaded(gpus=2) as fake:
         yield fake
 
 
 @pytest.fixture
 def certified(tmp_path: Path) -> Callable[[str], tuple[Path, Path]]:
-    """Makes a certificate that is its own authority, and its key, for a name: DNS:node-1, IP:127.0.0.1."""
+    """A function that makes a self-signed certificate and its key for a name: DNS:node-1, IP:127.0.0.1."""
     if shutil.which("openssl") is None:
-        missing("openssl, to make a certificate with")
+        missing("openssl is not installed: it makes a certificate for the test")
 
     def make(name: str) -> tuple[Path, Path]:
         certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"

@@ -24,7 +24,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Running:
-    """An intake that listens."""
+    """An intake that is listening."""
 
     intake: Intake
     told: Told
@@ -34,7 +34,7 @@ class Running:
         return f"http://{self.intake.at}"
 
     def post(self, path: str, body: bytes | str, method: str = "POST", **headers: str) -> Answer:
-        """One request, its headers written with _ for -."""
+        """Send one request. Headers are named with _ in place of -."""
         host, _, port = self.intake.at.rpartition(":")
         connection = http.client.HTTPConnection(host, int(port), timeout=30)
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -46,7 +46,7 @@ class Running:
             connection.close()
 
     def units(self) -> dict[tuple[str, str, str], float]:
-        """What was told since the last call: quantity by source, model and unit."""
+        """The units reported since the last call: quantity by source, model and unit."""
         found: dict[tuple[str, str, str], float] = {}
         for record in self.told.take():
             told: Any = record
@@ -60,7 +60,7 @@ class Running:
 
 @pytest.fixture
 def listen() -> Iterator[Callable[..., Running]]:
-    """Opens intakes with settings of their own, and closes them."""
+    """A function that opens an intake with the settings given; all are closed at the end."""
     opened: list[Running] = []
 
     def open_one(**settings: object) -> Running:
@@ -76,5 +76,5 @@ def listen() -> Iterator[Callable[..., Running]]:
 
 @pytest.fixture
 def running(listen: Callable[..., Running]) -> Running:
-    """An intake as it is by default."""
+    """An intake with default settings."""
     return listen()

@@ -1,5 +1,5 @@
-"""Stores on real chDB. One engine path fits into a process, so a module opens one and closes it again.
-Its tests share a database, which is emptied between them: to make one takes a second, to empty it 20 ms."""
+"""Stores on real chDB. A process can have only one engine path, so each module opens one and closes it again.
+Its tests share a database, which is emptied between them: creating one takes a second, emptying it 20 ms."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def start_ms() -> int:
 
 @pytest.fixture(scope="session")
 def as_columns() -> AsColumns:
-    """Attribution rows, each a few fields over DEFAULTS, as columns."""
+    """A function that makes columns from attribution rows, each given by its differences from DEFAULTS."""
 
     def columns(rows: Rows) -> dict[str, Column]:
         full = [DEFAULTS | dict(row) for row in rows]
@@ -116,7 +116,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> Iterator[Any]:
-    """Keeps the engine of the module's folder up, so that a test's own store opens at once."""
+    """Keeps the engine of the module's folder open, so that a test's own store opens at once."""
     import clickhouse_connect
 
     (folder / "owner.lock").touch()
@@ -126,7 +126,7 @@ def engine(folder: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def url(folder: Path, engine: Any, _numbers: Iterator[int]) -> str:
-    """A database of the test's own."""
+    """The URL of a database for one test."""
     return f"chdb://{folder}?database=test{next(_numbers)}"
 
 
@@ -137,7 +137,7 @@ def _numbers() -> Iterator[int]:
 
 @pytest.fixture
 def sink(folder: Path, engine: Any) -> Iterator[Any]:
-    """A sink on a database as it is when new; its store is ``sink.store``."""
+    """A sink on a database that is like new; its store is ``sink.store``."""
     from wattribute.sinks.clickhouse import ClickHouseSink
     from wattribute.sinks.store import open_store
 
@@ -154,7 +154,7 @@ def sink(folder: Path, engine: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def priced(sink: Any) -> Any:
-    """A sink in whose store a GPU hour costs 3.6 USD."""
+    """A sink whose store has a price: a GPU hour of an H200 costs 3.6 USD."""
     from wattribute.sinks.prices import Price, add_prices
 
     add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=3.6)])

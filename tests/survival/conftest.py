@@ -1,4 +1,4 @@
-"""Traces that several of these tests replay."""
+"""Traces that several tests of this folder replay."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHARED = Path(__file__).parents[3] / "shared" / "data"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of this folder takes minutes."""
+    """Mark all tests of this folder as long: they take minutes."""
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
@@ -35,20 +35,20 @@ def _chdb() -> None:
 
 @pytest.fixture(scope="session")
 def churn(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
-    """Ten minutes of three GPUs on which processes begin and end all the time."""
+    """Ten minutes of three GPUs on which processes start and end all the time."""
     return recorded(tmp_path_factory.mktemp("churn"), "churn", "10m")
 
 
 @pytest.fixture(scope="session")
 def undisturbed(churn: Recorded, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A store into which the churn was replayed."""
+    """A store into which ``churn`` was replayed without disturbance."""
     store = f"chdb://{tmp_path_factory.mktemp('undisturbed')}/store"
     ran("replay", churn.trace, "--store", store)
     return store
 
 
 def recorded(folder: Path, scenario: str | Path, duration: str) -> Recorded:
-    """A trace of a simulated host, recorded faster than it runs."""
+    """A trace of a simulated host, recorded in virtual time."""
     name = Path(scenario).stem
     made = Recorded(folder / f"{name}.ndjson", folder / f"{name}.json")
     simulated = ("--simulate", "--scenario", scenario, "--virtual-time", "--duration", duration)

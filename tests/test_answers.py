@@ -126,7 +126,7 @@ def test_by_calendar_in_a_time_zone(demo: str) -> None:
     assert all(row["day"].endswith("T00:00:00+05:30") for row in by_day)
     table = ran("cost", "--by", "month,team", "--tz", "Asia/Kolkata", "--store", demo).stdout
     assert re.search(r"^\d{4}-\d{2} +\w", table, re.MULTILINE)
-    assert "each month is one of the calendar in Asia/Kolkata" in table
+    assert "each month follows the calendar of Asia/Kolkata" in table
     assert "ends (Asia/Kolkata)" in ran("runs", "--tz", "Asia/Kolkata", "--store", demo).stdout
 
 
@@ -210,7 +210,7 @@ def test_names_that_nothing_has_are_said_to_be_nobody_s(demo: str) -> None:
     ).stderr
     assert "with a unit use" in said
     said = ran("cost", "--unit", "tokens", "--by", "model", "--store", demo).stdout
-    assert "no tokens were counted in this span; what was: input_tokens, output_tokens, requests" in said
+    assert "no tokens were counted in this span; these were: input_tokens, output_tokens, requests" in said
     said = ran("cost", "--by", "team,labels.costcentre", "--store", demo).stdout
     assert "no row has the label costcentre" in said
     said = ran("compare", "support-chat", "support-chat@v2", "--store", demo, status=2).stderr

@@ -133,7 +133,7 @@ def test_collecting_needs_no_array_library(tmp_path: Path) -> None:
         ("up --simulate --scenario nope", 2, "no bundled scenario 'nope'"),
         ("up --scenario demo", 2, "need --simulate"),
         ("up --simulate --duration soon", 2, "'soon' is not a duration"),
-        ("up --replay x --simulate", 2, "goes without --simulate"),
+        ("up --replay x --simulate", 2, "cannot be combined with --simulate"),
         ("collect --simulate --fast-hz 1000", 2, "it must be 1 to 100"),
         ("collect --simulate --bus local:///proc/nowhere", 1, "local log /proc/nowhere"),
         ("record /nowhere/x.ndjson --simulate --duration 1", 1, "cannot write /nowhere/x.ndjson"),
@@ -143,7 +143,7 @@ def test_collecting_needs_no_array_library(tmp_path: Path) -> None:
         ("run --steps 0 -- true", 2, "--steps"),
         ("run", 2, "Missing argument"),
         ("run --progress step -- true", 2, "has 0 groups: put the step in parentheses"),
-        ("run --resume (1) -- true", 2, "go with --progress"),
+        ("run --resume (1) -- true", 2, "need --progress"),
         ("run --scenario demo -- true", 2, "--scenario needs --simulate"),
         ("run --policy fair -- true", 2, "unknown policy 'fair'"),
         ("up --simulate --policy fair", 2, "unknown policy 'fair'"),
@@ -154,15 +154,15 @@ def test_collecting_needs_no_array_library(tmp_path: Path) -> None:
         ("cost --store clickhouse://127.0.0.1:1/x", 1, "cannot open the store clickhouse://127.0.0.1:1/x"),
         ("price remove --gpu x --store chdb:///nowhere/store", 1, "there is no store in /nowhere/store"),
         ("explain --policy fair", 2, "unknown policy 'fair'"),
-        ("explain --window 2026-06-01 --since 1h", 2, "--window goes without"),
+        ("explain --window 2026-06-01 --since 1h", 2, "--window cannot be combined with"),
         ("price add --gpu x --per-gpu-hour -1", 2, "it must be from 0 to 1,000,000,000"),
         ("price add --gpu x --per-gpu-hour 1e308", 2, "it must be from 0 to 1,000,000,000"),
-        ("cost --tz PST", 2, "time zone 'PST' is not known; write UTC or a name as Europe/Berlin"),
+        ("cost --tz PST", 2, "time zone 'PST' is not known; write UTC or a name like Europe/Berlin"),
         ("cost --tz berlin", 2, "did you mean Europe/Berlin?"),
         ("price tariff add --per-kwh 1e308", 2, "it must be from 0 to 1,000,000,000"),
         ("price import .", 2, "cannot read the prices in .: Is a directory"),
         ("host add node --gpus 0 --from 2026-06-01", 2, "--gpus 0: it must be 1 or more"),
-        ("reconcile --invoice 300 --format json", 2, "--invoice is compared in the table alone"),
+        ("reconcile --invoice 300 --format json", 2, "--invoice is compared only in the table"),
         ("run --output /nowhere/o.json -- true", 2, "--output /nowhere/o.json cannot be written"),
         ("replay /tmp/\x9b31m", 2, "there is no file /tmp/�31m"),
         ("price import none.csv", 2, "cannot read the prices in none.csv"),
@@ -178,12 +178,12 @@ def test_collecting_needs_no_array_library(tmp_path: Path) -> None:
             2,
             "--truth /nowhere/t.json cannot be written",
         ),
-        ("verify additive --gpu", 2, "scenarios, --seeds and --picture are of simulations"),
-        ("verify --seeds 3 --trace none.ndjson", 2, "scenarios, --seeds and --picture are of simulations"),
+        ("verify additive --gpu", 2, "scenarios, --seeds and --picture are for simulations"),
+        ("verify --seeds 3 --trace none.ndjson", 2, "scenarios, --seeds and --picture are for simulations"),
         ("verify --trace none.ndjson", 1, "cannot read none.ndjson"),
         ("verify --gpu --seconds 60", 2, "with --gpu it must be 200 to 3600"),
-        ("verify --trace none.ndjson --index 1", 2, "--index, --overwrite and --seconds go with --gpu"),
-        ("verify additive --overwrite", 2, "--index and --overwrite go with --gpu"),
+        ("verify --trace none.ndjson --index 1", 2, "--index, --overwrite and --seconds need --gpu"),
+        ("verify additive --overwrite", 2, "--index and --overwrite need --gpu"),
         ("check-config --config none.toml", 2, "none.toml cannot be read"),
         ("check-config --store chdb://x", 2, "store 'chdb://x' is neither"),
         ("migrate --plan", 1, "there is no store"),
@@ -276,13 +276,13 @@ def test_fresh_empties_nothing_that_is_not_ours(capsys: pytest.CaptureFixture[st
     (store / "thesis.tex").write_text("mine")
     status, _, err = ended(capsys, "up", "--simulate", "--fresh", "--store", f"chdb://{store}")
     assert status == 2
-    assert "thesis.tex in it is not of wattribute" in err
+    assert "it contains thesis.tex, which is not wattribute's" in err
     assert (store / "thesis.tex").read_text() == "mine"
     assert (store / "data").is_dir()
     (store / "thesis.tex").unlink()
     status, _, err = ended(capsys, "up", "--simulate", "--fresh", "--store", f"chdb://{store}")
     assert status == 2
-    assert "it is a store of another program" in err
+    assert "it belongs to another program" in err
     assert (store / "data").is_dir()
 
 
@@ -444,11 +444,11 @@ def test_durations_and_spans() -> None:
     assert [parse_duration_s(text) for text in ("30", "1.5s", "10m", "250ms")] == [30, 1.5, 600, 0.25]
     for text in ("-1", "inf", "1e9", "300y", "", "10M", "10min", "1h30m"):
         with pytest.raises(
-            UsageError, match=r"is not a duration: .* ms, s, m \(minutes\), h, d or w, as 90s"
+            UsageError, match=r"is not a duration: .* ms, s, m \(minutes\), h, d or w, like 90s"
         ):
             parse_duration_s(text)
     for text in ("0", "99999d"):
-        with pytest.raises(UsageError, match="a duration is more than 0, and 36,600 days at most"):
+        with pytest.raises(UsageError, match="a duration must be more than 0, and at most 36,600 days"):
             parse_duration_s(text)
     assert parse_span(None, None) == (None, None)
 
@@ -615,7 +615,7 @@ def test_what_is_there_and_no_store_is_told_before_it_is_used(
     status, out, _ = ended(capsys, "doctor", "--simulate", *store, "--format", "json")
     (row,) = [row for row in json.loads(out) if row["part"] == "store"]
     assert (status, row["state"]) == (1, "broken")
-    assert row["finding"] == f"{tmp_path}/{name} holds something else"
+    assert row["finding"] == f"{tmp_path}/{name} holds other files"
     status, _, err = ended(capsys, "up", "--simulate", "--fresh", *store)
     assert (status, "bug" in err) == (2, False)
     assert err.startswith(f"wattribute: --fresh does not empty {tmp_path}/{name}: ")
@@ -631,7 +631,7 @@ def test_doctor_says_that_a_link_leads_nowhere(capsys: pytest.CaptureFixture[str
         found = [row for row in json.loads(out) if row["part"] in ("store", "bus")]
         assert [row["state"] for row in found] == ["broken", "broken"]
         assert {row["finding"] for row in found} == {
-            f"{folder} cannot be made: {tmp_path}/disk: No such file or directory"
+            f"{folder} cannot be created: {tmp_path}/disk: No such file or directory"
         }
 
 
@@ -663,7 +663,7 @@ def test_a_log_on_standard_input_is_an_error_of_one_line(monkeypatch: pytest.Mon
     log = b"timestamp, uuid, power.draw [W]\n" + b"2023/07/14 10:12:46.483, GPU-1, 5 W\n" * 300
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(log))))
     ((_, lines, _),) = open_inputs([Path("-")])
-    with pytest.raises(UsageError, match="a log of nvidia-smi is not read from standard input"):
+    with pytest.raises(UsageError, match="a log of nvidia-smi cannot be read from standard input"):
         next(lines)
 
 
@@ -675,7 +675,7 @@ def test_logs_of_one_name_that_name_no_gpu_are_refused(tmp_path: Path) -> None:
         path.write_text("timestamp, power.draw [W]\n2023/07/14 10:12:46.483, 5 W\n")
     (_, first, _), (_, second, _) = open_inputs(paths)
     assert len(list(first)) == 3
-    with pytest.raises(UsageError, match=r"node1/run\.csv and .*node2/run\.csv are both of GPU log:run:0"):
+    with pytest.raises(UsageError, match=r"node1/run\.csv and .*node2/run\.csv are both for GPU log:run:0"):
         list(second)
 
 
@@ -693,7 +693,7 @@ def test_a_log_that_seems_to_be_of_several_gpus_says_so(
     path.write_text("\n".join(lines))
     ((_, items, _),) = open_inputs([path])
     assert len(list(items)) > 60
-    assert ("run.csv names no GPU in its lines" in capsys.readouterr().err) == is_said
+    assert ("run.csv name no GPU, so all were taken for one" in capsys.readouterr().err) == is_said
 
 
 def test_a_log_without_energy_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -702,7 +702,7 @@ def test_a_log_without_energy_says_so(tmp_path: Path, capsys: pytest.CaptureFixt
         path.write_text(f"timestamp, power.draw [W]\n2023/07/14 10:12:46.483,{power}\n")
         ((_, lines, _),) = open_inputs([path])
         list(lines)
-        assert ("run.csv tells no power and no energy" in capsys.readouterr().err) == is_said, power
+        assert ("run.csv contains no power and no energy" in capsys.readouterr().err) == is_said, power
 
 
 def test_what_can_be_read_only_once_is_refused(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_what_is_told_changes_nothing_of_what_was_measured(seed: int, places: li
         (["unit", "images", "1", "--model", "m", "--period", "soon"], "is not a duration"),
         (["quality", "mmlu", "0.5"], "--model or --run"),
         (["run", "halt", "--run", "r"], "none of start, checkpoint, finish, fail"),
-        (["run", "start"], "--run or WATTRIBUTE_RUN"),
+        (["run", "start"], "give --run or set WATTRIBUTE_RUN"),
         (["run", "start", "--run", "r", "--step", "-1"], "step -1 is outside"),
         (
             ["run", "checkpoint", "--run", "r", "--step", "8", "--steps", "7"],
@@ -176,7 +176,7 @@ MOUNTS = """\
         ({}, 2, ""),
         ({"TORCHELASTIC_RESTART_COUNT": "3"}, 2003, ""),
         ({"WATTRIBUTE_ATTEMPT": "7"}, 7, ""),
-        ({"WATTRIBUTE_KUBELET": "off"}, 0, "told of attempt 0"),
+        ({"WATTRIBUTE_KUBELET": "off"}, 0, "reported as attempt 0"),
         ({"WATTRIBUTE_KUBELET": "/nowhere/pods"}, 0, "No such file"),
         (
             {"WATTRIBUTE_KUBELET": "http://127.0.0.1:1/pods", "SLURM_RESTART_COUNT": "4"},

@@ -178,9 +178,9 @@ def test_a_replay_says_what_is_older_than_the_store_keeps(tmp_path: Path) -> Non
     lines = [{"kind": "trace", "version": 1, "host": "h", "boot_id": "b"}, *readings]
     trace.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     assert "3 minutes of a GPU are older than retention_days" in ran("replay", trace, *places).stderr
-    cut = "windows older than 30 days (retention_days) are gone"
+    cut = "windows older than 30 days (retention_days) are deleted"
     by_seconds = ran("cost", "--since", "2001-09-09T01:46:41Z", "--until", "2001-09-09T01:47Z", *places)
-    assert f"{cut}, and with them this span's part of the minute 2001-09-09 01:46 UTC" in by_seconds.stdout
+    assert f"{cut}, so this span's part of the minute 2001-09-09 01:46 UTC is missing" in by_seconds.stdout
     by_minutes = ran("cost", "--since", "2001-09-09T01:46Z", "--until", "2001-09-09T01:47Z", *places)
     assert cut not in by_minutes.stdout
 
@@ -257,7 +257,7 @@ def test_bad_lines_are_counted_and_shown_and_good_ones_kept(tmp_path: Path) -> N
     assert "is no trace" not in done.stderr
     trace.write_text("gpu_model,price\nNVIDIA H200,3.6\n")
     other = ran("replay", trace, "--store", f"chdb://{tmp_path}/other", status=1).stderr
-    assert f"{trace} is no trace, and no log of nvidia-smi: not one of its lines could be used" in other
+    assert f"{trace} is neither a trace nor a log of nvidia-smi: none of its lines could be used" in other
 
     trace.write_text("\n".join(lines + ["{"] * 7))
     more = ran("replay", trace, "--store", f"chdb://{tmp_path}/more", status=1).stderr.splitlines()

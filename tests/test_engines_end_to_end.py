@@ -168,7 +168,7 @@ def test_doctor_says_which_engines_it_finds(nvml: Path, tmp_path: Path) -> None:
     findings = [item for item in json.loads(done.stdout) if item["part"] == "engines"]
     assert [(item["state"], item["finding"]) for item in findings] == [
         ("ok", f"vllm at http://127.0.0.1:{port}/metrics of pid {api} serves chat"),
-        ("weak", "samples left out, for they are NaN, negative or there twice: 1"),
+        ("weak", "samples left out because they are NaN, negative or repeated: 1"),
     ]
     assert "NaN" not in done.stderr
 
@@ -215,5 +215,5 @@ def test_a_second_collector_says_that_what_engines_count_comes_twice(nvml: Path,
             )
         finally:
             first.terminate()
-    assert ["another collector of this machine sends" in text for text in said] == [False, True]
-    assert "comes twice; end one of them" in said[1]
+    assert ["another collector of this machine already sends" in text for text in said] == [False, True]
+    assert "are reported twice; end one of them" in said[1]

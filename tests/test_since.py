@@ -55,9 +55,9 @@ def test_what_is_no_time_is_answered_with_examples(text: str) -> None:
         ("Europe/berlin", "did you mean Europe/Berlin"),
         ("Berlin", "did you mean"),
         ("utc", r"did you mean UTC\?"),
-        ("GMT+2", "write UTC or a name as Europe/Berlin"),  # Etc/GMT+2 is two hours behind
+        ("GMT+2", "write UTC or a name like Europe/Berlin"),  # Etc/GMT+2 is two hours behind
         ("../../etc/passwd", "is not known"),
-        ("", "write UTC or a name as Europe/Berlin"),
+        ("", "write UTC or a name like Europe/Berlin"),
         ("Mars\0", "is not known"),
     ],
 )

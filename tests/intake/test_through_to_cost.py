@@ -179,7 +179,7 @@ def test_a_port_that_is_taken_is_said_once_and_collecting_goes_on(tmp_path: Path
     assert "4318" not in ran(*arguments).stderr  # a simulated host listens where that is asked for
     for wrong in ("4318", "localhost", "::1:4318", "127.0.0.1:http", "127.0.0.1:99999"):
         assert f"intake '{wrong}' is neither" in ran(*arguments, status=2, intake=wrong).stderr
-    assert "cannot be listened at" in ran(*arguments, status=2, intake="203.0.113.7:4318").stderr
+    assert "cannot listen at" in ran(*arguments, status=2, intake="203.0.113.7:4318").stderr
 
 
 @pytest.mark.long

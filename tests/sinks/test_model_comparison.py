@@ -106,9 +106,9 @@ def test_the_sentences_name_the_difference_its_band_and_the_counts() -> None:
         is_covered=True,
     )
     assert lines == [
-        "cost per output token: m v2 is 20.0 % cheaper; the band of error is ±1.8 %",
-        "energy per output token: m v2 is 20.0 % less; the band of error is ±9.0 %",
-        "quality: no difference in resolved_ratio on support that 400 and 500 samples could tell:"
+        "cost per output token: m v2 is 20.0 % cheaper; the error band is ±1.8 %",
+        "energy per output token: m v2 is 20.0 % less; the error band is ±9.0 %",
+        "quality: no significant difference in resolved_ratio on support with 400 and 500 samples:"
         " up to 0.059 may be chance",
         "so: m v2: cheaper, and as good",
     ]
@@ -123,8 +123,8 @@ def test_what_costs_nothing_is_cheaper_whichever_comes_first() -> None:
         said[costs] = conclusion(["m v1", "m v2"], headline, None, [], measures, is_covered=True)[0]
     assert said == {
         (0.0, 2.5): "cost per output token: m v2 is dearer: 2.5 USD per million output tokens, and m v1 0",
-        (2.5, 0.0): "cost per output token: m v2 is 100.0 % cheaper; the band of error is ±1.0 %",
-        (0.0, 0.0): "cost per output token: no difference that could be told: m v1 has 0",
+        (2.5, 0.0): "cost per output token: m v2 is 100.0 % cheaper; the error band is ±1.0 %",
+        (0.0, 0.0): "cost per output token: no significant difference: m v1 has 0",
     }
 
 
@@ -136,8 +136,8 @@ def test_without_counts_or_coverage_nothing_is_concluded() -> None:
         ["m v1", "m v2"], money(cost("v1", 1.0), few), None, qualities(*measures), measures, is_covered=False
     )
     assert lines == [
-        "which is cheaper per output token cannot be said",
-        "quality: nothing can be said: no share of counted samples is known of both",
+        "cost per output token: cannot be compared, see above",
+        "quality: cannot be compared: no metric is known for both that is a share of counted samples",
     ]
 
 

@@ -877,9 +877,9 @@ def test_why_it_is_not_known_where_a_run_ends() -> None:
     ]
     notes = end_notes([row, *others])
     assert [note.partition(":")[0] for note in notes] == [
-        f"where {which} will end is not known" for which in ("a", "b, c", "d", "e", "f")
+        f"the end of {which} is not known" for which in ("a", "b, c", "d", "e", "f")
     ]
-    assert "how many steps" in notes[1]
+    assert "the number of steps" in notes[1]
 
 
 def test_an_attempt_whose_start_nobody_told_begins_with_what_was_told(

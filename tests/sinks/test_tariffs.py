@@ -156,7 +156,7 @@ def test_the_tariff_of_the_place_counts_and_only_where_the_price_asks_for_one(
     assert money(sink) == (None, None, None, None)
     assert explained(sink) == [("price", "0.9 USD/h"), ("tariff", "in EUR, not summed")]
     (note,) = unpriced_notes(sink.store, [{"cost_usd": None}], "equal", None, None)
-    assert "no tariff in USD holds: wattribute price tariff add" in note
+    assert "no tariff in USD applies: wattribute price tariff add" in note
     add_prices(sink.store, [Price(gpu_model=H200, price=3.0, category="owned", provider="own")])
     assert money(sink) == pytest.approx((0, 3, 1.5, 1.5))
     assert explained(sink) == [("price", "3 USD/h")]

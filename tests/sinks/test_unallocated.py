@@ -265,7 +265,7 @@ def test_the_bill_of_what_has_no_price_is_unknown_not_nothing(
     assert shown["NVIDIA H100"][-3:] == ["0.000", "0.000", "-"]
     assert shown["total"][-4:] == ["+", "unpriced", "unpriced", "-"]
     assert unpriced.startswith("unpriced: 1 of the GPU hours billed;")
-    assert invoice == "invoice 10.00 USD: not compared, as 1 of the GPU hours have no price"
+    assert invoice == "invoice 10.00 USD: not compared: 1 of the GPU hours have no price"
 
 
 def test_what_was_measured_and_is_not_billed_is_the_difference(
@@ -333,7 +333,7 @@ def test_a_gpu_that_took_the_place_of_another_is_pointed_out(
     assert server is not None
     try:
         reconcile(store=sink.store.url)
-        assert "'wattribute host add swapped' says how many" in capsys.readouterr().out
+        assert "declare with 'wattribute host add swapped' how many" in capsys.readouterr().out
     finally:
         server.close()
     add_billed(sink.store, BilledHost(host="swapped", billed_from=begin, billed_to=end, gpus=1))

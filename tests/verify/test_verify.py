@@ -121,7 +121,7 @@ def test_the_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("verified.pdf", "is an .svg or a .png"), ("no/where.svg", "there is no folder")]
+    ("name", "why"), [("verified.pdf", "must be an .svg or .png"), ("no/where.svg", "there is no folder")]
 )
 def test_a_picture_that_cannot_be_drawn_is_refused_at_once(tmp_path: Path, name: str, why: str) -> None:
     assert why in ran("verify", "additive", "--picture", str(tmp_path / name), status=2).stderr

@@ -1,4 +1,4 @@
-"""``wattribute check-config``: the settings in force, and where each came from."""
+"""``wattribute check-config``: show the settings in force, and where each came from."""
 
 from __future__ import annotations
 

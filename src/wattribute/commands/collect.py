@@ -1,4 +1,4 @@
-"""``wattribute collect``: this host's readings onto the bus."""
+"""``wattribute collect``: send this host's readings to the bus."""
 
 from __future__ import annotations
 
@@ -64,11 +64,13 @@ def collect(
         if publisher.unsent_messages
         else ""
     )
-    lost = "".join(f"; {count:,} to {topic} were lost" for topic, count in publisher.lost_messages.items())
+    lost = "".join(
+        f"; {count:,} messages to {topic} were lost" for topic, count in publisher.lost_messages.items()
+    )
     note(
         f"{health.records:,} records in {publisher.message_count:,} messages{kept}{lost};"
-        f" ticks late by {health.late_percentile_ns(99) / 1e6:.1f} ms at most for 99 %,"
-        f" {health.missed_ticks:,} missed"
+        f" 99 % of ticks were at most {health.late_percentile_ns(99) / 1e6:.1f} ms late,"
+        f" {health.missed_ticks:,} were missed"
     )
     if scraped := source.scraped():
         note(scraped)

@@ -58,7 +58,7 @@ def compare(
     begin, end = parse_span(since, until, parse_zone(tz))
     versions = [_version(first), _version(second)]
     if versions[0] == versions[1]:
-        raise UsageError(f"{first} is compared with itself")
+        raise UsageError(f"both versions are {first}: name two different ones")
     from wattribute.sinks import model_comparison
     from wattribute.sinks.models import quality_rows, version_rows
     from wattribute.sinks.query_server import open_store_for_reading
@@ -95,11 +95,11 @@ def conclusion(
     measures: tuple[Measures, Measures],
     is_covered: bool,
 ) -> list[str]:
-    """What the figures say, in sentences; what they do not say, too."""
+    """Say in sentences what the figures show, and what they cannot show."""
     lines = []
     cheaper = None
     if headline is not None and not is_covered:
-        lines.append(f"which is cheaper {headline[0]} cannot be said")
+        lines.append(f"cost {headline[0]}: cannot be compared, see above")
     elif headline is not None:
         cheaper = headline[1].better
         lines.append(f"cost {_apart(names, headline[0], headline[1], 'cheaper', 'dearer')}")
@@ -108,23 +108,25 @@ def conclusion(
     judged = [difference for difference in told if difference.better is not None]
     lines += [_judged(names, difference, measures) for difference in judged]
     if not judged:
-        lines.append("quality: nothing can be said: no share of counted samples is known of both")
+        lines.append(
+            "quality: cannot be compared: no metric is known for both that is a share of counted samples"
+        )
     elif cheaper is not None:
         lines.append(_together(names, cheaper, {difference.better for difference in judged}))
     return lines
 
 
 def _apart(names: list[str], per: str, difference: Difference, less: str, more: str) -> str:
-    """By how much the second differs from the first; of a first that is 0 there is no share."""
+    """By how much the second differs from the first; no percentage where the first is 0."""
     first, second = difference.first or 0.0, difference.second or 0.0
     if not first:
         if not difference.better:
-            return f"{per}: no difference that could be told: {names[0]} has 0"
+            return f"{per}: no significant difference: {names[0]} has 0"
         return f"{per}: {names[1]} is {more}: {second:.4g} {difference.figure}, and {names[0]} 0"
     by = f"{abs(100 * (second / first - 1)):.1f} %"
-    band = f"the band of error is ±{100 * (difference.band or 0.0) / first:.1f} %"
+    band = f"the error band is ±{100 * (difference.band or 0.0) / first:.1f} %"
     if not difference.better:
-        return f"{per}: no difference that could be told: {by}, and {band}"
+        return f"{per}: no significant difference: {by}, and {band}"
     return f"{per}: {names[1]} is {by} {less if difference.better == 1 else more}; {band}"
 
 
@@ -132,7 +134,7 @@ def _judged(names: list[str], difference: Difference, measures: tuple[Measures, 
     counts = _counts(difference.figure, measures)
     if not difference.better:
         return (
-            f"quality: no difference in {difference.figure} that {counts} samples could tell: up to"
+            f"quality: no significant difference in {difference.figure} with {counts} samples: up to"
             f" {difference.band:.2g} may be chance"
         )
     better = names[max(0, difference.better)]
@@ -168,7 +170,7 @@ def _version(text: str) -> tuple[str, str]:
     if not at:
         model, version = text, ""
     if not model:
-        raise UsageError(f"{text!r} names no model: write MODEL@VERSION, as chat@v2")
+        raise UsageError(f"{text!r} names no model: write MODEL@VERSION, for example chat@v2")
     return model, version
 
 

@@ -1,4 +1,4 @@
-"""The kernels take a minute or two to compile where no cache has them; afterwards they load at once."""
+"""Compile the kernels. Without a cache that takes a minute or two; from the cache they load at once."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from wattribute.stream.engine import Engine
 
 _PATIENCE_S: Final = 2.0  # from a cache they take 0.4 s
-# Numba compiles one at a time: another process takes the half of the work, and puts it into the cache.
+# Numba compiles one function at a time. A second process compiles these, and puts them into the cache.
 _OTHERS: Final = "import wattribute.kernels.ingest, wattribute.kernels.learn"
 
 
 @contextmanager
 def _ending_with_ctrl_c() -> Iterator[None]:
-    """Ctrl-C ends the process at once. As an exception it mostly came up in a call back from LLVM, which
+    """Let Ctrl-C end the process at once. KeyboardInterrupt was mostly raised in a callback from LLVM, which
     printed it and went on."""
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield  # whoever began this sees to signals
+        yield  # the caller handles signals
         return
 
     def end(*_: object) -> None:
@@ -49,19 +49,20 @@ def _compile_largest() -> None:
         if "cannot cache" not in str(error):
             raise
         raise WattributeError(
-            "compiled kernels can be kept nowhere: set NUMBA_CACHE_DIR to a folder that may be written"
+            "compiled kernels cannot be saved anywhere: set NUMBA_CACHE_DIR to a folder that can be written"
         ) from error
 
 
 def compiled_engine() -> tuple[type[Engine], Callable[..., Any]]:
-    """The engine, its kernels compiled, and ``replay`` which drives one; says so where that takes a while."""
+    """Return the engine, its kernels compiled, and ``replay``, which drives one. Print a line if that takes
+    long."""
     helpers: list[subprocess.Popen[bytes]] = []
 
     def hurry() -> None:
         note("compiling the kernels (once) …")
         quiet = subprocess.DEVNULL
         command = [sys.executable, "-c", _OTHERS]
-        with suppress(OSError):  # as where no process may be started: then this one compiles all of it
+        with suppress(OSError):  # no process can be started: then this one compiles everything
             helpers.append(subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet))  # noqa: S603 - ours
 
     late = threading.Timer(_PATIENCE_S, hurry)

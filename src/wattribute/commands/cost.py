@@ -1,4 +1,4 @@
-"""``wattribute cost``: what things cost, the idle part and the residual as lines of their own."""
+"""``wattribute cost``: what things cost, with idle GPUs and the residual as lines of their own."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ def cost(
 
 
 def _notes(by: Sequence[str], tz: str, as_of: datetime | None, unallocated: str) -> list[str]:
-    """In whose calendar, with which prices, and who pays for what nobody used."""
-    notes = [f"each {name} is one of the calendar in {tz}" for name in by if name in _CALENDAR]
+    """Notes on the calendar, on the prices, and on who pays for what nobody used."""
+    notes = [f"each {name} follows the calendar of {tz}" for name in by if name in _CALENDAR]
     if as_of is not None:
         notes.append(f"with the prices known at {as_of:%Y-%m-%d %H:%M} UTC")
     return notes + ([f"charged USD: {_CHARGED[unallocated]}"] if unallocated in _CHARGED else [])
@@ -125,22 +125,22 @@ def _labels_of_nobody(rows: Rows, by: Sequence[str]) -> list[str]:
 
 
 def _cut_notes(store: Readable, since: datetime | None, until: datetime | None) -> list[str]:
-    """Which minutes the span cuts whose windows are deleted: of those no sum has a part."""
+    """Name the minutes that the span cuts and whose windows are deleted: sums hold whole minutes only."""
     from wattribute.sinks.rollup import retention_days
 
     cut = [end for end in (since, until) if end is not None and (end.second or end.microsecond)]
     days = retention_days(store) if cut else 0
     kept_from = datetime.now(UTC) - timedelta(days=days)
     return [
-        f"windows older than {days} days (retention_days) are gone, and with them this span's part of the"
-        f" minute {end:%Y-%m-%d %H:%M} UTC: ask for whole minutes"
+        f"windows older than {days} days (retention_days) are deleted, so this span's part of the minute"
+        f" {end:%Y-%m-%d %H:%M} UTC is missing: ask for whole minutes"
         for end in cut
         if days and end < kept_from
     ]
 
 
 def shown_place(row: Mapping[str, Any], name: str) -> str:
-    """What a line is of, in one column: a text, or a time as its step has it."""
+    """What a line says in a column of ``by``: a text, or a time to the precision of its step."""
     value = row[name]
     if not isinstance(value, datetime):
         return str(value)
@@ -149,7 +149,7 @@ def shown_place(row: Mapping[str, Any], name: str) -> str:
 
 
 def cost_grid(rows: Rows, by: Sequence[str], policy: str, notes: Sequence[str], title: str = "") -> Grid:
-    """The table, with a total line. What is shown adds up, down and across."""
+    """The table, with a total line. The rounded figures add up, down and across."""
     steps = [name for name in by if name in _CALENDAR]
     ordered = sorted(
         rows, key=lambda row: (_ACCOUNTS.index(row["account"]), -row["energy_j"], -row["gpu_hours"])
@@ -250,17 +250,19 @@ def unpriced_notes(
         named = model.replace("'", "")
         advice = f"wattribute price add --gpu '{named}' --per-gpu-hour USD"
         if is_found and currency != "USD":
-            advice = f"its price is in {currency}, and only USD is summed: add the same one in USD"
+            advice = f"its price is in {currency}, and only USD is summed: add the same price in USD"
         elif is_found:
-            advice = "its electricity is apart, and no tariff in USD holds: wattribute price tariff add"
+            advice = (
+                "its price excludes electricity, and no tariff in USD applies: wattribute price tariff add"
+            )
         elif not model:
-            advice = "its log does not name it: replay it with --gpu-model 'NVIDIA …'"
+            advice = "its log does not name the GPU model: replay it with --gpu-model 'NVIDIA …'"
         notes.append(f"unpriced: {hours:,.4g} GPU hours of {model or 'a nameless GPU'} ({where}); {advice}")
     return notes
 
 
 def balance_note(store: Readable, rows: Rows, since: datetime | None = None) -> str:
-    """Whether the parts are the whole: the accounts, against what the devices themselves counted."""
+    """Compare the sum of the accounts with what the devices themselves counted."""
     parts = {name: math.fsum(row["energy_j"] for row in rows if row["account"] == name) for name in _ACCOUNTS}
     begin = {"since": span_times(since, None)["since"]}
     (device_uj,) = store.query(

@@ -1,4 +1,4 @@
-"""``wattribute doctor``: what is wrong here, and what to do about it."""
+"""``wattribute doctor``: what is wrong on this machine, and what to do about it."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from wattribute.settings import Settings, load_settings
 
 _STYLES: Final = {"ok": "green", "weak": "yellow", "broken": "bold red"}
 _TIME_ERROR: Final = 5  # adjtimex(2): the clock is not synchronised
-_TIMEX_BYTES: Final = 256  # more than struct timex has; zeros: nothing is to be set
-_FIRST_PID_NAMESPACE: Final = 0xEFFFFFFC  # inode of the host's own, in every Linux since 3.8
+_TIMEX_BYTES: Final = 256  # more than struct timex needs; zeros: set nothing
+_FIRST_PID_NAMESPACE: Final = 0xEFFFFFFC  # inode of the host's own namespace, in every Linux since 3.8
 _CLOCK_S: Final = 0.2
 _CLOCK_STEP_NS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was looked at, what was found, and what to do about it."""
+    """What was checked, what was found, and what to do about it."""
 
     part: str
     state: Literal["ok", "weak", "broken"]
@@ -75,9 +75,7 @@ def doctor(
         write_rows([asdict(item) for item in findings], shape)
     broken = [item.part for item in findings if item.state == "broken"]
     if broken:
-        raise WattributeError(
-            f"broken: {', '.join(dict.fromkeys(broken))}; what to do stands with each finding"
-        )
+        raise WattributeError(f"broken: {', '.join(dict.fromkeys(broken))}; each finding says what to do")
 
 
 def _found(part: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -106,7 +104,7 @@ def _nvml() -> Iterator[Finding]:
                 power = "neither energy counter nor instant power: energy comes from the 1 s average"
                 yield Finding("NVML", "weak", f"{shown}: {power}", "its energy is off by several per cent")
             elif device.energy_mj is None:
-                lack = f"{shown}: no energy counter, its energy is integrated power"
+                lack = f"{shown}: no energy counter: its energy is integrated from power"
                 yield Finding("NVML", "weak", lack, "raise --fast-hz")
             else:
                 yield Finding("NVML", "ok", f"{shown}: energy counter, power, utilisation")
@@ -125,7 +123,7 @@ def _engines(settings: Settings) -> Iterator[Finding]:
         scraper = Scraper(
             Path("/proc"), tree.living_since_ns, settings.host, time.time_ns(), 1, settings.endpoints
         )
-        with _unlogged(Scraper.__module__):  # what a collector warns of is a finding here
+        with _unlogged(Scraper.__module__):  # what a collector would log becomes a finding
             scraper.look(time.time_ns(), on_gpus)
             scraper.read(time.time_ns, {})
     for target, text in zip(scraper.targets.values(), shown(scraper), strict=True):
@@ -136,11 +134,11 @@ def _engines(settings: Settings) -> Iterator[Finding]:
     for problem in sorted(scraper.problems):
         yield Finding("engines", "weak", problem, "see docs/units.md")
     if count := scraper.counts.unusable_samples:
-        unusable = f"samples left out, for they are NaN, negative or there twice: {count}"
+        unusable = f"samples left out because they are NaN, negative or repeated: {count}"
         yield Finding("engines", "weak", unusable, "see docs/units.md")
     if not scraper.targets and not scraper.problems:
-        advice = "if one should be there, see docs/units.md"
-        yield Finding("engines", "ok", f"none serves the {len(on_gpus)} processes on GPUs", advice)
+        advice = "if one of them is a serving engine, see docs/units.md"
+        yield Finding("engines", "ok", f"no serving engine among {len(on_gpus)} processes on GPUs", advice)
 
 
 @contextmanager
@@ -154,7 +152,7 @@ def _unlogged(name: str) -> Iterator[None]:
 
 
 def _pids_on_gpus() -> set[int]:
-    """None where NVML or a GPU does not tell: NVML's own finding says that."""
+    """The processes on all GPUs. A GPU that cannot be read adds none: the check of NVML reports it."""
     pids: set[int] = set()
     with suppress(WattributeError), closing(Nvml()) as nvml:
         for gpu in nvml.gpus:
@@ -168,19 +166,19 @@ def _permissions() -> Iterator[Finding]:
         yield Finding("permissions", "broken", "/proc does not show this process", "mount the host's /proc")
         return
     if Path("/proc/self/ns/pid").stat().st_ino != _FIRST_PID_NAMESPACE:
-        shown = "this is a pid namespace of its own: processes outside it are not seen"
-        advice = "in Kubernetes hostPID: true, in Docker --pid=host; NVML names processes as the host does"
+        shown = "this is a pid namespace of its own: processes outside it are invisible"
+        advice = "set hostPID: true in Kubernetes, --pid=host in Docker: NVML reports the host's pids"
         yield Finding("permissions", "weak", shown, advice)
     if _hides_processes():
-        shown = "/proc is mounted with hidepid: processes of other users are not seen"
+        shown = "/proc is mounted with hidepid: processes of other users are invisible"
         yield Finding(
             "permissions", "weak", shown, "run the collector as root, or in the group of that mount"
         )
     pids = [entry.name for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
     closed = [pid for pid in pids if not os.access(f"/proc/{pid}/environ", os.R_OK)]
     if closed:
-        shown = f"the environment of {len(closed)} processes of other users is closed to this user"
-        advice = "whose they are stays unknown: run the collector as root, or with CAP_SYS_PTRACE"
+        shown = f"the environment of {len(closed)} processes of other users cannot be read by this user"
+        advice = "their model and run stay unknown: run the collector as root, or with CAP_SYS_PTRACE"
         yield Finding("permissions", "weak", shown, advice)
     else:
         yield Finding("permissions", "ok", "every process's environment can be read")
@@ -197,10 +195,10 @@ def _kubelet(settings: Settings) -> Iterator[Finding]:
     socket = Path(settings.pod_resources)
     kubelet = open_kubelet(settings)
     if kubelet is None and not socket.exists():
-        yield Finding("kubelet", "ok", "there is none: this is no node of Kubernetes, or kubelet is 'off'")
+        yield Finding("kubelet", "ok", "there is none: this is not a Kubernetes node, or kubelet is 'off'")
         return
     if kubelet is None:
-        shown = "it is not asked for its pods: they are told apart by uid, without names and labels"
+        shown = "it is not asked for its pods: only their uid is known, not their names and labels"
         yield Finding("kubelet", "weak", shown, "set kubelet, as 'wattribute check-config' explains")
     elif not kubelet.refresh():
         what, _, advice = kubelet.problem.partition("; ")
@@ -209,8 +207,8 @@ def _kubelet(settings: Settings) -> Iterator[Finding]:
         unusable = f", {kubelet.unusable} more cannot be read" if kubelet.unusable else ""
         yield Finding("kubelet", "ok", f"it lists {kubelet.pod_count} pods{unusable}")
         if settings.kubelet_ca == UNCHECKED:
-            shown = "its certificate is not checked: whoever answers there gets the token"
-            yield Finding("kubelet", "weak", shown, "set kubelet_ca to the file of its authority")
+            shown = "its certificate is not checked: whoever answers at its address gets the token"
+            yield Finding("kubelet", "weak", shown, "set kubelet_ca to the file of its certificate authority")
     if settings.pod_resources == "off":
         return
     try:
@@ -220,11 +218,11 @@ def _kubelet(settings: Settings) -> Iterator[Finding]:
         yield Finding("kubelet", "weak", what, advice)
         return
     if given is None:
-        shown = f"no {socket}: a GPU that a pod has without using it is nobody's"
-        yield Finding("kubelet", "weak", shown, f"mount {socket.parent} of the node there, read-only")
+        shown = f"there is no {socket}: a GPU that is assigned to a pod but not used counts as unheld"
+        yield Finding("kubelet", "weak", shown, f"mount the node's {socket.parent} there, read-only")
     else:
         pods = {(each.namespace, each.pod) for each in given if each.resource.startswith("nvidia.com/")}
-        yield Finding("kubelet", "ok", f"it tells which GPU is whose: {len(pods)} pods have one or more")
+        yield Finding("kubelet", "ok", f"it lists which pod has which GPU: {len(pods)} pods have one or more")
 
 
 def _clocks() -> Iterator[Finding]:
@@ -241,7 +239,7 @@ def _clocks() -> Iterator[Finding]:
             "clocks", "weak", "the wall clock is not synchronised", "run chrony or systemd-timesyncd"
         )
     else:
-        yield Finding("clocks", "ok", "the clocks run together")
+        yield Finding("clocks", "ok", "the wall clock is synchronised")
 
 
 def _bus(settings: Settings) -> Iterator[Finding]:
@@ -256,11 +254,11 @@ def _store(settings: Settings) -> Iterator[Finding]:
 
     folder = folder_of(settings.store)
     if folder is not None and not has_store(folder):
-        if reason := f"{folder} holds something else" if is_another_s(folder) else why_not_made(folder):
+        if reason := f"{folder} holds other files" if is_another_s(folder) else why_not_made(folder):
             yield Finding("store", "broken", reason, "choose another --store")
         else:
             yield Finding(
-                "store", "ok", f"there is none in {folder} yet", "'wattribute up' or 'replay' makes it"
+                "store", "ok", f"there is none in {folder} yet", "'wattribute up' or 'replay' creates it"
             )
         return
     with closing(open_store_for_reading(settings.store)) as store:
@@ -277,9 +275,9 @@ def _store(settings: Settings) -> Iterator[Finding]:
         (wrong,) = store.query("SELECT count() FROM conservation").rows[0]
         if wrong:
             advice = "please report it, with the rows of SELECT * FROM conservation"
-            yield Finding("store", "broken", f"{wrong} windows whose parts are not the whole", advice)
+            yield Finding("store", "broken", f"{wrong} windows do not add up", advice)
         (dead,) = store.query("SELECT count() FROM dead FINAL").rows[0]
         if dead:
             yield Finding(
-                "store", "weak", f"{dead:,} dead letters", "SELECT * FROM dead FINAL says what and why"
+                "store", "weak", f"{dead:,} dead letters", "SELECT * FROM dead FINAL shows the reasons"
             )

@@ -1,4 +1,4 @@
-"""``wattribute emit``: what came out, how good it is, how far a run is, told by whoever knows it."""
+"""``wattribute emit``: report units that came out, quality scores, or the progress of a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ emit = typer.Typer(
     "\n\n  wattribute emit run checkpoint --run sft-7 --step 1200 --steps 5000",
 )
 _WHOSE: Final = "Whose it is"
-# A number below that of every collector: it stands beside the host's readings and is no restart of theirs.
+# Below the epoch of every collector, so that these records do not look like a restart of the host's.
 _EPOCH: Final = 0
 _FLUSH_S: Final = 10.0
 
@@ -106,7 +106,9 @@ def unit(
 ) -> None:
     """Report that units came out: tokens, requests, steps, images. The cost of one rests on it."""
     if not (model + run).strip():
-        raise UsageError("say whose it is: --model or --run, or WATTRIBUTE_MODEL or WATTRIBUTE_RUN")
+        raise UsageError(
+            "units need a model or a run: give --model or --run, or set WATTRIBUTE_MODEL or WATTRIBUTE_RUN"
+        )
     told: dict[str, Any] = {"unit": name, "quantity": quantity, "phase": phase, "source": source}
     if period is not None:
         told["period_ns"] = round(parse_duration_s(period) * 1e9)
@@ -140,7 +142,9 @@ def quality(
 ) -> None:
     """Report how good a model version is, as an evaluation found it."""
     if not (model + run).strip():
-        raise UsageError("say of what: --model or --run, or WATTRIBUTE_MODEL or WATTRIBUTE_RUN")
+        raise UsageError(
+            "a score needs a model or a run: give --model or --run, or set WATTRIBUTE_MODEL or WATTRIBUTE_RUN"
+        )
     told: dict[str, Any] = {"metric": metric, "value": value, "higher_is_better": not lower_is_better}
     told |= {"sample_count": samples, "dataset": dataset, "source": "emit"}
     told |= {"model": model, "model_version": model_version, "run": run}
@@ -165,14 +169,14 @@ def run(
 ) -> None:
     """Report how far a training run is: 'wattribute runs' derives waste and the projected end from it."""
     if not name:
-        raise UsageError("say which: --run or WATTRIBUTE_RUN")
+        raise UsageError("the run has no name: give --run or set WATTRIBUTE_RUN")
     settings = load_settings({"bus": bus, "host": host}, config)
     told = {"run": name, "event": event, "step": step, "steps": steps}
     _send("run", told | {"attempt": _counted(context, attempt, name, settings)}, at, settings)
 
 
 def _counted(context: typer.Context, attempt: int | None, run: str, settings: Settings) -> int:
-    """As given, or as the collector counts it from environment and kubelet: both have to mean the same."""
+    """The attempt as given, or as the collector counts it from environment and kubelet: they must agree."""
     given = attempt_given(context, attempt, run)
     if given is not None:
         return given
@@ -191,8 +195,8 @@ def _counted(context: typer.Context, attempt: int | None, run: str, settings: Se
     if kubelet is not None:
         why = kubelet.problem.partition(";")[0] or "the kubelet does not list this pod"
     note(
-        f"note: told of attempt {counted}, for how often Kubernetes started this again is not known here"
-        f" ({why}): give --attempt, or WATTRIBUTE_ATTEMPT to all of the container"
+        f"note: reported as attempt {counted}, because it is not known how often Kubernetes has restarted"
+        f" this container ({why}): give --attempt, or set WATTRIBUTE_ATTEMPT for the whole container"
     )
     return counted
 
@@ -200,7 +204,7 @@ def _counted(context: typer.Context, attempt: int | None, run: str, settings: Se
 def _send(kind: str, told: dict[str, Any], at: str | None, settings: Settings) -> None:
     moment = parse_time(at) or datetime.now(UTC)
     t_ms = round(moment.timestamp() * 1000)
-    # A collector takes no spaces around what the environment of a process says, from which this may be.
+    # Strip spaces, as a collector does: these values may come from the environment of a process.
     named = {key: value.strip() if isinstance(value, str) else value for key, value in told.items()}
     try:
         record = record_of(kind, {**named, "t": t_ms * 1_000_000})
@@ -212,6 +216,6 @@ def _send(kind: str, told: dict[str, Any], at: str | None, settings: Settings) -
         for topic, key, value in Encoder(settings.host, own_boot_id(), _EPOCH).encode([record]):
             producer.send(topic, key, value, t_ms)
         if producer.flush(_FLUSH_S):
-            raise BusError(f"the bus {settings.bus} did not take it within {_FLUSH_S:g} s; say it again")
+            raise BusError(f"the bus {settings.bus} did not accept it within {_FLUSH_S:g} s; send it again")
     if is_new:
-        note(f"note: made a new bus in {folder}: is it the one that 'wattribute up' or 'stream' reads?")
+        note(f"note: created a new bus in {folder}: make sure that 'wattribute up' or 'stream' reads it")

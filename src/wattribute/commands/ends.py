@@ -1,4 +1,4 @@
-"""The two ends of the bus, and how a command that runs until it is told to stop is told."""
+"""Open the two ends of the bus, and stop a command that runs until a signal comes."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     from wattribute.collector.kafka_producer import KafkaProducer
 
 _BROKER_S: Final = 10.0
-_END_S: Final = 150.0  # a store that is silent may take 120 s of it
+_END_S: Final = 150.0  # a store that does not answer may take 120 s of it
 _STUCK: Final = (
-    "it does not end: the bus or the store does not answer. Ending it all the same; nothing is lost"
+    "the bus or the store does not answer, so this cannot end properly. Ending anyway; nothing is lost"
 )
-_SPOOLING_S: Final = 2.0  # a collector goes on without Kafka, and soon
+_SPOOLING_S: Final = 2.0  # a collector waits no longer for Kafka before it goes on
 _STREAMING: Final = "bus.sqlite-streaming"  # locked by the stream that reads this folder
-_COLLECTING: Final = "bus.sqlite-collecting"  # locked by every collector that sends by way of this folder
+_COLLECTING: Final = "bus.sqlite-collecting"  # locked by every collector that sends through this folder
 
 
 def open_sending_end(settings: Settings) -> tuple[Producer, LocalLog]:
-    """Where a collector sends to, and the log that numbers its epochs: the local log itself, or the spool in
-    front of Kafka. Kafka may be away: the spool keeps what it does not take. Raises BusError, UsageError."""
+    """Return the producer of a collector, and the log that numbers its epochs: the local log is both. With
+    Kafka the log is the spool, which keeps messages while Kafka is away. Raises BusError, UsageError."""
     folder = local_folder(settings.bus)
     if folder is not None:
         log = _local_log(folder, settings)
@@ -53,7 +53,7 @@ def open_sending_end(settings: Settings) -> tuple[Producer, LocalLog]:
 
 @contextmanager
 def collecting(settings: Settings) -> Iterator[None]:
-    """Let ``is_collected`` know, for the length of a with statement."""
+    """Hold the lock that ``is_collected`` looks at, for the length of a with statement."""
     lock = os.open(_log_folder(settings) / _COLLECTING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_SH)
@@ -68,11 +68,11 @@ def is_collected(settings: Settings) -> bool:
 
 
 def tell_of_another(settings: Settings) -> None:
-    """Say so where a collector of this machine sends to the bus already. Ask before ``collecting``."""
+    """Warn if a collector of this machine already sends to the bus. Call it before ``collecting``."""
     if is_collected(settings):
         note(
-            f"another collector of this machine sends to {settings.bus} already: while both run, what serving"
-            " engines count comes twice; end one of them"
+            f"another collector of this machine already sends to {settings.bus}: while both run, the counts"
+            " of serving engines are reported twice; end one of them"
         )
 
 
@@ -84,7 +84,7 @@ def is_used(folder: Path) -> bool:
 def _is_locked(file: Path) -> bool:
     try:
         lock = os.open(file, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:  # there was none yet, or it is not for us to know
+    except OSError:  # there is no lock yet, or this user may not open it
         return False
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,12 +97,12 @@ def _is_locked(file: Path) -> bool:
 
 
 def own_boot_id() -> str:
-    """Which boot of this machine it is."""
+    """The id of the current boot of this machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def open_producer(settings: Settings) -> Producer:
-    """Where to send a few messages to: the bus itself, without a spool. Raises BusError, UsageError."""
+    """A producer for a few messages, without a spool. Raises BusError, UsageError."""
     folder = local_folder(settings.bus)
     if folder is not None:
         return _local_log(folder, settings)
@@ -150,14 +150,14 @@ def receiving_end(
 
 @contextmanager
 def _streaming(folder: Path) -> Iterator[None]:
-    """Be the one that reads a local log: its position is of one stream, which writes to one store."""
+    """Be the only stream that reads a local log: it keeps one read position, for one store."""
     lock = os.open(folder / _STREAMING, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BusError(
-                f"another 'wattribute up' or 'stream' reads the local log in {folder}; stop that first"
+                f"another 'wattribute up' or 'stream' reads the local log in {folder}; stop it first"
             ) from None
         yield
     finally:
@@ -168,9 +168,9 @@ def _streaming(folder: Path) -> Iterator[None]:
 def stopping(within_s: float = _END_S) -> Iterator[threading.Event]:
     """An event that SIGTERM or Ctrl-C sets; a second one ends the process at once.
 
-    So does a first one that has not led out of here ``within_s``. Once librdkafka did not come back from
-    leaving its group, on a machine that had been frozen for minutes. It may hold Python's lock then, so the
-    end must not need that: faulthandler's thread does not. What was not committed will be done again."""
+    So does the first, if the with statement has not ended ``within_s`` after it. On a machine that had been
+    frozen for minutes, librdkafka once did not return from leaving its group. It may hold Python's lock
+    then, which faulthandler's thread does not need. What was not committed will be done again."""
     stop = threading.Event()
     numbers = (signal.SIGTERM, signal.SIGINT)
     with Path(os.devnull).open("w") as nowhere, ExitStack() as stack:
@@ -192,8 +192,8 @@ def stopping(within_s: float = _END_S) -> Iterator[threading.Event]:
 
 
 class Worker:
-    """A task in a thread of its own. Where it fails it sets ``stop``, and ``join`` raises what it raised,
-    which is in ``error``."""
+    """A task in a thread of its own. If it fails, ``stop`` is set, ``error`` has its exception, and ``join``
+    raises that."""
 
     def __init__(self, task: Callable[[], object], stop: threading.Event, name: str) -> None:
         self._task = task
@@ -203,11 +203,11 @@ class Worker:
         self._thread.start()
 
     def wait(self, most_s: float | None = None) -> None:
-        """Wait for its end, however it ends."""
+        """Wait for the end of the task, whether or not it fails."""
         self._thread.join(most_s)
 
     def join(self) -> None:
-        """Wait for its end."""
+        """Wait for the end of the task, and raise its error."""
         self.wait()
         if self.error is not None:
             raise self.error
@@ -221,7 +221,7 @@ class Worker:
 
 
 def _log_folder(settings: Settings) -> Path:
-    """Of the local bus, or of the spool in front of Kafka."""
+    """The folder of the local bus, or of the spool in front of Kafka."""
     return local_folder(settings.bus) or Path(settings.spool)
 
 
@@ -229,7 +229,8 @@ def _local_log(folder: Path, settings: Settings) -> LocalLog:
     log = LocalLog(folder, max_bytes=settings.spool_max_bytes)
     if log.quarantined is not None:
         note(
-            f"the local log in {folder} was damaged: it lies in {log.quarantined} now, and a new one is begun"
+            f"the local log in {folder} was damaged: it was moved to {log.quarantined}, and a new one was"
+            " started"
         )
     return log
 
@@ -243,8 +244,8 @@ def _kafka_producer(settings: Settings) -> KafkaProducer:
 def _ensure_topics(
     producer: KafkaProducer, settings: Settings, topics: Sequence[str], timeout_s: float
 ) -> None:
-    # Samples are what needs sharing out. A group shares by partition number, whatever a topic holds: with as
-    # many partitions of units, of two streams one got all units and the other all samples.
+    # Only samples are many enough to be shared. A group assigns partitions by number, whatever they hold:
+    # with as many partitions of units, one of two streams got all units and the other all samples.
     partitions = dict.fromkeys(topics, 1) | {SAMPLES: settings.kafka_partitions}
     producer.ensure_topics(partitions, replication=settings.kafka_replication, timeout_s=timeout_s)
 
@@ -259,18 +260,18 @@ def _config(settings: Settings) -> dict[str, str]:
 
 
 def why_not_made(folder: Path) -> str:
-    """Why a folder that is not there cannot be made; empty where it can."""
-    # what is there may be a link that leads nowhere
+    """Why a missing folder cannot be created; empty if it can."""
+    # lexists, because there may be a dangling link
     above = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     try:
         with tempfile.TemporaryDirectory(dir=above):
             return ""
     except OSError as error:
-        return f"{folder} cannot be made: {above}: {error.strerror}"
+        return f"{folder} cannot be created: {above}: {error.strerror}"
 
 
 def check_bus(settings: Settings) -> str:
-    """What the bus answers, in words. Raises BusError where it does not."""
+    """Describe the state of the bus. Raises BusError where it does not answer."""
     folder = local_folder(settings.bus)
     if folder is None:
         producer = _kafka_producer(settings)
@@ -282,7 +283,7 @@ def check_bus(settings: Settings) -> str:
     if not folder.exists():
         if reason := why_not_made(folder):
             raise BusError(f"{reason}; choose another --bus")
-        return f"there is none in {folder} yet: 'wattribute up' or 'collect' makes it"
+        return f"there is none in {folder} yet: 'wattribute up' or 'collect' creates it"
     log = LocalLog(folder, max_bytes=settings.spool_max_bytes, set_aside=False)
     try:
         ends, dropped = log.end_offsets(), log.dropped_messages()

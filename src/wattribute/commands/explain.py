@@ -29,28 +29,28 @@ from wattribute.sinks.schema import check_policy
 if TYPE_CHECKING:
     from wattribute.sinks.store import Readable
 
-# The bits of attribution.flags (kernels/result.py), in words: what it is called, and what it says.
+# The bits of attribution.flags (kernels/result.py): the name of each, and what it means.
 FLAGS: Final[Mapping[int, str]] = {
     1: "provisional: the window may still change",
     2: "gap: samples are missing in the window; that part is residual",
-    4: "reset: the energy counter was reset in the window; the break is bridged with power",
-    8: "no energy: it is not known for part of the window, and missing from it",
+    4: "reset: the energy counter was reset in the window; power fills in the energy of that time",
+    8: "no energy: the energy of part of the window is not known, and is missing from it",
     16: "scaled: the holders' SM time was more than the window, and was scaled down",
-    32: "no SM time: several held the GPU and nobody's work is known; their active energy is residual",
-    64: "partial: the window was observed in part, as the first and last of a collector are",
+    32: "no SM time: several held the GPU and nobody's SM time is known; their active energy is residual",
+    64: "partial: part of the window was observed, as in the first and last window of a collector",
     128: "disputed: the energy counter and the power readings are further apart than sensors are",
-    256: "repeated: the clock was set back, and what was used when the time came again is residual",
+    256: "repeated: the clock was set back; what was used the second time is residual",
 }
 _ACCOUNTS: Final = {
     "process": "a process held the GPU",
-    "reserved": "a pod or job was given the GPU and ran nothing on it",
+    "reserved": "the GPU was assigned to a pod or job, which ran nothing on it",
     "unheld": "nobody held the GPU",
     "residual": "it cannot be split: see the flags",
 }
 _ENERGY_SOURCES: Final = {
     "counter": "the hardware's energy counter",
-    "instant": "integrated POWER_INSTANT: no counter",
-    "average": "integrated 1 s average power: no counter, no instant power",
+    "instant": "integrated instantaneous power: no counter",
+    "average": "integrated 1 s average power: no counter, no instantaneous power",
     "module": "the power of a whole module (GPU and CPU)",
     "none": "no energy was read",
 }
@@ -60,11 +60,11 @@ _WEIGHT_SOURCES: Final = {
     "utilization": "split by SM time × the watts that each process was seen to draw",
     "gpm": "split by how busy each MIG instance was × the watts that it was seen to draw",
     "memory": "split by memory held: no SM time",
-    "equal": "no SM time: a share of the idle level alone",
+    "equal": "no SM time: only a share of the idle level",
     "none": "not split: nobody held it, or it cannot be split",
 }
 _IDENTITY_SOURCES: Final = {
-    "": "nothing told whose it is",
+    "": "nothing says whose it is",
     "tag": "WATTRIBUTE_… in the environment of the process, or on its pod",
     "kubernetes": "the pod that it runs in",
     "slurm": "the Slurm job that it runs in",
@@ -148,12 +148,12 @@ def explain(
     wanted = {name: value for name, value in zip(_SHOWN_AT_ONCE, values, strict=True) if value is not None}
     wanted |= _others(where or ())
     if wanted.get("account", "process") not in _ACCOUNTS:
-        also = "; 'wattribute reconcile' has what no collector saw" if account == "unobserved" else ""
-        raise UsageError(f"account {account!r} has no rows: it is one of {', '.join(_ACCOUNTS)}{also}")
+        also = "; 'wattribute reconcile' shows what no collector saw" if account == "unobserved" else ""
+        raise UsageError(f"account {account!r} has no rows: choose one of {', '.join(_ACCOUNTS)}{also}")
     zone = parse_zone(tz)
     at = parse_time(window, zone=zone)
     if at is not None and (since or until):
-        raise UsageError("--window goes without --since and --until")
+        raise UsageError("--window cannot be combined with --since or --until")
     begin, end = parse_span(since, until, zone)
     from wattribute.sinks.evidence import COLUMNS, gpu_named, window_at
     from wattribute.sinks.query_server import open_store_for_reading
@@ -179,7 +179,7 @@ def explain_rows(
     unit: str | None = None,
     is_one: bool = False,
 ) -> list[dict[str, Any]]:
-    """One row for each thing that the figure rests on; of one window (``is_one``) also how its energy was
+    """One row for each thing that the figure rests on; for one window (``is_one``), also how its energy was
     split. Raises UsageError where nothing was measured."""
     from wattribute.sinks.evidence import Evidence, told
 
@@ -214,7 +214,7 @@ def _grid(rows: Sequence[Mapping[str, Any]], wanted: Mapping[str, str]) -> Grid:
     shown = ", ".join(f"{name} {value}" for name, value in wanted.items()) or "everything"
     headers = ("about", "value", "rows", "energy J", "GPU hours", "meaning")
     styles = ["bold" if row["about"] in ("figure", "unit cost") else "" for row in rows]
-    notes = ["each block of one name splits the figure's rows; one row may have several flags"]
+    notes = ["lines of the same name together make up the figure; but a row may have several flags, or none"]
     title = f"What the cost of {shown} rests on"
     return Grid(headers, cells, frozenset({2, 3, 4}), styles, title, notes, (4, 2))
 
@@ -226,7 +226,7 @@ def _others(where: Sequence[str]) -> dict[str, str]:
         name, equals, value = text.partition("=")
         if not equals or name in ("hour", "day", "week", "month"):
             raise UsageError(
-                f"--where {text!r} is not of the form COLUMN=VALUE, as pod=chat-0 or labels.tier=gold"
+                f"--where {text!r} must have the form COLUMN=VALUE, like pod=chat-0 or labels.tier=gold"
             )
         found[name.strip()] = value
     return found

@@ -1,4 +1,4 @@
-"""Emptying the folders of a store and of a local bus, and nothing else."""
+"""Empty the folders of a store and of a local bus, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from wattribute.commands.ends import is_used
 from wattribute.errors import UsageError, WattributeError
 from wattribute.settings import Settings, local_folder
 
-# What chDB and we make in a store's folder, and the local log in its own.
+# What chDB and wattribute create in the folder of a store.
 _STORE: Final = frozenset(
     (
         *(
@@ -32,13 +32,13 @@ _BUS: Final = "bus.sqlite"
 
 
 def empty_folders(settings: Settings) -> None:
-    """Empty the folders of the store and the bus. Raises UsageError where there is anything else in them, or
-    they are no folders; WattributeError where the store is in use."""
+    """Empty the folders of the store and the bus. Raises UsageError where they contain anything else, or
+    are not folders; WattributeError where the store or the bus is in use."""
     from wattribute.sinks.folder import folder_of, is_another_s, owner_of
 
     store, bus = folder_of(settings.store), local_folder(settings.bus)
     if store is None or bus is None:
-        raise UsageError("--fresh empties folders alone: it goes with chdb:// and local://")
+        raise UsageError("--fresh can only empty folders: use it with chdb:// and local://")
     found: list[Path] = []
     for folder, is_ours in ((store, lambda name: name in _STORE), (bus, lambda name: name.startswith(_BUS))):
         try:
@@ -48,9 +48,11 @@ def empty_folders(settings: Settings) -> None:
         except OSError as error:
             raise UsageError(f"--fresh does not empty {folder}: {error.strerror}") from error
         if strange := sorted(entry.name for entry in entries if not is_ours(entry.name)):
-            raise UsageError(f"--fresh does not empty {folder}: {strange[0]} in it is not of wattribute")
+            raise UsageError(
+                f"--fresh does not empty {folder}: it contains {strange[0]}, which is not wattribute's"
+            )
         if folder == store and is_another_s(folder):
-            raise UsageError(f"--fresh does not empty {folder}: it is a store of another program")
+            raise UsageError(f"--fresh does not empty {folder}: it belongs to another program")
         found += entries
     if owner := owner_of(store):
         raise WattributeError(f"the store {store} is in use by {owner}: stop it first")

@@ -1,4 +1,4 @@
-"""``wattribute host``: from when until when a host is billed."""
+"""``wattribute host``: declare when a host is billed, and for how many GPUs."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def add(
     if billed_from is None:
         raise UsageError("--from is missing")
     if gpus == 0:
-        raise UsageError("--gpus 0: it must be 1 or more; without it, as many as were seen")
+        raise UsageError("--gpus 0: it must be 1 or more; leave it out to bill as many as were seen")
     declared = BilledHost(
         host=name,
         billed_from=billed_from,
@@ -98,7 +98,7 @@ def remove(name: _HostArgument, store: StoreOption = None, config: ConfigOption 
     from wattribute.sinks.query_server import remove_billed_from
 
     remove_billed_from(settings.store, name)
-    note(f"nothing is declared of {name} any more")
+    note(f"nothing is declared for {name} any more")
 
 
 @host.command("list")

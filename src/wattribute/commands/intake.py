@@ -1,4 +1,4 @@
-"""The intake of a command that collects."""
+"""Open the intake of a command that collects."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from wattribute.settings import Settings, intake_address, is_loopback
 def open_intake(
     settings: Settings, simulated: bool, emit: Callable[[Sequence[Record]], None]
 ) -> Iterator[Told]:
-    """What applications tell, to be asked at each flush; what came after the last goes to ``emit``.
+    """Receive what applications report, to be taken at each flush. What arrives after the last flush goes to
+    ``emit``.
 
-    A simulated host listens only where that is asked for: real tokens do not belong to made-up joules. Where
-    the port is taken, it says so and collecting goes on without. Raises UsageError for an address that is not
-    this machine's.
+    A simulated host listens only if the setting intake is given: real tokens must not be mixed with made-up
+    joules. If the port is in use, print a warning and collect without an intake. Raises UsageError for an
+    address that is not this machine's.
     """
     told = Told()
     address = intake_address(settings.intake)
@@ -46,16 +47,14 @@ def _listening(address: tuple[str, int], settings: Settings, told: Told) -> Inta
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             note(
-                f"warning: {settings.intake} is taken, so no application can tell it tokens;"
+                f"warning: {settings.intake} is in use, so applications cannot report tokens there;"
                 " set intake to another port, or to off"
             )
             return None
-        raise UsageError(
-            f"intake {settings.intake} cannot be listened at: {error.strerror or error}"
-        ) from error
+        raise UsageError(f"cannot listen at intake {settings.intake}: {error.strerror or error}") from error
     reads = (
         "OTLP and plain HTTP" if intake.otlp.is_installed else "plain HTTP (OTLP needs 'wattribute[otlp]')"
     )
-    open_to = "" if is_loopback(address[0]) else "; whoever reaches this address can tell tokens here"
-    note(f"applications can tell tokens and quality at http://{intake.at}: {reads}{open_to}")
+    open_to = "" if is_loopback(address[0]) else "; anyone who can reach this address can report tokens"
+    note(f"applications can report tokens and quality at http://{intake.at}: {reads}{open_to}")
     return intake

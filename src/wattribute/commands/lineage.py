@@ -1,4 +1,5 @@
-"""``wattribute lineage``: which training a model version came of, so that its tokens bear a part of it."""
+"""``wattribute lineage``: which training run a model version came from, so that its tokens bear a part of
+that run's cost."""
 
 from __future__ import annotations
 
@@ -69,18 +70,18 @@ def add(
     if life_from is None:
         found = None
         with suppress(StoreError), closing(open_store_for_reading(settings.store)) as opened:
-            found = life_began(opened, model, model_version, run)  # a store that is not there yet saw nothing
+            found = life_began(opened, model, model_version, run)  # there may be no store yet
         today = now.replace(hour=0, minute=0, second=0, microsecond=0)
-        life_from, why = found or (today, "today, for nothing of it was seen yet")
+        life_from, why = found or (today, "today, because it was not seen yet")
     if life_to is None:
-        raise UsageError("a life has an end: --until")
+        raise UsageError("the end of its life is missing: give --until")
     made = Lineage(model, model_version, run, life_from, life_to, share)
     for remark in add_lineage_to(settings.store, made):
         note(f"note: {remark}")
     begin, end = life_from.astimezone(zone), life_to.astimezone(zone)
     life = f"from {begin:%Y-%m-%d}{f' ({why})' if why else ''} until {end:%Y-%m-%d}"
     named = f"{model} {model_version}".rstrip()
-    note(f"{named}: {share:.4g} of run {run}, {life}" if share else f"{run}: taken back")
+    note(f"{named}: {share:.4g} of run {run}, {life}" if share else f"{run}: entry removed")
 
 
 @lineage.command("list")

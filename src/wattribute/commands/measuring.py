@@ -1,4 +1,4 @@
-"""Who measures while a command runs: a collector that is here already, or else we ourselves."""
+"""Measure while a command runs: by a collector that runs on this machine already, or else by our own."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from wattribute.sinks.store import Readable
     from wattribute.stream.loop import StreamLoop
 
-_TAIL_S: Final = 0.3  # after the end of a window, until there is a reading to close it with
+_TAIL_S: Final = 0.3  # after the end of a window, until there is a reading that closes it
 _PERIOD_S: Final = 1.0
 _CHECK_S: Final = 0.1
 _FLUSH_S: Final = 5.0
 _LEAVE_S: Final = _FLUSH_S + 1.0
 _WAITING_MAX: Final = 10_000
-_ARRIVAL_S: Final = 15.0  # from a collector's bus by way of a stream into the store
-_EPOCH: Final = 0  # below that of every collector, as of 'wattribute emit'
+_ARRIVAL_S: Final = 15.0  # from a collector's bus through a stream into the store
+_EPOCH: Final = 0  # below the epoch of every collector, as in 'wattribute emit'
 
 AddPrices = Callable[[Sequence["Price"]], list[str]]
 Ask = Callable[["Readable", AddPrices], None]
@@ -51,27 +51,27 @@ class Measuring(Protocol):
     """Measures from ``begin`` to ``end``."""
 
     def begin(self) -> None:
-        """Begin, and do not wait for it."""
+        """Begin, without waiting."""
 
     def earlier(self, check: Callable[[], None]) -> Earlier | None:
-        """The earlier attempts of the run; waits until they are known, and calls ``check`` meanwhile. None:
-        nobody here knows."""
+        """The earlier attempts of the run; None if they cannot be found out. Calls ``check`` while it
+        waits."""
 
     def end(self, ask: Ask) -> None:
-        """The command has ended: ``ask`` the store once all is in it. Raises WattributeError where there is
-        no answer."""
+        """Call it when the command has ended: it calls ``ask`` with the store once that is complete. Raises
+        WattributeError where the store does not answer."""
 
     def complaints(self) -> Sequence[str]:
-        """What of the GPUs could not be read as it should be, in a line each; once the command has ended."""
+        """What could not be read of the GPUs, one line each. Call it when the command has ended."""
 
     def leave(self) -> None:
-        """Put what was measured onto the bus, while another thread is in ``end``, and wait for no more."""
+        """Send what was measured to the bus, while another thread is in ``end``; wait for nothing else."""
 
 
 class Own:
     """A collector and, where the bus is a local one, a stream of our own, each in a thread.
 
-    ``told`` gives what the command's output tells, at each flush.
+    ``told`` returns the records read from the command's output; it is called at each flush.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Own:
         self._health = Health()
 
     def begin(self) -> None:
-        """Sample from now on; the store may be some seconds in opening, and what is sampled waits."""
+        """Sample from now on. The store may take some seconds to open, and samples wait for it."""
         self._collector = Worker(self._collect, self._stop, "collector")
         self._streaming: Worker | None = None
         if local_folder(self._settings.bus) is not None:
@@ -105,7 +105,7 @@ class Own:
     def end(self, ask: Ask) -> None:
         """See ``Measuring``."""
         self._ask = ask
-        window_s = self._window_ms / 1_000  # one that is open still has no rows
+        window_s = self._window_ms / 1_000  # a window that is still open has no rows
         self._stop.wait(window_s - time.time() % window_s + _TAIL_S)
         self._stop.set()
         self._collector.wait()
@@ -114,9 +114,7 @@ class Own:
         if self._streaming is not None:
             try:
                 self._streaming.join()
-            except (
-                StoreError
-            ) as error:  # perhaps because another process writes to the store: it can be asked
+            except StoreError as error:  # perhaps another process writes to the store, and can be asked
                 failed = error
         self._collector.join()
         if not self._asked:
@@ -127,7 +125,7 @@ class Own:
 
     def complaints(self) -> Sequence[str]:
         """See ``Measuring``."""
-        failed = self._collector.error  # as where the disk is full, and what was read was lost
+        failed = self._collector.error  # for example the disk is full, and readings were lost
         return [*self._source.complaints(self._health), *([] if failed is None else [str(failed)])]
 
     def leave(self) -> None:
@@ -151,7 +149,7 @@ class Own:
         from wattribute.sinks.earlier import earlier_attempts
 
         with opened_stream(self._settings) as (sink, loop, self._window_ms):
-            loop.run(threading.Event(), until_idle=True)  # what a run that was killed has left
+            loop.run(threading.Event(), until_idle=True)  # what a killed run has left on the bus
             self._earlier = earlier_attempts(sink.store, self._run)
             self._ready.set()
             loop.run(self._stop_stream)
@@ -161,7 +159,7 @@ class Own:
 
 
 class Telling:
-    """A collector measures; it is told what the command's output tells, as by ``wattribute emit``."""
+    """A collector measures. The records of the command's output go to its bus, as by ``wattribute emit``."""
 
     def __init__(self, settings: Settings, run: str, told: Callable[[], list[Record]]) -> None:
         self._settings, self._run, self._told = settings, run, told
@@ -170,7 +168,7 @@ class Telling:
         self._dropped = 0
 
     def begin(self) -> None:
-        """Tell from now on."""
+        """Send records from now on."""
         self._teller = Worker(self._tell, self._stop, "teller")
 
     def earlier(self, check: Callable[[], None]) -> Earlier | None:
@@ -183,15 +181,15 @@ class Telling:
         self._stop.set()
         self._teller.join()
         if self._dropped or self._waiting:
-            note(f"{self._dropped + len(self._waiting):,} records of steps did not get onto the bus")
+            note(f"{self._dropped + len(self._waiting):,} records of steps could not be sent to the bus")
         if local_folder(self._settings.bus) is None or is_collected(self._settings):
             _ask_elsewhere(self._settings, self._run, ask)
-        else:  # the collector has ended, and nobody takes what was told since
+        else:  # the collector has ended, and no stream reads what was sent since
             with opened_stream(self._settings) as (sink, loop, _):
                 _ask_own(sink, loop, ask)
 
     def complaints(self) -> Sequence[str]:
-        """None: the collector has them."""
+        """Empty: the collector reports its own."""
         return ()
 
     def leave(self) -> None:
@@ -213,7 +211,7 @@ class Telling:
                 failed = ""
             except BusError as error:
                 if not failed:
-                    note(f"wattribute: {error}; the steps wait for it")
+                    note(f"wattribute: {error}; steps wait until the bus answers")
                 failed = str(error)
                 too_many = max(0, len(self._waiting) - _WAITING_MAX)
                 del self._waiting[:too_many]
@@ -229,12 +227,12 @@ class Telling:
             for topic, key, value in encoder.encode(self._waiting):
                 producer.send(topic, key, value, now_ms)
             if producer.flush(_FLUSH_S):
-                raise BusError(f"the bus {self._settings.bus} did not take it within {_FLUSH_S:g} s")
+                raise BusError(f"the bus {self._settings.bus} did not accept the steps within {_FLUSH_S:g} s")
         self._waiting.clear()
 
 
 def _ask_own(sink: ClickHouseSink, loop: StreamLoop, ask: Ask) -> None:
-    """Ask our own store, once all that is on the bus is in it."""
+    """Ask our own store, once everything on the bus is in it."""
     from wattribute.sinks.prices import add_prices
 
     loop.run(threading.Event(), until_idle=True)
@@ -242,7 +240,7 @@ def _ask_own(sink: ClickHouseSink, loop: StreamLoop, ask: Ask) -> None:
 
 
 def _asked_elsewhere(settings: Settings, run: str) -> Earlier | None:
-    """What the store knows of the run, where there is one that can be asked."""
+    """The attempts of the run in the store; None if no store can be asked."""
     from wattribute.sinks.earlier import earlier_attempts
     from wattribute.sinks.query_server import open_store_for_reading
 
@@ -254,7 +252,7 @@ def _asked_elsewhere(settings: Settings, run: str) -> Earlier | None:
 
 
 def _ask_elsewhere(settings: Settings, run: str, ask: Ask) -> None:
-    """Ask a store that others write to, once what we sent has come there."""
+    """Ask a store that others write to, once what we sent has arrived there."""
     from wattribute.sinks.query_server import add_prices_to, open_store_for_reading
 
     ended = datetime.now(UTC)
@@ -266,14 +264,16 @@ def _ask_elsewhere(settings: Settings, run: str, ask: Ask) -> None:
         deadline_s = time.monotonic() + _ARRIVAL_S
         while not _has_arrived(store, run, ended):
             if time.monotonic() > deadline_s:
-                note(f"the store is behind by over {_ARRIVAL_S:g} s: 'wattribute runs' has it all later")
+                note(
+                    f"the store is over {_ARRIVAL_S:g} s behind: 'wattribute runs' shows the whole cost later"
+                )
                 break
             time.sleep(0.2)
         ask(store, add)
 
 
 def _has_arrived(store: Readable, run: str, ended: datetime) -> bool:
-    """Whether the store has the time up to the end of a run: of its hosts, or of any where nobody saw it."""
+    """Whether the store has windows up to the end of a run: of its hosts, or of any if none has seen it."""
     found: Any = store.query(
         "WITH (SELECT groupUniqArray(host) FROM process WHERE run = {run:String}) AS hosts"
         " SELECT max(window_start + toIntervalMillisecond(window_ms)) FROM attribution"

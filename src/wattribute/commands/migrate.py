@@ -1,4 +1,4 @@
-"""``wattribute migrate``: the tables of a store."""
+"""``wattribute migrate``: upgrade the tables of a store."""
 
 from __future__ import annotations
 

@@ -70,8 +70,8 @@ _WIDE: Final = {
 _SHOWN: Final = 50
 _MOST: Final = 50_000  # the store answers with 64 MiB at most
 _UNMATCHED: Final = {
-    "no GPU time": "tokens without GPU time: is its engine's name another than that of its processes?",
-    "no units": "GPU time without tokens: does nobody count them, or under another name?",
+    "no GPU time": "tokens without GPU time: do its engine and its processes use different names?",
+    "no units": "GPU time without tokens: are they not counted, or counted under another name?",
 }
 
 
@@ -119,7 +119,7 @@ def models(
                 if left_out > 0
                 else "versions without GPU time, if any,"
             )
-            note(f"note: {what} are left out: --limit, or a query of model_cost")
+            note(f"note: {what} are left out: raise --limit, or query the view model_cost")
         if shape is not Format.table:
             write_rows(rows, shape, COLUMNS)
             return
@@ -160,7 +160,7 @@ def _grid(rows: Rows, notes: list[str], wide: bool) -> Grid:
 
 
 def _qualities(rows: Rows) -> tuple[list[dict[str, float]], list[str]]:
-    """The quality of each row, and on which dataset it was measured: a note where that is one for all."""
+    """The quality of each row, and a note on datasets: a metric measured on only one is shown without."""
     datasets: dict[str, set[str]] = {}
     for row in rows:
         for measure in row["quality"]:
@@ -203,12 +203,12 @@ def _price_notes(rows: Rows) -> list[str]:
     if by_ratio:
         reason = by_ratio[0]["reasons"]["token_price_method"]
         named = f"{_name(by_ratio[0])}{_and_more(by_ratio[1:])}"
-        notes.append(f"token prices of {named} take an output token for 2.5 input tokens: {reason}")
+        notes.append(f"token prices of {named} count an output token as 2.5 input tokens: {reason}")
     return notes
 
 
 def _unmatched_notes(rows: Rows) -> list[str]:
-    """What cannot be in a unit cost, so that nobody looks for it in vain."""
+    """What has no unit cost, and why."""
     notes = []
     for kind, meaning in _UNMATCHED.items():
         found = [row for row in rows if row["unmatched"] == kind]
@@ -226,7 +226,7 @@ def _unmatched_notes(rows: Rows) -> list[str]:
 def _version_notes(
     store: Readable, rows: Rows, since: datetime | None, until: datetime | None, zone: tzinfo
 ) -> list[str]:
-    """Versions that another beats in every way, and those that are one process under two names."""
+    """Versions that another beats in every way, and processes that changed their name."""
     from wattribute.sinks.model_comparison import dominated
     from wattribute.sinks.models import quality_rows, renamed_rows
 
@@ -234,7 +234,7 @@ def _version_notes(
     if not versions:
         return []
     beaten = dominated(rows, quality_rows(store, versions, since, until))
-    notes = [f"dearer and no better: {_name(row)} than {_name(other)}" for row, other in beaten]
+    notes = [f"{_name(row)} is dearer and no better than {_name(other)}" for row, other in beaten]
     for row in renamed_rows(store, since, until):
         other = {"model": row["next_model"], "model_version": row["next_version"]}
         notes.append(

@@ -22,7 +22,7 @@ POLICIES: Final = {
 
 
 def asked(name: str, about: str, metavar: str | None = None) -> Any:
-    """An option of a question that says which span and rows it is about."""
+    """An option that says which span and rows a query is about."""
     return typer.Option(name, metavar=metavar, help=about, rich_help_panel=SPAN)
 
 
@@ -32,8 +32,8 @@ def policy_note(policy: str) -> str:
 
 
 def attempt_given(context: typer.Context, attempt: int | None, run: str) -> int | None:
-    """The attempt of --attempt, or of WATTRIBUTE_ATTEMPT where that is of this run: who is started within
-    another finds the other's there, and would tell of one attempt however often it is started."""
+    """The attempt of --attempt, or of WATTRIBUTE_ATTEMPT if that belongs to this run. A run started within
+    another inherits the other's variable, and would report one attempt however often it is started."""
     source = context.get_parameter_source("attempt")
     is_typed = source is not None and source.name == "COMMANDLINE"
     return attempt if is_typed or "WATTRIBUTE_ATTEMPT" in environment_of(run, os.environ) else None

@@ -25,7 +25,7 @@ from rich.text import Text
 
 from wattribute.errors import UsageError, printable
 
-_PLAIN_WIDTH: Final = 10_000  # piped: lines as long as they are
+_PLAIN_WIDTH: Final = 10_000  # when piped: lines are not broken
 _GUTTER: Final = 3  # between two columns on a terminal
 _LEAST: Final = 4  # how narrow a column of texts may become
 
@@ -43,7 +43,7 @@ class Format(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Grid:
     """A table of texts. The columns in ``numeric`` are right-aligned; those in ``spare`` are left
-    out, one after the other, until a terminal is wide enough; ``styles`` colour whole rows."""
+    out, one after the other, until the rest fits the terminal; ``styles`` colour whole rows."""
 
     headers: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -62,11 +62,11 @@ def on_terminal() -> bool:
 def write_rows(
     rows: Rows, shape: Format, columns: Sequence[str] | None = None, to: TextIO | None = None
 ) -> None:
-    """Print rows as they are: JSON, CSV, or a plain table. ``columns`` are those of an empty answer."""
+    """Print rows as they are: JSON, CSV, or a plain table. ``columns`` is needed if there may be no rows."""
     names = list(columns if columns is not None else rows[0] if rows else ())
     file = to or sys.stdout
     if shape is not Format.table and isinstance(file, TextIOWrapper):
-        # Whatever the locale: JSON is UTF-8, and two names that a locale lacks would be the same.
+        # Whatever the locale is: JSON is UTF-8, and names that the locale cannot encode would become equal.
         file.reconfigure(encoding="utf-8", errors="replace")
     if shape is Format.json:
         lines = ",\n ".join(json.dumps(_jsonable(dict(row)), ensure_ascii=False) for row in rows)
@@ -85,7 +85,7 @@ def write_rows(
 
 
 def write_grid(grid: Grid, to: TextIO | None = None) -> None:
-    """Print a table: coloured on a terminal, plain and as wide as it is where it is piped."""
+    """Print a table: coloured on a terminal, plain and at full width when piped."""
     file = to or sys.stdout
     plain = {} if file.isatty() else {"width": _PLAIN_WIDTH, "no_color": True, "highlight": False}
     console = Console(file=file, **plain)  # type: ignore[arg-type]
@@ -127,8 +127,9 @@ def _widths(grid: Grid) -> list[int]:
 
 
 def _with_whole_figures(grid: Grid, without: Sequence[int], most: int) -> tuple[Grid, int]:
-    """The table for a terminal that is ``most`` wide, and how wide to draw it: a cut figure is a wrong
-    one. Headings of figures are broken between words, then texts anywhere; then the terminal breaks lines."""
+    """Fit the table to a terminal that is ``most`` wide; return it, and the width to draw. A cut figure would
+    be a wrong one: first break headings of figures between words, then texts anywhere; beyond that the
+    terminal breaks lines."""
     places = [place for place in range(len(grid.headers)) if place not in without]
     if sum(_widths(grid)[place] + _GUTTER for place in places) <= most:
         return grid, most
@@ -149,14 +150,14 @@ def _with_whole_figures(grid: Grid, without: Sequence[int], most: int) -> tuple[
 
 
 def lines_below(grid: Grid, without: Sequence[int]) -> list[str]:
-    """What is said below a table that is drawn ``without`` some columns."""
+    """The lines below a table that is drawn ``without`` some columns."""
     named = ", ".join(grid.headers[place] for place in without if grid.headers[place])
-    left_out = [f"left out, the terminal is too narrow: {named}"] if named else []
+    left_out = [f"left out because the terminal is too narrow: {named}"] if named else []
     return [*map(printable, grid.notes), *left_out]
 
 
 def too_much(grid: Grid, most: int) -> Sequence[int]:
-    """The columns to leave out where a terminal is ``most`` wide."""
+    """The columns to leave out on a terminal that is ``most`` wide."""
     widths = [width + _GUTTER for width in _widths(grid)]
     count, width = 0, sum(widths)
     while width > most and count < len(grid.spare):
@@ -184,15 +185,15 @@ def decimals_for(values: Sequence[float | None], least: int = 0) -> int:
 
 
 def note(text: str) -> None:
-    """A line about what is going on, on standard error."""
+    """Print a line about what is going on, to standard error."""
     sys.stderr.write("\n".join(map(printable, text.split("\n"))) + "\n")
     sys.stderr.flush()
 
 
 def check_file(option: str, path: Path) -> None:
-    """Raises UsageError where a file could not be written: better before days of work than after them."""
+    """Raise UsageError if a file cannot be written: better before days of work than after them."""
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise UsageError(f"{option} {path} cannot be written: name a file in a folder that is there")
+        raise UsageError(f"{option} {path} cannot be written: name a file in a writable folder")
 
 
 def _cell(value: Any) -> str:
@@ -212,12 +213,12 @@ def _csv_field(value: Any) -> Any:
 
 
 def _jsonable(value: Any) -> Any:
-    """A value that JSON has; what is not a finite number is null."""
+    """The value in types that JSON has; infinite numbers and NaN become None."""
     plain: Any = value
     if isinstance(value, Decimal):
         plain = float(value)
     elif isinstance(value, datetime):
-        is_utc = not value.utcoffset()  # also of what has no zone
+        is_utc = not value.utcoffset()  # or has no zone
         plain = f"{value.replace(tzinfo=None).isoformat()}Z" if is_utc else value.isoformat()
     elif isinstance(value, Mapping):
         plain = {str(key): _jsonable(part) for key, part in value.items()}

@@ -1,9 +1,9 @@
-"""A command run in our place: its streams, signals and end are those that it would have without us.
+"""Run a command in our place: its streams, signals and exit are the same as without us.
 
-It stands in our process group, so that the terminal, job control and whoever signals the group reach it as
-ever. A signal that is sent to us alone is passed on. To tell the two apart there is a sentinel: a process of
-the group that only notes which signals come. What reached it has reached the command too; passed on again, a
-second SIGTERM would be taken for "at once" by programs that save a checkpoint at the first.
+The command is in our process group, so that the terminal, job control and signals to the group reach it as
+usual. A signal that is sent to us alone is passed on. A sentinel tells the two apart: a process of the group
+that only notes which signals come. A signal that reached the sentinel has reached the command too, and is not
+passed on: programs that save a checkpoint at the first SIGTERM would take a second one for "at once".
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ PASSED: Final = frozenset(
 )
 ENDING: Final = frozenset((signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM))
 _AWAITED: Final = PASSED | {signal.SIGCHLD}
-# Taken after all of the above that wait with it: the lowest number comes first.
+# The lowest pending signal is taken first, so this one comes after all of the above.
 _ASKED: Final = signal.SIGRTMIN
-NOT_FOUND: Final = 127  # as shells say it
+NOT_FOUND: Final = 127  # as in shells
 _NOT_EXECUTABLE: Final = 126
-_SENTINEL_S: Final = 0.05  # the kernel tells a group in one go; systemd and Slurm one process after the other
+_SENTINEL_S: Final = 0.05  # the kernel signals a group at once; systemd and Slurm one process after the other
 _ANSWER_S: Final = 10.0
 _ORPHANED_S: Final = 1.0
 _CHUNK_BYTES: Final = 1 << 16
-_QUIET_MS: Final = 1_000  # what outlives the command may still write; silent for so long, it is left
+_QUIET_MS: Final = 1_000  # what outlives the command may still write, until it is silent for so long
 
 Reader = Callable[[bytes], None]
 
 
 class NotStartedError(WattributeError):
-    """The command could not be started; ``status`` is what a shell would end with."""
+    """The command could not be started; ``status`` is what a shell would exit with."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
@@ -59,7 +59,7 @@ class NotStartedError(WattributeError):
 
 
 class Command:
-    """One command. Make it before any thread is started: signals are blocked, and the sentinel is forked."""
+    """One command. Create it before any thread is started: it blocks signals, and forks the sentinel."""
 
     def __init__(self) -> None:
         self.pid = 0
@@ -72,8 +72,8 @@ class Command:
     def start(
         self, words: Sequence[str], environ: Mapping[str, str], reader: Callable[[], Reader] | None
     ) -> None:
-        """Start it. ``reader`` makes, for each output, what is given all that it writes, after that has been
-        written on; None: its outputs are not touched. Raises NotStartedError."""
+        """Start the command. ``reader`` is called for each output, and returns a function that is given each
+        chunk after it was passed on. None: the outputs are not touched. Raises NotStartedError."""
         self.check()
         actions: list[tuple[int, int, int]] = []
         pairs = self._between() if reader is not None else []
@@ -104,11 +104,11 @@ class Command:
         except OSError as error:
             if error.errno != errno.ENOEXEC or words[0] == "/bin/sh":
                 raise
-        # A script without a first line that says what runs it is the shell's, as for env and nohup.
+        # A script without #! is run by the shell, as env and nohup do.
         return self._spawn(["/bin/sh", shutil.which(words[0]) or words[0], *words[1:]], environ, actions)
 
     def check(self) -> None:
-        """Raise NotStartedError where a signal has come that ends us: there is no command yet to have it."""
+        """Raise NotStartedError if a signal came that ends us: there is no command yet to pass it on to."""
         came = signal.sigpending() & ENDING
         if came:
             number = min(came)
@@ -117,8 +117,8 @@ class Command:
             )
 
     def wait(self) -> int:
-        """Pass signals on until it has ended, and all that it wrote has been written on; its exit status, or
-        the negative number of the signal that killed it."""
+        """Pass signals on until the command has ended, and all of its output is passed on. Return its exit
+        status, or the negative number of the signal that killed it."""
         while True:
             number = signal.sigwaitinfo(_AWAITED).si_signo
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -135,25 +135,25 @@ class Command:
         return os.waitstatus_to_exitcode(status)
 
     def forget(self) -> None:
-        """It has ended: the signals that came for it are forgotten, and those that come now wait."""
+        """Call it when the command has ended: drop signals that came for it. Later ones stay pending."""
         while signal.sigtimedwait(PASSED, 0) is not None:
             pass
         self._sentinel.close()
 
     def release(self) -> None:
-        """Take signals as before; those that came for the command are forgotten."""
+        """Handle signals as before; drop those that came for the command."""
         self.forget()
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def _between(self) -> list[_Pair]:
-        """Stand between the command and our two outputs: one way for both where they are the same file, so
-        that order is kept; a pseudo-terminal where they are a terminal, else a pipe."""
+        """Open channels from the command to our two outputs: a single one if both are the same file, so that
+        order is kept; a pseudo-terminal if they are a terminal, else a pipe."""
         same = os.path.sameopenfile(1, 2)
         pairs = []
         for numbers in [(1, 2)] if same else [(1,), (2,)]:
             if os.isatty(numbers[0]):
                 ours, theirs = pty.openpty()
-                tty.setraw(theirs, termios.TCSANOW)  # the real terminal does what is to be done
+                tty.setraw(theirs, termios.TCSANOW)  # the real terminal does all processing
                 self._terminal = ours
                 _copy_size(ours)
             else:
@@ -165,7 +165,7 @@ class Command:
 def end_as(status: int) -> None:
     """End this process as the command ended: with its status, or by the signal that killed it."""
     if status < 0:
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the command has left its own
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the command has dumped its own core
         if -status not in (signal.SIGKILL, signal.SIGSTOP):
             signal.signal(-status, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [-status])
@@ -195,13 +195,13 @@ class _Sentinel:
         os.close(write)
 
     def saw(self, number: int) -> bool:
-        """Whether a signal that has just come to us has come to it, too."""
+        """Whether a signal that has just come to us has come to the sentinel, too."""
         until_s = time.monotonic() + _SENTINEL_S
         while not self._noted[number] and (left_s := until_s - time.monotonic()) > 0:
             if not self._read_notes(left_s):
                 break
         if not self._noted[number]:
-            # It may have had no processor yet; what it says when asked comes after all that it has been sent.
+            # It may not have run yet. Its answer to _ASKED comes after all signals that it was sent before.
             os.kill(self._pid, _ASKED)
             while not self._noted[_ASKED] and self._read_notes(_ANSWER_S):
                 pass
@@ -209,18 +209,18 @@ class _Sentinel:
         if not self._noted[number]:
             return False
         self._noted[number] -= 1
-        if number not in signal.sigpending():  # it noted twice what we, being late, had as one
+        if number not in signal.sigpending():  # it noted twice what came to us, late, as one
             del self._noted[number]
         return True
 
     def close(self) -> None:
-        """End it."""
+        """Kill the sentinel."""
         os.close(self._read)
         os.kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
 
     def _read_notes(self, timeout_s: float) -> bool:
-        """Whether there were any within the time; none come once it has ended."""
+        """Whether any notes came within the time; none come once the sentinel has ended."""
         if not select.select([self._read], [], [], timeout_s)[0]:
             return False
         came = os.read(self._read, 1024)
@@ -230,18 +230,18 @@ class _Sentinel:
 
 def _note_signals(write: int, parent: int) -> None:
     os.dup2(write, 0)
-    for path in list(Path("/proc/self/fd").iterdir()):  # the limit may be a thousand million: too many to try
+    for path in list(Path("/proc/self/fd").iterdir()):  # not up to the limit, which may be 10^9
         if path.name != "0":
-            with contextlib.suppress(OSError):  # that of the listing is closed already
-                os.close(int(path.name))  # a pipe of ours would stay open with it
-    while os.getppid() == parent:  # killed, we could not end it
+            with contextlib.suppress(OSError):  # the listing's own is closed already
+                os.close(int(path.name))  # else a pipe of ours would stay open
+    while os.getppid() == parent:  # if we are killed, nobody ends it
         came = signal.sigtimedwait(PASSED | {_ASKED}, _ORPHANED_S)
         if came is not None:
             os.write(0, bytes([came.si_signo]))
 
 
 class _Relay(threading.Thread):
-    """Writes on what the command writes, unchanged and at once, and then has it read."""
+    """Passes on what the command writes, unchanged and at once, and then gives it to ``read``."""
 
     def __init__(self, source: int, sink: int, read: Reader, ended: threading.Event) -> None:
         super().__init__(name=f"output-{sink}", daemon=True)
@@ -249,7 +249,7 @@ class _Relay(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Until the command, and who has its output from it, have closed it."""
+        """Run until the command, and all that inherited its output, have closed it."""
         waiting = select.poll()
         waiting.register(self._source, select.POLLIN)
         try:
@@ -266,16 +266,16 @@ class _Relay(threading.Thread):
         except BrokenPipeError:  # nobody reads it: closing our side lets the command know
             return
         except OSError as error:  # a full disk: the command's next write fails, too
-            note(f"wattribute: what the command writes cannot be written on: {error.strerror}")
+            note(f"wattribute: the output of the command cannot be passed on: {error.strerror}")
         finally:
             os.close(self._source)
-            self._read(b"\n")  # its last line may have no end
+            self._read(b"\n")  # the last line may lack its end
 
     def _next(self) -> bytes:
         try:
             return os.read(self._source, _CHUNK_BYTES)
         except OSError as error:
-            if error.errno == errno.EIO:  # so ends a pseudo-terminal
+            if error.errno == errno.EIO:  # the end of a pseudo-terminal
                 return b""
             raise
 
@@ -285,7 +285,7 @@ def _write(number: int, chunk: bytes) -> None:
     while left:
         try:
             left = left[os.write(number, left) :]
-        except BlockingIOError:  # whoever shares the file has made it so
+        except BlockingIOError:  # another process that shares the file made it non-blocking
             select.select([], [number], [])
 
 

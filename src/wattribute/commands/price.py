@@ -159,7 +159,7 @@ def add(
     )
     _add(settings.store, [made])
     where = " ".join(filter(None, (provider, region, category))) or "everywhere"
-    apart = "" if made.includes_energy else ", electricity apart"
+    apart = "" if made.includes_energy else ", without electricity"
     note(f"{gpu}: {amount:g} {currency} per GPU hour, {where}{apart}")
 
 
@@ -189,7 +189,7 @@ def remove(
         deleted=True,
     )
     _add(settings.store, [told])
-    note(f"{gpu}: that price is taken back")
+    note(f"{gpu}: the price is removed")
 
 
 @price.command("import")
@@ -215,9 +215,9 @@ def import_(
 
     prices = read_prices(file)
     if not prices:
-        raise UsageError(f"{file} has no price in it that is new")
+        raise UsageError(f"{file} contains no new price")
     _add(settings.store, prices)
-    note(f"{len(prices)} prices from {file}")
+    note(f"added {len(prices)} prices from {file}")
 
 
 @price.command("list")

@@ -1,4 +1,4 @@
-"""How far a run is, as its output tells: lines in, run records and units out."""
+"""Read the progress of a run from its output: lines in, run records and units out."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from typing import Final
 from wattribute.errors import UsageError
 from wattribute.records import Record, Run, Unit, is_plausible
 
-_LINE_MAX_BYTES: Final = 4_096  # of a line, so much is looked at: it may be gigabytes
+_LINE_MAX_BYTES: Final = 4_096  # how much of a line is searched: a line may be gigabytes
 _FILE_S: Final = 0.2
 _FILE_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Patterns:
-    """What to look for in a line: groups hold the step, of ``progress`` also how many there are."""
+    """What to look for in a line: a group is the step, and a second group of ``progress`` the number of
+    steps."""
 
     progress: re.Pattern[bytes] | None = None
     checkpoint: re.Pattern[bytes] | None = None
@@ -37,9 +38,9 @@ def pattern(option: str, text: str | None, least: int, most: int) -> re.Pattern[
     if text is None:
         return None
     try:
-        compiled = re.compile(os.fsencode(text))  # the bytes that were given, whatever the locale
+        compiled = re.compile(os.fsencode(text))  # the bytes as they were given, whatever the locale
     except re.error as error:
-        raise UsageError(f"{option} {text!r} is no regular expression: {error}") from error
+        raise UsageError(f"{option} {text!r} is not a regular expression: {error}") from error
     if not least <= compiled.groups <= most:
         raise UsageError(
             f"{option} {text!r} has {compiled.groups} groups: put the step in parentheses: 'step (\\d+)'"
@@ -48,15 +49,15 @@ def pattern(option: str, text: str | None, least: int, most: int) -> re.Pattern[
 
 
 class Lines:
-    """Cuts what is fed to it into lines, and hands on the beginning of each. A carriage return, with which a
-    progress bar begins its line anew, ends one too."""
+    """Cuts chunks of text into lines, and passes on the beginning of each. A carriage return, with which a
+    progress bar restarts its line, ends a line too."""
 
     def __init__(self, read: Callable[[list[bytes]], None]) -> None:
         self._read = read
         self._begun = b""
 
     def feed(self, chunk: bytes) -> None:
-        """The next part of the text."""
+        """Take the next chunk."""
         lines = (self._begun + chunk).splitlines()
         self._begun = b"" if chunk.endswith((b"\n", b"\r")) else lines.pop()[:_LINE_MAX_BYTES]
         if lines:
@@ -64,7 +65,7 @@ class Lines:
 
 
 class Progress:
-    """How far one attempt of a run is. Lines may come from several threads; ``records`` is asked by one.
+    """The progress of one attempt of a run. Lines may come from several threads; one calls ``records``.
 
     ``whose`` has the fields of a unit that say whose it is: run, phase, model, model_version.
     """
@@ -79,10 +80,10 @@ class Progress:
         self._patterns = patterns
         self._steps = steps
         self._checkpoint_step: int | None = None
-        self._reached: int | None = None  # what was told of the attempt before counts once
-        self._base: int | None = None  # what the attempt resumed from
+        self._reached: int | None = None  # how far the attempt was before; such steps count once
+        self._base: int | None = None  # the step that the attempt resumed from
         self._step_ns = 0  # when the step was read
-        self._told = 0  # the step up to which units were told, and when
+        self._told = 0  # the step up to which units were reported, and when
         self._told_ns = 0
         self._waiting: list[Record] = []
         self._lock = threading.Lock()
@@ -94,13 +95,13 @@ class Progress:
         is_part: bool = False,
         reached: int | None = None,
     ) -> None:
-        """The command is being started. ``checkpoint_step``: the last one that an earlier attempt told.
-        ``is_part``: the attempt began before, goes on after, and who started it tells both. ``reached``: the
-        step to which it has come, where it began before and that is known."""
+        """Call it when the command starts. ``checkpoint_step``: the last checkpoint of an earlier attempt.
+        ``is_part``: the command is a part of an attempt, and whoever started that reports its start and end.
+        ``reached``: the step that the attempt has already reached, if known."""
         self._attempt, self._checkpoint_step, self._is_part = attempt, checkpoint_step, is_part
         self._reached = reached
         self._told_ns = time.time_ns()
-        if is_part:  # where its steps begin it tells with the first of them, and how many there are
+        if is_part:  # its first step reports where its steps begin, and how many there are
             return
         fresh = attempt == 0 and self._patterns.resume is None and reached is None
         self._base = 0 if fresh else None
@@ -108,7 +109,7 @@ class Progress:
             self._tell("start", self._base, self._told_ns)
 
     def end(self, status: int) -> None:
-        """The command has ended."""
+        """Call it when the command has ended."""
         if self._is_part:
             return
         with self._lock:
@@ -116,11 +117,11 @@ class Progress:
 
     @property
     def told_before(self) -> int | None:
-        """The step to which the attempt had come before, where no step that was read is beyond it."""
+        """The step that the attempt had reached before, if no step that was read goes beyond it."""
         return self._reached if self.step is not None and self.step <= (self._reached or 0) else None
 
     def read(self, lines: Sequence[bytes]) -> None:
-        """Lines of its output that came together."""
+        """Take lines of the output that came together."""
         with self._lock:
             now_ns = time.time_ns()
             for line in lines:
@@ -139,7 +140,7 @@ class Progress:
                 self._tell("checkpoint", kept, now_ns)
 
     def records(self) -> list[Record]:
-        """What was not given before."""
+        """The records since the last call."""
         with self._lock:
             records, self._waiting = self._waiting, []
             if self.step is not None and self.step > self._told:
@@ -167,8 +168,8 @@ class Progress:
         step = self._number(found, 1)
         if step is None or (self.step is not None and step <= self.step):
             self.went_back += step is not None and step != self.step
-            return  # of an epoch that counts from 0 again, of an evaluation, or told twice
-        if found.re.groups == 2 and (steps := self._number(found, 2)):  # of 0: nobody knows
+            return  # an epoch that counts from 0 again, an evaluation, or a repeated step
+        if found.re.groups == 2 and (steps := self._number(found, 2)):  # 0: not known
             self._steps = steps
         if self._base is None:
             known = self._checkpoint_step
@@ -178,7 +179,7 @@ class Progress:
         self.step, self._step_ns = step, now_ns
 
     def _resume(self, step: int, now_ns: int) -> None:
-        """It goes on from this step: none was made before, or those up to ``_reached`` by an earlier part."""
+        """Go on from this step. An earlier part of the attempt may have made the steps up to ``_reached``."""
         self._base, self._told = step, max(step, self._reached or 0)
         self._told_ns = now_ns
         self._tell("start", step, now_ns)
@@ -190,7 +191,7 @@ class Progress:
         self._waiting.append(record)
 
     def _number(self, found: re.Match[bytes], group: int) -> int | None:
-        if found[group] is None:  # it may be left out, and was
+        if found[group] is None:  # an optional group that did not match
             return None
         try:
             number = int(found[group].replace(b",", b""))
@@ -203,19 +204,19 @@ class Progress:
 
 
 def written(path: Path) -> int:
-    """How many bytes a file has; 0 where there is none yet. Raises UsageError for what is not a file: to open
-    a named pipe would wait for who writes to it, for good."""
+    """The size of a file in bytes; 0 if it does not exist yet. Raises UsageError if it is not a regular file:
+    to open a named pipe would wait for a writer, for good."""
     try:
         if path.exists() and not path.is_file():
-            raise UsageError(f"--progress-file {path} is not a file")
+            raise UsageError(f"--progress-file {path} is not a regular file")
         return path.stat().st_size
     except OSError:
         return 0
 
 
 def follow(path: Path, lines: Lines, ended: threading.Event, place: int = 0) -> None:
-    """Read a file that grows, which may come later or begin anew, from ``place`` until ``ended`` and to its
-    end."""
+    """Read a growing file from ``place`` on, until ``ended`` is set, and then to its end. The file may appear
+    later, or be truncated."""
     while True:
         last = ended.wait(_FILE_S)
         try:
@@ -226,8 +227,8 @@ def follow(path: Path, lines: Lines, ended: threading.Event, place: int = 0) -> 
                 while chunk := file.read(_FILE_BYTES):
                     lines.feed(chunk)
                 place = file.tell()
-        except OSError:  # not there yet, or not for us
+        except OSError:  # not there yet, or not readable
             pass
         if last:
-            lines.feed(b"\n")  # its last line may have no end
+            lines.feed(b"\n")  # the last line may lack its end
             return

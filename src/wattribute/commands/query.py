@@ -33,7 +33,9 @@ def query(
     settings = load_settings({"store": store}, config)
     if sql is None or sql == "-":
         if sys.stdin.isatty():
-            raise UsageError("query needs SQL: wattribute query 'SELECT …', or on standard input")
+            raise UsageError(
+                "query needs SQL: write wattribute query 'SELECT …', or give it on standard input"
+            )
         sql = sys.stdin.read().removeprefix("\ufeff")  # a file may begin with a byte order mark
     from wattribute.sinks.query_server import open_store_for_reading
     from wattribute.sinks.reading import columns_of
@@ -43,5 +45,5 @@ def query(
         columns = answer.columns or columns_of(opened, sql)
     if len(set(columns)) < len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)
-        raise UsageError(f"two columns are named {twice!r}: name them apart with AS")
+        raise UsageError(f"two columns are named {twice!r}: rename one with AS")
     write_rows(answer.dicts(), shape, columns)

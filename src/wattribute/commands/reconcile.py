@@ -1,4 +1,4 @@
-"""``wattribute reconcile``: whether the parts are the bill."""
+"""``wattribute reconcile``: whether the parts add up to the bill."""
 
 from __future__ import annotations
 
@@ -63,9 +63,7 @@ def reconcile(
     if invoice is not None and not (math.isfinite(invoice) and invoice >= 0):
         raise UsageError(f"--invoice is {invoice}: it must be an amount of 0 or more")
     if invoice is not None and shape is not Format.table:
-        raise UsageError(
-            "--invoice is compared in the table alone: leave out --format, or compare billed_usd"
-        )
+        raise UsageError("--invoice is compared only in the table: leave out --format, or compare billed_usd")
     from wattribute.sinks.billing import reconcile_rows, replaced_gpus
     from wattribute.sinks.query_server import open_store_for_reading
 
@@ -80,7 +78,7 @@ def reconcile(
         return
     notes = [policy_note(policy), *_notes(rows, by), *_replaced(replaced)]
     if has_tariffs:
-        notes.append("electricity at a tariff is in 'wattribute cost', and on neither side here")
+        notes.append("electricity at a tariff is on neither side of this table; 'wattribute cost' shows it")
     if invoice is not None:
         notes.append(_invoiced(rows, invoice))
     write_grid(_grid(rows, by, notes if rows else ["nothing was measured or billed in this span"]))
@@ -125,7 +123,7 @@ def _grid(rows: Rows, by: str, notes: list[str]) -> Grid:
 
 
 def _shown_difference(amount: float | None, decimals: int) -> str:
-    """Without a minus before what is nothing but rounding."""
+    """A difference of money; one that is only rounding has no minus."""
     is_rounding = amount is not None and abs(amount) < 0.5 * 10.0**-decimals
     return shown_money(0.0 if is_rounding else amount, decimals)
 
@@ -136,19 +134,19 @@ def _shown_percent(part: float | None, whole: float | None) -> str:
 
 
 def _notes(rows: Rows, by: str) -> list[str]:
-    """What a reader has to know of the lines, and what to do where they differ."""
+    """Explain the lines, and say what to do about differences."""
     notes = []
     if any(not row["is_declared"] for row in rows):
         notes.append(
             "seen: billed from the first to the last window that was seen;"
-            " 'wattribute host add' says what is billed"
+            " 'wattribute host add' declares what is billed"
         )
     for row in rows:
         hours = row["difference_gpu_hours"]
         if hours < -_ROUNDING_HOURS:
             notes.append(
-                f"{row[by]}: {-hours:,.4g} GPU hours were measured that are not billed: a time or a GPU that"
-                " 'wattribute host list' lacks"
+                f"{row[by]}: {-hours:,.4g} GPU hours were measured that are not billed:"
+                " 'wattribute host list' lacks a time or a GPU"
             )
         elif row["difference_usd"] is not None and abs(row["difference_usd"]) > 1e-9 * max(
             1.0, row["billed_usd"]
@@ -168,17 +166,18 @@ def _notes(rows: Rows, by: str) -> list[str]:
 def _replaced(replaced: list[tuple[str, str, int]]) -> list[str]:
     notes = [
         f"{host}: {gpus} {model or 'nameless GPUs'} were seen, not all at one time, and all are billed from"
-        f" first to last: if one replaced another, 'wattribute host add {host}' says how many are billed"
+        f" first to last window: if one replaced another, declare with 'wattribute host add {host}' how many"
+        " are billed"
         for host, model, gpus in replaced[:_REPLACED_SHOWN]
     ]
     more = len(replaced) - len(notes)
-    return [*notes, f"and so on {more} more hosts"] if more else notes
+    return [*notes, f"and the same on {more} more hosts"] if more else notes
 
 
 def _invoiced(rows: Rows, invoice: float) -> str:
     unpriced = math.fsum(row["unpriced_gpu_hours"] for row in rows)
     if unpriced:
-        return f"invoice {invoice:,.2f} USD: not compared, as {unpriced:,.4g} of the GPU hours have no price"
+        return f"invoice {invoice:,.2f} USD: not compared: {unpriced:,.4g} of the GPU hours have no price"
     billed = math.fsum(values(rows, "billed_usd"))
     over = invoice - billed
     percent = f" ({100 * over / invoice:+.2f} %)" if invoice else ""

@@ -1,4 +1,4 @@
-"""``wattribute record``: this host's readings into a trace file."""
+"""``wattribute record``: write this host's readings to a trace file."""
 
 from __future__ import annotations
 
@@ -73,18 +73,18 @@ def record(
     if str(file) == "-":
         raise UsageError("record writes a file: name one, or /dev/stdout with --overwrite for a pipe")
     if truth is not None and not simulate:
-        raise UsageError("--truth needs --simulate: of a real host nobody knows it")
+        raise UsageError("--truth needs --simulate: the true energy is not known on a real host")
     if truth is not None:
         check_file("--truth", truth)
     virtual_start_ns = None
     if virtual_time:
         if duration_s is None:
-            raise UsageError("--virtual-time needs --duration: it would never end")
+            raise UsageError("--virtual-time needs --duration: without it the recording would never end")
         at = parse_time(start)
         begin_s = time.time() - duration_s if at is None else at.timestamp()
         virtual_start_ns = int(begin_s) * 1_000_000_000
         if not 0 < virtual_start_ns <= TIME_MAX_NS - duration_s * 1_000_000_000:
-            raise UsageError("a trace takes times from 1970 to 2100: choose another --start")
+            raise UsageError("a trace can hold times from 1970 to 2100: choose another --start")
     elif start is not None:
         raise UsageError("--start needs --virtual-time")
     source = open_source(settings, simulate, scenario, seed, virtual_start_ns)

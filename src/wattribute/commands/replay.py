@@ -1,4 +1,4 @@
-"""``wattribute replay``: a trace or an nvidia-smi log straight into the store."""
+"""``wattribute replay``: attribute a trace or an nvidia-smi log, straight into the store."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ Inputs = Sequence[tuple[Path, Iterator[Line], bool]]
 
 _LOG: Final = "What a log of nvidia-smi does not say"
 _SHOWN_DEAD: Final = 5
-_LOOKED_AT: Final = 10_000  # lines of a log, to see whether they come in rounds
-_ROUND_RATIO: Final = 20  # of the pause between two rounds of a log to the time between two of its lines
+_LOOKED_AT: Final = 10_000  # lines of a log that are checked for coming in rounds
+_ROUND_RATIO: Final = 20  # the pause between two rounds ÷ the time between two lines of a round: at least
 _COUNTED_BYTES: Final = 2 << 30  # up to this size the lines of a file are counted first, for the progress bar
 
 
@@ -111,8 +111,8 @@ def open_inputs(
     timezone: str = "UTC",
     workload: str | None = None,
 ) -> Inputs:
-    """The files, each with its items and whether it tells who held the GPUs, which a log of nvidia-smi by
-    itself does not. Raises UsageError, WattributeError."""
+    """The files, each with its items and whether it says who held the GPUs, which a log of nvidia-smi alone
+    does not. Raises UsageError, WattributeError."""
     whose: dict[tuple[str, str], Path] = {}  # the file that each GPU of a log was read from
     inputs = []
     for file in files:
@@ -124,7 +124,7 @@ def open_inputs(
 
 
 def replay_files(settings: Settings, inputs: Inputs) -> None:
-    """Replay inputs one after the other into the store. Raises WattributeError where any of it was bad."""
+    """Replay inputs one after the other into the store. Raises WattributeError if some records were bad."""
     with _noting_sink(settings) as sink:
         settings = replace(settings, window_ms=window_ms_for(sink, settings))
         dropped = sum(_replay_one(settings, sink, *given) for given in inputs)
@@ -164,7 +164,7 @@ def _replay_one(
     repeated = f", {done.duplicates:,} repeated" if done.duplicates else ""
     note(f"{shown}{repeated} in {time.monotonic() - begin:.1f} s")
     if done.dropped and not done.lines:
-        note(f"{file} is no trace, and no log of nvidia-smi: not one of its lines could be used")
+        note(f"{file} is neither a trace nor a log of nvidia-smi: none of its lines could be used")
     return done.dropped
 
 
@@ -179,7 +179,7 @@ def _lines(
     """The items of a file, and whether it is a log. Raises UsageError, WattributeError."""
     if str(file) != "-" and not file.exists():
         raise UsageError(f"there is no file {file}")
-    if str(file) != "-" and (file.is_fifo() or file.is_char_device()):  # what is looked at would be lost
+    if str(file) != "-" and (file.is_fifo() or file.is_char_device()):  # looking into it would consume it
         raise UsageError(
             f"{file} can be read only once: give a trace on standard input, as -, or save it first"
         )
@@ -189,7 +189,7 @@ def _lines(
         return _named(lines, gpu_model) if gpu_model else lines, True
     if host or gpu or gpu_model or workload or timezone != "UTC":
         raise UsageError(
-            f"{file} does not begin as a log of nvidia-smi with a timestamp does, in UTF-8 and with commas;"
+            f"{file} does not begin like a log of nvidia-smi with a timestamp, in UTF-8 and with commas;"
             " and a trace says itself whose it is: leave out --host, --gpu, --workload, …"
         )
     return read_trace(file) if str(file) != "-" else _no_log(read_trace(file)), False
@@ -198,22 +198,22 @@ def _lines(
 def _apart(
     lines: Iterator[Line], file: Path, host: str, whose: dict[tuple[str, str], Path]
 ) -> Iterator[Line]:
-    """The items of a log. Raises UsageError for a GPU that another log is of too: two files of one name,
-    whose lines name no GPU, would overwrite each other."""
+    """Pass on the items of a log. Raises UsageError for a GPU that another log has too: two files of one
+    name, whose lines name no GPU, would overwrite each other."""
     for line in lines:
         if isinstance(line.record, Gpu) and line.record.gpu.startswith(MADE_UP):
             other = whose.setdefault((host, line.record.gpu), file)
             if other != file:
                 raise UsageError(
-                    f"{other} and {file} are both of GPU {line.record.gpu} of host {host}: replay each by"
+                    f"{other} and {file} are both for GPU {line.record.gpu} of host {host}: replay each by"
                     " itself with its --host, or join them if they are parts of one log"
                 )
         yield line
 
 
 def _with_energy(lines: Iterator[Line], file: Path) -> Iterator[Line]:
-    """The items of a log. One in which no energy can be read has no bad line, and would seem to have used
-    nothing: says so at its end."""
+    """Pass on the items of a log. At the end, print a note if none had power or energy: such a log has no bad
+    line, and would seem to have used nothing."""
     count, has_energy = 0, False
     for line in lines:
         if isinstance(read := line.record, Device):
@@ -222,14 +222,14 @@ def _with_energy(lines: Iterator[Line], file: Path) -> Iterator[Line]:
         yield line
     if count and not has_energy:
         note(
-            f"note: {file} tells no power and no energy, so that all of it counts as 0 J: log"
+            f"note: {file} contains no power and no energy, so all of it counts as 0 J: log"
             " power.draw.instant or total_energy_consumption too"
         )
 
 
 def _of_one_gpu(lines: Iterator[Line], file: Path) -> Iterator[Line]:
-    """The items of a log. Several GPUs that its lines do not tell apart are taken for one: says so at its end
-    where they seem to be, for their lines come in rounds, some ms apart, and then nothing for a period."""
+    """Pass on the items of a log. GPUs that its lines do not tell apart are taken for one. At the end, print
+    a note if they seem to be several: lines come in rounds, some ms apart, with a long pause after each."""
     times: dict[str, list[int]] = {}
     for line in lines:
         read = line.record
@@ -243,23 +243,23 @@ def _of_one_gpu(lines: Iterator[Line], file: Path) -> Iterator[Line]:
         few = len(apart_ns) // 20
         if few and apart_ns[-few] > _ROUND_RATIO * apart_ns[few]:
             note(
-                f"note: {file} names no GPU in its lines, and was taken for one GPU's: if it is of several,"
-                " log uuid too, for all together cost what one does here"
+                f"note: the lines of {file} name no GPU, so all were taken for one: if they are of several,"
+                " log uuid too, because now all together cost as much as one"
             )
 
 
 def _no_log(lines: Iterator[Line]) -> Iterator[Line]:
-    """The items of a trace on standard input; a log, which cannot be told before, is an error of one line."""
+    """Pass on the items of a trace on standard input. Raises UsageError if the first line is of a log."""
     for place, line in enumerate(lines):
         if place == 0 and is_log_line(line.raw):
             raise UsageError(
-                "a log of nvidia-smi is not read from standard input: save it, and name the file"
+                "a log of nvidia-smi cannot be read from standard input: save it, and name the file"
             )
         yield line
 
 
 def _named(lines: Iterator[Line], gpu_model: str) -> Iterator[Line]:
-    """The items, with a name for GPUs that have none."""
+    """Pass on the items, with a model name for GPUs that have none."""
     for line in lines:
         if isinstance(line.record, Gpu) and not line.record.name:
             yield line._replace(record=replace(line.record, name=gpu_model))
@@ -270,14 +270,14 @@ def _named(lines: Iterator[Line], gpu_model: str) -> Iterator[Line]:
 def _pairs(text: str) -> dict[str, str]:
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     if not pairs or any(not (equals and key.strip() and value.strip()) for key, equals, value in pairs):
-        raise UsageError(f"--workload {text!r}: write model=NAME,run=NAME")
+        raise UsageError(f"--workload {text!r} is not a list of KEY=VALUE: write model=NAME,run=NAME")
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 @contextmanager
 def _noting_sink(settings: Settings) -> Iterator[Any]:
-    """The store's sink, which also counts rows and keeps the first dead letters, to show them; it answers
-    questions of other processes meanwhile."""
+    """The store's sink, which also counts rows and keeps the first dead letters, to show them. The store
+    answers queries of other processes meanwhile."""
     from wattribute.sinks.clickhouse import ClickHouseSink
     from wattribute.sinks.query_server import serve
     from wattribute.sinks.store import open_store
@@ -306,7 +306,8 @@ def _noting_sink(settings: Settings) -> Iterator[Any]:
 
 @contextmanager
 def _progress(file: Path) -> Iterator[Callable[[int], None] | None]:
-    """A progress bar on a terminal: by lines where they can be counted, else it only moves."""
+    """A progress bar on a terminal: it shows the part of lines done if these can be counted, else it only
+    moves."""
     if not on_terminal():
         yield None
         return

@@ -1,5 +1,5 @@
-"""Columns of figures that still add up when they are rounded, down and across, and what is too little to be
-shown is not shown as nothing."""
+"""Columns of figures that still add up when they are rounded, down and across. What is too small to be shown
+is not shown as 0."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Final
 
 from wattribute.commands.output import Rows, decimals_for, shown_number
 
-CENTS: Final = 2  # the decimals that a bill has at least: beside a great sum a small one is to be read, too
+CENTS: Final = 2  # a bill has at least these decimals, so that a small sum can be read beside a large one
 
 
 def values(rows: Rows, name: str) -> list[float]:
-    """What is known of a column."""
+    """The values of a column, without None."""
     return [row[name] for row in rows if row[name] is not None]
 
 
 def split_columns(rows: Rows, names: tuple[str, str, str], least: int = 0) -> list[list[str]]:
-    """Cells of two columns and their sum, a total below, with so many decimals at ``least``; rounded, it
-    still adds up, down and across."""
+    """Cells of two columns and their sum, with a total below and at ``least`` so many decimals. Rounded, they
+    still add up, down and across."""
     decimals = decimals_for([math.fsum(values(rows, names[2]))], least)
     first = _rounded([row[names[0]] for row in rows], decimals)
     whole = round(math.fsum(values(rows, names[2])) * 10**decimals)
@@ -33,12 +33,12 @@ def split_columns(rows: Rows, names: tuple[str, str, str], least: int = 0) -> li
 
 
 def column(amounts: Sequence[float | None], decimals: int) -> list[str]:
-    """Cells of a column, its total below."""
+    """Cells of a column, with its total below."""
     return _shown(_rounded(amounts, decimals), amounts, decimals)
 
 
 def _shown(parts: Sequence[int | None], amounts: Sequence[float | None], decimals: int) -> list[str]:
-    """Cells of amounts that are rounded to ``parts``, their total below. What is not 0 does not read 0."""
+    """Cells of amounts that are rounded to ``parts``, with a total below. None reads 0 without being 0."""
     unit = 10.0**-decimals
 
     def cell(part: int | None, amount: float | None) -> str:
@@ -54,7 +54,8 @@ def _shown(parts: Sequence[int | None], amounts: Sequence[float | None], decimal
 
 
 def _rounded(values: Sequence[float | None], decimals: int, whole: int | None = None) -> list[int | None]:
-    """Values in units of the last decimal, by largest remainder; in sum ``whole``, or the rounded sum."""
+    """Values in units of the last decimal, by largest remainder. They add up to ``whole``, or the rounded
+    sum."""
     scaled = [None if value is None else value * 10**decimals for value in values]
     known = [place for place, value in enumerate(scaled) if value is not None]
     floors = [None if value is None else math.floor(value) for value in scaled]
@@ -68,5 +69,5 @@ def _rounded(values: Sequence[float | None], decimals: int, whole: int | None = 
 
 
 def shown_money(value: float | None, decimals: int) -> str:
-    """An amount; what has no price says so."""
+    """An amount for people; 'unpriced' if it is None."""
     return "unpriced" if value is None else shown_number(value, decimals)

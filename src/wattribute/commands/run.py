@@ -1,4 +1,4 @@
-"""``wattribute run``: a command, whose it is, and what it cost."""
+"""``wattribute run``: run a command under a tag, and print what it cost."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ if TYPE_CHECKING:
     from wattribute.sinks.earlier import Earlier
     from wattribute.sinks.store import Readable
 
-# Of several that a launcher starts together, the first tells how far they are.
+# Of several processes that a launcher starts together, the first reports the progress.
 _COUNTS: Final = ("SLURM_NTASKS", "WORLD_SIZE")
 _RANKS: Final = ("RANK", "SLURM_PROCID")
-_WITHIN: Final = "WATTRIBUTE_WITHIN"  # the attempt that a command is of, where we tell its start and end
+_WITHIN: Final = "WATTRIBUTE_WITHIN"  # the attempt that a command belongs to, if we report its start and end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is to be run, whose it is, and how it is to be measured."""
+    """What to run, whose it is, and how to measure it."""
 
     words: Sequence[str]
     is_named: bool  # by whoever started it, or by a scheduler or tracker
@@ -79,7 +79,7 @@ class Plan:
     attempt: int | None
     patterns: Patterns
     progress_file: Path | None
-    file_bytes: int  # what earlier attempts have left in it: they made these steps
+    file_bytes: int  # its size now: earlier attempts wrote this, and made these steps
     steps: int | None
     settings: Settings
     source: Callable[[], Source] | None  # None: a collector of this machine measures
@@ -90,7 +90,7 @@ class Plan:
 
     @property
     def run(self) -> str:
-        """What it is called."""
+        """The name of the run."""
         return self.whose["run"]
 
 
@@ -128,7 +128,7 @@ def run(
     that needs no daemon and no special rights.
     """
     if (checkpoint or resume or progress_file) and not progress:
-        raise UsageError("--checkpoint, --resume and --progress-file go with --progress")
+        raise UsageError("--checkpoint, --resume and --progress-file need --progress")
     if scenario is not None and not simulate:
         raise UsageError("--scenario needs --simulate")
     check_policy(policy)  # before anything has run
@@ -136,7 +136,7 @@ def run(
     settings = load_host_settings(options, config, simulate)
     collected = is_collected(settings)
     if collected and simulate:
-        raise UsageError(f"a collector sends to {settings.bus} already: name another --store to --simulate")
+        raise UsageError(f"a collector already sends to {settings.bus}: to --simulate, name another --store")
     if output is not None:
         check_file("--output", output)
     named = name if clean(name) else _name()
@@ -144,7 +144,7 @@ def run(
     whose |= {"team": team, "phase": phase}
     counted = _counted(context, attempt, named)
     _check(whose, counted, steps)
-    whose = {key: clean(text) for key, text in whose.items()}  # as collectors take it from an environment
+    whose = {key: clean(text) for key, text in whose.items()}  # as collectors read it from an environment
     plan = Plan(
         words=command,
         is_named=bool(named),
@@ -169,7 +169,7 @@ def run(
 
 
 def _run(plan: Plan) -> int:
-    """Run it from start to report; its exit status."""
+    """Run the command and report on it; return its exit status."""
     word = plan.words[0]
     if not _may_be_there(word):
         _say(f"cannot run {word}: there is no such command")
@@ -198,7 +198,7 @@ def _run(plan: Plan) -> int:
         except NotStartedError as error:
             command.release()
             _say(str(error))
-            os._exit(error.status)  # no thread that has begun is to hold it up
+            os._exit(error.status)  # the threads that have begun must not delay it
         status = _wait(plan, command, progress, source)
         if measuring is not None:
             told_to_leave = threading.Thread(target=_leave_if_told, args=(measuring, status), daemon=True)
@@ -208,7 +208,7 @@ def _run(plan: Plan) -> int:
 
 
 def _may_be_there(word: str) -> bool:
-    """Whether there is such a command; of one that may not be looked at, to start it says why not."""
+    """Whether there is such a command. True if that cannot be read: to start it then gives the reason."""
     try:
         return shutil.which(word, os.F_OK) is not None or ("/" in word and Path(word).exists())
     except OSError:
@@ -216,18 +216,18 @@ def _may_be_there(word: str) -> bool:
 
 
 def _start(plan: Plan, command: Command, progress: Progress, measuring: Measuring | None) -> int:
-    """Start the command; which attempt it is. Raises NotStartedError."""
+    """Start the command; return the number of its attempt. Raises NotStartedError."""
     attempt, earlier = plan.attempt, None
     if measuring is not None and plan.is_named:
         earlier = measuring.earlier(command.check)
         _point_out(plan, earlier)
     if attempt is None:
-        # Of several that are started together none can know whether those that it finds are earlier ones.
+        # Processes that are started together cannot know whether the attempts in the store are earlier ones.
         are_several = any(os.environ.get(name, "1") != "1" for name in _COUNTS)
         known = None if earlier is None or are_several else earlier.attempt
         attempt = 0 if known is None else known + 1
     is_within = os.environ.get(_WITHIN) == _within(plan, attempt)
-    # What outlives the attempt that it was started in, as by sbatch or setsid, is no part of it any more.
+    # What outlives the attempt in which it was started, as with sbatch or setsid, is no longer part of it.
     is_part = is_within and (earlier is None or attempt not in earlier.ended)
     reached = earlier.reached.get(attempt) if earlier and is_within else None
     progress.start(attempt, earlier.checkpoint_step if earlier else None, is_part, reached)
@@ -238,7 +238,7 @@ def _start(plan: Plan, command: Command, progress: Progress, measuring: Measurin
 
 
 def _wait(plan: Plan, command: Command, progress: Progress, source: Source | None) -> int:
-    """Wait for the command's end; its exit status."""
+    """Wait for the command's end; return its exit status."""
     simulated = source.simulated if source else None
     if simulated is not None:
         simulated.start_command(command.pid)
@@ -260,16 +260,16 @@ def _wait(plan: Plan, command: Command, progress: Progress, source: Source | Non
         _say("no step was read: --progress matched no line")
     if progress.told_before is not None:
         _say(
-            f"its steps do not count: this attempt had come to step {progress.told_before:,} before; where"
-            " they are others, give it another --run"
+            f"its steps do not count, because this attempt had reached step {progress.told_before:,} before;"
+            " if they are other steps, give it another --run"
         )
     if progress.went_back:
         _say(
-            f"{progress.went_back:,} steps were below an earlier one and do not count: where epochs count"
-            " from anew, let --progress find a step that does not"
+            f"{progress.went_back:,} steps were below an earlier one and do not count: if each epoch counts"
+            " from 0 again, let --progress match a step that does not"
         )
     if progress.unread:
-        _say(f"{progress.unread:,} groups that matched held no whole number")
+        _say(f"{progress.unread:,} groups that matched were not a whole number")
     return status
 
 
@@ -297,19 +297,19 @@ def _report(plan: Plan, measuring: Measuring, attempt: int, source: Source | Non
     except WattributeError as error:
         _say(f"what it cost is not known: {error}")
     except Exception as error:  # a bug of ours is no reason to say that the command failed
-        _say(f"what it cost is not known, by a bug in wattribute: {type(error).__name__}: {error}")
+        _say(f"what it cost is not known, because of a bug in wattribute: {type(error).__name__}: {error}")
 
 
 def _leave_if_told(measuring: Measuring, status: int) -> None:
-    """Where a signal comes that ends us, end as the command did, and leave what it cost for later."""
+    """If a signal comes that ends us, end as the command did, without waiting for what it cost."""
     signal.sigwait({number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN})
-    _say("what it cost is not waited for: 'wattribute runs' has it when what is on the bus is in the store")
+    _say("not waiting for what it cost: 'wattribute runs' shows it once the bus is read into the store")
     measuring.leave()
-    os._exit(status if status >= 0 else 128 - status)  # the threads of the store would hold us up
+    os._exit(status if status >= 0 else 128 - status)  # the threads of the store would delay us
 
 
 def _check(whose: Mapping[str, str], attempt: int | None, steps: int | None) -> None:
-    """Raises UsageError for what no record takes, or no collector takes whole from an environment."""
+    """Raise UsageError for what records cannot hold, or what collectors would cut in an environment."""
     for key, text in whose.items():
         if len(text) > NAME_MAX:
             raise UsageError(f"{key} is {len(text):,} characters long; {NAME_MAX} at most")
@@ -328,46 +328,46 @@ def _name() -> str:
 
 
 def _counted(context: typer.Context, attempt: int | None, run: str) -> int | None:
-    """Which start of the run it is, where somebody said or counts that."""
+    """Which start of the run it is; None if nobody gave or counts that."""
     given = attempt_given(context, attempt, run)
     return attempt_of(environment_of(run, os.environ)) if given is None else given
 
 
 def _made_up_name(word: str) -> str:
     moment = f"{datetime.now():%Y%m%d-%H%M%S}"  # noqa: DTZ005 - a name, for people
-    # A script may start several within a second, and machines of a fleet the same one, each as its process 1.
+    # A script may start several in a second, and machines of a fleet may do so at once, each as pid 1.
     return f"{Path(word).name[: NAME_MAX // 2]}-{moment}-{secrets.token_hex(2)}"
 
 
 def _within(plan: Plan, attempt: int) -> str:
     bus = plan.settings.bus
-    if local_folder(bus) is not None:  # on another machine, as by srun, that folder is another bus
+    if local_folder(bus) is not None:  # on another machine, as with srun, that folder is another bus
         bus = f"{own_boot_id()} {bus}"
     return f"{attempt} {bus} {plan.run}"
 
 
 def _tagged(plan: Plan, attempt: int, is_told: bool) -> dict[str, str]:
-    """The command's environment. ``is_told``: that the attempt starts and ends is told by us."""
+    """The command's environment. ``is_told``: whether we report its start and end."""
     tags = {f"WATTRIBUTE_{key.upper()}": value for key, value in plan.whose.items() if value}
     tags |= {"WATTRIBUTE_ATTEMPT": str(attempt)} | ({_WITHIN: _within(plan, attempt)} if is_told else {})
     tags |= {"WATTRIBUTE_STORE": plan.settings.store, "WATTRIBUTE_BUS": plan.settings.bus}
-    # A program that sets its title with setproctitle writes over what others read of its environment, else.
+    # Without SPT_NOENV, setproctitle overwrites the environment of a program as others read it.
     return {"SPT_NOENV": "1", **os.environ, **tags}
 
 
 def _point_out(plan: Plan, earlier: Earlier | None) -> None:
-    """What a person should know before it begins."""
+    """Print what a person should know before the command starts."""
     if earlier is None and plan.attempt is None:
-        _say(f"earlier attempts of run {plan.run} are not known here: --attempt tells which this is")
+        _say(f"earlier attempts of run {plan.run} are not known: give --attempt to say which this is")
     model = plan.whose["model"]
     if earlier is not None and model and any(other != model for other in earlier.models):
         others = ", ".join(other for other in earlier.models if other != model)
         _say(
-            f"run {plan.run} was used for {others} before: its cost is summed with that;"
-            " give it another --run if it is another run"
+            f"run {plan.run} was used for {others} before, and both costs are added up;"
+            " give --run another name if this is another run"
         )
 
 
 def _say(text: str) -> None:
-    with suppress(OSError):  # its terminal was closed: how the command ended is the same
+    with suppress(OSError):  # a closed terminal must not change how the command ended
         note(f"wattribute: {text}")

@@ -1,4 +1,4 @@
-"""What ``wattribute run`` says at the end: what this attempt cost, the run so far, and what that rests on."""
+"""What ``wattribute run`` prints at the end: what this attempt and the run so far cost, and the evidence."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def report_rows(store: Readable, run: str, attempt: int, policy: str) -> list[di
 
 
 def write_report(rows: Rows, notes: list[str], run: str, simulated: bool) -> None:
-    """The table, on standard error."""
+    """Print the table on standard error."""
     title = f"What run {run} cost{' (SIMULATED DATA)' if simulated else ''}"
     decimals = {
         name: decimals_for([row[name] for row in rows])
@@ -152,7 +152,7 @@ def write_file(rows: Rows, shape: Format, path: Path) -> None:
 
 
 def add_price(store: Readable, run: str, per_gpu_hour: float, add: Any) -> None:
-    """Add a price for the GPUs of a run, where they stand and as they are charged, to the price book."""
+    """Add a price to the price book for the GPUs of a run, with their provider, region and pricing."""
     from wattribute.sinks.prices import Price
 
     used = store.query(
@@ -168,7 +168,7 @@ def add_price(store: Readable, run: str, per_gpu_hour: float, add: Any) -> None:
         for remark in add(prices) if prices else ():
             note(f"wattribute: {remark}")
     except UsageError as error:
-        note(f"wattribute: --price-per-gpu-hour does not count: {error}")
+        note(f"wattribute: --price-per-gpu-hour was not added: {error}")
 
 
 def _which(row: Any) -> str:

@@ -1,4 +1,4 @@
-"""``wattribute runs``: what each training run has cost, how much was wasted, and what it will come to."""
+"""``wattribute runs``: what each training run has cost, how much was wasted, and what it will cost."""
 
 from __future__ import annotations
 
@@ -83,10 +83,10 @@ def runs(
 
 
 def _name_notes(found: Mapping[str, Sequence[str]], were: str, how: str, more_notes: str) -> list[str]:
-    """Runs of one name that may be several."""
+    """Notes on runs of one name that may be several runs."""
     notes = [
-        f"one run of one name: {run} {were} {', '.join(of[:3])}{', …' if of[3:] else ''}; are these several,"
-        f" name them apart{how} has what each cost)"
+        f"counted as one run: {run} {were} {', '.join(of[:3])}{', …' if of[3:] else ''}; if they are several,"
+        f" give each its own name{how} shows what each cost)"
         for run, of in list(found.items())[:_SAME_SHOWN]
     ]
     more = len(found) - len(notes)
@@ -94,31 +94,31 @@ def _name_notes(found: Mapping[str, Sequence[str]], were: str, how: str, more_no
 
 
 def end_notes(rows: Rows) -> list[str]:
-    """Why it is not known where runs that go on will end."""
+    """Why the end of runs that go on is not known."""
     runs_of: dict[str, list[str]] = {}
     for row in rows:
         is_open = row["outcome"] == "running" and row["projected_end"] is None and row["cost_usd"] is not None
         if is_open:
             runs_of.setdefault(_why_no_end(row), []).append(row["run"])
     return [
-        f"where {', '.join(named[:_SAME_SHOWN])}{', …' if named[_SAME_SHOWN:] else ''} will end is not"
-        f" known: {why}"
+        f"the end of {', '.join(named[:_SAME_SHOWN])}{', …' if named[_SAME_SHOWN:] else ''} is not known:"
+        f" {why}"
         for why, named in runs_of.items()
     ]
 
 
 def _why_no_end(row: Any) -> str:
     if row["target_position"] is None:
-        return "nobody told how many steps there are ('wattribute run --steps', or steps in a run record)"
+        return "the number of steps was not reported (use 'wattribute run --steps', or steps in a run record)"
     if not row["position"]:
-        return "no step was told yet"
+        return "no step was reported yet"
     if row["position"] > row["target_position"]:
-        return "it is past the last step that was told"
+        return "it is past the number of steps that was reported"
     if row["cost_usd_per_step"] is None:
         return "the span leaves out a part of the run, or it has no new step yet"
     return (
-        "its latest attempt has no new steps to tell a pace, or did not tell what it resumed from, or was not"
-        " measured for an hour"
+        "its latest attempt has no new steps to judge its pace by, or did not report what it resumed from, or"
+        " was not measured for an hour"
     )
 
 
@@ -160,7 +160,7 @@ def _grid(rows: Rows, notes: list[str], zone: tzinfo, tz: str) -> Grid:
 
 
 def shown_steps(row: Any) -> str:
-    """How far it is, of how far it goes."""
+    """The step reached, and the number of steps."""
     if row["position"] is None or (not row["position"] and row["target_position"] is None):
         return "-"
     told = f"{math.floor(row['position']):,}"
@@ -168,6 +168,6 @@ def shown_steps(row: Any) -> str:
 
 
 def shown_waste(row: Any, decimals: int) -> str:
-    """One figure, or the span in which it lies."""
+    """One figure, or the range in which it lies."""
     least, most = (shown_number(row[name], decimals) for name in ("wasted_usd", "wasted_most_usd"))
     return least if least == most else f"{least} to {most}"

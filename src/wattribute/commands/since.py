@@ -1,4 +1,4 @@
-"""Times, durations and time zones as people write them: the one parser of every command."""
+"""Parse times, durations and time zones as people write them, for every command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from wattribute.errors import UsageError, meant
 
 EXAMPLES: Final = (
-    "2026-06-01, 2026-06, 2026-06-01T08:00Z, today, monday, 'last month', or an age as 30m (minutes), 12h, 7d"
+    "2026-06-01, 2026-06, 2026-06-01T08:00Z, today, monday, 'last month', or an age (30m, 12h, 7d)"
 )
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 _LENGTH: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")
@@ -27,10 +27,10 @@ def parse_zone(name: str | None) -> tzinfo:
         if name in available_timezones():
             return ZoneInfo(name)
     except (OSError, ValueError):
-        pass  # what is no name of a zone may be no name of a file either
-    # PST is near to MST, and GMT+2 to Etc/GMT+2, which is two hours behind.
+        pass  # a name that is no zone may not even be a valid file name
+    # Suggest places only: PST is near to MST, and GMT+2 to Etc/GMT+2, which is two hours behind UTC.
     places = [place for place in available_timezones() if "/" in place and not place.startswith("Etc/")]
-    hint = meant(name, ["UTC", *sorted(places)], "write UTC or a name as Europe/Berlin")
+    hint = meant(name, ["UTC", *sorted(places)], "write UTC or a name like Europe/Berlin")
     raise UsageError(f"time zone {name!r} is not known; {hint}")
 
 
@@ -89,7 +89,7 @@ def parse_span(
 
 
 def _length(text: str) -> re.Match[str] | None:
-    """A number with a unit. 1M is a month elsewhere: the cost of a minute would be taken for that of one."""
+    """A number with a unit. Not 1M, which is a month elsewhere: people would get the cost of a minute."""
     word = text.strip()
     return None if word.endswith("M") else _LENGTH.fullmatch(word.lower())
 
@@ -100,9 +100,9 @@ def parse_duration_s(text: str) -> float:
     if not match:
         raise UsageError(
             f"{text!r} is not a duration: write seconds, or a number with ms, s, m (minutes), h, d or w,"
-            " as 90s or 10m"
+            " like 90s or 10m"
         )
     seconds = float(match.group(1)) * _UNIT_S[match.group(2) or "s"]
     if not 0 < seconds <= _MAX_S:
-        raise UsageError(f"{text!r}: a duration is more than 0, and {_MAX_S / 86_400:,.0f} days at most")
+        raise UsageError(f"{text!r}: a duration must be more than 0, and at most {_MAX_S / 86_400:,.0f} days")
     return seconds

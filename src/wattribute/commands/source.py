@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 _IN_A_POD: Final = "https://127.0.0.1:10250/pods"
 _DEMO: Final = "demo"
 _COMMAND: Final = "run"
-_OFFER: Final = "; 'wattribute up --simulate' shows it on a simulated host"
+_OFFER: Final = "; try 'wattribute up --simulate' with a simulated host"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A host to be read: its NVML, processes, clock, and what it is. ``simulated`` is the host behind all
-    that where it is not real."""
+    """A host to be read: its NVML, processes, clock, and its own record. ``simulated`` is the simulated host
+    behind them, if it is not a real one."""
 
     name: str
     nvml: Nvml
@@ -47,11 +47,11 @@ class Source:
 
     @property
     def boot_id(self) -> str:
-        """Of the host."""
+        """The id of the host's boot."""
         return self.processes.boot_id
 
     def close(self) -> None:
-        """Let go of NVML and of the processes that are watched."""
+        """Close NVML, and stop watching processes."""
         self.nvml.close()
         if isinstance(self.processes, ProcTree | Serving):
             self.processes.close()
@@ -60,14 +60,14 @@ class Source:
                 background.close()
 
     def complaints(self, health: Health) -> Iterator[str]:
-        """What did not answer as it should, in a line each. ``health``: of its sampler."""
+        """What did not answer as it should, one line each. ``health`` is that of its sampler."""
         yield from health.complaints()
-        for what, asked in (("the kubelet", self.kubelet), ("who has which GPU", self.reservations)):
+        for what, asked in (("the kubelet", self.kubelet), ("which pod has which GPU", self.reservations)):
             if asked is not None and asked.failures:
-                yield f"{what} could not be asked {asked.failures:,} times, the last time: {asked.problem}"
+                yield f"{what} could not be read {asked.failures:,} times, the last time: {asked.problem}"
 
     def outcomes(self, now_ns: int) -> Sequence[Record]:
-        """What there is to tell beside the readings."""
+        """The records that there are beside the readings."""
         told: list[Record] = []
         if self.simulated is not None:
             told += self.simulated.outcomes(now_ns)
@@ -109,17 +109,17 @@ class Source:
         return f"{counts.readings:,} readings of serving engines{failed}{left_out}"
 
     def shown(self) -> str:
-        """In words."""
+        """The host and its GPUs, in words."""
         names = [gpu.identity.name or "GPU" for gpu in self.nvml.gpus]
         kinds = ", ".join(f"{names.count(name)} × {name}" for name in dict.fromkeys(names))
         nameless = self.nvml.nameless_count
         again = f"start again once 'wattribute doctor' finds {'it' if nameless == 1 else 'them'}"
-        left_out = f" (not {nameless} more: {again})" if nameless else ""
+        left_out = f" (without {nameless} that cannot be read: {again})" if nameless else ""
         return f"{kinds}{left_out} on {self.name}{', SIMULATED' if self.simulated else ''}"
 
 
 def load_host_settings(options: Mapping[str, object], config: Path | None, simulate: bool) -> Settings:
-    """The settings; a simulated host has a store of its own: made-up joules must not lie among real ones."""
+    """The settings; a simulated host has a store of its own: never mix made-up joules with real ones."""
     settings = load_settings(options, config)
     if simulate and "store" not in settings.origins:
         apart = {"store": folder_url("chdb", data_folder() / "simulated" / "store")}
@@ -130,7 +130,7 @@ def load_host_settings(options: Mapping[str, object], config: Path | None, simul
 def open_source(
     settings: Settings, simulate: bool, scenario: str | None, seed: int, virtual_start_ns: int | None = None
 ) -> Source:
-    """The host to collect from. ``virtual_start_ns`` lets a simulated one run as fast as it goes, from then.
+    """The host to collect from. From ``virtual_start_ns`` on a simulated one runs as fast as it can.
 
     Raises UsageError; WattributeError where there is no GPU."""
     if not simulate:
@@ -143,7 +143,7 @@ def open_source(
 
 
 def open_hosts(settings: Settings, simulate: bool, scenario: str | None, seed: int) -> list[Source]:
-    """The host to collect from and, of a scenario that has others beside it, those too.
+    """The host to collect from, and any other hosts that its scenario has beside it.
 
     Raises UsageError; WattributeError where there is no GPU."""
     hosts = [open_source(settings, simulate, scenario, seed)]
@@ -156,11 +156,11 @@ def open_hosts(settings: Settings, simulate: bool, scenario: str | None, seed: i
 
 
 def open_command_host(settings: Settings, simulate: bool, scenario: str | None, seed: int) -> Source:
-    """As ``open_source``: the host that a command of ours runs on. A simulated one needs a place for it."""
+    """Open the host that a command of ours runs on. A simulated one needs a tenant for the command."""
     source = open_source(settings, simulate, (scenario or _COMMAND) if simulate else scenario, seed)
     if source.simulated is not None and not source.simulated.has_command:
         source.close()
-        raise UsageError(f"scenario {scenario!r} has no place for a command: give a tenant command = true")
+        raise UsageError(f"scenario {scenario!r} has no place for a command: set command = true for a tenant")
     return source
 
 
@@ -203,18 +203,18 @@ def _real(settings: Settings) -> Source:
 
 
 def open_kubelet(settings: Settings) -> Kubelet | None:
-    """The kubelet of this node; None where the settings name none and this is no pod."""
+    """The kubelet of this node; None if the settings name none and this is not a pod."""
     url = settings.kubelet or (_IN_A_POD if Path(settings.kubelet_token).is_file() else "off")
     if url == "off":
         return None
-    from wattribute.collector.kubelet import Kubelet  # here, for few need what it loads: http, ssl
+    from wattribute.collector.kubelet import Kubelet  # here, because few need what it loads: http, ssl
 
     labels = names_in(settings.kubelet_labels)
     return Kubelet(url, settings.kubelet_token, settings.kubelet_ca, labels)
 
 
 def _described(host: Host, settings: Settings) -> Host:
-    """The host with what the settings say of it."""
+    """The host with what the settings say about it."""
     said = {name: getattr(settings, name) for name in ("provider", "region", "pricing", "cluster", "team")}
     return replace(
         host,

@@ -1,4 +1,4 @@
-"""``wattribute stream``: from the bus into the store."""
+"""``wattribute stream``: attribute what is on the bus, into the store."""
 
 from __future__ import annotations
 

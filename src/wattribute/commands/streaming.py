@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 
 def window_ms_for(sink: ClickHouseSink, settings: Settings) -> int:
-    """The length of the windows to write: where nobody set one, that of the windows in the store.
+    """The length of the windows to write: if none is set, that of the windows in the store.
 
-    Raises UsageError where one was set, and the store holds windows of another."""
+    Raises UsageError if one is set, and the store holds windows of another length."""
     from wattribute.sinks.span import held_window_ms
 
     held = held_window_ms(sink.store)
@@ -40,8 +40,8 @@ def window_ms_for(sink: ClickHouseSink, settings: Settings) -> int:
 def opened_stream(
     settings: Settings, from_beginning: bool = False
 ) -> Iterator[tuple[ClickHouseSink, StreamLoop, int]]:
-    """The store, which answers other processes meanwhile, the loop that writes to it, and the length of its
-    windows in ms. ``from_beginning``: what was committed before does not count.
+    """Open the store, which answers other processes meanwhile, and the loop that writes to it. Yields both,
+    and the length of windows in ms. ``from_beginning``: ignore what was committed before.
 
     Raises BusError, StoreError, UsageError."""
     engine_class, _ = compiled_engine()
@@ -60,7 +60,7 @@ def opened_stream(
             origin, window_ms * 1_000_000, settings.generation, idle_levels, processes_known=True, fleet=fleet
         )
 
-    # The consumer calls the loop and the loop the consumer: one of them has to be there first.
+    # The consumer calls the loop, and the loop calls the consumer: so one is declared before it exists.
     loop: StreamLoop
 
     def on_assign(partition: Partition) -> int | None:
@@ -85,16 +85,16 @@ def opened_stream(
 
 
 def tell_unused(sink: ClickHouseSink, loop: StreamLoop) -> None:
-    """Say what could not be used, if there is any."""
+    """Print how much could not be used, if any."""
     if count := loop.counts.dead_letters:
-        note(f"{count:,} dead letters: the table dead, which 'wattribute query' shows, says what and why")
+        note(f"{count:,} dead letters: 'wattribute query' of the table dead shows each with its reason")
     tell_past_retention(sink)
 
 
 def tell_past_retention(sink: ClickHouseSink) -> None:
-    """Say how much came that is older than the store keeps windows, if there is any."""
+    """Print how much came that is older than the store keeps windows, if any."""
     if count := sink.rollups.past_retention:
         note(
             f"{count:,} minutes of a GPU are older than retention_days of the store: their sums stay as they"
-            " were, and what is new of them is lost; a store without it takes them"
+            " were, and their new windows are lost; use a store without retention_days for them"
         )

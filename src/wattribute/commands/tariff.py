@@ -157,7 +157,7 @@ def remove(
         deleted=True,
     )
     add_tariffs_to(settings.store, [told])
-    note("that tariff is taken back")
+    note("the tariff is removed")
 
 
 @tariff.command("list")

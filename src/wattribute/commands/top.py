@@ -38,7 +38,7 @@ COLUMNS: Final = (
     *("watts", "sm_percent", "memory_bytes", "usd_per_hour"),
 )
 _PERIOD_S: Final = 1.0
-_LOOK_BACK_S: Final = 30.0  # what is older is not now
+_LOOK_BACK_S: Final = 30.0  # older windows are not "now"
 # Readings of processes come up to 2 s after those of their GPU: until then a window's split is a guess.
 _SETTLED_MS: Final = 2_000
 _AVERAGED_MS: Final = 5_000
@@ -112,7 +112,7 @@ def top(
 
 
 def show_live(grid: Callable[[], Grid], going_on: Callable[[], bool]) -> None:
-    """Show a table and renew it every second, while it is going on."""
+    """Show a table and renew it every second, as long as ``going_on`` returns True."""
     console = Console()
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while going_on():
@@ -152,7 +152,7 @@ def top_rows(store: Readable) -> list[dict[str, Any]]:
 
 
 def top_grid(rows: list[dict[str, Any]], title: str = "", waiting: str = _NOBODY) -> Grid:
-    """The table of ``top_rows``, with a total; ``waiting`` is said where there is nothing to show."""
+    """The table of ``top_rows``, with a total; ``waiting`` is the note if there is nothing to show."""
     if not rows:
         return Grid(["GPU", "who", "W"], [], title=title, notes=[waiting])
     several_hosts = len({row["host"] for row in rows}) > 1

@@ -10,8 +10,8 @@ from wattribute.commands.rounding import CENTS, shown_money
 
 
 def unit_grid(rows: Rows, by: Sequence[str], unit: str, known: Sequence[str] = ()) -> Grid:
-    """What one unit cost. Idle GPUs and the residual make no units, and are not in here. Where there are none
-    of it, ``known`` units are named."""
+    """What one unit cost. Idle GPUs and the residual make no units, and are left out. If none of it was
+    counted, a note names the ``known`` units."""
     unmatched = [row for row in rows if row["quantity"] and row.get("account") == "unmatched"]
     counted = [row for row in rows if row["quantity"] and row not in unmatched]
     covered = [row["coverage_ratio"] for row in counted]
@@ -54,7 +54,7 @@ def unit_grid(rows: Rows, by: Sequence[str], unit: str, known: Sequence[str] = (
 
 
 def _but(known: Sequence[str]) -> str:
-    return f"; what was: {', '.join(known)}" if known else ""
+    return f"; these were: {', '.join(known)}" if known else ""
 
 
 def _unmatched_note(row: Mapping[str, Any], by: Sequence[str], unit: str) -> str:
@@ -63,7 +63,7 @@ def _unmatched_note(row: Mapping[str, Any], by: Sequence[str], unit: str) -> str
 
 def _training_note(row: Mapping[str, Any], by: Sequence[str], unit: str) -> str:
     quantity = f"{row['training_quantity']:,.6g} {unit}"
-    return f"serving alone: {quantity} of {_whose(row, by)} are of training: --by phase,run"
+    return f"without training: {quantity} of {_whose(row, by)} are of training: see --by phase,run"
 
 
 def _whose(row: Mapping[str, Any], by: Sequence[str]) -> str:

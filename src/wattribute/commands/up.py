@@ -102,7 +102,7 @@ def up(
     options = {"store": store, "bus": bus, "host": host, "fast_hz": fast_hz}
     settings = load_host_settings(options, config, simulate)
     if replay is not None and (simulate or duration):
-        raise UsageError("--replay goes without --simulate and --duration: it ends with the file")
+        raise UsageError("--replay cannot be combined with --simulate or --duration: it ends with the file")
     duration_s = parse_duration_s(duration) if duration else None if on_terminal() else _PIPED_S
     if replay is not None:
         inputs = open_inputs([replay])
@@ -124,8 +124,8 @@ def _live(
 ) -> None:
     """Collect each host in a thread of its own, stream in this one, show in another."""
     with opened_stream(settings) as (sink, loop, window_ms), ExitStack() as stack:
-        hosts = opened()  # now that compiling is done: their time begins here
-        # The applications of this machine tell the first host what came out: it has but one such port.
+        hosts = opened()  # only now, after compiling: their time begins here
+        # The machine has one intake port: what applications report there goes to the first host.
         collecting_hosts = [
             stack.enter_context(_collecting(settings, host, listens=host is hosts[0])) for host in hosts
         ]
@@ -144,7 +144,7 @@ def _live(
             loop.run(stop)
         finally:
             for worker in (*collectors, display):
-                worker.wait()  # it uses what is closed next
+                worker.wait()  # its objects are closed next
         for worker in (*collectors, display):
             worker.join()
         loop.run(threading.Event(), until_idle=True)  # what the collectors sent last
@@ -161,7 +161,7 @@ def _live(
 def _collecting(
     settings: Settings, host: Source, listens: bool
 ) -> Iterator[tuple[Sampler, Callable[[threading.Event], None]]]:
-    """What samples a host, and what has it do so and sends it to the bus until an event is set."""
+    """The sampler of a host, and a function that runs it, and sends to the bus, until an event is set."""
     producer, log = open_sending_end(settings)
     if host.simulated is None:
         tell_of_another(settings)
@@ -177,7 +177,7 @@ def _collecting(
         sampler = host.sampler(settings, publish, *told)
 
         def collect(stop: threading.Event) -> None:
-            with intake:  # it ends with the collector, before what it sent last is streamed
+            with intake:  # the intake ends before the last records are streamed
                 sampler.run(stop)
             publisher.end()
 
@@ -207,7 +207,7 @@ def _replay(settings: Settings, inputs: Inputs, policy: str) -> None:
     problem: WattributeError | None = None
     try:
         replay_files(settings, inputs)
-    except WattributeError as error:  # of what is good the table is shown all the same
+    except WattributeError as error:  # show the table of the good records all the same
         problem = error
     from wattribute.sinks.query_server import open_store_for_reading
 
@@ -229,7 +229,7 @@ def _print_cost(store: Readable, policy: str, since: datetime | None, simulated:
 
 
 def _print_what_next(settings: Settings) -> None:
-    """The questions that the store answers from now on, as they are to be typed here."""
+    """Print further questions to the store, as commands to type here."""
     name = f"{sys.executable} -m wattribute" if sys.argv[0].endswith("__main__.py") else sys.argv[0]
     if shutil.which("wattribute"):
         name = "wattribute"

@@ -90,16 +90,16 @@ def verify(
     if gpu or trace is not None:
         if names or seeds or picture is not None:
             raise UsageError(
-                "scenarios, --seeds and --picture are of simulations: leave out --gpu and --trace"
+                "scenarios, --seeds and --picture are for simulations: leave out --gpu and --trace"
             )
         if not gpu and (index or overwrite or duration_s):
             raise UsageError(
-                "--index, --overwrite and --seconds go with --gpu: --trace alone tells of a recording"
+                "--index, --overwrite and --seconds need --gpu: --trace alone evaluates a recording"
             )
         _verify_gpu(gpu, index, duration_s, trace or Path(_TRACE), overwrite, shape)
         return
     if index or overwrite:
-        raise UsageError("--index and --overwrite go with --gpu")
+        raise UsageError("--index and --overwrite need --gpu")
     _verify_simulated(names or (), seeds or _SEEDS, duration_s or _SIMULATED_S, picture, shape)
 
 
@@ -111,7 +111,9 @@ def _verify_simulated(
     known = {trial.name: trial for trial in TRIALS}
     for name in names:
         if name not in known:
-            raise UsageError(f"no scenario {name!r}: there are {', '.join(map(shlex.quote, known))}")
+            raise UsageError(
+                f"there is no scenario {name!r}: choose from {', '.join(map(shlex.quote, known))}"
+            )
     compiled_engine()
     from wattribute.verify.score import summaries
 
@@ -152,9 +154,9 @@ def _title(seeds: int, duration_s: int) -> str:
 
 
 def _drawing(path: Path, title: str) -> Callable[[Sequence[Summary]], None]:
-    """What draws, looked for before minutes are spent on what it is to draw."""
+    """A function that draws. Problems are found now, before minutes are spent on what it will draw."""
     if path.suffix.lower() not in {".svg", ".png"}:
-        raise UsageError(f"{path}: a picture is an .svg or a .png file")
+        raise UsageError(f"{path}: the picture must be an .svg or .png file")
     if not path.parent.is_dir():
         raise UsageError(f"{path}: there is no folder {path.parent}")
     try:
@@ -167,13 +169,13 @@ def _drawing(path: Path, title: str) -> Callable[[Sequence[Summary]], None]:
             draw(found, path, title)
         except OSError as error:
             raise WattributeError(f"{path}: cannot write the picture: {error.strerror}") from error
-        note(f"drawn in {path}")
+        note(f"wrote the picture to {path}")
 
     return drawing
 
 
 def _outcomes(names: Sequence[str], seeds: int, duration_s: int) -> list[Outcome]:
-    """On all cores; says on standard error how far it is."""
+    """Simulate on all cores; print the progress on standard error."""
     asked = [(name, seed, duration_s) for seed in range(seeds) for name in names]
     found: list[Outcome] = []
     # Processes of their own: a simulation is plain Python.
@@ -182,7 +184,7 @@ def _outcomes(names: Sequence[str], seeds: int, duration_s: int) -> list[Outcome
         for done in as_completed([pool.submit(_one, *one) for one in asked]):
             found.append(done.result())
             if len(found) % 20 == 0 or len(found) == len(asked):
-                note(f"{len(found)} of {len(asked)} simulations")
+                note(f"{len(found)} of {len(asked)} simulations done")
     return sorted(found, key=lambda outcome: (names.index(outcome.trial), outcome.seed))
 
 
@@ -249,9 +251,9 @@ def _write_table(found: Sequence[Summary], seeds: int, duration_s: int) -> None:
             [
                 "error: of all processes together, Σ |error| / Σ energy, mean of the loads;"
                 " worst: the process that is furthest off, of all loads",
-                "in band: rows of shared windows that are as near the truth as their error_uj says: 90 to 99"
-                " are to be",
-                "the other methods see the same readings: their error",
+                "in band: rows of shared windows that are as near the truth as their error_uj says: should be"
+                " 90 to 99",
+                "other columns: the error of other methods on the same readings",
             ],
             spare=(last, 4),
         )
@@ -290,16 +292,16 @@ def _write_besides(found: Sequence[Summary]) -> None:
             cells,
             frozenset(range(1, len(headers))),
             ["bold red" if summary.missed else "" for summary in found],
-            "What must hold besides",
+            "Further checks",
             [
-                "half, killed, sorted: rows that are others from the first half of the readings alone, where"
-                " the stream was killed and began again, from readings sorted by time: none",
+                "half, killed, sorted: rows that differ with the first half of the readings only, if the"
+                " stream is killed and restarted, with readings sorted by time: must be none",
                 "settles: s from the end of a window, or the last reading of it, to its last change: at most"
                 " 10",
-                "misplaced: J that came to processes more than a sample before or after they lived: none;"
-                " least: J of the row with least: not below 0",
-                "lost: what the GPU used and no row has, as s in which it uses so much: of a fault at most 1;"
-                " uncharged: what nobody is charged with though somebody was there: at most bar",
+                "misplaced: J given to processes more than a sample before or after they lived: must be none;"
+                " least: J of the row with the least: must not be below 0",
+                "lost: energy that no row has, in s of mean use: at most 1 after a fault;"
+                " uncharged: energy that nobody is charged for though somebody was there: at most bar",
             ],
         )
     )

@@ -1,4 +1,4 @@
-"""``wattribute verify --gpu``: the same question on a real GPU, and the tables of its answer."""
+"""``wattribute verify --gpu``: measure attribution on a real GPU, and print the tables."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _FAST_HZ: Final = 100.0
 
 
 def record_plan(trace: Path, index: int, seconds: int, overwrite: bool) -> None:
-    """Load the GPU for so long, and record it. Raises WattributeError where it cannot be done: then there is
-    no recording."""
+    """Load the GPU for ``seconds``, and record it. Raises WattributeError if that fails: then there is no
+    recording."""
     from wattribute.verify.gpu_plan import plan
     from wattribute.verify.gpu_run import check_unused, run_plan
 
-    # Nothing but the GPU and who is on it, at times that the plan is made for.
+    # Read only the GPU and its processes, as often as the plan needs.
     settings = load_settings({"fast_hz": _FAST_HZ, "slow_s": 1.0, "flush_s": 1.0, "scrape_s": 0}, None)
     with closing(open_source(settings, simulate=False, scenario=None, seed=1)) as source:
         gpu = _only(source, index)
@@ -39,7 +39,7 @@ def record_plan(trace: Path, index: int, seconds: int, overwrite: bool) -> None:
             TraceWriter(trace, source.name, source.boot_id, overwrite=overwrite) as writer,
             stopping() as stop,
         ):
-            note(f"loading {gpu.identity.name} {gpu.uuid} for {seconds} s and some more -> {trace}")
+            note(f"loading {gpu.identity.name} {gpu.uuid} for a little over {seconds} s -> {trace}")
             try:
                 left_out = run_plan(
                     plan(seconds), seconds, gpu, source.clock,
@@ -50,20 +50,20 @@ def record_plan(trace: Path, index: int, seconds: int, overwrite: bool) -> None:
                 raise
     for load, iterations in left_out.items():
         if iterations:
-            note(f"{load} left out {iterations:,.0f} iterations: the GPU was too busy for its plan")
+            note(f"{load} left out {iterations:,.0f} iterations: the GPU was too busy to keep to the plan")
 
 
 def _only(source: Source, index: int) -> GpuReader:
-    """The one GPU that is to be read, and no other is from now on."""
+    """The GPU to read; from now on no other is read."""
     found = [gpu for gpu in source.nvml.gpus if gpu.identity.index == index]
     if not found:
-        raise UsageError(f"there is no GPU {index} that can be read: nvidia-smi -L lists them")
+        raise UsageError(f"GPU {index} does not exist or cannot be read: nvidia-smi -L lists the GPUs")
     source.nvml.gpus = (found[0],)
     return found[0]
 
 
 def tell_of_recording(trace: Path, shape: Format) -> None:
-    """Say what a recording tells. Raises WattributeError where a bar is missed."""
+    """Print the results of a recording. Raises WattributeError where a bar is missed."""
     from wattribute.verify.gpu_report import report
 
     found = report(_records(trace))
@@ -135,10 +135,10 @@ def _grids(found: Report) -> Iterator[Grid]:
             for name, of in found.signals.items()
         ],
         numeric,
-        title="How the GPU tells of its power",
+        title="How the GPU reports its power",
         notes=[
-            "phase: how much its mean changes with when in 100 ms a load of 30 ms comes: that of a sensor"
-            " that looks all the time does not"
+            "phase: how much its mean changes with when in each 100 ms a load of 30 ms comes: not at all"
+            " for a sensor that measures all the time"
         ],
     )
     yield Grid(
@@ -159,8 +159,8 @@ def _grids(found: Report) -> Iterator[Grid]:
         numeric,
         title="What each used above idle, while each went on and off by itself",
         notes=[
-            "J an iteration: what it adds to a mix, in the mean of all orders in which they may come"
-            " (Shapley); used: that by its iterations and who else was at work, scaled to the counter"
+            "J an iteration: what it adds to a mix, averaged over all orders in which loads may be added"
+            " (Shapley); used: that × iterations, given who else was at work, scaled to the counter"
         ],
     )
     yield Grid(
@@ -170,7 +170,7 @@ def _grids(found: Report) -> Iterator[Grid]:
             for name, of in switched.scores.items()
         ],
         numeric,
-        title="How far each method is off there: of all loads together, and of the one furthest off",
+        title="How far each method is off there: all loads together, and the load furthest off",
     )
     yield Grid(
         ["check", "%", "at most", ""],

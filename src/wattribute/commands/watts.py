@@ -1,4 +1,4 @@
-"""``wattribute watts``: what each model was seen to draw on each kind of GPU."""
+"""``wattribute watts``: how much power each model was seen to draw on each kind of GPU."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def watts(
             frozenset(range(3, 7)),
             notes=[
                 "energy above idle over SM time, by whole hours (UTC); ±: how far hours and GPUs differ",
-                'to begin with it: "wattribute watts --format csv > watts.csv", and the setting watts_file'
+                'to start with these: "wattribute watts --format csv > watts.csv", and the setting watts_file'
                 if rows
                 else "no model has worked in an hour that begins in this span",
             ],

@@ -49,10 +49,10 @@ _SINKS: Final = {"server": "a server that acknowledges", "chdb": "chDB in the pr
 
 
 class Metered(KafkaConsumer):
-    """Tells the feeder how far it has read, and sets ``stop`` after so many messages."""
+    """Tells the feeder how far it has read, and sets ``stop`` after the expected number of messages."""
 
     def meter(self, read: I64, stop: threading.Event, expected: int, first: int) -> None:
-        """Begin to count ``expected`` messages; the ``first`` so many are not measured."""
+        """Begin to count ``expected`` messages, of which the first ``first`` are not measured."""
         self._read, self._stop, self._left, self._measured = read, stop, expected, expected - first
         self.begun: tuple[int, float, float] | None = None
         """The messages left, processor time and clock time when the measured ones began."""
@@ -71,7 +71,7 @@ class Metered(KafkaConsumer):
 
 
 def consume(servers: str, store: str, path: str, expected: int, first: int) -> Figures:
-    """Stream ``expected`` messages into the store; the ``first`` so many are not measured."""
+    """Stream ``expected`` messages into the store, of which the first ``first`` are not measured."""
     loop: StreamLoop
     engines: list[Engine] = []
 

@@ -106,7 +106,7 @@ def test_whoever_pays_for_what_nobody_used_the_total_is_the_same(demo: str) -> N
     ]
     assert [(row["team"], row["account"]) for row in owners] == [("platform", "owner")]
     table = ran("cost", "--by", "team", "--unallocated", "owner", "--store", demo).stdout
-    assert "of it charged USD" in table
+    assert "of which charged USD" in table
     assert "charged USD: what nobody used, to the team of its host" in table
 
 

@@ -166,7 +166,7 @@ def cost_grid(rows: Rows, by: Sequence[str], policy: str, notes: Sequence[str], 
         decimals = decimals_for([math.fsum(values(ordered, "cost_usd"))], CENTS)
         shares = column([row["charged_usd"] for row in ordered], decimals)
         figures = [[*cells, share] for cells, share in zip(figures, shares, strict=True)]
-        headers.append("of it charged USD")
+        headers.append("of which charged USD")
     cells = [
         [*(shown_place(row, name) for name in by), row["account"], *line]
         for row, line in zip(ordered, figures[:-1], strict=True)

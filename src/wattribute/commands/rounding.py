@@ -18,7 +18,7 @@ def values(rows: Rows, name: str) -> list[float]:
 
 
 def split_columns(rows: Rows, names: tuple[str, str, str], least: int = 0) -> list[list[str]]:
-    """Cells of two columns and their sum, with a total below and at ``least`` so many decimals. Rounded, they
+    """Cells of two columns and their sum, with a total below and ``least`` or more decimals. Rounded, they
     still add up, down and across."""
     decimals = decimals_for([math.fsum(values(rows, names[2]))], least)
     first = _rounded([row[names[0]] for row in rows], decimals)

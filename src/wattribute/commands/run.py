@@ -296,7 +296,7 @@ def _report(plan: Plan, measuring: Measuring, attempt: int, source: Source | Non
         _say(f"what it cost is not known: this needs {error.name}: pip install 'wattribute[embedded]'")
     except WattributeError as error:
         _say(f"what it cost is not known: {error}")
-    except Exception as error:  # a bug of ours is no reason to say that the command failed
+    except Exception as error:  # a bug in wattribute must not look like a failure of the command
         _say(f"what it cost is not known, because of a bug in wattribute: {type(error).__name__}: {error}")
 
 

@@ -110,9 +110,7 @@ def up(
             empty_folders(settings)
         _replay(settings, inputs, policy)
         return
-    for source in open_hosts(
-        settings, simulate, scenario, seed
-    ):  # where there is no GPU, say so before all else
+    for source in open_hosts(settings, simulate, scenario, seed):  # report a missing GPU before all else
         source.close()
     if fresh:
         empty_folders(settings)

@@ -88,7 +88,7 @@ class Load:
         self.iteration_s = self._calibrated()
 
     def work(self, iterations: int) -> None:
-        """Do so many iterations, and wait for them."""
+        """Do some iterations, and wait for them."""
         for _ in range(iterations * self._launches):
             self._gpu.launch(
                 self._function,

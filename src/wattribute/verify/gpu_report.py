@@ -40,8 +40,8 @@ _POWER_MOST: Final = 0.01
 _UNEVEN_MOST: Final = 0.02
 _PHASE_MOST: Final = 0.05
 _STANDS_OUT: Final = 3.0
-"""A load must add at least so many times to a mix what a mix varies by from one half to the other. By chance
-it would once in 10^9: a mean of both halves is twice as sure, and nine mixes show how sure."""
+"""A load must add more power to a mix than this times what mixes vary by between their halves. By chance that
+happens once in 10^9: a mean of both halves is twice as sure, and nine mixes show how sure."""
 
 _S: Final = 1_000_000_000
 _LOOK_S: Final = 0.01

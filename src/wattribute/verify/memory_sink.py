@@ -113,7 +113,7 @@ class MortalConsumer(LocalConsumer):
 def lived(
     log: LocalLog, sink: MemorySink, steps: int = FOREVER, make_engine: Callable[[str], Engine] = Engine
 ) -> bool:
-    """Run the stream for at most so many steps; return whether it came to the end of the bus."""
+    """Run the stream for at most ``steps`` steps; return whether it came to the end of the bus."""
     sink.steps_left = steps
     consumer = MortalConsumer(log, (SAMPLES, UNITS), lambda partition: loop.on_assign(partition))  # noqa: PLW0108 - no loop yet
     consumer.sink = sink

@@ -80,7 +80,7 @@ class _Told:
         return bisect_left(self._from_ns, block_end_ns + SHIFT_MAX_NS) - 1
 
     def is_settled(self, window_ns: int, flushes: int) -> bool:
-        """Whether a window is final after so many flushes, and no later one concerns it. The last of them
+        """Whether a window is final after ``flushes`` flushes, and no later one concerns it. The last of them
         does not count: ``replay`` makes messages by the second, and that flush may end within one."""
         is_final = window_ns + _WINDOW_NS + LATENESS_NS <= self.now_ns[flushes - 2]
         return is_final and self.last(window_ns) < flushes

@@ -254,7 +254,7 @@ def test_bad_lines_are_counted_and_shown_and_good_ones_kept(tmp_path: Path) -> N
     assert row["energy_uj"] == EXPECTED["total_energy_uj"]
     assert len(asked(store, "SELECT * FROM dead FINAL")) == 3
 
-    assert "is no trace" not in done.stderr
+    assert "is neither a trace" not in done.stderr
     trace.write_text("gpu_model,price\nNVIDIA H200,3.6\n")
     other = ran("replay", trace, "--store", f"chdb://{tmp_path}/other", status=1).stderr
     assert f"{trace} is neither a trace nor a log of nvidia-smi: none of its lines could be used" in other

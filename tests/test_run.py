@@ -463,7 +463,7 @@ def test_a_progress_file_that_is_a_pipe_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [("step", "has 0 groups"), ("(a)(b)(c)", "has 3 groups"), ("(", "no regular expression")],
+    [("step", "has 0 groups"), ("(a)(b)(c)", "has 3 groups"), ("(", "not a regular expression")],
 )
 def test_a_pattern_that_finds_no_step_is_refused(text: str, what: str) -> None:
     with pytest.raises(UsageError, match=what):

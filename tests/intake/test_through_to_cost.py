@@ -174,7 +174,7 @@ def test_a_port_that_is_taken_is_said_once_and_collecting_goes_on(tmp_path: Path
         taken.bind(("127.0.0.1", port))
         taken.listen()
         said = ran(*arguments, intake=f"127.0.0.1:{port}").stderr
-    assert said.count(f"warning: 127.0.0.1:{port} is taken") == 1
+    assert said.count(f"warning: 127.0.0.1:{port} is in use") == 1
     assert "records in" in said
     assert "4318" not in ran(*arguments).stderr  # a simulated host listens where that is asked for
     for wrong in ("4318", "localhost", "::1:4318", "127.0.0.1:http", "127.0.0.1:99999"):

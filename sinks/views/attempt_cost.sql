@@ -88,13 +88,20 @@ WITH
             SELECT e.1 AS host, e.2 AS gpu, e.3 + 1 AS bucket_start
             FROM (SELECT arrayJoin(edge_minutes) AS e)
             UNION ALL
-            -- where the windows are still kept
-            SELECT host, gpu, toStartOfMinute(window_start)
-            FROM attribution
+            -- Where all its windows are still kept: retention deletes them one by one, and a replay in part may bring
+            -- some back.
+            SELECT host, gpu, toStartOfMinute(window_start) AS minute
+            FROM attribution FINAL
             -- the minute alone first, as in usage.part
             PREWHERE toStartOfMinute(window_start) IN (SELECT arrayJoin(cut_minutes).3)
                 AND (host, gpu, toStartOfMinute(window_start)) IN (
                     SELECT c.1, c.2, c.3 FROM (SELECT arrayJoin(cut_minutes) AS c))
+            GROUP BY host, gpu, minute
+            HAVING (host, gpu, minute, count()) IN (
+                SELECT host, gpu, bucket_start, sum(window_count)
+                FROM attribution_minute FINAL
+                PREWHERE bucket_start IN (SELECT arrayJoin(cut_minutes).3)
+                GROUP BY host, gpu, bucket_start)
         )
         WHERE bucket_start >= first_minute AND bucket_start < last_minute
     ) AS behind,

@@ -171,3 +171,32 @@ def test_where_windows_are_gone_minutes_tell_what_was_in_vain(
         {"policy": "equal", "since": "1970-01-01", "until": "2200-01-01"},
     ).rows
     assert wasted == [(pytest.approx(30),)]
+
+
+def test_a_minute_counts_whole_where_some_of_its_windows_are_gone(
+    shared: ClickHouseSink, as_columns: AsColumns
+) -> None:
+    """It came to its checkpoint in the middle of that minute."""
+    rows = [
+        {"window_start": T0_MS + second * 1_000, "run": "half", "attempt": attempt, "pid": attempt}
+        | {"host": "half", "gpu": "half", "gpu_model": "half", "gpu_time_equal_ns": 10**9}
+        for second in range(60)
+        for attempt in (1 + (second >= 40),)
+    ]
+    told = ((1, 0, "start", 0), (1, 20, "checkpoint", 5), (1, 40, "fail", 9), (2, 40, "start", 5))
+    events = [
+        {"run": "half", "attempt": attempt, "t": (T0_MS + second * 1_000) * 1_000_000}
+        | {"event": event, "step": step, "steps": 40}
+        for attempt, second, event, step in told
+    ]
+    shared.write_attribution(as_columns(rows))
+    shared.write_rows("run_event", events)
+    add_prices(shared.store, [Price(gpu_model="half", price=3600)])
+    shared.refresh_rollups()
+    gone = f"host = 'half' AND toUnixTimestamp(window_start) < {T0_MS // 1000 + 30}"
+    shared.store.command(f"DELETE FROM attribution WHERE {gone}")
+    found = shared.store.query(
+        f"SELECT cost_usd FROM attempt_cost({SPAN}) WHERE run = 'half' ORDER BY attempt",
+        {"policy": "equal", "since": "1970-01-01", "until": "2200-01-01"},
+    ).rows
+    assert found == [(pytest.approx(40),), (pytest.approx(20),)]

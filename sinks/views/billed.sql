@@ -36,15 +36,24 @@ WITH
     ) AS changing,
     minutes AS
     (
-        SELECT host, gpu_model, bucket_start, (provider, region, pricing) AS terms, min(first_at) AS begin_at
+        SELECT host, gpu_model, bucket_start, (provider, region, pricing) AS terms, min(first_at) AS begin_at,
+            max(last_at) AS end_at
         FROM attribution_minute FINAL
         WHERE has(changing, host)
         GROUP BY host, gpu_model, bucket_start, terms
     ),
-    -- for the hosts that had several terms: the minutes that do not show which of the terms held when
+    -- for the hosts that had several terms: the minutes that do not show which of the terms held when, because these
+    -- come back within it
     unclear AS
     (
-        SELECT host, bucket_start FROM minutes GROUP BY host, gpu_model, bucket_start HAVING count() > 1
+        SELECT host, bucket_start
+        FROM
+        (
+            SELECT host, bucket_start, arraySort(groupArray((begin_at, end_at))) AS held
+            FROM minutes
+            GROUP BY host, gpu_model, bucket_start
+        )
+        WHERE arrayExists((earlier, later) -> later.1 < earlier.2, arrayPopBack(held), arrayPopFront(held))
         UNION DISTINCT
         SELECT host, bucket_start FROM dirty_bucket FINAL WHERE has(changing, host)
     ),
@@ -87,11 +96,10 @@ WITH
             PREWHERE (host, bucket_start) IN (
                 SELECT m.1, toStartOfMinute(fromUnixTimestamp64Milli(m.3, 'UTC')) FROM (SELECT arrayJoin(moves) AS m))
             UNION ALL
-            -- nor of a minute
+            -- nor of a minute in which they come back
             SELECT host, gpu, toStartOfMinute(window_start)
             FROM attribution
-            PREWHERE (host, toStartOfMinute(window_start)) IN (
-                SELECT m.1, toStartOfMinute(fromUnixTimestamp64Milli(m.3, 'UTC')) FROM (SELECT arrayJoin(moves) AS m))
+            PREWHERE (host, toStartOfMinute(window_start)) IN unclear
         )
         WHERE bucket_start >= first_minute AND bucket_start < last_minute
     ) AS behind,

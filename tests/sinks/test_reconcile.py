@@ -284,12 +284,12 @@ def reconciled(store: Store, policy: str, since_ms: int, until_ms: int) -> dict[
 def test_where_windows_are_gone_a_host_that_was_spot_for_a_while_is_the_bill(
     shared: ClickHouseSink, as_columns: AsColumns
 ) -> None:
-    """Two hours of a day, as spot from half past to half past: all of it was seen."""
+    """Two hours of a day, as spot for a while that begins within a minute: all of it was seen."""
     rows = [
-        {"window_start": T0_MS + minute * MINUTE_MS, "window_ms": MINUTE_MS, "host": "gone", "gpu": "gone"}
-        | {"gpu_model": "gone", "gpu_time_equal_ns": MINUTE_MS * 10**6}
-        | {"pricing": "spot" if 30 <= minute < 90 else "on_demand"}
-        for minute in range(120)
+        {"window_start": T0_MS + third * 20_000, "window_ms": 20_000, "host": "gone", "gpu": "gone"}
+        | {"gpu_model": "gone", "gpu_time_equal_ns": 20_000 * 10**6}
+        | {"pricing": "spot" if 91 <= third < 270 else "on_demand"}
+        for third in range(360)
     ]
     shared.write_attribution(as_columns(rows))
     shared.refresh_rollups()
@@ -298,5 +298,5 @@ def test_where_windows_are_gone_a_host_that_was_spot_for_a_while_is_the_bill(
         "SELECT pricing, process_ns, unobserved_ns, billed_ns FROM reconcile(policy = 'equal',"
         " since = '1970-01-01', until = '2200-01-01') WHERE host = 'gone' ORDER BY pricing"
     ).rows
-    hour_ns = 3_600_000_000_000
-    assert found == [("on_demand", hour_ns, 0, hour_ns), ("spot", hour_ns, 0, hour_ns)]
+    on_demand_ns, spot_ns = 181 * 20_000_000_000, 179 * 20_000_000_000
+    assert found == [("on_demand", on_demand_ns, 0, on_demand_ns), ("spot", spot_ns, 0, spot_ns)]

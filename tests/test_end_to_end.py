@@ -179,8 +179,10 @@ def test_a_replay_says_what_is_older_than_the_store_keeps(tmp_path: Path) -> Non
     trace.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     assert "3 minutes of a GPU are older than retention_days" in ran("replay", trace, *places).stderr
     cut = "windows older than 30 days (retention_days) are deleted"
-    by_seconds = ran("cost", "--since", "2001-09-09T01:46:41Z", "--until", "2001-09-09T01:47Z", *places)
-    assert f"{cut}, so this span's part of the minute 2001-09-09 01:46 UTC is missing" in by_seconds.stdout
+    by_seconds = ("--since", "2001-09-09T01:46:41Z", "--until", "2001-09-09T01:47Z", *places)
+    for command in (("cost",), ("cost", "--compare-policies"), ("runs",), ("models",), ("reconcile",)):
+        said = ran(*command, *by_seconds).stdout
+        assert f"{cut}, so this span's part of the minute 2001-09-09 01:46 UTC is missing" in said, command
     by_minutes = ran("cost", "--since", "2001-09-09T01:46Z", "--until", "2001-09-09T01:47Z", *places)
     assert cut not in by_minutes.stdout
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from wattribute.commands.cost import cut_notes
 from wattribute.commands.options import (
     ConfigOption,
     FormatOption,
@@ -66,6 +67,7 @@ def compare(
     with closing(open_store_for_reading(settings.store)) as opened:
         rows = version_rows(opened, versions, begin, end, policy)
         measures = quality_rows(opened, versions, begin, end)
+        cut = cut_notes(opened, begin, end)
     one, other = (measures[version] for version in versions)
     headline = model_comparison.money(rows[0], rows[1])
     told = model_comparison.qualities(one, other)
@@ -84,7 +86,7 @@ def compare(
         model_comparison.mix_note(rows[0], rows[1])
     ]
     says = conclusion(names, headline, joules, told, (one, other), not any(notes[:2]))
-    write_grid(_grid(found, names, [note for note in notes if note] + says))
+    write_grid(_grid(found, names, [note for note in notes if note] + cut + says))
 
 
 def conclusion(

@@ -91,15 +91,14 @@ def cost(
     columns = without_account(filter(None, map(str.strip, by.split(","))))
     with closing(open_store_for_reading(settings.store)) as opened:
         if compare:
-            write_policies(
-                policy_rows(opened, columns, begin, end, tz, known_at, unallocated), columns, shape
-            )
+            rows = policy_rows(opened, columns, begin, end, tz, known_at, unallocated)
+            write_policies(rows, columns, shape, cut_notes(opened, begin, end))
             return
         rows = cost_rows(opened, columns, begin, end, policy, unit, tz, known_at, unallocated)
         if shape is Format.table:
             notes = _notes(columns, tz, known_at, unallocated)
             notes += _labels_of_nobody(rows, columns)
-            notes += _cut_notes(opened, begin, end)
+            notes += cut_notes(opened, begin, end)
             notes += unpriced_notes(opened, rows, policy, begin, end, known_at)
             write_grid(cost_grid(rows, columns, policy, notes))
             if unit is not None:
@@ -124,7 +123,7 @@ def _labels_of_nobody(rows: Rows, by: Sequence[str]) -> list[str]:
     return [f"no row has the label {name}" for name in unknown] if rows else []
 
 
-def _cut_notes(store: Readable, since: datetime | None, until: datetime | None) -> list[str]:
+def cut_notes(store: Readable, since: datetime | None, until: datetime | None) -> list[str]:
     """Name the minutes that the span cuts and whose windows are deleted: sums hold whole minutes only."""
     from wattribute.sinks.rollup import retention_days
 
@@ -183,8 +182,8 @@ def cost_grid(rows: Rows, by: Sequence[str], policy: str, notes: Sequence[str], 
     )
 
 
-def write_policies(rows: Rows, by: Sequence[str], shape: Format) -> None:
-    """Print whose bill changes with the policy."""
+def write_policies(rows: Rows, by: Sequence[str], shape: Format, cut: Sequence[str]) -> None:
+    """Print whose bill changes with the policy; ``cut`` is what ``cut_notes`` says."""
     money = [f"{policy}_usd" for policy in POLICIES]
     if shape is not Format.table:
         write_rows(rows, shape, [*by, *money, "difference_usd", "difference_ratio"])
@@ -209,7 +208,7 @@ def write_policies(rows: Rows, by: Sequence[str], shape: Format) -> None:
             rows=cells,
             numeric=frozenset(range(len(by), len(by) + 5)),
             styles=[*([""] * len(rows)), "bold"],
-            notes=notes if rows else ["nothing was measured in this span"],
+            notes=[*(notes if rows else ["nothing was measured in this span"]), *cut],
         )
     )
 

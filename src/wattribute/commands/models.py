@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from wattribute.commands.cost import unpriced_notes
+from wattribute.commands.cost import cut_notes, unpriced_notes
 from wattribute.commands.options import (
     ConfigOption,
     FormatOption,
@@ -130,6 +130,7 @@ def models(
         notes += _version_notes(opened, rows, begin, end, zone)
         if not any(row["model"] for row in rows):
             notes = ["no model was seen in this span: set WATTRIBUTE_MODEL where you start one"]
+        notes += cut_notes(opened, begin, end)
         write_grid(_grid([row for row in rows if row["model"]], notes, wide))
 
 

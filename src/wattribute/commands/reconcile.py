@@ -6,6 +6,7 @@ import math
 from contextlib import closing
 from typing import Annotated, Final
 
+from wattribute.commands.cost import cut_notes
 from wattribute.commands.options import (
     ConfigOption,
     FormatOption,
@@ -73,6 +74,7 @@ def reconcile(
         has_tariffs = bool(
             opened.query("SELECT 1 FROM tariff_book WHERE known_until > now64(3) LIMIT 1").rows
         )
+        cut = cut_notes(opened, begin, end)
     if shape is not Format.table:
         write_rows(rows, shape, [by, *_COLUMNS])
         return
@@ -81,7 +83,8 @@ def reconcile(
         notes.append("electricity at a tariff is on neither side of this table; 'wattribute cost' shows it")
     if invoice is not None:
         notes.append(_invoiced(rows, invoice))
-    write_grid(_grid(rows, by, notes if rows else ["nothing was measured or billed in this span"]))
+    notes = notes if rows else ["nothing was measured or billed in this span"]
+    write_grid(_grid(rows, by, [*notes, *cut]))
 
 
 def _grid(rows: Rows, by: str, notes: list[str]) -> Grid:

@@ -8,7 +8,7 @@ from contextlib import closing
 from datetime import tzinfo
 from typing import Any, Final
 
-from wattribute.commands.cost import unpriced_notes
+from wattribute.commands.cost import cut_notes, unpriced_notes
 from wattribute.commands.options import (
     ConfigOption,
     FormatOption,
@@ -79,6 +79,7 @@ def runs(
             notes += unpriced_notes(opened, rows, policy, begin, end)
         if not rows:
             notes = ["no run was seen in this span: set WATTRIBUTE_RUN where you start one"]
+        notes += cut_notes(opened, begin, end)
         write_grid(_grid(rows[:_SHOWN], notes, zone, tz))
 
 

@@ -102,7 +102,7 @@ def test_a_name_of_spaces_alone_is_none(
         assert "WATTRIBUTE_RUN" in capsys.readouterr().err
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 1 << 30), places=st.lists(st.integers(0, 20), max_size=5))
 def test_what_is_told_changes_nothing_of_what_was_measured(seed: int, places: list[int]) -> None:
     """It comes from the same host, but is no restart of its collector: that would be a gap."""

@@ -124,7 +124,7 @@ span = st.lists(st.one_of(edge_near(86_400), edge_near(3_600), edge_near(60)), m
 
 
 @pytest.mark.long
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     moments=st.lists(moment, min_size=1, max_size=25),
     again=st.lists(moment, max_size=4),

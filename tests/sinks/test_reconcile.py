@@ -229,7 +229,7 @@ def shared(folder: Path, engine: Any) -> Iterator[ClickHouseSink]:
 
 
 @pytest.mark.long
-@settings(max_examples=2, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=2, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(seed=st.integers(0, 1 << 40), begin=st.integers(0, MINUTES), length=st.integers(1, MINUTES))
 def test_the_parts_are_the_billed_hours_at_the_price_in_force(
     shared: ClickHouseSink, as_columns: AsColumns, seed: int, begin: int, length: int

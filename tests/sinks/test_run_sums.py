@@ -102,7 +102,7 @@ def shared(folder: Path, engine: Any) -> Iterator[ClickHouseSink]:
 
 
 @pytest.mark.long
-@settings(max_examples=2, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=2, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @example(seed=383289710)  # an edge between the minutes of an hour
 @given(seed=st.integers(0, 1 << 40))
 def test_from_sums_is_by_windows(shared: ClickHouseSink, as_columns: AsColumns, seed: int) -> None:

@@ -282,7 +282,7 @@ def test_what_is_far_from_a_span_is_not_read(sink: ClickHouseSink, view: str) ->
 
 
 @pytest.mark.long
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=ROWS)
 def test_what_counts_is_what_the_rule_says(sink: ClickHouseSink, start_ms: int, rows: list[Row]) -> None:
     sink.store.command("TRUNCATE TABLE unit")

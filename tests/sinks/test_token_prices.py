@@ -204,7 +204,7 @@ whole_minutes = st.lists(
 
 
 @pytest.mark.long
-@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, suppress_health_check=list(HealthCheck))
 @given(versions=st.lists(whole_minutes, min_size=1, max_size=25))
 def test_input_and_output_together_are_the_cost(
     url: str, as_columns: AsColumns, start_ms: int, versions: list[list[Served]]

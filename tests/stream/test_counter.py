@@ -207,7 +207,7 @@ def test_power_that_is_read_seldom_disputes_nothing() -> None:
     assert not any(disputed(rows_of([replace(one, power_mw=0) for one in seldom])[0]))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1 << 30), sizes=st.lists(st.integers(1, 40), min_size=1))
 def test_late_readings_dispute_as_those_that_came_in_time_would(seed: int, sizes: list[int]) -> None:
     """However the messages are cut: windows that were final are judged anew by what came late."""
@@ -271,7 +271,7 @@ def test_a_late_reading_before_the_first_is_believed_only_if_the_first_can_come_
     assert max(device_uj(rows)) <= WATTS * 1_000_000
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 1 << 30), often=st.floats(0.0, 0.1), sizes=st.lists(st.integers(1, 9), min_size=1))
 def test_whatever_the_counter_says_no_window_has_more_than_10_kw(
     seed: int, often: float, sizes: list[int]

@@ -79,7 +79,7 @@ def check_as_reference(
                 assert abs(got.get(f"gpu_time_{policy}_ns", 0) - share.time_ns[policy]) <= 2 * slack
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases)
 def test_rows_are_what_the_reference_says(case: dict[str, Any]) -> None:
     made = made_host.make(**case)
@@ -87,7 +87,7 @@ def test_rows_are_what_the_reference_says(case: dict[str, Any]) -> None:
     check_as_reference(made, rows)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(case=cases, sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_how_messages_are_cut_into_batches_changes_nothing(case: dict[str, Any], sizes: list[int]) -> None:
     sent = made_host.messages(made_host.make(**case).flushes)
@@ -95,7 +95,7 @@ def test_how_messages_are_cut_into_batches_changes_nothing(case: dict[str, Any],
     assert made_host.table(made_host.stream(Engine("test"), sent, sizes, end=False)) == whole
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(case=cases, shuffle=st.integers(0, 1 << 30))
 def test_late_and_repeated_messages_come_to_the_same_energy(case: dict[str, Any], shuffle: int) -> None:
     """Flushes out of order by up to 3 s, and some twice: the same rows but for their versions."""
@@ -116,7 +116,7 @@ def test_late_and_repeated_messages_come_to_the_same_energy(case: dict[str, Any]
     assert unversioned(rows) == unversioned(straight)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(case=cases)
 def test_the_first_half_gives_what_the_whole_gives(case: dict[str, Any]) -> None:
     flushes = made_host.make(**{**case, "seconds": 40}).flushes
@@ -219,7 +219,7 @@ def test_identity_that_comes_late_is_applied_to_the_windows_before() -> None:
     assert {row["run"] for row in held} == {"r1"}
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(case=cases, at=st.integers(5, 60))
 def test_a_restart_writes_what_an_undisturbed_run_writes(case: dict[str, Any], at: int) -> None:
     """State rebuilt from the messages before, quietly, then on: the same rows and versions."""
@@ -597,7 +597,7 @@ def test_readings_of_a_whole_module_say_so() -> None:
     }
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(case=cases, size=st.integers(1, 9))
 def test_provisional_rows_may_wait_and_change_nothing_in_the_end(case: dict[str, Any], size: int) -> None:
     sent = made_host.messages(made_host.make(**{**case, "seconds": 30}).flushes)

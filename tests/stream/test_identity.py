@@ -50,7 +50,7 @@ def test_a_late_identity_ends_where_a_later_one_had_said_otherwise() -> None:
 words = st.fixed_dictionaries({name: st.sampled_from(["", "a", "b"]) for name in NAMES})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(told=st.lists(st.tuples(st.integers(1, 12), words), max_size=12))
 def test_what_is_so_is_the_last_that_was_said_of_each(told: list[tuple[int, dict[str, str]]]) -> None:
     """In whatever order it came; and what is told to have changed is all that has."""

@@ -85,7 +85,7 @@ cases = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(case=cases)
 def test_rows_are_what_the_reference_says(case: dict[str, Any]) -> None:
     made = make(**case)
@@ -93,7 +93,7 @@ def test_rows_are_what_the_reference_says(case: dict[str, Any]) -> None:
     check_as_reference(made, rows, name_of, roundings=2)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(case=cases, sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_how_messages_are_cut_into_batches_changes_nothing(case: dict[str, Any], sizes: list[int]) -> None:
     sent = messages(make(**case).flushes)

@@ -227,7 +227,7 @@ def quantile(buckets: Mapping[float, float], part: float) -> float:
     below, lower = 0.0, 0.0
     for bound in bounds:
         count = max(buckets[bound], below)  # a sum over engines with different bounds might fall
-        if count >= rank and count > below:
+        if count >= rank:
             if math.isinf(bound):
                 return lower
             return lower + (bound - lower) * (rank - below) / (count - below)

@@ -80,12 +80,26 @@ def test_a_prefix_may_be_written_in_two_ways() -> None:
     assert totals(read(renamed)) == totals(read(exposition("sglang")))
 
 
-def test_ranks_that_count_the_same_tokens_are_not_added_and_engines_are() -> None:
-    ranks = "".join(
-        f'sglang:generation_tokens_total{{model_name="m",dp_rank="{dp}",tp_rank="{tp}"}} {value}\n'
-        for dp, tp, value in ((0, 0, 100), (0, 1, 100), (1, 0, 30), (1, 1, 30))
+@pytest.mark.parametrize(
+    ("prefix", "rank", "engine"),
+    [
+        *(("sglang:", rank, "dp_rank") for rank in ("tp_rank", "pp_rank", "moe_ep_rank")),
+        ("trtllm_", "rank", "engine"),
+    ],
+)
+def test_ranks_that_count_the_same_tokens_are_not_added_and_engines_are(
+    prefix: str, rank: str, engine: str
+) -> None:
+    """Of ranks the greatest counts, wherever it stands; so of their histograms."""
+    text = "".join(
+        f'{prefix}generation_tokens_total{{model_name="m",{engine}="{of}",{rank}="{number}"}} {value}\n'
+        f"{prefix}time_to_first_token_seconds_bucket"
+        f'{{model_name="m",{engine}="{of}",{rank}="{number}",le="+Inf"}} {value / 10}\n'
+        for of, number, value in ((0, 0, 99), (0, 1, 100), (0, 2, 98), (1, 0, 30), (1, 1, 20))
     )
-    assert totals(read(ranks)) == {("output_tokens", Served("m", "")): 130.0}
+    found = read(text)
+    assert totals(found) == {("output_tokens", Served("m", "")): 130.0}
+    assert sorted(found.buckets.values()) == [3.0, 10.0]
 
 
 def test_sources_of_the_cache_and_ways_of_answering_are_added() -> None:

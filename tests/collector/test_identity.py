@@ -96,6 +96,34 @@ def test_the_attempt_that_a_tag_tells_comes_before_what_launchers_count() -> Non
     assert identity.identity(environ, identity.Group())["attempt"] == 5
 
 
+def test_job_and_step_of_the_control_group_come_before_those_that_the_environment_claims() -> None:
+    environ = identity.environment(b"SLURM_JOB_ID=1\0SLURM_STEP_ID=2\0")
+    found = identity.identity(environ, identity.Group(job="5", step="3"))
+    assert (found["job"], found["run"], found["labels"]) == ("5", "5", {"slurm_step": "3"})
+
+
+def test_what_a_process_says_comes_before_the_labels_of_its_pod() -> None:
+    labels = {"wandb_project": "pod", "queue": "q"}
+    pod = pods.Pod("ns", "p", {}, {}, labels, None, {}, {}, is_over=False)
+    found = identity.identity({"WANDB_PROJECT": "process"}, identity.Group(), pod)
+    assert found["labels"] == {"wandb_project": "process", "queue": "q"}
+
+
+def test_of_a_key_that_is_there_twice_the_first_counts_as_for_the_process_itself() -> None:
+    assert identity.environment(b"WATTRIBUTE_RUN=a\0WATTRIBUTE_RUN=b\0") == {"WATTRIBUTE_RUN": "a"}
+
+
+@pytest.mark.parametrize(
+    ("job", "launcher", "attempt"),
+    [("2", "999", 2_999), ("2", "1500", 2_999), ("3", "0", 3_000), ("999999999", "0", 4_294_967_295)],
+)
+def test_starts_of_a_job_and_of_its_launcher_stay_in_order_and_within_what_a_record_takes(
+    job: str, launcher: str, attempt: int
+) -> None:
+    environ = {"SLURM_RESTART_COUNT": job, "TORCHELASTIC_RESTART_COUNT": launcher}
+    assert identity.attempt(environ) == attempt
+
+
 @given(st.binary(max_size=300), st.binary(max_size=300), st.binary(max_size=300))
 def test_any_bytes_give_a_record_that_can_be_read(environ: bytes, cgroup: bytes, cmdline: bytes) -> None:
     tagged = environ + b"\0WATTRIBUTE_MODEL=" + environ + b"\0SLURM_RESTART_COUNT=" + environ

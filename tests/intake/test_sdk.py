@@ -205,6 +205,33 @@ def test_evaluations_are_qualities_of_the_call_that_they_are_about(running: Runn
     }
 
 
+def test_of_an_evaluation_beside_calls_of_two_models_nobody_knows_which_it_is_about(running: Running) -> None:
+    judged = {"gen_ai.evaluation.name": "polite", "gen_ai.evaluation.score.label": "Pass"}
+    with traces(running.url, "desk") as tracer, tracer.start_as_current_span("task"):
+        for model in ("qwen3-8b", "qwen3-32b"):
+            tracer.start_span("chat", attributes={**CHAT, "gen_ai.response.model": model}).end()
+        tracer.start_span("evaluate", attributes=judged).end()
+    assert [record for record in running.records() if isinstance(record, Quality)] == []
+    assert running.told.health.rejected == {
+        "neither gen_ai.request.model nor gen_ai.response.model says whose it is": 1
+    }
+
+
+def test_of_two_names_of_one_count_the_newer_is_taken_and_a_call_of_days_has_no_length(
+    running: Running,
+) -> None:
+    both = {"gen_ai.usage.prompt_tokens": 9, "gen_ai.usage.input_tokens": 7}
+    now_ns = time.time_ns()
+    with traces(running.url, "desk") as tracer:
+        span = tracer.start_span("chat", attributes={**CHAT, **both}, start_time=now_ns - 2 * 86_400 * 10**9)
+        span.end(end_time=now_ns)
+    told = [record for record in running.records() if isinstance(record, Unit)]
+    assert {(unit.unit, unit.quantity, unit.t, unit.period_ns) for unit in told} == {
+        ("input_tokens", 7, now_ns, None),
+        ("requests", 1, now_ns, None),
+    }
+
+
 def test_what_was_said_is_in_no_record_and_no_answer(
     running: Running, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import pytest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import DataPointFlags
 
 from tests.intake.conftest import Running
 from wattribute.collector import otlp_metrics
@@ -107,12 +108,17 @@ def test_a_series_that_comes_to_a_metric_that_is_known_was_0_when_that_was_told_
     assert counted(reader, request, a + 2 * S) == {}
 
 
-def test_a_series_that_made_room_and_comes_back_is_not_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_of_another", [True, False])
+def test_a_series_that_made_room_and_comes_back_is_not_counted_twice(
+    monkeypatch: pytest.MonkeyPatch, is_of_another: bool
+) -> None:
+    """One of the same application that comes later may have been the one that made room."""
     monkeypatch.setattr(otlp_metrics, "_SERIES_MOST", 1)
     a, later = time.time_ns(), time.time_ns() + 7200 * S
     reader = MetricReader(Naming({}), Told(), a)
     assert counted(reader, requested(OUTPUT, a, a + S, {"m": 10}), a + S) == {"m": (10, S)}
-    assert counted(reader, requested(OUTPUT, later, later + S, {"n": 5}), later + S) == {"n": (5, S)}
+    request = requested(OUTPUT, later if is_of_another else a, later + S, {"n": 5})
+    assert counted(reader, request, later + S) == ({"n": (5, S)} if is_of_another else {})
     later += 7200 * S
     assert counted(reader, requested(OUTPUT, a, later, {"m": 12}), later) == {}
     assert counted(reader, requested(OUTPUT, a, later + S, {"m": 15}), later + S) == {"m": (3, S)}
@@ -134,6 +140,27 @@ def test_a_reset_closes_a_segment(running: Running) -> None:
     assert told(running, *restarted) == [(10, a + S, S), (4, a + 3 * S, S)]
     fell = [(a, a + S, 10), (a, a + 3 * S, 4)]  # without saying so
     assert told(running, *fell, name="input_tokens") == [(10, a + S, S), (4, a + 3 * S, 2 * S)]
+
+
+def test_a_point_without_a_value_is_no_reset_to_0() -> None:
+    a = time.time_ns()
+    reader = MetricReader(Naming({}), Told(), a)
+    assert counted(reader, requested(OUTPUT, a, a + S, {"m": 10}), a + S) == {"m": (10, S)}
+    stale = requested(OUTPUT, a, a + 2 * S, {"m": 0})
+    (point,) = stale.resource_metrics[0].scope_metrics[0].metrics[0].sum.data_points
+    point.ClearField("as_int")
+    point.flags = DataPointFlags.DATA_POINT_FLAGS_NO_RECORDED_VALUE_MASK
+    assert counted(reader, stale, a + 2 * S) == {}
+    assert counted(reader, requested(OUTPUT, a, a + 3 * S, {"m": 14}), a + 3 * S) == {"m": (4, 2 * S)}
+
+
+def test_a_sum_that_may_fall_is_no_count_of_tokens() -> None:
+    a = time.time_ns()
+    request = requested(OUTPUT, a, a + S, {"m": 3})
+    request.resource_metrics[0].scope_metrics[0].metrics[0].sum.is_monotonic = False
+    reading = MetricReader(Naming({}), Told(), a).read(request, a + S)
+    assert reading.records == []
+    assert dict(reading.rejected) == {f"{OUTPUT} is neither a delta nor a cumulative counter": 1}
 
 
 def test_what_comes_again_or_late_is_counted_as_repeated(running: Running) -> None:

@@ -210,9 +210,9 @@ def test_a_model_renamed_half_way_counts_as_two_and_is_told(
 
 
 def test_quality_is_the_latest_and_latency_the_mean_of_the_span(sink: ClickHouseSink, start_ms: int) -> None:
-    speed = {"metric": "ttft_p95_s", "higher_is_better": False, "source": "engine"}
+    speed = {"metric": "ttft_p95_s", "higher_is_better": True, "source": "engine"}  # whatever is told of it
     rows = [
-        measured(start_ms, 0.6, sample_count=100),
+        measured(start_ms, 0.6, sample_count=100, higher_is_better=False),  # put right by the next
         measured(start_ms + 5000, 0.7, sample_count=400, source="later"),
         measured(start_ms + 9000, 0.8, sample_count=900),  # after the span
         measured(start_ms + 1000, 0.2, sample_count=30, **speed),

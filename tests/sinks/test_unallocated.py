@@ -136,6 +136,9 @@ def test_in_proportion_to_cost_and_within_each_day() -> None:
         (4, "ops", 5, 0),
     ]
     assert [row["account"] for row in charged(rows[:3], by, "owner")] == ["process", "reserved", "owner"]
+    unpriced = [row_of("ops", "process", None), row_of("ops", "unheld", 8.0)]
+    left = charged(unpriced, ["team"], "owner")
+    assert [(row["account"], row["cost_usd"]) for row in left] == [("process", None), ("owner", 8)]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +176,12 @@ def test_what_is_billed_of_a_declared_host_and_was_not_seen_is_a_line(
     store = sink.store
     minute = used(start_ms, 1 / 60, window_ms=MINUTE_MS, team="search", covered_ns=60 * 10**9)
     sink.write_attribution(as_columns([minute]))
-    sink.write_rows("host", [{"host": "h", "owner_team": "ops", "labels": {"rack": "a7"}}])
+    told = (("sales", "a6", "2026-01-01"), ("ops", "a7", "2026-02-01"), ("", "a7", "2026-03-01"))
+    owners = [
+        {"host": "h", "owner_team": team, "labels": {"rack": rack}, "valid_from": datetime.fromisoformat(day)}
+        for team, rack, day in told
+    ]
+    sink.write_rows("host", owners)
     add_prices(store, [Price(gpu_model="NVIDIA H200", price=3.6)])
     assert {row["account"] for row in cost_rows(store, ["team"], None, None, "equal")} == {"process"}
     begin = datetime.fromtimestamp(start_ms / 1000, UTC)

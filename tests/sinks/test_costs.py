@@ -177,6 +177,13 @@ def test_a_price_in_another_currency_is_named_and_not_summed(
         ([], 3.5),  # bundled: nebius, eu-north1, on_demand
         ([{"price": 3.6}], 3.6),  # a bare price of one's own wins over a bundled one that fits better
         ([{"price": 3.6}, {"price": 1.8, "provider": "nebius"}], 1.8),
+        (
+            [
+                {"price": 1.8, "provider": "nebius"},
+                {"price": 9, "region": "eu-north1", "category": "on_demand"},
+            ],
+            1.8,
+        ),
         ([{"price": 3.6, "category": "on_demand"}, {"price": 1.8, "region": "eu-north1"}], 1.8),
         ([{"price": 3.6, "provider": "lambda"}, {"price": 9, "category": "spot"}], 3.5),  # neither fits
     ],

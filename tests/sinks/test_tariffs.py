@@ -151,6 +151,8 @@ def test_the_tariff_of_the_place_counts_and_only_where_the_price_asks_for_one(
     assert explained(sink) == [("price", "0.9 USD/h"), ("tariff", "0.5 USD/kWh")]
     add_tariffs(sink.store, [Tariff(price_per_kwh=0.25, provider="own")])
     assert money(sink)[0] == pytest.approx(1)
+    add_tariffs(sink.store, [Tariff(price_per_kwh=9, region="fi")])
+    assert money(sink)[0] == pytest.approx(1)
     (remark,) = add_tariffs(sink.store, [Tariff(price_per_kwh=0.1, currency="EUR", **here)])
     assert "only USD" in remark
     assert money(sink) == (None, None, None, None)

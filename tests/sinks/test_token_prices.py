@@ -85,6 +85,11 @@ def test_what_a_token_takes_is_found_in_the_minutes(
     assert "token_price_method" not in row["reasons"]
 
 
+def scattered(off_s: float) -> list[Served | None]:
+    """Six minutes of input alone, which take 20 s but for off_s, and six of output alone, which take 50 s."""
+    return [(20 + off_s, 1e3, 0, 0), (20 - off_s, 1e3, 0, 0)] * 3 + [(50.0, 0, 0, 500.0)] * 6
+
+
 UNUSABLE: dict[str, list[Served | None]] = {
     "fewer than 10 minutes with tokens and GPU time": varied(1, 8, minutes=9),
     "input and output tokens rise and fall together": [(n, 10.0 * n, 0, 5.0 * n) for n in range(1, 31)],
@@ -94,6 +99,8 @@ UNUSABLE: dict[str, list[Served | None]] = {
     "tokens explain less than half of how GPU time varies": [
         (10 + 40 * (n % 2), 1000.0 + 10 * (n // 2 % 2), 0, 500.0 + 7 * (n // 4 % 2)) for n in range(32)
     ],
+    # An input token takes 20 ms, with a standard error of sqrt(6 * 16² / 10 / (6 * 1000²)), 5.06 ms
+    "input and output tokens cannot be told apart well enough": scattered(16.0),
 }  # fmt: skip
 
 
@@ -117,6 +124,17 @@ def test_where_the_minutes_do_not_tell_an_output_token_is_taken_for_two_and_a_ha
             assert row["fit_r_squared"] is None  # there is no fit
         assert row["input_price_usd_per_million"] == pytest.approx(price)
         assert row["output_price_usd_per_million"] == pytest.approx(2.5 * price)
+
+
+def test_a_price_that_is_known_to_within_half_of_it_is_used(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """A standard error of 4.74 ms, of 20 ms."""
+    serve(priced, as_columns, start_ms, scattered(15.0))
+    (row,) = model_rows(priced.store, None, None, "equal")
+    assert row["token_price_method"] == "fit"
+    # 12 minutes of the GPU, in proportion to 6,000 input tokens of 20 ms and 3,000 output tokens of 100 ms
+    assert row["input_cost_usd"] == pytest.approx(12 * 60 * USD_PER_S * 120 / 420)
 
 
 ONE_KIND: Mapping[str, tuple[Served, str, str | None, tuple[float | None, float | None]]] = {

@@ -53,6 +53,8 @@ def test_the_band_of_two_shares_by_hand() -> None:
     band = chance_band("resolved_ratio", found(284 / 400), found(292 / 400))
     assert band == pytest.approx(half + (8 / 400 - 8 / 402))
     assert chance_band("m", found(1.0, 1), found(0.0, 1)) > 1  # type: ignore[operator]
+    rates = (found(284 / 400, higher=False), found(292 / 400, higher=False))
+    assert chance_band("refusal_rate", *rates) == band
 
 
 @pytest.mark.parametrize(
@@ -131,6 +133,8 @@ def test_what_costs_nothing_is_cheaper_whichever_comes_first() -> None:
 def test_without_counts_or_coverage_nothing_is_concluded() -> None:
     few = cost("v2", 0.8, coverage_ratio=0.62)
     assert coverage_note(few) == "of m v2 only 62 % of its time has counts: too little to compare by"
+    assert coverage_note(cost("v2", 0.8, coverage_ratio=0.89)) != ""
+    assert coverage_note(cost("v2", 0.8, coverage_ratio=0.9)) == ""
     measures = (share(0.71, None), share(0.73, None))
     lines = conclusion(
         ["m v1", "m v2"], money(cost("v1", 1.0), few), None, qualities(*measures), measures, is_covered=False
@@ -146,13 +150,16 @@ def test_where_one_has_no_tokens_requests_are_compared_or_nothing() -> None:
     assert money(silent, cost("v2", 1.0)) is None
     assert coverage_note(silent) == "m v1: no output tokens were counted"
     asked = [row | {"cost_usd_per_request": 2.0} for row in (silent, cost("v2", 1.0))]
-    compared = money(asked[0], asked[1])
-    assert compared is not None
-    assert compared[0] == "per request"
+    for first, second in (asked, asked[::-1]):
+        compared = money(first, second)
+        assert compared is not None
+        assert compared[0] == "per request"
 
 
 def test_a_token_of_other_work_is_no_measure() -> None:
     assert mix_note(cost("v1", 1.0), cost("v2", 1.0)) == ""
+    assert mix_note(cost("v1", 1.0), cost("v2", 1.0, input_tokens=3.59e6)) == ""
+    assert mix_note(cost("v1", 1.0), cost("v2", 1.0, input_tokens=3.61e6)) != ""
     other = cost("v2", 1.0, input_tokens=30e6)
     assert mix_note(cost("v1", 1.0), other).startswith("they served different work: 3 and 30 input tokens")
 

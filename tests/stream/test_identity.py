@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.stream import host as made_host
-from wattribute.records import Device, Process, Record, Workload
+from wattribute.records import Device, Host, Process, Record, Workload
 from wattribute.stream.engine import Engine
 from wattribute.stream.identity import Timeline
 
@@ -45,6 +46,28 @@ def test_a_late_identity_ends_where_a_later_one_had_said_otherwise() -> None:
     """Though that only repeated, when it came, what was known: a collector tells all every 60 s."""
     found = teams((0, said(0, team="a")), (20, said(20, team="a")), (40, said(10, team="b")))
     assert found == ["a"] * 10 + ["b"] * 10 + ["a"] * 39
+
+
+def test_what_a_process_says_comes_before_what_its_host_says_which_owns_the_rest() -> None:
+    host = Host(t=START_NS, team="ops", cluster="c1", labels={"tier": "host", "rack": "r1"})
+    held = [said(4, team="search", labels={"tier": "job"})]
+    held.append(replace(said(4), pid=8))
+    flushes: list[list[Record]] = [[host]]
+    for second in range(9):
+        t = START_NS + second * SECOND_NS
+        flushes.append([Device(t=t, gpu="g", energy_mj=50_000 * second)])
+        if second >= 4:
+            flushes[-1] += [Process(t=t, gpu="g", pid=pid, start_ns=7, period_ns=SECOND_NS) for pid in (8, 9)]
+            flushes[-1] += held
+    rows = made_host.table(made_host.stream(Engine("test"), made_host.messages(flushes), [1]))
+    found = {
+        (row["pid"], row["team"], row["cluster"], *sorted(row["labels"].items())) for row in rows.values()
+    }
+    assert found == {
+        (0, "ops", "c1", ("rack", "r1"), ("tier", "host")),
+        (8, "ops", "c1", ("rack", "r1"), ("tier", "host")),
+        (9, "search", "c1", ("rack", "r1"), ("tier", "job")),
+    }
 
 
 words = st.fixed_dictionaries({name: st.sampled_from(["", "a", "b"]) for name in NAMES})

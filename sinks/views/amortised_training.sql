@@ -16,7 +16,7 @@ SELECT
     sum(made.share_ratio
         * greatest(0, dateDiff('second', greatest(since_at, life_from), least(until_at, life_to, measured_until)))
         / dateDiff('second', life_from, life_to) * trained.money) AS amount,
-    if(countIf(trained.seen = 0 OR trained.money IS NULL) = 0, amount, NULL) AS amortised_training_usd
+    if(countIf(trained.money IS NULL) = 0, amount, NULL) AS amortised_training_usd
 FROM (SELECT * FROM lineage FINAL WHERE share_ratio > 0 AND life_to > life_from) AS made
 LEFT JOIN
 (

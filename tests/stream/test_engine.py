@@ -427,6 +427,25 @@ def test_the_look_back_reaches_what_waits_to_be_written() -> None:
     assert engine.look_back_offset > 50
 
 
+def test_two_readings_say_what_the_period_is_and_the_third_can_be_late() -> None:
+    """Of intervals of 0.1 s and 2 s the lower median is 0.1 s: 2 s are a gap of more than five of those."""
+    ticks = [0, 1, *range(21, 40)]
+    devices: list[Device] = [
+        Device(
+            t=made_host.START_NS + tick * SECOND_NS // 10,
+            gpu=made_host.GPU,
+            energy_mj=10_000 * tick + 1,
+        )
+        for tick in ticks
+    ]
+    sent = made_host.messages([[device] for device in devices])
+    rows = made_host.table(made_host.stream(Engine("test"), sent, [1])).values()
+    time_ns: dict[str, int] = {}
+    for row in rows:
+        time_ns[row["account"]] = time_ns.get(row["account"], 0) + row["gpu_time_equal_ns"]
+    assert time_ns == {"unheld": 1_900_000_000, "residual": 2_000_000_000}
+
+
 def test_of_a_silent_device_a_reading_that_came_late_does_not_hide_the_last() -> None:
     """It is all that the look-back has of the device, and older than what was put by."""
     flushes = [

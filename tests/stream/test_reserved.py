@@ -80,7 +80,7 @@ def test_it_passes_from_one_to_the_next_and_back() -> None:
     assert found[21] == {"unheld": 1000}
 
 
-@pytest.mark.parametrize(("told_again_s", "is_held"), [(179, True), (181, False)])
+@pytest.mark.parametrize(("told_again_s", "is_held"), [(179, True), (180, True), (181, False)])
 def test_what_is_not_told_again_lapses(told_again_s: int, is_held: bool) -> None:
     found = held(readings(220), given(5, "a"), given(5 + told_again_s, "a"), given(200))
     assert found[100] == ({"a": 1000} if is_held else {"unheld": 1000})

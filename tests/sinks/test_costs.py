@@ -126,6 +126,18 @@ def test_a_price_change_within_the_span(sink: ClickHouseSink, as_columns: AsColu
     assert row["cost_usd"] == pytest.approx(4 + 4, rel=1e-12)
 
 
+def test_between_two_prices_there_is_none(sink: ClickHouseSink, as_columns: AsColumns, start_ms: int) -> None:
+    used = [SERVER | {"window_start": start_ms + 60_000 * n, "gpu_model": "NVIDIA X9"} for n in range(4)]
+    sink.write_attribution(as_columns(used))
+    before = Price(gpu_model="NVIDIA X9", price=3.6, valid_to=at(start_ms, 1))
+    add_prices(sink.store, [before, Price(gpu_model="NVIDIA X9", price=7.2, valid_from=at(start_ms, 3))])
+
+    rows = [cost_rows(sink.store, [], at(start_ms, n), at(start_ms, n + 1), "equal") for n in range(4)]
+    assert [row["cost_usd"] for (row,) in rows] == [pytest.approx(2), None, None, pytest.approx(4)]
+    (row,) = cost_rows(sink.store, [], None, None, "equal")
+    assert row["cost_usd"] is None
+
+
 def test_days_are_named_by_the_rules_by_which_they_are_cut(
     sink: ClickHouseSink, as_columns: AsColumns
 ) -> None:

@@ -183,14 +183,15 @@ def test_a_version_that_was_not_seen_is_pointed_out(sink: ClickHouseSink, as_col
         version_rows(sink.store, [("m", "v2")], None, None, "equal")
 
 
+@pytest.mark.parametrize("change_s", [150, 120])  # within a minute, and as one begins
 def test_a_model_renamed_half_way_counts_as_two_and_is_told(
-    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int, change_s: int
 ) -> None:
     def at(second: int, pid: int, **more: Any) -> dict[str, Any]:
         return used(pid, 1, 1, window_start=start_ms + 1000 * second, **more)
 
-    renamed = [at(n, 1) for n in range(0, 150, 10)]
-    renamed += [at(n, 1, model="m", model_version="v2") for n in range(150, 300, 10)]
+    renamed = [at(n, 1) for n in range(0, change_s, 10)]
+    renamed += [at(n, 1, model="m", model_version="v2") for n in range(change_s, 300, 10)]
     follows = [at(n, 2, gpu="GPU-2") for n in range(0, 60, 10)]
     follows += [at(n, 3, gpu="GPU-2", model_version="v2") for n in range(60, 120, 10)]
     late = [at(0, 4, gpu="GPU-3", model=""), at(60, 4, gpu="GPU-3")]  # named late: that is no renaming
@@ -205,7 +206,7 @@ def test_a_model_renamed_half_way_counts_as_two_and_is_told(
         "m",
         "v2",
     )
-    assert row["at"] == datetime.fromtimestamp(start_ms / 1000 + 150, UTC)
+    assert row["at"] == datetime.fromtimestamp(start_ms / 1000 + change_s, UTC)
     assert renamed_rows(sink.store, row["at"], None) == []
 
 

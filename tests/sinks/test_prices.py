@@ -230,6 +230,20 @@ def test_times() -> None:
     )
 
 
+def test_what_is_paid_counts_before_what_is_contracted_and_that_before_what_is_listed(
+    sink: ClickHouseSink,
+) -> None:
+    said = {"list_price": 3.0, "contracted_price": 2.0, "effective_price": 1.0}
+    for count in (1, 2, 3):
+        told = dict(list(said.items())[:count])
+        sink.write_rows("price", [{"price_id": f"{count} told", "gpu_model": "x", **told}])
+    due = {"1 told": 3.0, "2 told": 2.0, "3 told": 1.0}
+    rows = sink.store.query("SELECT price_id, price_per_gpu_hour FROM price_book WHERE gpu_model = 'x'").rows
+    assert dict(rows) == due
+    listed = [row["price_per_gpu_hour"] for row in list_prices(sink.store) if row["gpu_model"] == "x"]
+    assert sorted(listed) == sorted(due.values())
+
+
 def test_the_bundled_prices_are_kept_in_step(sink: ClickHouseSink) -> None:
     count = "SELECT count() FROM price FINAL WHERE origin = 'bundled'"
     parts = "SELECT count() FROM price"

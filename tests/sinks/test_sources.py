@@ -491,7 +491,8 @@ def test_training_is_not_measured_by_what_serves(
     training = {"phase": "training", "run": "sft", "gpu": "GPU-2"}
     rows = [spent(start_ms, minute, **more) for minute in range(2) for more in ({}, training)]
     priced.write_attribution(as_columns(rows))
-    priced.write_rows("unit", [observed(start_ms, 0), told(start_ms, "engine", 0, 100)])
+    of_training = told(start_ms, "span", 1, 90, phase="training", run="sft")  # nor serving by what trains
+    priced.write_rows("unit", [observed(start_ms, 0), told(start_ms, "engine", 0, 100), of_training])
     serving, trained = cost_rows(priced.store, ["run"], None, None, "equal", "output_tokens")
     assert (serving["coverage_ratio"], trained["coverage_ratio"]) == (pytest.approx(0.5), None)
 

@@ -605,14 +605,17 @@ def test_whose_a_process_is_may_be_told_again_of_its_first_moment() -> None:
     } == {("chat", "engine")}
 
 
-def test_readings_of_a_whole_module_say_so() -> None:
+@pytest.mark.parametrize(("is_read", "source"), [(True, "module"), (False, "none")])
+def test_readings_of_a_whole_module_say_so(is_read: bool, source: str) -> None:
+    start_ns = made_host.START_NS
+    times = [start_ns + i * SECOND_NS // 10 for i in range(30)]
     readings = [
-        Gpu(t=made_host.START_NS, gpu="g", name="NVIDIA GH200 480GB", scope="module"),
-        *(Device(t=made_host.START_NS + i * SECOND_NS // 10, gpu="g", energy_mj=1000 * i) for i in range(30)),
+        Gpu(t=start_ns, gpu="g", name="NVIDIA GH200 480GB", scope="module"),
+        *(Device(t=t, gpu="g", energy_mj=10 * i if is_read else None) for i, t in enumerate(times)),
     ]
     rows = made_host.table(made_host.stream(Engine("test"), made_host.messages([readings]), [1]))
     assert {(row["energy_source"], row["gpu_model"]) for row in rows.values()} == {
-        ("module", "NVIDIA GH200 480GB")
+        (source, "NVIDIA GH200 480GB")
     }
 
 

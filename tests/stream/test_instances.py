@@ -17,6 +17,7 @@ from tests.stream.test_engine import check_as_reference, check_conserved
 from wattribute.records import Device, Gpu, Instance, Process, Record, Reservation
 from wattribute.stream.engine import Engine
 from wattribute.stream.idle import IdleLevels
+from wattribute.stream.instances import slices_of
 
 SIZES = {1: 3, 2: 2, 5: 1}
 Row = Mapping[str, Any]
@@ -217,6 +218,29 @@ def test_an_instance_that_is_not_told_again_for_three_minutes_ended_when_it_was(
     rows = table(stream(engine(), messages(made), [50]))
     time_ms = {s: in_second(rows, s)["p0"][2] for s in (30, 119, 122, 270)}
     assert time_ms == {30: 429, 119: 429, 122: 1000 if lapsed else 429, 270: 1000 if lapsed else 429}
+
+
+def test_an_instance_from_the_far_future_does_not_shut_out_those_that_follow() -> None:
+    own, slices = engine(), instance(1, 3, 50.0)
+    made = flushes(6, slices, process(100, 1))
+    plain = table(stream(engine(), messages(made), [4]))
+    made[2].insert(0, _moved(slices, 2 * 86_400))
+    assert in_second(table(stream(own, messages(made), [4])), 4) == in_second(plain, 4)
+    assert own.tables.dropped == 1
+
+
+@pytest.mark.parametrize(
+    ("gpu_model", "slices"),
+    [
+        ("NVIDIA A30", 4),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", 4),
+        ("NVIDIA A100-SXM4-40GB", 7),
+        ("NVIDIA H200", 7),
+        ("", 7),
+    ],
+)
+def test_into_how_many_slices_mig_cuts_a_gpu(gpu_model: str, slices: int) -> None:
+    assert slices_of(gpu_model) == slices
 
 
 def test_an_instance_below_0_is_the_gpu_and_no_instance() -> None:

@@ -13,6 +13,7 @@ from tests.stream import host as made_host
 from wattribute.kernels.result import NO_SM
 from wattribute.records import Device, Gpu, Process, Record
 from wattribute.stream.engine import Engine
+from wattribute.stream.idle import IdleLevels
 
 SECOND_NS = made_host.SECOND_NS
 MINUTE_NS = made_host.START_NS // (60 * SECOND_NS) * 60 * SECOND_NS
@@ -146,6 +147,21 @@ def test_the_idle_level_of_a_gpu_that_is_never_idle_is_learned(gpu_model: str, i
     late = [of for _, of in sorted(windows_of(flushes).items())][70:85]
     idle_j = [sum(row["idle_energy_equal_uj"] for row in of) / 1e6 for of in late]
     assert idle_j == pytest.approx([idle_w] * len(late), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("gpu_model", "level"),
+    [
+        ("NVIDIA A100-SXM4-80GB", (56_000, 40.0)),
+        ("NVIDIA L4", (18_000, 40.0)),
+        ("NVIDIA L40S", (60_000, 40.0)),  # of which nothing is known: it is no L4
+        ("NVIDIA H200", (81_500, 0.0)),  # configured, so it is not learned
+    ],
+)
+def test_the_idle_level_begins_with_what_the_name_of_a_gpu_tells(
+    gpu_model: str, level: tuple[int, float]
+) -> None:
+    assert IdleLevels({"NVIDIA H200": 81.5}).resident(gpu_model) == level
 
 
 def test_small_watts_are_learned() -> None:

@@ -10,8 +10,8 @@ import itertools
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
@@ -279,6 +279,38 @@ def reconciled(store: Store, policy: str, since_ms: int, until_ms: int) -> dict[
         for name in (*ACCOUNTS, "unobserved", "billed"):
             ours[name] += row[f"{name}_usd"]
     return found
+
+
+def test_the_end_of_a_price_that_was_told_later_is_the_end_of_the_bill(
+    shared: ClickHouseSink, as_columns: AsColumns
+) -> None:
+    rows = [
+        {"window_start": T0_MS + minute * MINUTE_MS, "window_ms": MINUTE_MS, "host": "over", "gpu": "over"}
+        | {"gpu_model": "over", "gpu_time_equal_ns": MINUTE_MS * 10**6}
+        for minute in range(60)
+    ]
+    shared.write_attribution(as_columns(rows))
+    price = Price(gpu_model="over", price=3.6)
+    add_prices(shared.store, [price])
+    add_prices(shared.store, [replace(price, valid_to=at(T0_MS + 20 * MINUTE_MS))])
+    found = shared.store.query(
+        "SELECT price_per_gpu_hour_usd, billed_ns / 6e10 FROM reconcile(policy = 'equal',"
+        " since = '1970-01-01', until = '2200-01-01') WHERE host = 'over' ORDER BY ALL"
+    ).rows
+    assert found == [(3.6, 20), (None, 40)]
+
+
+def test_what_is_billed_without_an_end_is_billed_up_to_now(shared: ClickHouseSink) -> None:
+    begin = datetime.now(UTC).replace(second=0, microsecond=0) - timedelta(hours=5)
+    declared = BilledHost(host="open", gpu_model="open", gpus=8, billed_from=begin)
+    shared.store.insert_rows("billed_host", [asdict(declared) | {"version": 1, "deleted": 0}])
+    before = datetime.now(UTC)
+    ((billed_ns,),) = shared.store.query(
+        "SELECT sum(billed_ns) FROM billed(since = '1970-01-01', until = '2200-01-01', step = 'all',"
+        " tz = 'UTC', as_of = '2200-01-01') WHERE host = 'open'"
+    ).rows
+    billed_to = begin + timedelta(microseconds=billed_ns // 8 // 1000)
+    assert before.replace(microsecond=0) <= billed_to <= datetime.now(UTC)
 
 
 def test_where_windows_are_gone_a_host_that_was_spot_for_a_while_is_the_bill(

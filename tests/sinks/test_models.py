@@ -190,12 +190,13 @@ def test_a_model_renamed_half_way_counts_as_two_and_is_told(
     def at(second: int, pid: int, **more: Any) -> dict[str, Any]:
         return used(pid, 1, 1, window_start=start_ms + 1000 * second, **more)
 
+    before = [at(n, 5) for n in range(-120, -60, 10)]  # another's: the name itself is older
     renamed = [at(n, 1) for n in range(0, change_s, 10)]
     renamed += [at(n, 1, model="m", model_version="v2") for n in range(change_s, 300, 10)]
     follows = [at(n, 2, gpu="GPU-2") for n in range(0, 60, 10)]
     follows += [at(n, 3, gpu="GPU-2", model_version="v2") for n in range(60, 120, 10)]
     late = [at(0, 4, gpu="GPU-3", model=""), at(60, 4, gpu="GPU-3")]  # named late: that is no renaming
-    sink.write_attribution(as_columns([*renamed, *follows, *late]))
+    sink.write_attribution(as_columns([*before, *renamed, *follows, *late]))
     sink.refresh_rollups()
 
     (row,) = renamed_rows(sink.store, None, None)

@@ -141,6 +141,23 @@ def test_in_proportion_to_cost_and_within_each_day() -> None:
     assert [(row["account"], row["cost_usd"]) for row in left] == [("process", None), ("owner", 8)]
 
 
+def test_what_is_charged_to_a_line_is_in_its_unit_cost(
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    """3 USD and 4 J are its own, 1 USD and 2 J are charged to it."""
+    nobodys = {"active_energy_uj": 0, "idle_energy_equal_uj": 2_000_000}
+    rows = [used(start_ms, 3, model="m", phase="inference"), used(start_ms, 1, "unheld", **nobodys)]
+    sink.write_attribution(as_columns(rows))
+    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=1)])
+    told = {"t": start_ms * 10**6, "unit": "output_tokens", "quantity": 100, "model": "m", "position": "1"}
+    sink.write_rows("unit", [told | {"phase": "inference"}])
+    (row,) = cost_rows(sink.store, ["model"], None, None, "equal", "output_tokens", unallocated="tenants")
+    assert (row["cost_usd"], row["charged_usd"], row["energy_j"]) == (4, 1, 6)
+    assert row["covered_cost_usd"] == pytest.approx(4)
+    assert row["cost_usd_per_unit"] == pytest.approx(0.04)
+    assert row["j_per_unit"] == pytest.approx(0.06)
+
+
 @pytest.mark.parametrize(
     ("by", "way", "line"), [(["model"], "owner", "--by team"), (["team"], "fair", "separate, owner, tenants")]
 )

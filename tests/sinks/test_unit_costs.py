@@ -108,11 +108,14 @@ def test_tokens_of_training_are_apart_and_told(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:
     training: Row = {"phase": "training", "run": "sft"}
-    priced.write_attribution(
-        as_columns([spent(start_ms, 0, 4), spent(start_ms, 0, 6, gpu="GPU-2", **training)])
-    )
+    priced.write_attribution(as_columns([spent(start_ms, 0, 4)]))
     priced.write_rows("unit", [told(start_ms, "engine", 0, 100), told(start_ms, "emit", 0, 1000, **training)])
 
+    line, unmatched = cost_rows(priced.store, ["model"], None, None, "equal", "output_tokens")
+    assert (line["quantity"], line["training_quantity"]) == (100, None)  # no GPU time of training was seen
+    assert (unmatched["account"], unmatched["quantity"]) == ("unmatched", 1000)
+
+    priced.write_attribution(as_columns([spent(start_ms, 0, 6, gpu="GPU-2", **training)]))
     (line,) = cost_rows(priced.store, ["model"], None, None, "equal", "output_tokens")
     assert (line["quantity"], line["training_quantity"]) == (100, 1000)
     served, trained = cost_rows(priced.store, ["run"], None, None, "equal", "output_tokens")

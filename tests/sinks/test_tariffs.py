@@ -237,6 +237,13 @@ def test_overlaps_are_refused_and_hours_without_a_tariff_pointed_out(sink: Click
     listed = [(row["price_per_kwh"], row["from_hour"], row["valid_to"]) for row in list_tariffs(sink.store)]
     assert len(listed) == 3
     assert (0.3, 6, june) in listed
+    # what begins as another ends holds beside none of its hours
+    add_tariffs(
+        sink.store, [Tariff(price_per_kwh=0.1, region="fi", from_hour=22, to_hour=6, valid_from=june)]
+    )
+    day = Tariff(price_per_kwh=0.3, region="fi", from_hour=6, to_hour=22, valid_to=june)
+    (remark,) = add_tariffs(sink.store, [day])
+    assert remark.startswith("56 of 168 hours of the week have no tariff for fi")
 
 
 def test_tariffs_go_through_the_owner(sink: ClickHouseSink) -> None:

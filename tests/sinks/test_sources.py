@@ -445,6 +445,18 @@ def test_two_engines_in_one_place_weigh_the_same(
     assert row["coverage_ratio"] == pytest.approx((1 + 0.5 + 0.5 + 1) / 4)
 
 
+def test_an_engine_that_two_looked_at_was_observed_once(
+    priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
+) -> None:
+    priced.write_attribution(as_columns([spent(start_ms, minute) for minute in range(3)]))
+    looked = [observed(start_ms, minute) for minute in range(3)]
+    looked.append(observed(start_ms, 1, event_id="by another"))
+    priced.write_rows("unit", [*looked, told(start_ms, "engine", 0, 100)])
+    (row,) = unit_cost(priced)
+    assert row["coverage_ratio"] == pytest.approx(1)
+    assert row["cost_usd_per_unit"] == pytest.approx(3 / 100)
+
+
 def test_an_engine_that_is_away_for_long_is_away_in_each_part_of_that_time(
     priced: ClickHouseSink, as_columns: AsColumns, start_ms: int
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,7 +26,7 @@ from wattribute.sinks.billing import (
 from wattribute.sinks.clickhouse import ClickHouseSink
 from wattribute.sinks.comparison import policy_rows
 from wattribute.sinks.costs import cost_rows
-from wattribute.sinks.prices import Price, add_prices
+from wattribute.sinks.prices import END, Price, add_prices
 from wattribute.sinks.query_server import serve
 from wattribute.sinks.unallocated import FIGURES, charged
 
@@ -342,7 +343,7 @@ def test_a_gpu_that_took_the_place_of_another_is_pointed_out(
         used(start_ms + n * MINUTE_MS, 1 / 60, host=host, gpu=gpu, window_ms=MINUTE_MS, covered_ns=60 * 10**9)
         for host, gpu, seen in (
             ("swapped", "GPU-old", range(10)),
-            ("swapped", "GPU-new", range(12, 20)),
+            ("swapped", "GPU-new", range(10, 20)),
             ("both", "GPU-1", range(10)),
             ("both", "GPU-2", range(9, 20)),
         )
@@ -396,6 +397,11 @@ def test_what_is_declared_has_to_make_sense(
         add_billed(store, BilledHost(host="two", gpu_model="NVIDIA X1", billed_from=begin.replace(day=2)))
     add_billed(store, BilledHost(host="two", gpu_model="NVIDIA X1", billed_from=begin, gpus=4))
     assert [row["gpus"] for row in list_billed(store)] == [4]
+    june = begin.replace(month=6)
+    until_june = BilledHost(host="two", gpu_model="NVIDIA X1", billed_from=begin, billed_to=june, gpus=4)
+    add_billed(store, until_june)
+    add_billed(store, replace(until_june, billed_from=june, billed_to=END, gpus=2))
+    assert [row["gpus"] for row in list_billed(store)] == [4, 2]
     with pytest.raises(UsageError, match="nothing is declared of host 'tow'"):
         remove_billed(store, "tow")
     with pytest.raises(UsageError, match="did you mean provider"):

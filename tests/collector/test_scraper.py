@@ -194,6 +194,34 @@ def test_each_engine_through_a_reset_and_a_restart(host: Host, name: str, totals
         assert came_out() == {unit: 7 * total for unit, total in totals.items()}
 
 
+def test_two_engines_of_vllm_count_the_tokens_that_their_clients_were_told_of(host: Host) -> None:
+    """Pages of a real server, and of the one after it; data/engines/README.md has what the clients read."""
+    with engine_server(exposition("vllm_data_parallel")) as made:
+        assert host.scraper.look(host.t, [host.serve(100, made)])
+        assert host.after(5) == []  # what came out before anybody watched
+        made.pages["/metrics"] = exposition("vllm_data_parallel_later")
+        assert quantities(host.after(5)) == {
+            "input_tokens": 5_265,
+            "output_tokens": 1_427 + 3,  # the 3 of requests that were given up
+            "cached_tokens": 3_328,
+            "requests": 53,
+            "observed_ns": 5e9,
+        }
+        host.end(100, 101)
+        made.pages["/metrics"] = exposition("vllm_data_parallel_restarted")
+        listens = {next(INODES): ("127.0.0.1", made.port)}
+        host.tree.process(200, 1, "vllm", listens=listens, started_s=BEGAN_S + 11)
+        host.tree.process(201, 200, "VLLM::EngineCore_DP0", started_s=BEGAN_S + 12)
+        assert host.scraper.look(host.t, [(201, host.tree.start_ns(201) or 0)])
+        assert quantities(host.after(5)) == {
+            "input_tokens": 3_757,
+            "output_tokens": 1_090,
+            "cached_tokens": 2_048,
+            "requests": 40,
+            "observed_ns": 4e9,
+        }
+
+
 def test_a_counter_that_is_reset_within_a_process_takes_no_others_along(
     host: Host, server: EngineServer
 ) -> None:

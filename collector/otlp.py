@@ -97,7 +97,10 @@ class Naming:
         if "wattribute.attempt" in attributes:
             found["attempt"] = attributes["wattribute.attempt"]
         if not found["model"] and not found["run"]:
-            raise RecordError("no model is named: set gen_ai.request.model or gen_ai.response.model")
+            raise RecordError(
+                "no model is named: set gen_ai.request.model, or start the application with"
+                " OTEL_RESOURCE_ATTRIBUTES=wattribute.model=NAME"
+            )
         return {name: value for name, value in found.items() if value != ""}
 
 

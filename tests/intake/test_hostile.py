@@ -181,7 +181,7 @@ def test_what_is_rejected_is_counted_and_said_and_the_rest_is_kept(running: Runn
     assert running.units() == {("client", "m", "output_tokens"): 7}
     anonymous = points(['"asInt":"7"'], '{"key":"x","value":{"intValue":"1"}}')
     answer = running.post("/v1/metrics", anonymous, Content_Type="application/json")
-    assert b"no model is named: set gen_ai.request.model or gen_ai.response.model" in answer.body
+    assert b"no model is named: set gen_ai.request.model, or start the application" in answer.body
     assert running.told.health.rejected.total() == 4
 
 

@@ -10,8 +10,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
+from tests.collector.engine_server import FOLDER
 from wattribute.collector import otlp_spans
-from wattribute.collector.otlp import Naming
+from wattribute.collector.otlp import Naming, decode
 from wattribute.collector.otlp_spans import SpanReader
 from wattribute.collector.told import Told
 from wattribute.records import Unit
@@ -60,6 +61,23 @@ def counted(reader: SpanReader, requests: list[Spans]) -> dict[int, float]:
             if isinstance(record, Unit) and record.unit == "requests":
                 kept[int(record.event_id.partition("/")[2], 16)] = record.quantity
     return {number: quantity for number, quantity in kept.items() if quantity}
+
+
+def test_a_span_of_vllm_itself_counts_where_its_resource_names_the_model() -> None:
+    """As vLLM sends it, it names none (data/engines/README.md)."""
+    sent = decode("traces", (FOLDER / "vllm_span.json").read_bytes(), is_json=True)
+    resource = sent.resource_spans[0].resource
+    (span,) = sent.resource_spans[0].scope_spans[0].spans
+    (rejected,) = SpanReader(Naming({}), Told()).read(sent, span.end_time_unix_nano).rejected
+    assert rejected.startswith("no model is named")
+    resource.attributes.append(KeyValue(key="wattribute.model", value=AnyValue(string_value="chat")))
+    units = SpanReader(Naming({}), Told()).read(sent, span.end_time_unix_nano).records
+    assert {unit.unit: unit.quantity for unit in units if isinstance(unit, Unit)} == {
+        "input_tokens": 346,
+        "output_tokens": 10,
+        "requests": 1,
+    }
+    assert {(unit.model, unit.application) for unit in units if isinstance(unit, Unit)} == {("chat", "vllm")}
 
 
 def expected(spans: Spans) -> dict[int, float]:

@@ -60,7 +60,10 @@ WHO: Final = frozenset(
 )
 """The attributes that name an owner; those of a span or point take precedence over the resource's."""
 INFERENCE: Final = frozenset(("chat", "text_completion", "generate_content", "embeddings"))
-"""Values of ``gen_ai.operation.name`` that are one call of a model. Agents, workflows and tools are not."""
+"""Values of ``gen_ai.operation.name`` that are one call of a model, even without a usage. With a usage, so is
+any other but those of ``SUMS``: some applications have names of their own, as LiteLLM's acompletion."""
+SUMS: Final = frozenset(("create_agent", "invoke_agent", "invoke_workflow", "execute_tool"))
+"""Values of ``gen_ai.operation.name`` whose usage, where there is one, is the sum of the calls below."""
 
 Attributes = dict[str, Any]
 

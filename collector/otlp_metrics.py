@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, DataPointFlags
 
-from wattribute.collector.otlp import INFERENCE, WHO, Attributes, Naming, Reading, attributes_of
+from wattribute.collector.otlp import SUMS, WHO, Attributes, Naming, Reading, attributes_of
 from wattribute.collector.told import Told, clock_off_ns, record_of
 from wattribute.errors import RecordError
 from wattribute.records import PERIOD_MAX_NS, Unit
@@ -98,7 +98,7 @@ class MetricReader:
             return
         for point, unit, value in _values(metric.name, kind, points):
             own = owner | attributes_of(point.attributes, _NAMES)
-            if own.get("gen_ai.operation.name", "chat") not in INFERENCE:
+            if own.get("gen_ai.operation.name") in SUMS:
                 continue  # an agent's sum: its calls are counted themselves
             try:
                 if metric.name == _OLDER and not point.HasField("sum"):

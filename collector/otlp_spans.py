@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from wattribute.collector.otlp import INFERENCE, MODEL, WHO, Attributes, Naming, Reading, attributes_of
+from wattribute.collector.otlp import INFERENCE, MODEL, SUMS, WHO, Attributes, Naming, Reading, attributes_of
 from wattribute.collector.told import Told, record_of
 from wattribute.errors import RecordError
 from wattribute.records import PERIOD_MAX_NS, Record, Unit
@@ -203,13 +203,12 @@ class SpanReader:
             unit: _number(own, name) for unit, names in _USAGE.items() for name in names[::-1] if name in own
         }
         operation = own.get("gen_ai.operation.name")
-        if operation not in INFERENCE if operation else not usage:
+        if operation in SUMS or (operation not in INFERENCE and not usage):
             return None
         whose = self._naming.who(own, scope, "span")
         if span.kind == Span.SPAN_KIND_SERVER and own.get("k8s.pod.name"):
-            whose["pod"] = own[
-                "k8s.pod.name"
-            ]  # the service serves the model itself: this is the serving process's pod
+            # A service that serves the model itself: this is the pod of the serving process.
+            whose["pod"] = own["k8s.pod.name"]
         counted: dict[str, Any] = dict(usage)
         if usage or span.status.code != Status.STATUS_CODE_ERROR:
             counted["requests"] = 1

@@ -353,7 +353,7 @@ def _used(
 
 
 def _ignored(unit: str, told_by: Sequence[tuple[Any, ...]], used: Collection[str]) -> list[dict[str, Any]]:
-    why = "another that counted the same has more, or it names no version where several held a GPU"
+    why = "another source that counted the same ranks higher, or it names no version where several held a GPU"
     if not used:
         why = "outside of the span, or it names no version where several held a GPU"
     return [

@@ -586,7 +586,7 @@ PODS = Path(__file__).parent / "data" / "nodes" / "kubernetes-v1-containerd" / "
         ({"KUBELET": str(PODS.with_name("none.json"))}, "weak", "No such file or directory"),
         ({"KUBELET": "http://127.0.0.1:1/pods"}, "weak", "Connection refused"),
         ({"KUBELET": "off"}, "ok", "there is none"),
-        ({"KUBELET": str(PODS)}, "weak", "nobody's"),
+        ({"KUBELET": str(PODS)}, "weak", "counts as unheld"),
         ({"KUBELET": str(PODS), "POD_RESOURCES": __file__}, "weak", "gRPC UNAVAILABLE"),
     ],
 )

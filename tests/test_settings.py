@@ -103,8 +103,8 @@ def test_a_key_that_is_near_to_none_gets_no_name_that_was_not_meant(tmp_path: Pa
     with pytest.raises(UsageError) as raised:
         load_settings({}, written(tmp_path, 'policy = "memory"\n'), HOME | {"WATTRIBUTE_POLICY": "memory"})
     text = str(raised.value)
-    assert "unknown key 'policy'; leave it out: 'wattribute check-config' shows" in text
-    assert "unknown variable WATTRIBUTE_POLICY; leave it out" in text
+    assert "unknown key 'policy'; remove it: 'wattribute check-config' lists all settings" in text
+    assert "unknown variable WATTRIBUTE_POLICY; remove it" in text
     assert "did you mean" not in text
 
 
@@ -124,7 +124,7 @@ def test_a_key_that_is_near_to_none_gets_no_name_that_was_not_meant(tmp_path: Pa
         (f"team = '{'x' * 1025}'", "team is 1025 characters long; 1024 at most"),
         (f"labels = {{{', '.join(f'k{n} = 1' for n in range(65))}}}", "object of at most 64 texts"),
         ("labels = 3", "not a table"),
-        (f"kubelet_labels = '{'a,' * 17}'", "kubelet_labels names 17: 16 at most"),
+        (f"kubelet_labels = '{'a,' * 17}'", "kubelet_labels has 17 names; 16 at most"),
         ('labels = "team"', "write key=value"),
         ("[labels]\nteam = [1]", "not a plain value"),
         ("[idle_watts]\nH200 = -1", "0 to 10000 W"),
@@ -214,7 +214,7 @@ def test_secrets_among_the_settings_of_kafka_are_not_shown() -> None:
 
 
 def test_a_password_that_is_a_number_is_refused_and_not_shown(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"kafka_password is no text$"):
+    with pytest.raises(UsageError, match=r"kafka_password is not a text$"):
         load_settings({}, written(tmp_path, "kafka_password = 271828", 0o600), HOME)
 
 
@@ -285,8 +285,11 @@ def test_rules_come_from_the_file_and_are_shown(tmp_path: Path) -> None:
         ('[[rules]]\nuser = 3\nteam = "t"', "rule 1: user is 3, not a text"),
         ('[[rules]]\nuser = ""\nteam = "t"', "rule 1: user is '', not a text"),
         ('[[rules]]\nuser = "x"\nteam = "a\\u0007"', "control characters"),
-        ('[[rules]]\nuser = "x"', "rule 1 says nothing"),
-        ('[[rules]]\nuser = "x"\nteam = "t"\n[[rules]]\nteam = "t"', "rule 2 asks for nothing"),
+        ('[[rules]]\nuser = "x"', "rule 1 has no field: add at least one of model"),
+        (
+            '[[rules]]\nuser = "x"\nteam = "t"\n[[rules]]\nteam = "t"',
+            "rule 2 has no pattern: add at least one",
+        ),
         ('rules = ["x"]', "rule 1 is 'x', not a table"),
         ('rules = "x"', r"write \[\[rules\]\]"),
         ('kubelet = "https://me:secret@node:10250/pods"', "kubelet is neither"),
@@ -302,7 +305,7 @@ def test_wrong_rules_and_kubelets_are_refused_in_a_line(tmp_path: Path, text: st
 
 
 def test_rules_do_not_fit_into_a_variable() -> None:
-    with pytest.raises(UsageError, match="tables of the configuration file"):
+    with pytest.raises(UsageError, match="tables in the configuration file"):
         load_settings({}, None, HOME | {"WATTRIBUTE_RULES": "x"})
 
 
@@ -331,8 +334,8 @@ def test_endpoints_are_tables_of_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('endpoints = "http://a"', "endpoints are tables"),
-        ("[[endpoints]]\nmodel = 'm'", "one has no url"),
+        ('endpoints = "http://a"', "endpoints must be tables"),
+        ("[[endpoints]]\nmodel = 'm'", "an entry has no url"),
         ("[[endpoints]]\nurl = 'http://a'\nmodle = 'm'", "did you mean model"),
         ("[[endpoints]]\nurl = 'http://a'\nMODEL = 'm'", "did you mean model"),
         ("[[endpoints]]\nurl = 'http://a'\nsecret = 'm'", "it is one of url, model, model_version, pod,"),
@@ -341,7 +344,7 @@ def test_endpoints_are_tables_of_the_file(tmp_path: Path) -> None:
         ("[[endpoints]]\nurl = 'http://a:99999/m?token=x'", "'http://a:99999/m' is not http://host:port"),
         ("[[endpoints]]\nurl = 'http://a b'", "is not http://host:port"),
         ("[[endpoints]]\nurl = 'http://a:0/metrics'", "is not http://host:port"),
-        (f"[[endpoints]]\nurl = 'http://a'\nmodel = '{'m' * 257}'", "model is longer than 256"),
+        (f"[[endpoints]]\nurl = 'http://a'\nmodel = '{'m' * 257}'", "model is longer than 256 characters"),
         ("[[endpoints]]\nurl = 'http://ada:s3cret@a:1x'", "no user and no password; use token_file"),
     ],
 )

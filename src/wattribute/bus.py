@@ -1,6 +1,6 @@
-"""The bus, as its users see it: topics, and what a producer and a consumer promise.
+"""The interface of the bus: its topics, and the contracts of a producer and a consumer.
 
-Two implementations keep the promise: Kafka (``kafka://``) and the local log (``local://``).
+There are two implementations: Kafka (``kafka://``) and the local log (``local://``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TOPICS: Final = (SAMPLES, UNITS, STATE, DEAD)
 
 @dataclass(frozen=True, slots=True)
 class Partition:
-    """A partition of a topic: the unit of order, of commit and of scale."""
+    """A partition of a topic: the unit of ordering, committing and scaling."""
 
     topic: str
     number: int
@@ -26,7 +26,7 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Messages of one partition, in offset order: ``values[i]`` stands at ``offsets[i]``."""
+    """Messages of one partition, in offset order: ``values[i]`` has the offset ``offsets[i]``."""
 
     partition: Partition
     offsets: Sequence[int]
@@ -35,7 +35,7 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A committed place: the next offset to read, and a note of at most 4 KiB that is kept with it."""
+    """A committed position: the next offset to read, and a note of at most 4 KiB that is stored with it."""
 
     next_offset: int
     note: str = ""
@@ -43,9 +43,9 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """A jump in the reading of a partition: the message at ``from_offset``, due next, is not there, so the
-    reading went on at ``to_offset``, the first there is; it lies before ``from_offset`` where a topic was
-    made anew."""
+    """A jump while reading a partition: the message at ``from_offset``, the next to read, does not exist, so
+    reading went on at ``to_offset``, the first that exists. That is before ``from_offset`` where the topic
+    was created anew."""
 
     partition: Partition
     from_offset: int
@@ -56,24 +56,24 @@ class Producer(Protocol):
     """Sends messages. A message is durable once ``flush`` has returned 0 after its ``send``."""
 
     def send(self, topic: str, key: str, value: bytes, timestamp_ms: int) -> None:
-        """Queue one message. Does not wait for the broker. Raises BusError where it can never be sent."""
+        """Queue one message, without waiting for the broker. Raises BusError if it can never be sent."""
 
     def flush(self, timeout_s: float) -> int:
-        """Wait until all that was sent is durable; the number of messages that still are not. Raises
+        """Wait until all messages sent are durable; return how many are not after ``timeout_s``. Raises
         RefusedError, once, for those that never will be."""
 
     def close(self) -> None:
-        """Flush for a bounded time and let go of everything."""
+        """Flush for a bounded time and release all resources."""
 
 
 class Consumer(Protocol):
-    """Reads the partitions that its group gives it. Nothing is committed but by ``commit``."""
+    """Reads the partitions that its group assigns to it. Only ``commit`` commits."""
 
     def poll(self, max_messages: int, timeout_s: float) -> Sequence[Fetched]:
-        """What there is, at most ``max_messages``; empty after ``timeout_s``. Returns as soon as anything
-        is there. With ``max_messages`` 0 it reads and begins nothing for so long, and keeps its place in the
-        group. Calls ``on_assign`` and ``on_revoke`` from within. Raises BusError; after BusAwayError, and a
-        poll with ``max_messages`` 0, the next one goes on where it stopped."""
+        """Return up to ``max_messages`` as soon as there are any; nothing after ``timeout_s``. With
+        ``max_messages`` 0, read nothing and begin no partition for ``timeout_s``, but stay in the group.
+        Calls ``on_assign`` and ``on_revoke`` while it runs. Raises BusError; after BusAwayError, and after a
+        poll with ``max_messages`` 0, the next poll goes on where reading stopped."""
 
     def committed(self, partition: Partition) -> Position | None:
         """The group's committed position of a partition, None if it has none."""
@@ -88,12 +88,12 @@ class Consumer(Protocol):
         """Store the group's positions, durably, before returning. Raises BusError."""
 
     def skipped(self) -> Sequence[Skip]:
-        """The jumps that ``poll`` had to make since the last call: what is in them is lost, and is to be
-        reported."""
+        """The jumps that ``poll`` made since the last call. The messages skipped are lost: the caller must
+        report them."""
 
     def read_all(self, topic: str) -> Iterator[tuple[str, bytes]]:
-        """Key and value of every message of a topic, from the first to the one that is now the last, in order
-        per key; beside the group and its positions. Raises BusError."""
+        """Key and value of every message that a topic has now, in order per key. The group and its positions
+        play no part. Raises BusError."""
 
     def close(self) -> None:
         """Leave the group, without committing."""

@@ -1,7 +1,7 @@
-"""The command ``wattribute``: its subcommands, and how each of them ends.
+"""The command ``wattribute``: its subcommands, exit status and error lines.
 
-Exit status 0; 1 where something is wrong, 2 for a wrong option or setting, 130 after Ctrl-C: each with one
-line on standard error that says what it is and what to do.
+The exit status is 0 for success, 1 for an error, 2 for a wrong option or setting, 130 after Ctrl-C. Every
+failure prints one line on standard error that says what is wrong and what to do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import typer
 from wattribute import __version__
 from wattribute.errors import INTERRUPTED, UsageError, WattributeError, printable, unusable
 
-# typer brings a click of its own since 0.20, and used the installed one before: this finds either.
+# Since 0.20 typer contains its own click; older versions use the installed one. This finds either.
 _ClickException: Final[Any] = typer.BadParameter.__mro__[2]
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _CLOSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
@@ -42,7 +42,7 @@ class _Command(NamedTuple):
 
     panel: str
     examples: Sequence[str] = ()
-    has_arguments_of_another: bool = False  # what follows the command is the command's
+    has_arguments_of_another: bool = False  # what follows is for the command that it starts
 
 
 _COMMANDS: Final[Mapping[str, _Command]] = {
@@ -149,7 +149,7 @@ _COMMANDS: Final[Mapping[str, _Command]] = {
 
 
 def _app(asked: str) -> typer.Typer:
-    """The command with all its subcommands; where one is asked for, with that alone, for to import all takes
+    """Build the command with all its subcommands, or with ``asked`` alone if that is one: importing all takes
     half a second."""
     app = typer.Typer(
         name="wattribute",
@@ -180,7 +180,7 @@ def _add(app: typer.Typer, name: str, command: _Command) -> None:
     app.command(
         name,
         help=_help_of(found),
-        epilog="\n\n".join(shown),  # typer makes a paragraph of what an empty line parts
+        epilog="\n\n".join(shown),  # typer makes paragraphs at empty lines
         rich_help_panel=command.panel,
         context_settings={"allow_interspersed_args": not command.has_arguments_of_another},
     )(found)
@@ -207,7 +207,7 @@ def _everywhere(
         bool, typer.Option("--debug", help="Show where in the program an error came from.")
     ] = False,
 ) -> None:
-    del version, debug  # ``run`` has taken the second, wherever it stood
+    del version, debug  # ``run`` has already handled --debug, wherever it was written
 
 
 def main() -> None:
@@ -217,7 +217,7 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit status."""
-    # What a command that we are to run is given is not for us.
+    # The arguments of the command that ``wattribute run`` starts are not ours.
     ours = arguments.index("--") if "--" in arguments else 1 if arguments[:1] == ["run"] else len(arguments)
     debug = "--debug" in arguments[:ours]
     _set_up_output(debug)
@@ -225,13 +225,13 @@ def run(arguments: Sequence[str]) -> int:
         kept = [*(part for part in arguments[:ours] if part != "--debug"), *arguments[ours:]]
         status = _app(next(iter(kept), ""))(kept, prog_name="wattribute", standalone_mode=False)
         sys.stdout.flush()
-        if status == INTERRUPTED:  # typer makes that of Ctrl-C
+        if status == INTERRUPTED:  # typer returns this after Ctrl-C
             raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except (BrokenPipeError, SystemExit) as error:
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
-        # Whoever read has enough. Python would complain when it flushes at the end.
+        # The reader has closed the pipe. Without this, Python complains when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
         return 0
     except (Exception, KeyboardInterrupt) as error:
@@ -245,7 +245,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _set_up_output(debug: bool) -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # closed, as by >&-: then nothing is read, and what is said is lost
+        if getattr(sys, name) is None:  # closed, as by >&-: reads nothing, output is lost
             setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - it is open until the end
     for stream_ in (sys.stdout, sys.stderr):
         if hasattr(stream_, "reconfigure"):
@@ -253,7 +253,7 @@ def _set_up_output(debug: bool) -> None:
     shown = logging.StreamHandler(sys.stderr)
     shown.setFormatter(logging.Formatter("wattribute: %(message)s"))
     if not debug:
-        # What libraries log comes as an error of ours too: librdkafka alone says it ten times a second.
+        # Errors that libraries log reach the user as ours too, and librdkafka logs one ten times a second.
         shown.addFilter(
             lambda line: line.name.startswith("wattribute.") and "[rdkafka#" not in line.getMessage()
         )
@@ -261,7 +261,7 @@ def _set_up_output(debug: bool) -> None:
 
 
 def _ending(error: BaseException) -> tuple[str, int]:
-    """What is said of an error, and the exit status."""
+    """The line to print for an error, and the exit status."""
     what, status = f"this is a bug in wattribute: {type(error).__name__}: {error}; --debug shows where", 1
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         what, status = "interrupted", INTERRUPTED
@@ -275,13 +275,13 @@ def _ending(error: BaseException) -> tuple[str, int]:
     elif isinstance(error, OSError) and error.errno in _CLOSED and error.filename is not None:
         what = unusable(error)
     elif isinstance(error, OSError) and error.errno in _FULL:
-        what = f"cannot write what is to be shown: {error.strerror}"
+        what = f"cannot write the output: {error.strerror}"
     return what, status
 
 
 def _usage(error: Any) -> str:
-    """What click says, in one line; empty where it has shown the help already."""
-    what = error.format_message().rstrip(".").replace(": Value error, ", ": ")  # whose words those are
+    """The message of click in one line; empty where click has already shown the help."""
+    what = error.format_message().rstrip(".").replace(": Value error, ", ": ")  # typer's words
     path = error.ctx.command_path if getattr(error, "ctx", None) else "wattribute"
     where = path.removeprefix("wattribute").strip()
     return f"{where + ': ' if where else ''}{what}; see '{path} --help'" if what else ""

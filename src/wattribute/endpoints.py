@@ -1,4 +1,4 @@
-"""The ``[[endpoints]]`` of wattribute.toml: serving engines that are not found by themselves, or that want a
+"""The ``[[endpoints]]`` of wattribute.toml: serving engines that are not found automatically, or that need a
 name or a token."""
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ _NAMES = ("model", "model_version", "pod")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """Where an engine shows its counters. ``model``, ``model_version`` and ``pod`` stand in for what it says
-    of itself; ``token_file`` holds the bearer token that it asks for."""
+    """The address where an engine serves its counters. ``model``, ``model_version`` and ``pod`` replace
+    what the engine reports; ``token_file`` contains the bearer token that the engine requires."""
 
     url: str
     model: str = ""
@@ -32,17 +32,17 @@ class Endpoint:
 
     @property
     def host(self) -> str:
-        """Name or number."""
+        """The host's name or IP address."""
         return urlsplit(self.url).hostname or ""
 
     @property
     def port(self) -> int:
-        """As given, or the scheme's."""
+        """The port in the URL, or the default of its scheme."""
         return urlsplit(self.url).port or (443 if self.tls else 80)
 
     @property
     def path(self) -> str:
-        """With its query; /metrics where none is given."""
+        """The path with its query; /metrics where the URL has no path."""
         parts = urlsplit(self.url)
         path = parts.path if parts.path.strip("/") else _PATH
         return f"{path}?{parts.query}" if parts.query else path
@@ -51,7 +51,7 @@ class Endpoint:
 def parse_endpoints(raw: object) -> tuple[Endpoint, ...]:
     """The endpoints in a TOML value. Raises UsageError."""
     if not isinstance(raw, list) or not all(isinstance(table, Mapping) for table in raw):
-        raise UsageError("endpoints are tables of the configuration file: [[endpoints]], then url = …")
+        raise UsageError("endpoints must be tables in the configuration file: [[endpoints]], then url = …")
     return tuple(_endpoint(table) for table in raw)
 
 
@@ -63,12 +63,12 @@ def _endpoint(table: Mapping[str, object]) -> Endpoint:
         if not isinstance(value, str) or not value.isprintable():
             raise UsageError(f"endpoints: {key} is not a text of one line")
         if key in _NAMES and len(value) > NAME_MAX:
-            raise UsageError(f"endpoints: {key} is longer than {NAME_MAX}")
+            raise UsageError(f"endpoints: {key} is longer than {NAME_MAX} characters")
     if "url" not in table:
-        raise UsageError("endpoints: one has no url")
+        raise UsageError("endpoints: an entry has no url")
     url = str(table["url"])
-    if "@" in url.partition("//")[2].partition("/")[0]:  # told without the url, which holds a secret
-        raise UsageError("endpoints: a url holds no user and no password; use token_file")
+    if "@" in url.partition("//")[2].partition("/")[0]:  # do not show the url: it contains a secret
+        raise UsageError("endpoints: a url must contain no user and no password; use token_file")
     endpoint = Endpoint(**{key: str(value) for key, value in table.items()})
     try:
         parts = urlsplit(url)
@@ -76,6 +76,6 @@ def _endpoint(table: Mapping[str, object]) -> Endpoint:
     except ValueError:
         usable = False
     if not usable:
-        shown = url.partition("?")[0]  # what follows may be a secret
+        shown = url.partition("?")[0]  # the query may contain a secret
         raise UsageError(f"endpoints: url {shown!r} is not http://host:port or http://host:port/path")
     return endpoint

@@ -3,10 +3,10 @@
     WattributeError          one clear line: what is wrong, where, what to do; the command exits with status 1
     ├── UsageError           a wrong option, setting or argument: exit status 2
     ├── BusError             Kafka or the local log cannot be used
-    │   ├── BusAwayError     … for now: the same may succeed later
-    │   └── RefusedError     … for some messages, ever
+    │   ├── BusAwayError     … for now: a retry may succeed
+    │   └── RefusedError     … for some messages, for ever
     └── StoreError           ClickHouse or chDB cannot be used
-        └── StoreAwayError   … for now: the same may succeed later
+        └── StoreAwayError   … for now: a retry may succeed
     RecordError              a line, message or field that cannot be used; it goes to the dead letters
 
 Anything else that reaches the user is a bug.
@@ -35,11 +35,11 @@ class BusError(WattributeError):
 
 
 class BusAwayError(BusError):
-    """The bus cannot be used for now. Who is patient may do the same again."""
+    """The bus cannot be used for now. A retry may succeed."""
 
 
 class RefusedError(BusError):
-    """The bus will never take these messages: ``numbers`` counts them from 0, the first that was sent."""
+    """The bus will never take these messages: ``numbers`` counts them in the order of sending, from 0."""
 
     def __init__(self, text: str, numbers: Sequence[int]) -> None:
         super().__init__(text)
@@ -51,8 +51,8 @@ class StoreError(WattributeError):
 
 
 class StoreAwayError(StoreError):
-    """The store cannot be used for now: the network, a restart, too much at once. Whether what failed was
-    done is not known. Who is patient may do the same again."""
+    """The store cannot be used for now: a network failure, a restart, too much load. Whether the store has
+    done what was asked is not known. A retry may succeed."""
 
 
 class RecordError(ValueError):
@@ -65,8 +65,8 @@ def unusable(error: OSError) -> str:
 
 
 def meant(name: str, known: Iterable[str], otherwise: str = "", prefix: str = "") -> str:
-    """The end of a line about a name that is not known: the nearest of those that are; where none is near,
-    ``otherwise``, or all of them. ``prefix`` is what all begin with, and is left out of ``known``."""
+    """The end of an error line about an unknown name: the nearest known name; where none is near,
+    ``otherwise``, or a list of all. All names begin with ``prefix``, which ``known`` leaves out."""
     folded = {each.casefold(): f"{prefix}{each}" for each in known}
     near = get_close_matches(name.casefold().removeprefix(prefix.casefold()), folded, 1)
     if near:
@@ -75,7 +75,7 @@ def meant(name: str, known: Iterable[str], otherwise: str = "", prefix: str = ""
 
 
 def check_texts(told: Any) -> None:
-    """Raises UsageError where a text of a dataclass is no name that a record may have."""
+    """Raise UsageError if a text in a dataclass contains characters that no record may have."""
     for item in fields(told):
         value = getattr(told, item.name)
         if isinstance(value, str) and has_controls(value):
@@ -83,11 +83,11 @@ def check_texts(told: Any) -> None:
 
 
 def has_controls(text: str) -> bool:
-    """Whether a text holds what no name may: characters that control, or that end a line, or bytes that are
-    not UTF-8, which a command line and an environment give as surrogates."""
+    """Whether a text contains control characters, line separators, or bytes that are not UTF-8, which Python
+    shows as surrogates in the command line and the environment."""
     return not text.isprintable() and any(category(char) in ("Cc", "Cs", "Zl", "Zp") for char in text)
 
 
 def printable(text: str) -> str:
-    """A text that may come from outside, as the labels of a workload do: it must not steer the terminal."""
+    """A text from outside, such as a workload's labels, without characters that control the terminal."""
     return "".join(char if char.isprintable() else "�" for char in text)

@@ -1,8 +1,8 @@
-"""The records of the trace (docs/trace.md): what a host reads, one object a fact.
+"""The records of the trace (docs/trace.md): what was read on a host, one object for each fact.
 
-A record is a frozen dataclass. ``parse`` makes one from a JSON object and refuses what cannot be used,
-``as_json`` turns one back. Times are integer nanoseconds of Unix time; ``None`` means absent, which is
-not zero.
+A record is a frozen dataclass. ``parse`` makes one from a JSON object and refuses an unusable object;
+``as_json`` does the reverse. Times are integer nanoseconds of Unix time; ``None`` means absent, which is not
+zero.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ NO_INSTANCE: Final = -1
 """``gpu_instance`` of a device that is not split by MIG."""
 
 TIME_MAX_NS: Final = 4_102_444_800_000_000_000
-"""The year 2100: a later time is a broken clock."""
+"""The year 2100: a later time comes from a broken clock."""
 PERIOD_MAX_NS: Final = 86_400_000_000_000
-"""The longest time that one record speaks of."""
+"""The longest time that one record may cover."""
 _COUNT_MAX: Final = 1 << 62
 _POWER_MAX_MW: Final = 10_000_000  # 10 kW; readings above are sensor garbage (polarsignals filters the same)
 _TEXT_MAX: Final = 1024
 NAME_MAX: Final = 256
-"""So long is what the collector takes from outside at most."""
+"""The collector takes at most so many characters of a name from outside."""
 _LABELS_MAX: Final = 64
 
 
@@ -40,7 +40,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trace(Record):
-    """The first line of a trace; may recur with a new boot. ``t`` is 0: it has none."""
+    """The first line of a trace; it may recur with a new boot. It has no time: ``t`` is 0."""
 
     kind = "trace"
     t: int = 0
@@ -104,12 +104,12 @@ class Instance(Record):
     sm_percent: float | None = None
 
     def size(self) -> int:
-        """Its slices; of a record without, as its profile says. Raises RecordError if nothing tells them."""
+        """The number of slices; where absent, that of the profile. Raises RecordError if there is neither."""
         if self.slices is not None:
             return self.slices
         profile = re.match(r"([1-9])g\.", self.profile)
         if profile is None:
-            raise RecordError("an instance without slices, and without a profile like 3g.71gb")
+            raise RecordError("an instance has neither slices nor a profile like 3g.71gb")
         return int(profile[1])
 
 
@@ -140,14 +140,14 @@ class Exit(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End(Record):
-    """The host's collector has ended in order: what it read is all there is."""
+    """The host's collector ended in order: all that it has read was sent before this."""
 
     kind = "end"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whose(Record):
-    """Whose something is. What is empty is not known."""
+    """Whose something is. A field that is empty is not known."""
 
     cluster: str = ""
     container: str = ""
@@ -169,7 +169,7 @@ class Whose(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload(Whose):
-    """Whose a process is. What is empty leaves what was known before."""
+    """Whose a process is. A field that is empty leaves the earlier value as it is."""
 
     kind = "workload"
     pid: int
@@ -179,9 +179,11 @@ class Workload(Whose):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation(Whose):
-    """Whom a GPU is given to as of ``t``, whether or not a process runs on it; without pod and job: nobody.
+    """The pod or job that a GPU is given to as of ``t``, whether or not a process runs on it; with neither,
+    nobody.
 
-    Told again every 60 s and when it changes; where that fails for 180 s, it ended when it was told last."""
+    The record is repeated every 60 s and when it changes. If it is not repeated for 180 s, the reservation
+    ended with the last one."""
 
     kind = "reservation"
     gpu: str
@@ -190,7 +192,7 @@ class Reservation(Whose):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run(Record):
-    """A step in the life of a run: ``event`` is start, checkpoint, finish or fail."""
+    """An event in the life of a run: ``event`` is start, checkpoint, finish or fail."""
 
     kind = "run"
     run: str
@@ -293,21 +295,21 @@ _EVENTS: Final = ("start", "checkpoint", "finish", "fail")
 
 
 def parse(obj: object) -> Record:
-    """The record in a JSON object. Unknown keys are ignored; null is absent.
+    """The record in a JSON object. Unknown keys are ignored; null means absent.
 
     Raises RecordError, which names the field and what is wrong with it.
     """
     if not isinstance(obj, dict):
         raise RecordError("not a JSON object")
     kind = obj.get("kind")
-    cls = KINDS.get(kind) if isinstance(kind, str) else None  # of any JSON type: a list cannot be looked up
+    cls = KINDS.get(kind) if isinstance(kind, str) else None  # a list cannot be looked up
     if cls is None:
         raise RecordError(f"unknown kind {shown(obj.get('kind'))}")
     values: dict[str, Any] = {}
     for item in fields(cls):
         value = obj.get(item.name)
         is_needed = item.default is MISSING and item.default_factory is MISSING
-        if is_needed and (value is None or value == ""):  # a GPU without a name would be one of its own
+        if is_needed and (value is None or value == ""):  # a GPU named "" would be another GPU
             raise RecordError(f"{cls.kind} without {item.name}")
         if value is None:
             continue
@@ -316,10 +318,10 @@ def parse(obj: object) -> Record:
     if isinstance(record, Instance):
         record.size()
         if record.gpu_instance < 0:
-            raise RecordError(f"gpu_instance {record.gpu_instance} is the whole GPU, not an instance")
+            raise RecordError(f"gpu_instance {record.gpu_instance} means the whole GPU, not an instance")
     if isinstance(record, Run) and record.event not in _EVENTS:
         raise RecordError(f"run event {shown(record.event)} is none of {', '.join(_EVENTS)}")
-    if isinstance(record, Unit) and "," in record.unit:  # views take several names with commas between
+    if isinstance(record, Unit) and "," in record.unit:  # views take several names separated by commas
         raise RecordError(f"unit {shown(record.unit)} has a comma in its name")
     if isinstance(record, Gap) and record.to_ns < record.from_ns:
         raise RecordError("gap ends before it begins")
@@ -329,7 +331,7 @@ def parse(obj: object) -> Record:
 
 
 def as_json(record: Record) -> dict[str, Any]:
-    """The record as a JSON object; what is absent or empty is left out."""
+    """The record as a JSON object, without absent and empty fields."""
     obj: dict[str, Any] = {"kind": record.kind}
     for item in fields(record):
         value = getattr(record, item.name)
@@ -385,7 +387,7 @@ def _text(name: str, value: str) -> str:
 
 def _labels(value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or len(value) > _LABELS_MAX:
-        raise RecordError(f"labels are not an object of at most {_LABELS_MAX} texts")
+        raise RecordError(f"labels must be an object of at most {_LABELS_MAX} texts")
     for key, text in value.items():
         if not isinstance(text, str):
             raise RecordError(f"label {shown(key)} is {shown(text)}, not a text")
@@ -395,13 +397,13 @@ def _labels(value: Any) -> dict[str, str]:
 
 
 def clean(text: str, most: int = NAME_MAX) -> str:
-    """A text of unknown origin as a record takes it: no control characters, not long."""
+    """A text from outside in a form that a record takes: no control characters, not too long."""
     return "".join(c if c.isprintable() else " " for c in text[:most]).strip()
 
 
 def shown(value: object) -> str:
-    """A value of unknown origin, shortly."""
+    """A value from outside, shortened to be shown in a message."""
     if isinstance(value, list | dict):
-        return f"a {type(value).__name__} of {len(value)}"  # repr() of a deep one would not come back
+        return f"a {type(value).__name__} of {len(value)}"  # repr() fails on a deeply nested one
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."

@@ -1,11 +1,11 @@
-"""Rules: what the configuration says of processes that nothing else names.
+"""Rules: how the configuration names processes that nothing else names.
 
-A rule is a table of the configuration file. Some of its keys are patterns that must all fit a process, the
-others say whose it then is:
+A rule is a table of the configuration file. Some of its keys are patterns, which must all match a process;
+the others say whose the process then is:
 
     [[rules]]
-    command = "*train_qwen.py*"     # a glob, for the whole text
-    user = "/^(ada|bob)$/"          # in slashes a regular expression, found anywhere
+    command = "*train_qwen.py*"     # a glob, which must match the whole text
+    user = "/^(ada|bob)$/"          # between slashes: a regular expression, found anywhere
     model = "qwen3-8b"
     team = "search"
 """
@@ -22,37 +22,37 @@ from wattribute.errors import UsageError, meant
 from wattribute.records import NAME_MAX
 
 PATTERNS: Final = ("command", "image", "user", "namespace", "container")
-"""What a rule can ask of a process: its command line, its user, the image and name of its container, …"""
+"""What a rule can match of a process: its command line, its user, the image and name of its container, …"""
 FIELDS: Final = ("model", "model_version", "run", "team", "application", "workload", "phase")
-"""What a rule can say of it."""
+"""What a rule can set for a process."""
 TAGS: Final = (*FIELDS, "attempt")
-"""What a process and its pod can say of themselves."""
+"""What a process and its pod can declare about themselves."""
 COMMAND_MAX: Final = 4096
-"""A command line is matched up to here: a regular expression must not take long over one of megabytes."""
+"""So many characters of a command line are matched: a regular expression takes too long on megabytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """``patterns`` that all have to be found, and the ``says`` that then hold."""
+    """Where all ``patterns`` match, a process gets the fields in ``says``."""
 
     patterns: Mapping[str, re.Pattern[str]]
     says: Mapping[str, str]
 
     def fits(self, seen: Mapping[str, str]) -> bool:
-        """Whether it speaks of the process that this was seen of."""
-        # What is not known fits nothing, not even '*'.
+        """Whether all patterns match ``seen``, the values seen of a process."""
+        # A value that is not known matches no pattern, not even '*'.
         return all(seen.get(name) and pattern.search(seen[name]) for name, pattern in self.patterns.items())
 
     def __str__(self) -> str:
-        """In one line, as written, but for the way in which patterns are quoted."""
+        """The rule in one line; a glob is shown as a regular expression."""
         asked = [f"{name} ~ {pattern.pattern}" for name, pattern in self.patterns.items()]
         return f"{', '.join(asked)} -> {', '.join(f'{name}={text}' for name, text in self.says.items())}"
 
 
 def parse_rules(raw: object) -> tuple[Rule, ...]:
-    """The rules of a configuration file. Raises UsageError, which names the rule by its place, from 1 on."""
+    """The rules of a configuration file. Raises UsageError, which gives the rule's number, from 1 on."""
     if not isinstance(raw, list):
-        raise UsageError("rules are tables of the configuration file: write [[rules]] above each")
+        raise UsageError("rules must be tables in the configuration file: write [[rules]] above each")
     return tuple(_rule(f"rule {place}", table) for place, table in enumerate(raw, 1))
 
 
@@ -69,12 +69,12 @@ def _rule(name: str, table: object) -> Rule:
         if key in PATTERNS:
             patterns[key] = _pattern(name, key, text)
         elif len(text) > NAME_MAX or not text.isprintable():
-            raise UsageError(f"{name}: {key} is longer than {NAME_MAX} or holds control characters")
+            raise UsageError(f"{name}: {key} holds control characters or more than {NAME_MAX} characters")
         else:
             says[key] = text
-    for keys, given, what in ((PATTERNS, patterns, "asks for"), (FIELDS, says, "says")):
+    for keys, given, what in ((PATTERNS, patterns, "no pattern"), (FIELDS, says, "no field")):
         if not given:
-            raise UsageError(f"{name} {what} nothing: give it one of {', '.join(keys)}")
+            raise UsageError(f"{name} has {what}: add at least one of {', '.join(keys)}")
     return Rule(patterns, says)
 
 
@@ -87,7 +87,7 @@ def _pattern(name: str, key: str, text: str) -> re.Pattern[str]:
 
 
 def said(rules: Sequence[Rule], seen: Mapping[str, str]) -> dict[str, str]:
-    """What the rules that fit say; of two that say the same field the first counts."""
+    """The fields set by the rules that match; where two set the same field, the first rule counts."""
     found: dict[str, str] = {}
     for rule in rules:
         if rule.fits(seen):

@@ -1,7 +1,8 @@
-"""Settings: what a command runs with, and where each value came from.
+"""Settings: the values that a command runs with, and where each value came from.
 
-An option wins over the environment (``WATTRIBUTE_STORE``), that over the configuration file
-(``wattribute.toml``), that over the default. An unknown key is an error, and all problems are told at once.
+An option wins over the environment (``WATTRIBUTE_STORE``), the environment over the configuration file
+(``wattribute.toml``), and the file over the default. An unknown key is an error. All problems are reported
+at once.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SERVICE_ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
 INTAKE: Final = "127.0.0.1:4318"  # OTLP's port over HTTP
 KAFKA_PASSWORD_FILE: Final = "WATTRIBUTE_KAFKA_PASSWORD_FILE"  # noqa: S105 - the name of the variable
 
-# Not settings, but ours: secrets that the store reads itself, and what tells whose a process is.
+# Variables of ours that are not settings: the store's secrets, and what says whose a process is.
 _OTHER_VARIABLES: Final = frozenset(
     f"{PREFIX}{name}"
     for name in (
@@ -42,19 +43,19 @@ _OTHER_VARIABLES: Final = frozenset(
 _KUBERNETES: Final = re.compile(
     r"WATTRIBUTE(_[A-Z0-9_]+)?_(SERVICE_(HOST|PORT.*)|PORT(_\d+_(TCP|UDP|SCTP).*)?)"
 )
-# What librdkafka calls what nobody else may read.
+# Names of librdkafka's settings that are secret.
 _SECRET: Final = re.compile(r"password|passphrase|secret|key\.pem")
-_NO_SETTING: Final = "leave it out: 'wattribute check-config' shows those that there are"
+_NO_SETTING: Final = "remove it: 'wattribute check-config' lists all settings"
 _ESCAPES: Final = str.maketrans({"%": "%25", "#": "%23", "?": "%3F"})
 _WRITTEN: Final = " (in a path %25 stands for %, %23 for #, %3F for ?)"
-# What each record of the host says: one that is refused takes host, team and price away with it.
+# Every host record has these: if one value is refused, the host, team and price are lost with the record.
 _OF_HOST: Final = ("host", "provider", "region", "pricing", "cluster", "team", "labels")
-_POD_LABELS_MAX: Final = 16  # a workload has 64 at most, and the collector finds some by itself
-_PASSWORD: Final = re.compile(r"(?<=://)([^/:@]*):.*@")  # one that holds / or @ as it is, too
+_POD_LABELS_MAX: Final = 16  # a workload has at most 64 labels, and the collector adds some itself
+_PASSWORD: Final = re.compile(r"(?<=://)([^/:@]*):.*@")  # it may contain an unescaped / or @
 
 
 def data_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where a user's store and bus lie by default."""
+    """The folder of a user's store and bus by default."""
     base = environ.get("XDG_DATA_HOME") or str(Path(environ.get("HOME") or "~").expanduser() / ".local/share")
     return Path(base) / "wattribute"
 
@@ -73,10 +74,10 @@ def _table(about: str) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Checked values. ``origins`` says of each key where its value came from."""
+    """Checked values. ``origins`` maps each key to where its value came from."""
 
-    store: str = _text("where results rest: chdb:///folder or clickhouse://user@host:8123/database")
-    bus: str = _text("what samples travel on: local:///folder or kafka://broker:9092")
+    store: str = _text("where results are stored: chdb:///folder or clickhouse://user@host:8123/database")
+    bus: str = _text("the bus that samples are sent to: local:///folder or kafka://broker:9092")
     host: str = _text("the name of this host in every row")
     window_ms: int = _number(1000, 100, 60_000, "length of a window")
     fast_hz: float = _number(10.0, 1, 100, "readings of energy and power a second")
@@ -86,56 +87,56 @@ class Settings:
         5.0, 0.1, 3600, "seconds between readings of serving engines' counters; 0: none", or_0=True
     )
     endpoints: tuple[Endpoint, ...] = field(
-        default=(), metadata={"about": "serving engines that are not found by themselves: [[endpoints]]"}
+        default=(), metadata={"about": "serving engines that are not found automatically: [[endpoints]]"}
     )
     spool: str = _text("folder that keeps samples while Kafka is away")
-    spool_max_bytes: int = _number(1 << 30, 1 << 20, 1 << 44, "what the spool or the local bus may take")
+    spool_max_bytes: int = _number(1 << 30, 1 << 20, 1 << 44, "largest size of the spool or the local bus")
     generation: int = _number(
-        0, 0, 255, "raise it when the topics are made anew, so that new rows win over old"
+        0, 0, 255, "raise it when the topics are created anew, so that new rows replace old ones"
     )
-    # The store's times end in 2106: what is to go after that went at once.
+    # The store's times end in 2106: rows that were to be deleted later than that were deleted at once.
     retention_days: int = _number(0, 0, 20_000, "days that stream keeps rows of single windows; 0: for ever")
     provider: str = _text("who rents the host out, as the price book names it: nebius, aws, …")
-    region: str = _text("where it stands, as the price book names it")
-    pricing: str = _text("what it is charged as: on_demand, spot, …")
-    cluster: str = _text("the cluster it belongs to")
-    team: str = _text("whose it is, where no process says otherwise")
+    region: str = _text("where the host is, as the price book names it")
+    pricing: str = _text("what the host is charged as: on_demand, spot, …")
+    cluster: str = _text("the cluster that the host belongs to")
+    team: str = _text("the team that the host belongs to; a process may name another")
     labels: Mapping[str, str] = _table("labels of every row of this host")
-    idle_watts: Mapping[str, float] = _table("idle level by GPU model, in W, over the built-in ones")
-    watts_file: str = _text("what models draw on which GPU, as 'wattribute watts --format csv' writes it")
+    idle_watts: Mapping[str, float] = _table("idle level by GPU model, in W, instead of the learned one")
+    watts_file: str = _text("file of what models draw on which GPU, from 'wattribute watts --format csv'")
     kafka: Mapping[str, str] = _table("settings of librdkafka: security.protocol, sasl.username, …")
-    kafka_password: str = _text("sasl.password; from a file or the environment alone", secret=True)
+    kafka_password: str = _text("sasl.password; only from a file or the environment", secret=True)
     kafka_group: str = _text("consumer group of stream", "wattribute")
-    kafka_partitions: int = _number(12, 1, 10_000, "partitions of the topic of samples, where it is created")
+    kafka_partitions: int = _number(12, 1, 10_000, "partitions of the samples topic, if it has to be created")
     kafka_replication: int = _number(1, 1, 10, "replicas of a topic that has to be created")
     kubelet: str = _text(
-        "where this node's pods are read: https://ADDRESS:10250/pods, http://127.0.0.1:10255/pods, a file,"
-        " or off; in a pod https://127.0.0.1:10250/pods"
+        "where to read this node's pods: https://ADDRESS:10250/pods, http://127.0.0.1:10255/pods, a file,"
+        " or off; default in a pod: https://127.0.0.1:10250/pods"
     )
     kubelet_ca: str = _text(
         "file of the authority that signed the kubelet's certificate; unchecked: trust any",
         f"{SERVICE_ACCOUNT}/ca.crt",
     )
     kubelet_token: str = _text(
-        "file of the token to show the kubelet, over https alone", f"{SERVICE_ACCOUNT}/token"
+        "file of the token that is sent to the kubelet, over https only", f"{SERVICE_ACCOUNT}/token"
     )
     kubelet_labels: str = _text("further labels and annotations of pods to keep, by name: a,b,c")
     pod_resources: str = _text(
-        "socket that tells which GPU is given to which pod, or off",
+        "socket that reports which GPU is given to which pod, or off",
         "/var/lib/kubelet/pod-resources/kubelet.sock",
     )
     rules: tuple[Rule, ...] = field(
-        default=(), metadata={"about": "[[rules]]: whose a process is that nothing else names"}
+        default=(), metadata={"about": "[[rules]]: whose a process is, where nothing else names it"}
     )
-    intake: str = _text("where applications tell what came out (OTLP, HTTP): address:port, or off", INTAKE)
+    intake: str = _text("where applications report their units (OTLP, HTTP): address:port, or off", INTAKE)
     model_aliases: Mapping[str, str] = _table(
-        "names that requests have for a model, and what it is called here"
+        "names of a model in requests, and the name of the model in the store"
     )
-    gateways: str = _text("names of services that are gateways, beside the known ones: name,name")
+    gateways: str = _text("names of further services that are gateways, beside the known ones: name,name")
     origins: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def shown(self) -> list[dict[str, str]]:
-        """Key, value and origin of each, secrets left out."""
+        """Key, value and origin of each setting, without secrets."""
         rows = []
         for item in _keys():
             value = getattr(self, item.name)
@@ -162,7 +163,7 @@ class Settings:
 def load_settings(
     options: Mapping[str, object], config: Path | None = None, environ: Mapping[str, str] = os.environ
 ) -> Settings:
-    """The settings in force. ``options`` are those of the command line; None is not given.
+    """The settings in force. ``options`` are those of the command line; None means not given.
 
     Raises UsageError with every problem found, in one line.
     """
@@ -193,7 +194,7 @@ def load_settings(
     problems += _kubelet_problems(values.get("kubelet", ""), origins)
     if (count := len(names_in(values.get("kubelet_labels", "")))) > _POD_LABELS_MAX:
         problems.append(
-            f"{origins['kubelet_labels']}: kubelet_labels names {count}: {_POD_LABELS_MAX} at most"
+            f"{origins['kubelet_labels']}: kubelet_labels has {count} names; {_POD_LABELS_MAX} at most"
         )
     problems += _record_problems(values, origins)
     try:
@@ -218,7 +219,7 @@ def local_folder(bus: str) -> Path | None:
 
 
 def folder_url(scheme: str, folder: Path) -> str:
-    """The URL of a folder, whatever its name: ``local_folder`` and the store find it again."""
+    """The URL of a folder of any name, from which ``local_folder`` and the store get the folder back."""
     return f"{scheme}://{str(folder).translate(_ESCAPES)}"
 
 
@@ -228,7 +229,7 @@ def intake_address(intake: str) -> tuple[str, int] | None:
     if intake == "off":
         return None
     if not host or not port.isdecimal() or int(port) > 65_535 or (":" in host) != host.startswith("["):
-        raise UsageError(f"intake {intake!r} is neither address:port, as {INTAKE}, nor off")
+        raise UsageError(f"intake {intake!r} is neither address:port, such as {INTAKE}, nor off")
     return host.strip("[]"), int(port)
 
 
@@ -238,7 +239,7 @@ def names_in(text: str) -> list[str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address is this machine's own, which no other reaches."""
+    """Whether a name or address is loopback, which no other machine can reach."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -255,9 +256,9 @@ def _from_file(
     named = config or (Path(environ[CONFIG]) if environ.get(CONFIG) else None)
     path = named or Path(FILE)
     if named is None and not path.exists() and not path.is_symlink():
-        return  # a link that leads nowhere was meant
+        return  # but a broken link was put there on purpose, and is reported below
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # an editor may begin a file with a mark
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # an editor may write a byte order mark
     except OSError as error:
         problems.append(f"{path} cannot be read: {error.strerror}")
         return
@@ -269,7 +270,7 @@ def _from_file(
         if key not in known:
             problems.append(f"{path}: unknown key {key!r}; {meant(key, known, _NO_SETTING)}")
         elif key == "kafka_password" and path.stat().st_mode & 0o077:
-            problems.append(f"{path} holds a password and can be read by others: chmod 600 {path}")
+            problems.append(f"{path} contains a password and can be read by others: chmod 600 {path}")
         else:
             yield str(path), key, value
 
@@ -284,7 +285,7 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterat
             and name not in known.keys() | _OTHER_VARIABLES
             and not _KUBERNETES.fullmatch(name)
         ):
-            # Without what all have in common, by which any two are near.
+            # Compared without their common prefix, which makes any two names similar.
             rests = [each.removeprefix(PREFIX) for each in (*known, *_OTHER_VARIABLES)]
             problems.append(f"unknown variable {name}; {meant(name, rests, _NO_SETTING, PREFIX)}")
     path = environ.get(KAFKA_PASSWORD_FILE)
@@ -298,7 +299,7 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterat
 
 
 def _value(item: Field[Any], raw: object) -> Any:
-    """The value of a key, from TOML or from a text. Raises UsageError."""
+    """The value of a key, from a TOML value or a text. Raises UsageError."""
     if item.name == "rules":
         return parse_rules(raw)
     if item.default is MISSING:
@@ -307,7 +308,7 @@ def _value(item: Field[Any], raw: object) -> Any:
         return parse_endpoints(raw)
     if isinstance(item.default, str):
         if not isinstance(raw, str):
-            told = "no text" if item.metadata.get("secret") else f"{raw!r}, not a text"
+            told = "not a text" if item.metadata.get("secret") else f"{raw!r}, not a text"
             raise UsageError(f"{item.name} is {told}")
         if any(ord(char) < 32 for char in raw):
             raise UsageError(f"{item.name} holds control characters")
@@ -351,7 +352,7 @@ def _mapping(item: Field[Any], raw: object) -> Mapping[str, Any]:
             "kafka: a password does not belong here; set kafka_password or WATTRIBUTE_KAFKA_PASSWORD"
         )
     if wrong := [key for key, value in raw.items() if isinstance(value, Mapping | list)]:
-        raise UsageError(f"{item.name}: {', '.join(wrong)} is not a plain value")
+        raise UsageError(f"{item.name}: {', '.join(wrong)} is a table or a list, not a plain value")
     return MappingProxyType({key: _plain(value) for key, value in raw.items()})
 
 
@@ -364,22 +365,22 @@ def _without_password(url: str) -> str:
 
 
 def _without_secrets(url: str) -> str:
-    """Of a URL that is refused, what may be shown."""
+    """A refused URL as it may be shown."""
     return re.sub(r"\?.*", "?…", _without_password(url))
 
 
 def _is_path(text: str) -> bool:
-    """Whether it is a folder's path in a URL, and nothing behind it, which would be left out."""
+    """Whether a text is a folder's path in a URL, with no query or fragment, which would be ignored."""
     is_whole = text.startswith("/") and bool(text.strip("/")) and not {"?", "#"} & set(text)
     return is_whole and not has_controls(unquote(text))
 
 
 def _is_place(text: str) -> bool:
-    """Whether it is host or host:port; user@ may stand before it."""
+    """Whether a text is host or host:port, with or without user@ before it."""
     try:
         parts = urlsplit(f"//{text}")
         return bool(parts.hostname) and parts.port != 0 and parts.netloc == text
-    except ValueError:  # a port that is none
+    except ValueError:  # not a valid port
         return False
 
 
@@ -397,7 +398,7 @@ def _url_problems(store: str, bus: str, origins: Mapping[str, str]) -> Iterator[
             f" chdb:///path/of/a/folder nor clickhouse://user@host:8123/database{_WRITTEN}"
         )
         if "bus" not in origins:
-            return  # it would lie beside the store
+            return  # the default bus is a folder beside the store
     try:
         local_folder(bus)
     except UsageError as problem:
@@ -408,11 +409,11 @@ def _kubelet_problems(kubelet: str, origins: Mapping[str, str]) -> Iterator[str]
     try:
         parts = urlsplit(kubelet)
         plain = parts.scheme in ("http", "https") and parts.hostname and parts.port is not None
-    except ValueError:  # a port that is none
+    except ValueError:  # not a valid port
         parts, plain = urlsplit(""), False
     if kubelet in ("", "off") or kubelet.startswith("/") or (plain and "@" not in parts.netloc):
         return
-    yield (  # not what was given: it may hold a password
+    yield (  # do not show the value: it may contain a password
         f"{origins.get('kubelet', 'kubelet')}: kubelet is neither https://ADDRESS:10250/pods, nor"
         " http://127.0.0.1:10255/pods, nor the path of a file, nor off"
     )

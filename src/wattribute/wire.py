@@ -1,18 +1,18 @@
-"""How samples travel: little-endian columns behind a small header that names them (docs/bus.md).
+"""The format of messages: little-endian columns after a small header that names them (docs/bus.md).
 
-A message is one of two things, told apart by its first byte:
+A message has one of two forms; its first byte says which:
 
     W…   samples: prefix | header | device columns | process columns
-    {…   JSON: {"schema", "host", "boot_id", "epoch", "seq", "records": [trace records]}, for what is rare
+    {…   JSON: {"schema", "host", "boot_id", "epoch", "seq", "records": [trace records]}, for rare records
 
     prefix   32 bytes, ``PREFIX``: magic, header bytes, epoch, seq, device rows, process rows
     header   JSON, padded with spaces to 8 bytes: {"schema", "host", "boot_id", "gpus": [uuid],
              "processes": [[gpu, gpu_instance, pid, start_ns]], "device": [column], "process": [column]}
     columns  8-byte columns first, then 4-byte ones, each padded to 8 bytes; ``gpu`` and ``process`` are
-             indices into the header's lists; -1 is absent; a column that is absent throughout is left out
+             indices into the header's lists; -1 means absent; a column without values is left out
 
-Identities stand in the header because it hardly ever changes: a reader that has seen its bytes before
-need not parse it again (2 to 4 times cheaper a message, `benchmarks/`).
+Identities are in the header because it hardly ever changes: a reader that has seen the same bytes before
+need not parse them again (a message is then 2 to 4 times cheaper, `benchmarks/`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SCHEMA: Final = 1
 MAGIC: Final = b"WSB1"
 PREFIX: Final = struct.Struct("<4sIqqII")
 SENT_MOST_BYTES: Final = 512 << 10
-"""Of a message of several records: Kafka refuses more than 1 MB unless told otherwise."""
+"""Largest size of a message with several records: Kafka refuses more than 1 MB by default."""
 GPUS_MOST: Final = 1024
 PROCESSES_MOST: Final = 4096
 
@@ -66,8 +66,8 @@ def padded(size: int) -> int:
 class Encoder:
     """Makes messages of one host's records, each with the host's epoch and the next sequence number.
 
-    What one message may not hold is sent as several, in order; which records stand together depends on the
-    records alone, for epoch, sequence number and place name a unit."""
+    Records that exceed the limits of one message are sent as several, in order. How they are divided depends
+    on the records alone, because epoch, sequence number and place in the message identify a unit."""
 
     def __init__(self, host: str, boot_id: str, epoch: int, seq: int = 0) -> None:
         self.host = host
@@ -76,7 +76,7 @@ class Encoder:
         self.seq = seq
 
     def encode(self, records: Iterable[Record]) -> list[tuple[str, str, bytes]]:
-        """Messages (topic, key, value) of the records: what is rare, then the samples, then units."""
+        """Messages (topic, key, value) of the records: rare ones, then samples, then units."""
         devices: list[Device] = []
         processes: list[Process] = []
         rare: list[Record] = []
@@ -117,13 +117,13 @@ class Encoder:
             )
 
     def _samples(self, devices: Sequence[Device], processes: Sequence[Process]) -> list[bytes]:
-        # A gpu's rows stand together, so that a reader takes them as one run.
+        # The rows of a GPU are adjacent, so that a reader takes them as one run.
         runs: dict[str, list[Device]] = {}
         for device in devices:
             runs.setdefault(device.gpu, []).append(device)
         gpus = {gpu: index for index, gpu in enumerate(runs)}
         holders: dict[tuple[int, int, int, int], int] = {}
-        # A row has the order of its layout. Written out: read by name, they took twice the time.
+        # Rows have the order of the layout. They are written out because access by name took twice the time.
         device_rows = [
             (
                 r.t,
@@ -179,7 +179,7 @@ class Encoder:
 
 
 def _together(texts: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """The records of one message after the other; one that is too large by itself stands alone."""
+    """The records of each message, in order; a record that is too large gets a message of its own."""
     together: list[bytes] = []
     size = 0
     for text in texts:
@@ -195,7 +195,7 @@ def _together(texts: Iterable[bytes]) -> Iterator[list[bytes]]:
 def _columns(
     layout: dict[str, str], rows: Sequence[tuple[float | None, ...]]
 ) -> tuple[list[str], list[bytes]]:
-    """Name and bytes of each column that holds anything."""
+    """Name and bytes of each column that has any value."""
     names: list[str] = []
     columns: list[bytes] = []
     turned = zip(*rows, strict=True)
@@ -203,7 +203,7 @@ def _columns(
         packing = f"<{len(values)}{code}"
         try:
             column = struct.pack(packing, *values)
-        except struct.error:  # some are absent: to look for None before would take as long again
+        except struct.error:  # some are None: to look for None first would double the time
             if values.count(None) == len(values):
                 continue
             column = struct.pack(packing, *[ABSENT if value is None else value for value in values])

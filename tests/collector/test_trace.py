@@ -151,8 +151,11 @@ def test_a_disk_that_fills_later_is_an_error_too(tmp_path: Path, suffix: str) ->
         (b'{"kind":"device","t":"2","gpu":"G"}', "not a whole number"),
         (b'{"kind":"teapot","t":2}', "unknown kind 'teapot'"),
         (b'{"kind":["device"],"t":2}', "unknown kind"),
-        (b'{"kind":"instance","t":2,"gpu":"G","gpu_instance":-1,"slices":3}', "is the whole GPU"),
-        (b'{"kind":"instance","t":2,"gpu":"G","gpu_instance":1,"profile":"x"}', "an instance without slices"),
+        (b'{"kind":"instance","t":2,"gpu":"G","gpu_instance":-1,"slices":3}', "means the whole GPU"),
+        (
+            b'{"kind":"instance","t":2,"gpu":"G","gpu_instance":1,"profile":"x"}',
+            "an instance has neither slices nor a profile",
+        ),
         (b'{"kind":"unit","t":2,"unit":"a,b","quantity":1}', "unit 'a,b' has a comma"),
         (b'{"t":2}', "unknown kind None"),
         (b"[1,2]", "not a JSON object"),

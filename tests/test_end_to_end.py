@@ -514,4 +514,4 @@ def test_doctor_finds_what_is_broken(golden: str, tmp_path: Path) -> None:
     assert "broken" not in {row["state"] for row in rows}
     away = ran("doctor", "--simulate", "--store", golden, "--bus", "local:///proc/no/bus", status=1)
     assert "broken: bus" in away.stderr
-    assert "/proc/no/bus cannot be made" in away.stdout
+    assert "/proc/no/bus cannot be created" in away.stdout

@@ -996,7 +996,7 @@ def test_a_bug_in_the_report_does_not_change_how_the_command_ended(
 
     report: Any = run._report
     report(None, Broken(), 0, None)
-    assert "by a bug in wattribute: TypeError: not this" in capsys.readouterr().err
+    assert "because of a bug in wattribute: TypeError: not this" in capsys.readouterr().err
 
 
 def test_a_script_that_does_not_say_what_runs_it_is_run_by_the_shell(how: str, tmp_path: Path) -> None:

@@ -464,6 +464,6 @@ def test_an_unreachable_broker_is_an_error_of_one_line(monkeypatch: pytest.Monke
 
 def test_a_folder_that_cannot_be_used_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(BusError, match=r"local log .*file/bus.sqlite: .*give a folder") as caught:
+    with pytest.raises(BusError, match=r"local log .*file/bus.sqlite: .*choose a directory") as caught:
         LocalLog(tmp_path / "file")
     assert "\n" not in str(caught.value)

@@ -81,5 +81,5 @@ def test_a_gpu_that_cannot_be_read_at_the_start_is_told(fake: FakeNvml) -> None:
     fake.fail(1, "nvmlDeviceGetHandleByIndex_v2", LOST)
     settings = load_settings({"host": "node"}, None, HOME)
     with closing(open_source(settings, simulate=False, scenario=None, seed=1)) as source:
-        told = "(not 1 more: start again once 'wattribute doctor' finds it)"
+        told = "(without 1 that cannot be read: start again once 'wattribute doctor' finds it)"
         assert source.shown() == f"1 × NVIDIA Fake {told} on node"

@@ -206,7 +206,8 @@ class SpanReader:
         if operation in SUMS or (operation not in INFERENCE and not usage):
             return None
         whose = self._naming.who(own, scope, "span")
-        if span.kind == Span.SPAN_KIND_SERVER and own.get("k8s.pod.name"):
+        serves = span.kind == Span.SPAN_KIND_SERVER and whose["source"] != "gateway"
+        if serves and own.get("k8s.pod.name"):
             # A service that serves the model itself: this is the pod of the serving process.
             whose["pod"] = own["k8s.pod.name"]
         counted: dict[str, Any] = dict(usage)

@@ -196,6 +196,17 @@ def test_gateways_and_servers_are_known_by_what_they_say(listen: Callable[..., R
     }
 
 
+def test_a_gateways_pod_is_not_where_the_model_is_served(running: Running) -> None:
+    """As LiteLLM's proxy: since 1.81 the usage is on its own server span. With another pod than that of the
+    engine, the same tokens would count twice."""
+    pod = {"k8s.pod.name": "litellm-0"}
+    with traces(running.url, "litellm", **pod) as tracer:
+        own = {**CHAT, "gen_ai.operation.name": "acompletion", **usage(12, 23)}
+        tracer.start_span("Received Proxy Server Request", attributes=own, kind=SpanKind.SERVER).end()
+    units = [record for record in running.records() if isinstance(record, Unit)]
+    assert [(unit.source, unit.pod) for unit in units] == [("gateway", "")] * 3
+
+
 def test_a_request_that_failed_is_none(running: Running) -> None:
     with traces(running.url, "desk") as tracer:
         for attributes in (CHAT, {**CHAT, **usage(3, 4)}):

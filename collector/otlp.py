@@ -62,7 +62,7 @@ WHO: Final = frozenset(
 INFERENCE: Final = frozenset(("chat", "text_completion", "generate_content", "embeddings"))
 """Values of ``gen_ai.operation.name`` that are one call of a model, even without a usage. With a usage, so is
 any other but those of ``SUMS``: some applications have names of their own, as LiteLLM's acompletion."""
-SUMS: Final = frozenset(("create_agent", "invoke_agent", "invoke_workflow", "execute_tool"))
+SUMS: Final = frozenset(("create_agent", "invoke_agent", "invoke_workflow", "plan", "execute_tool"))
 """Values of ``gen_ai.operation.name`` whose usage, where there is one, is the sum of the calls below."""
 
 Attributes = dict[str, Any]

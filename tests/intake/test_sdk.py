@@ -107,7 +107,8 @@ def test_an_agents_sum_is_not_counted_beside_its_calls(running: Running) -> None
     with metrics(running.url, "agents") as (meter, reader):
         counter = meter.create_counter(f"{USAGE}.output_tokens")
         counter.add(70, CHAT)
-        counter.add(70, CHAT | {"gen_ai.operation.name": "invoke_agent"})
+        for operation in ("invoke_agent", "plan"):
+            counter.add(70, CHAT | {"gen_ai.operation.name": operation})
         reader.collect()
     with traces(running.url, "agents") as tracer:
         agent = {"gen_ai.operation.name": "invoke_agent", "gen_ai.request.model": "qwen3-8b"}

@@ -57,6 +57,7 @@ def report_rows(store: Readable, run: str, attempt: int, policy: str) -> list[di
     no GPU. Raises StoreError, UsageError."""
     from wattribute.sinks.costs import attempt_rows, run_rows
 
+    wholes = run_rows(store, None, None, policy, run)  # asked first: a row may come before the second
     attempts = {row["attempt"]: row for row in attempt_rows(store, run, policy)}
     rows = []
     if (this := attempts.get(attempt)) is not None:
@@ -68,7 +69,7 @@ def report_rows(store: Readable, run: str, attempt: int, policy: str) -> list[di
             | {"attempts": 1, "cost_usd_per_step": per_step}
             | {"j_per_step": this["energy_j"] / steps if steps else None}
         )
-    for whole in run_rows(store, None, None, policy, run):
+    for whole in wholes:
         first, last = attempts[min(attempts)], attempts[max(attempts)]
         rows.append(
             dict.fromkeys(COLUMNS)

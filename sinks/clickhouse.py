@@ -1,4 +1,4 @@
-"""The sink: attribution rows and the small tables into ClickHouse or chDB."""
+"""The sink: writes attribution rows and the small tables to ClickHouse or chDB."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from wattribute.sinks.migrate import migrate
 from wattribute.sinks.rollup import Bucket, Rollups
 from wattribute.sinks.store import Store
 
-# What a row says of its window, and not of who holds it.
+# The columns that describe the window of a row, not its holder.
 _OF_WINDOW: Final = ("window_start", "window_ms", "host", "gpu", "gpu_model", "boot_id", "version")
-# What the INSERT reads, whatever it says.
+# The columns that the INSERT reads, so they are sent even where every row has the default.
 _ALWAYS_SENT: Final = frozenset(("account", "gpu_instance", "deleted", "nothing_due"))
 _NOT_DUE: Final = (3, 4)
 """The account of each bit of ``nothing_due``: unheld, residual."""
 
 
 class ClickHouseSink:
-    """Writes to an open store and keeps its rollups. It closes the store when it is closed.
+    """Writes to an open store and keeps its rollups up to date. Closing the sink closes the store.
 
-    Opening migrates the store. One sink at a time writes the rows of a host, from one thread at a time;
-    another thread may refresh the rollups meanwhile.
+    Opening the sink migrates the store. Only one sink at a time may write the rows of a host, from one thread
+    at a time; another thread may refresh the rollups at the same time.
     """
 
     def __init__(self, store: Store) -> None:
@@ -36,18 +36,19 @@ class ClickHouseSink:
         self.rollups = Rollups(store)
 
     def announce(self, batches: Sequence[Mapping[str, Column]]) -> None:
-        """Note at once which rollup buckets several writes to come touch. Each note is a request of its own,
-        which takes about 1 ms of processor time however many buckets it names."""
+        """Note the rollup buckets of several coming writes in one request. Each request takes about 1 ms of
+        processor time, however many buckets it names."""
         if len(batches) > 1:
             self.rollups.note([bucket for columns in batches for bucket in _minutes(columns)])
 
     def write_attribution(self, columns: Mapping[str, Column]) -> None:
         """Store rows of ``attribution``: every column of the table and ``nothing_due``, ``window_start`` in
-        integer ms, texts and enums Coded, ``labels`` CodedLabels. The buckets they touch are noted first."""
+        integer ms, texts and enums Coded, ``labels`` CodedLabels. First notes the buckets that they touch.
+        Raises StoreError."""
         types = {**self.store.column_types("attribution"), "nothing_due": "UInt8"}
         if columns.keys() != types.keys():
             wrong = sorted(columns.keys() ^ types.keys())
-            raise StoreError(f"rows to store lack or add the columns {', '.join(wrong)}")
+            raise StoreError(f"cannot store rows: missing or unknown columns: {', '.join(wrong)}")
         sent = {
             name: _sent_as(columns[name], kind)
             for name, kind in types.items()
@@ -67,23 +68,25 @@ class ClickHouseSink:
         self.rollups.refresh()
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the rollups and the store."""
         self.rollups.close()
         self.store.close()
 
 
 def _sent_as(column: Column, kind: str) -> str:
-    """Integers may be narrower than the table's; the INSERT widens them."""
+    """The type in which a column is sent. Integers may be narrower than in the table: the INSERT widens
+    them."""
     narrow = isinstance(column, np.ndarray) and column.dtype.itemsize == 4
     return kind.replace("64", "32") if narrow and kind in ("Int64", "UInt64") else kind
 
 
 @lru_cache
 def _insert(sent: tuple[tuple[str, str], ...]) -> tuple[str, str]:
-    """The INSERT of these columns that also writes the deleted rows that ``nothing_due`` stands for, and
-    their structure. Columns that are not sent have their default in every row: half of 50 mostly do.
+    """Return the INSERT of these columns, and their structure. It also writes the deleted rows that
+    ``nothing_due`` stands for. Columns that are not sent have their default in every row: half of the 50
+    mostly do.
 
-    Deleted rows say no more than which window they are of, and most windows have two: they travel as bits."""
+    Deleted rows contain nothing but their window, and most windows have two, so they are sent as bits."""
     types = dict(sent)
     values = {
         name: f"if(gone = 0, {name}, defaultValueOfArgumentType({name}))"
@@ -105,10 +108,11 @@ def _insert(sent: tuple[tuple[str, str], ...]) -> tuple[str, str]:
 
 
 def _minutes(columns: Mapping[str, Column]) -> list[Bucket]:
-    """Each (host, gpu, minute) of the rows. Neighbours mostly share theirs: only changes are looked at."""
+    """Each (host, gpu, minute) of the rows. Neighbouring rows mostly share theirs, so only changes are looked
+    at. Raises StoreError."""
     host, gpu, start = columns["host"], columns["gpu"], columns["window_start"]
     if not (isinstance(host, Coded) and isinstance(gpu, Coded) and isinstance(start, np.ndarray)):
-        raise StoreError("host and gpu of attribution rows must be coded, window_start an array of ms")
+        raise StoreError("host and gpu of attribution rows must be Coded, and window_start an array of ms")
     minute = start.astype(np.int64, copy=False) // 60_000
     hosts, gpus = len(host.values), len(gpu.values)
     key = (minute * gpus + gpu.codes) * hosts + host.codes

@@ -1,4 +1,4 @@
-"""What a sink promises, and the columns it is given."""
+"""The contract of a sink, and the columns that it is given."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Coded:
-    """A text column by code: row i holds ``values[codes[i]]``. ``values`` may repeat a text."""
+    """A text column by code: the text of row i is ``values[codes[i]]``. ``values`` may repeat a text."""
 
     codes: NDArray[np.int32]
     values: Sequence[str]
@@ -20,7 +20,7 @@ class Coded:
 
 @dataclass(frozen=True, slots=True)
 class CodedLabels:
-    """A label column by code: row i holds the map ``values[codes[i]]``."""
+    """A label column by code: the map of row i is ``values[codes[i]]``."""
 
     codes: NDArray[np.int32]
     values: Sequence[Mapping[str, str]]
@@ -30,26 +30,25 @@ Column = NDArray[Any] | Coded | CodedLabels
 
 
 class Sink(Protocol):
-    """Where results rest. A write is durable when the call returns; writing the same rows again changes
-    nothing, because every table is keyed and versioned. A failed write raises StoreError and may be
-    repeated."""
+    """Stores results. A write is durable when the call returns. Writing the same rows again changes nothing,
+    because every table is keyed and versioned. A failed write raises StoreError and may be repeated."""
 
     def announce(self, batches: Sequence[Mapping[str, Column]]) -> None:
-        """Say what is about to be written with ``write_attribution``: what the sink has to do before may take
-        less for all together. Nothing has to be said."""
+        """Announce what ``write_attribution`` is about to store: the sink may prepare for all of it at once,
+        which can be cheaper. This call is optional."""
 
     def write_attribution(self, columns: Mapping[str, Column]) -> None:
-        """Store attribution rows: one equally long column for every name of the table ``attribution``
-        (``window_start`` in integer milliseconds; integers of 64 bits may come as 32), and ``nothing_due``:
-        its bits stand for rows of the same window that are to be deleted, 1 of the account unheld, 2
-        residual. Also notes which rollup buckets they touch."""
+        """Store attribution rows: one column for every column of the table ``attribution``, all of equal
+        length (``window_start`` in integer milliseconds; 64-bit integers may come as 32-bit), and
+        ``nothing_due``. Its bits stand for rows of the same window that are to be deleted: 1 for the account
+        unheld, 2 for residual. Also notes which rollup buckets the rows touch."""
 
     def write_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Store rows of one of the small tables. Missing columns take their default."""
 
     def refresh_rollups(self) -> None:
         """Recompute the minute, hour and day buckets touched since the last call. May run in another thread
-        beside a write."""
+        during a write."""
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the store."""

@@ -1,5 +1,5 @@
-"""Amounts of money: how great they may be, and in which currencies, by the codes of ISO 4217 without funds,
-metals and test codes."""
+"""Amounts of money: the greatest one allowed, and the currencies, which are the codes of ISO 4217 without
+funds, metals and test codes."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ NZD OMR PAB PEN PGK PHP PKR PLN PYG QAR RON RSD RUB RWF SAR SBD SCR SDG SEK SGD 
 STN SVC SYP SZL THB TJS TMT TND TOP TRY TTD TWD TZS UAH UGX USD UYU UZS VED VES VND VUV WST XAF XCD
 XOF XPF YER ZAR ZMW ZWG
 """
-AMOUNT_MOST: Final = 1e9  # what sums of it come to is still a number
+AMOUNT_MOST: Final = 1e9  # sums of such amounts are still finite
 CURRENCIES: Final = frozenset(_CODES.split())
 
 
 def check_amount(name: str, amount: float) -> None:
-    """Raises UsageError for one that is no price."""
-    if not 0 <= amount <= AMOUNT_MOST:  # of NaN neither holds
+    """Raise UsageError if an amount cannot be a price. ``name`` is what the error calls it."""
+    if not 0 <= amount <= AMOUNT_MOST:  # false for NaN too
         raise UsageError(f"the {name} is {amount:g}: it must be from 0 to {AMOUNT_MOST:,.0f}")
 
 
 def check_currency(currency: str) -> None:
-    """Raises UsageError for one that there is not."""
+    """Raise UsageError for an unknown currency."""
     if currency not in CURRENCIES:
-        known = sorted(CURRENCIES) if len(currency) in (3, 4) else ()  # US is as near to UZS, dollars to ARS
-        hint = meant(currency, known, "write its code, as USD or EUR")
+        known = sorted(CURRENCIES) if len(currency) in (3, 4) else ()  # US is near UZS too, dollars near ARS
+        hint = meant(currency, known, "write its code, like USD or EUR")
         raise UsageError(f"currency {currency!r} is not known; {hint}")

@@ -1,4 +1,4 @@
-"""What a store knows of a run that is to be started again."""
+"""What a store knows about the earlier attempts of a run that is to be started again."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from wattribute.sinks.store import Readable
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """The earlier attempts of a run: the last one's number, the models that they were of, and the last
-    checkpoint that any of them told: one that began anew may have told a lower one than those before it.
-    Which of them have ended, and to which step each has come, where a step of it was told."""
+    """The earlier attempts of a run: the number of the last one, their models, and the step of the last
+    checkpoint that any of them reported. That may be lower than one before it, where an attempt started from
+    the beginning. ``ended`` are the attempts that have ended; ``reached`` is the step that each has come to,
+    where a step was reported."""
 
     attempt: int | None = None
     models: tuple[str, ...] = ()
@@ -22,7 +23,7 @@ class Earlier:
 
 
 def earlier_attempts(store: Readable, run: str) -> Earlier:
-    """What is known of ``run``. Raises StoreError."""
+    """What is known about ``run``. Raises StoreError."""
     told = store.query(
         "SELECT count(), max(attempt), argMaxIf(step, t, event = 'checkpoint') FROM run_event FINAL"
         " WHERE run = {run:String}",
@@ -34,14 +35,14 @@ def earlier_attempts(store: Readable, run: str) -> Earlier:
         {"run": run},
     ).rows[0]
     attempts = [int(row[1]) for row in (told, used) if row[0]]
-    # Not of attempt_progress: that leaves out what is told of the time after the last window, and takes an
-    # attempt that told no step for one at step 0.
+    # Not from the view attempt_progress: it leaves out records after the last window, and takes an attempt
+    # that reported no step to be at step 0.
     states = store.query(
         "SELECT attempt, countIf(event IN ('finish', 'fail')) > 0, argMinIf(step, t, event = 'start'),"
         " max(step) FROM run_event FINAL WHERE run = {run:String} GROUP BY attempt",
         {"run": run},
     ).rows
-    # Of sources that count the same steps each has them all.
+    # Several sources may count the same steps; each of them counts all, so the greatest sum is taken.
     counted = store.query(
         "SELECT attempt, max(steps) FROM (SELECT attempt, authority, sum(quantity) AS steps FROM unit FINAL"
         " WHERE unit = 'steps' AND run = {run:String} GROUP BY attempt, authority) GROUP BY attempt",

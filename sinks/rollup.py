@@ -1,9 +1,9 @@
-"""The minute, hour and day sums of ``attribution``: recomputed for what changed, never incremented.
+"""The minute, hour and day sums of ``attribution``: recomputed where something changed, never incremented.
 
-A materialized view would count a retried insert twice. Here a changed bucket is summed afresh from the finer
-table, with the greatest version among all its rows, deleted ones included, so that a repeat changes nothing
-and a later restatement wins; where versions are equal the row written last does. A sum whose rows are all
-gone is written as deleted.
+A materialized view would count a retried insert twice. Here a changed bucket is summed again from the finer
+table. Its version is the greatest among all its rows, deleted ones included, so that a repeat changes nothing
+and a later restatement wins; of equal versions, the row written last wins. A sum whose rows are all gone is
+written as deleted.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from wattribute.sinks.store import Readable, Store
 Bucket: TypeAlias = tuple[str, str, int]
 """host, gpu and the minute, in seconds of Unix time."""
 Note: TypeAlias = tuple[str, str, int, str, int]
-"""A bucket, who noted it, and the place among the notes of that writer."""
+"""A bucket, the writer that noted it, and when it did, in ns of its monotonic clock."""
 
-# A writer that lives notes a bucket again where its note is older than this. One that has not deleted its
-# note for twice as long is gone, and others may. A write takes less than what lies between (the store gives
-# up after 120 s of silence).
+# A live writer notes a bucket again if its note is older than _NOTE_S. A writer that has not deleted its note
+# for twice as long, _GONE_S, is gone, and others may delete it. A write takes less than the difference (the
+# store gives up after 120 s of silence).
 _NOTE_S: Final = 300
 _GONE_S: Final = 600
-_CHUNK: Final = 5_000  # buckets recomputed at once: 300 000 windows of 1 s, times their rows
+_CHUNK: Final = 5_000  # buckets recomputed at once: 300 000 windows of 1 s, each with its rows
 _LEVELS: Final = (
     ("attribution", "window_start", "attribution_minute", "toStartOfMinute", 60),
     ("attribution_minute", "bucket_start", "attribution_hour", "toStartOfHour", 3_600),
@@ -50,32 +50,33 @@ _MEASURED: Final = (
 
 
 class Rollups:
-    """Which buckets are behind, and how to bring them up.
+    """Keeps track of the buckets that are out of date, and recomputes them.
 
     ``writing`` and ``refresh`` may run in two threads. Notes of writers that are gone are taken over.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._beside: Store | None = None  # where sums are made; opened by the first refresh
+        self._beside: Store | None = None  # used to recompute sums; opened by the first refresh
         self._writer = uuid.uuid4().hex
-        self._noted: dict[Bucket, int] = {}  # by us since the last refresh began, and when
-        self._due: set[Note] = set()  # what a refresh has to bring up, and then to delete
+        self._noted: dict[Bucket, int] = {}  # by us since the last refresh began, and when, in ns
+        self._due: set[Note] = set()  # their buckets are to be recomputed, then they are deleted
         self._changing = threading.RLock()
-        # A folder of chDB has one writer: whoever left a note there is gone.
+        # A chDB folder has one writer at a time: any other that left a note there is gone.
         self._gone_s = 0 if folder_of(store.url) else _GONE_S
         self.past_retention = 0
-        """Minutes of a GPU that were left as they are, because rows of theirs may be gone by now."""
+        """How many minutes of GPUs were not recomputed, because rows of theirs may be deleted by now."""
 
     @contextmanager
     def writing(self, buckets: Sequence[Bucket]) -> Iterator[None]:
-        """Note, durably, that rows of these buckets are about to be written; they are, when this ends."""
-        with self._changing:  # a refresh that took the notes before the rows are there would miss the rows
+        """Note durably that rows of these buckets are about to be written. Write them in the with block."""
+        with self._changing:  # a refresh that took the notes before the rows are stored would miss the rows
             self.note(buckets)
             yield
 
     def note(self, buckets: Sequence[Bucket]) -> None:
-        """Note those that are not by now; of several writes to come, each notes again what is not by then."""
+        """Note the buckets of which we have no recent note. Before several writes this notes the buckets of
+        all; each write then only notes those that have no note any more."""
         with self._changing:
             now_ns = time.monotonic_ns()
             late_ns = now_ns - _NOTE_S * 1_000_000_000
@@ -85,8 +86,8 @@ class Rollups:
                 self._noted |= dict.fromkeys(new, now_ns)
 
     def refresh(self) -> None:
-        """Bring up every bucket that is noted by now, then delete the notes. Where it fails, the next refresh
-        does it again: a note that may be gone already is not relied on any more."""
+        """Recompute every bucket noted so far, then delete the notes. If it fails, the next refresh does it
+        again; writes note their buckets again, because earlier notes may be deleted. Raises StoreError."""
         store = self._beside = self._beside or self._store.beside()
         self._due |= self._left(store)
         with self._changing:
@@ -103,7 +104,7 @@ class Rollups:
         self._due = set()
 
     def close(self) -> None:
-        """Let go of the handle; where a refresh runs on it, it is waited for."""
+        """Close the handle. With chDB this waits for a refresh that runs on it."""
         if self._beside is not None:
             self._beside.close()
 
@@ -116,12 +117,12 @@ class Rollups:
 
     def _write(self, store: Store, notes: Sequence[Note], deleted: int) -> None:
         names = ("host", "gpu", "bucket_start", "writer", "version")
-        # Not zip(*notes), which makes an iterator of each: 25 ms for 10,000 notes, 1 so.
+        # Not zip(*notes), which makes an iterator of each note: 25 ms for 10,000 notes, against 1 ms.
         columns = {name: [note[place] for note in notes] for place, name in enumerate(names)}
         store.insert_values("dirty_bucket", columns | {"deleted": [deleted] * len(notes)})
 
     def _retained(self, store: Store, buckets: Counter[int]) -> Counter[int]:
-        """Of the number of buckets by minute those whose rows are kept."""
+        """The buckets, counted by minute, whose rows are still kept; ``past_retention`` counts the rest."""
         days = retention_days(store)
         if not days:
             return buckets
@@ -132,7 +133,8 @@ class Rollups:
 
 
 def set_retention(store: Store, days: int) -> None:
-    """Keep rows of ``attribution`` for ``days``; 0: for ever. The rollups stay: they answer by minutes."""
+    """Keep rows of ``attribution`` for ``days`` days; 0 means for ever. Rollups are kept: older time is still
+    answered, by whole minutes."""
     if days == retention_days(store):
         return
     if days:
@@ -144,7 +146,7 @@ def set_retention(store: Store, days: int) -> None:
 
 
 def retention_days(store: Readable) -> int:
-    """How many days the rows of ``attribution`` are kept; 0: for ever."""
+    """For how many days rows of ``attribution`` are kept; 0 means for ever."""
     rows = store.query(
         "SELECT toUInt32OrZero(extract(engine_full, 'toIntervalDay\\\\((\\\\d+)\\\\)')) FROM system.tables"
         " WHERE database = currentDatabase() AND name = 'attribution'"
@@ -153,8 +155,8 @@ def retention_days(store: Readable) -> int:
 
 
 def _spans(buckets: Counter[int], seconds: int) -> Iterator[tuple[int, int]]:
-    """Begin and end of spans of about _CHUNK of the buckets, which are counted by minute; each is whole in
-    multiples of so many seconds."""
+    """Spans, as start and end in s of Unix time, of about _CHUNK buckets each. ``buckets`` counts them by
+    minute; starts and ends are multiples of ``seconds``."""
     first = last = count = 0
     for start, here in sorted(buckets.items()):
         if count >= _CHUNK and start >= last:
@@ -169,13 +171,14 @@ def _spans(buckets: Counter[int], seconds: int) -> Iterator[tuple[int, int]]:
 
 
 def _recompute(source: str, time_column: str, target: str, floor: str) -> str:
-    """Sum the buckets that are noted in [since, until) afresh, and write those without rows as deleted."""
+    """The INSERT that sums the buckets noted in [since, until) again, and writes those without rows as
+    deleted."""
     keys = "bucket_start, host, gpu, gpu_instance, account, identity"
     identity = ", ".join(IDENTITY)
     fine = source == "attribution"
     due = _NOTED.format(floor=floor, column=time_column)
     old = _NOTED.format(floor=floor, column="bucket_start")
-    # names from the tuples above and from schema alone; times are parameters
+    # the text contains only names from above and from schema; times are parameters
     return f"""
 INSERT INTO {target} ({keys}, {identity}, {", ".join(SUMS)}, flags, window_count, {_TOLD}, version, deleted)
 SELECT {keys}, {", ".join(f"any(s.{name})" for name in IDENTITY)},

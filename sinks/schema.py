@@ -1,4 +1,4 @@
-"""Names that several queries share. The tables themselves stand in ``migrations``."""
+"""Names that several queries share. The tables themselves are defined in ``migrations``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from wattribute.errors import UsageError
 
 POLICIES: Final = ("equal", "memory", "active")
 LABEL: Final = "labels."
-"""So a column that is a label is named: ``labels.tier``."""
+"""The prefix of a column that is a label, like ``labels.tier``."""
 
 TEXT_IDENTITY: Final = (
     "gpu_model",
@@ -31,7 +31,7 @@ TEXT_IDENTITY: Final = (
     "pricing",
 )
 IDENTITY: Final = (*TEXT_IDENTITY, "attempt", "labels")
-"""What a rollup and ``cost`` keep apart, beside host, gpu, gpu_instance and account."""
+"""The columns by which a rollup and ``cost`` group, besides host, gpu, gpu_instance and account."""
 
 SUMS: Final = (
     "active_energy_uj",
@@ -45,7 +45,7 @@ SUMS: Final = (
     "error_uj",
     "error_ns",
 )
-"""The columns of ``attribution`` that add up. Errors of one process are correlated: half-widths add."""
+"""The columns of ``attribution`` that are summed. Errors of one process are correlated: half-widths add."""
 
 UNIT_IDENTITY: Final = (
     "host",
@@ -58,10 +58,10 @@ UNIT_IDENTITY: Final = (
     "application",
     "phase",
 )
-"""The identity that units carry: by these a unit cost can be asked."""
+"""The identity columns of units: unit costs can be grouped by these."""
 
 
 def check_policy(policy: str) -> None:
-    """Raises UsageError for one that there is not."""
+    """Raise UsageError for an unknown policy."""
     if policy not in POLICIES:
         raise UsageError(f"unknown policy {policy!r}: it is one of {', '.join(POLICIES)}")

@@ -1,4 +1,4 @@
-"""The parameters that the views have in common, and how long the windows are."""
+"""The parameters that the views share, and the length of the windows."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _SINCE: Final = "1970-01-01"
 UNTIL: Final = "2200-01-01"  # later than any record that is accepted
 STEPS: Final = ("hour", "day", "week", "month")
 BUCKET: Final = "(toUnixTimestamp(bucket_start), timeZoneOffset(toDateTime(bucket_start, {tz:String})))"
-"""When a bucket begins, and by how many seconds the clock of ``tz`` is ahead then. The engine, which cuts the
-buckets, says so too: by rules of 2025, as an operating system has them, days of Vancouver from November 2026
-on were named by the day before."""
+"""When a bucket begins, and by how many seconds the clock of ``tz`` is then ahead of UTC. The offset comes
+from the engine too, which cuts the buckets: by the rules of 2025, as an operating system may have them, days
+of Vancouver from November 2026 on were named by the day before."""
 _SINCE_AT: Final = "parseDateTime64BestEffort({since:String}, 9, 'UTC')"
 _UNTIL_AT: Final = "parseDateTime64BestEffort({until:String}, 3, 'UTC')"
 COUNTED: Final = (
@@ -26,24 +26,25 @@ COUNTED: Final = (
     f" AND t - toIntervalNanosecond(period_ns) < {_UNTIL_AT}"
     f" AND if(period_ns = 0, t >= {_SINCE_AT}, t > {_SINCE_AT})"
 )
-"""Of the table ``unit``, what reaches into a span; ``key_hour`` spares reading the rest."""
+"""The condition for rows of the table ``unit`` that reach into a span; ``key_hour`` avoids reading others."""
 
 Time = datetime | str | None
 
 
 def span_params(policy: str, since: Time, until: Time) -> dict[str, str]:
-    """``policy``, ``since`` and ``until`` of a view. Raises UsageError for a policy that there is not."""
+    """The parameters ``policy``, ``since`` and ``until`` of a view. Raises UsageError for an unknown
+    policy."""
     check_policy(policy)
     return {"policy": policy, **span_times(since, until)}
 
 
 def span_times(since: Time, until: Time) -> dict[str, str]:
-    """``since`` and ``until`` of a view that has no policy."""
+    """The parameters ``since`` and ``until`` of a view without a policy."""
     return {"since": time_text(since, _SINCE), "until": time_text(until, UNTIL)}
 
 
 def time_text(at: Time, default: str) -> str:
-    """A time as the views read it, in UTC."""
+    """A time as a text that the views read, in UTC; ``default`` for None. A text is returned as it is."""
     if at is None:
         return default
     if isinstance(at, str):
@@ -52,14 +53,14 @@ def time_text(at: Time, default: str) -> str:
 
 
 def by_name(names: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
-    """The values of a row by the names of its columns, where those of steps are what ``BUCKET`` says: times
+    """The values of a row by column name. The values of steps, which are selected by ``BUCKET``, become times
     of that clock."""
     return {name: _bucket_time(*of) if name in STEPS else of for name, of in zip(names, values, strict=True)}
 
 
 def held_window_ms(store: Readable) -> int | None:
-    """The length of the windows in the store, None where there are none. It is not part of a row's key: what
-    is read again, in windows of another length, would stand beside what was written before."""
+    """The length of the windows in the store, in ms; None without windows. It is not part of a row's key: if
+    the same time were written in windows of another length, it would be stored twice."""
     rows = store.query("SELECT window_ms FROM attribution LIMIT 1").rows
     return rows[0][0] if rows else None
 

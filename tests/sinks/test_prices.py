@@ -47,7 +47,7 @@ def test_the_bundled_prices_name_their_source_and_fit_their_instances() -> None:
         ({"price": float("nan")}, "from 0 to 1,000,000,000"),
         ({"price": float("inf")}, "from 0 to 1,000,000,000"),
         ({"currency": "usd"}, "did you mean USD"),
-        ({"currency": "US"}, "'US' is not known; write its code, as USD or EUR"),
+        ({"currency": "US"}, "'US' is not known; write its code, like USD or EUR"),
         ({"currency": "EURO"}, "did you mean EUR"),
         ({"gpu_model": ""}, "as NVML gives it"),
         ({"valid_from": datetime(2026, 1, 1, 0, 0, 30, tzinfo=UTC)}, "whole minute"),

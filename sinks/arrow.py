@@ -1,4 +1,4 @@
-"""Rows as one Arrow stream, which both ClickHouse and chDB read at a fraction of the cost of rows.
+"""Rows as one Arrow stream, which ClickHouse and chDB read at a fraction of the cost of single rows.
 
 Text columns are dictionaries with the smallest index type; columns that share their codes share the indices.
 """
@@ -35,27 +35,27 @@ _TYPES: Final[dict[str, pa.DataType]] = {
 
 
 def column_batch(columns: Mapping[str, Column], types: Mapping[str, str]) -> pa.RecordBatch:
-    """Columns of equal length; those that ``types`` names, with their ClickHouse types. Raises StoreError for
-    a column that is of another length or does not fit its type."""
+    """A batch of the columns that ``types`` names, with their ClickHouse types. Raises StoreError if lengths
+    differ, or if a column does not fit its type."""
     indices = _Indices()
     arrays = [_array(name, columns[name], kind, indices) for name, kind in types.items()]
     try:
         return pa.record_batch(arrays, names=list(types))
     except ValueError as error:  # pyarrow's own errors are ValueErrors too
-        raise StoreError(f"rows to store: {error}") from error
+        raise StoreError(f"cannot store rows: {error}") from error
 
 
 def says_something(column: Column) -> bool:
-    """Whether any row may have another value than the default of its type."""
+    """Whether any row may have a value other than the default of its type."""
     if isinstance(column, Coded | CodedLabels):
         return any(column.values)
-    # Mostly the first row tells; and to count is faster than any(), which makes a truth value of each.
+    # Mostly the first row decides. Counting is faster than any(), which converts each value to bool.
     return bool(len(column) and (column[0] or np.count_nonzero(column)))
 
 
 def value_batch(columns: Mapping[str, Sequence[Any]], types: Mapping[str, str]) -> pa.RecordBatch:
-    """Columns of plain values, of equal length. A time is a datetime, or an integer in the unit of its
-    column (seconds, ms or ns). Raises StoreError for a value that does not fit its column."""
+    """A batch of columns of plain values, of equal length. A time is a datetime, or an integer in the unit of
+    its column (seconds, ms or ns). Raises StoreError for a value that does not fit its column."""
     arrays = []
     for name, values in columns.items():
         kind = _type(types[name])
@@ -68,8 +68,8 @@ def value_batch(columns: Mapping[str, Sequence[Any]], types: Mapping[str, str]) 
 
 
 def stream(batch: pa.RecordBatch, before: bytes = b"") -> memoryview:
-    """An Arrow IPC stream of the batch, and what is to stand before it. Its size is found out first: a buffer
-    that grows, and one more for both, took half as long as all the rest."""
+    """An Arrow IPC stream of the batch, with ``before`` in front of it. Its size is determined first: growing
+    a buffer, and copying both parts into another, took half as long as everything else."""
     size = pa.MockOutputStream()
     _write(batch, size)
     buffer = pa.allocate_buffer(len(before) + size.size())
@@ -80,7 +80,7 @@ def stream(batch: pa.RecordBatch, before: bytes = b"") -> memoryview:
 
 
 class _Indices:
-    """The codes of a batch as indices of the smallest type; columns mostly share a few arrays of codes."""
+    """Converts the codes of a batch to indices of the smallest type, once for all columns that share them."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[int, int], pa.Array] = {}
@@ -112,7 +112,7 @@ def _array(name: str, column: Column, kind: str, indices: _Indices) -> pa.Array:
 
 
 def _dictionary(name: str, column: Coded, indices: _Indices) -> pa.Array:
-    """ClickHouse wants the texts of a dictionary distinct."""
+    """A text column as an Arrow dictionary. ClickHouse requires its texts to be distinct."""
     places: dict[str, int] = {}
     remap = [places.setdefault(value, len(places)) for value in column.values]
     codes = indices.of(name, column.codes, len(remap))

@@ -1,4 +1,4 @@
-"""The folder of a chDB store: one process at a time holds it, and nobody but its owner may look into it."""
+"""The folder of a chDB store: one process at a time holds it, and only its user may look into it."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from urllib.parse import unquote, urlsplit
 
 from wattribute.errors import StoreError, UsageError
 
-SOCKET: Final = "query.sock"  # of an owner that stays, and answers for the store
+SOCKET: Final = "query.sock"  # of a long-running owner, which answers queries
 _LOCK: Final = "owner.lock"
-_PATIENCE_S: Final = 0.5  # who merely asks for the owner holds the lock for an instant
-# What holds it without a socket is a command with a question, which ends by itself, or is yet to open one.
+_PATIENCE_S: Final = 0.5  # owner_of() holds the lock only for an instant
+# A holder without a socket is a command that reads, which soon ends, or it has not opened the socket yet.
 PATIENCE_WITHOUT_SOCKET_S: Final = 15.0
 
 
 def folder_of(url: str) -> Path | None:
-    """The folder of a ``chdb://`` store, None for a server. Raises UsageError where no path is given."""
+    """The folder of a ``chdb://`` store, None for a server. Raises UsageError if the URL has no path."""
     parts = urlsplit(url)
     if parts.scheme != "chdb":
         return None
     path = unquote(parts.path)
     if parts.netloc or not path.strip("/"):
-        raise UsageError(f"store {url!r} names no folder: write chdb:///path/of/the/folder")
+        raise UsageError(f"store {url!r} names no folder: write chdb:///path/to/the/folder")
     return Path(path)
 
 
 def is_another_s(folder: Path) -> bool:
-    """Whether what is there is neither a store of ours nor an empty folder."""
+    """Whether ``folder`` exists, but is neither a store of wattribute nor an empty folder."""
     return not has_store(folder) and folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def has_store(folder: Path) -> bool:
-    """Whether there is one of ours in a folder. Raises StoreError where that cannot be looked at."""
+    """Whether a folder contains a store of wattribute. Raises StoreError if that cannot be checked."""
     try:
         (folder / _LOCK).stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -47,25 +47,25 @@ def has_store(folder: Path) -> bool:
 
 
 def hold(folder: Path, create: bool) -> int:
-    """Take the folder for this process; the lock ends when the number is closed or the process ends, however.
-    What holds it for a question is waited for: a stream need not start again because someone asked.
+    """Lock the folder for this process. Returns the lock, a file descriptor: it ends when that is closed, or
+    however the process ends. Waits for a process that only reads: a query must not make a stream fail.
 
-    Raises StoreError where another process has it, where it cannot be used, or where it holds something else.
+    Raises StoreError if another process has the folder, if it cannot be used, or if it holds other files.
     """
     if not create and not has_store(folder):
-        raise StoreError(f"there is no store in {folder}; 'wattribute up' or 'wattribute replay' makes one")
+        raise StoreError(f"there is no store in {folder}; 'wattribute up' or 'wattribute replay' creates one")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if is_another_s(folder):
-            raise StoreError(f"{folder} holds other files and is no store; name an empty or a new folder")
+            raise StoreError(f"{folder} holds other files and is not a store; name an empty or new folder")
         folder.chmod(0o700)
         began = time.monotonic()
         while (lock := _lock(folder)) is None:
             stays = (folder / SOCKET).exists()
             if time.monotonic() - began > (_PATIENCE_S if stays else PATIENCE_WITHOUT_SOCKET_S):
-                raise StoreError(f"the store {folder} is in use by {_written(folder)}; stop that first")
+                raise StoreError(f"the store {folder} is in use by {_written(folder)}; stop it first")
             time.sleep(0.02)
-        (folder / SOCKET).unlink(missing_ok=True)  # ours is the only process here: its owner was killed
+        (folder / SOCKET).unlink(missing_ok=True)  # we have the lock, so its owner was killed
         os.ftruncate(lock, 0)
         os.pwrite(
             lock, f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:2]])})".encode(), 0
@@ -76,8 +76,8 @@ def hold(folder: Path, create: bool) -> int:
 
 
 def owner_of(folder: Path) -> str | None:
-    """Who holds a store's folder, for an error line; None if nobody does. Raises StoreError."""
-    if not has_store(folder):  # whatever folder it is: to ask leaves nothing in it
+    """The process that holds a store's folder, for an error line; None if none does. Raises StoreError."""
+    if not has_store(folder):  # _lock() would create a file in any folder
         return None
     try:
         lock = _lock(folder)

@@ -1,4 +1,4 @@
-"""Bring a store's tables, views and bundled prices to what this program knows."""
+"""Bring a store's tables, views and bundled prices up to date with this program."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ _ALIKE: Final = {
     "253b517507f036c7c79800d6ce3c3bc64291bdb09ad3c40bd5ddf445856d4872": "0001_tables.sql",
     "4fbbcf37aa49daa5a7bbd09c2d1e54c5a656341d24a8198b412d84cdc6f57219": "0008_measured_time.sql",
 }
-"""The sha256 of files as they were before: they made the same tables, in another order or other granules, or
-without a column that a later file adds; or say the same in words that an older ClickHouse does not take."""
+"""The sha256 of earlier versions of these files, which are accepted too: they made the same tables, in
+another order or with another granularity, or without a column that a later file adds; or they say the same in
+words that an older ClickHouse does not accept."""
 
 
 def migrate(store: Store, plan: bool = False) -> list[str]:
-    """Apply what is missing and return its names; with ``plan`` only say it.
+    """Apply the missing migrations and return their names; with ``plan``, only return them.
 
-    Every step may be repeated, so a run that was killed is simply run again. Raises StoreError where the
-    store is newer than this program, or was made by other files of the same number that made other tables.
+    Every step may be repeated: after a kill, run it again. Raises StoreError where the store is newer than
+    this program, or was made by other files of the same number that made other tables.
     """
     folder = files("wattribute.sinks") / "migrations"
     known = {int(path.name[:4]): path for path in folder.iterdir() if path.name.endswith(".sql")}
@@ -47,7 +48,8 @@ def migrate(store: Store, plan: bool = False) -> list[str]:
     newer = sorted(set(applied) - set(known))
     if newer:
         raise StoreError(
-            f"the store {store.url} is at version {newer[-1]}, this program knows {max(known)}: update it"
+            f"the store {store.url} is at version {newer[-1]}, this program knows {max(known)}: use a newer"
+            " wattribute"
         )
     missing = []
     for number in sorted(known):
@@ -56,8 +58,8 @@ def migrate(store: Store, plan: bool = False) -> list[str]:
         if number in applied:
             if applied[number] != checksum and _ALIKE.get(applied[number]) != known[number].name:
                 raise StoreError(
-                    f"the store {store.url} was made by another {known[number].name}: its tables may differ; "
-                    "use the program that made it, or replay into a new store"
+                    f"the store {store.url} was made by another {known[number].name}, so its tables may"
+                    " differ: use the program that made it, or replay into a new store"
                 )
             continue
         missing.append(known[number].name)
@@ -70,15 +72,16 @@ def migrate(store: Store, plan: bool = False) -> list[str]:
 
 
 def _make_views(store: Store, anew: bool) -> None:
-    """Create all views ``anew``, or from the first on whose text is not this program's, for those that follow
-    may ask it. To create one takes the engine 10 to 60 ms; that nothing has changed is seen in 4 ms."""
+    """Create all views if ``anew``; else those from the first on whose text is not this program's, because
+    later ones may query it. Creating one takes the engine 10 to 60 ms, checking that nothing has changed
+    4 ms."""
     found = store.query("SELECT name, comment FROM system.tables WHERE database = currentDatabase()").rows
     checksums = dict(found)
     for name in VIEWS:
         checksum = hashlib.sha256(view(name).encode()).hexdigest()
         anew = anew or checksums.get(name) != checksum
         if anew:
-            # in parentheses, for until 26.3 COMMENT behind a table is taken for another name of that
+            # in parentheses, because until 26.3 COMMENT after a table is taken for its alias
             store.command(f"CREATE OR REPLACE VIEW {name} AS ({select_of(name)})\nCOMMENT '{checksum}'")
 
 

@@ -1,7 +1,7 @@
-"""The one way to ClickHouse: a server (``clickhouse://``) or the engine in this process (``chdb://``).
+"""The only access to ClickHouse: a server (``clickhouse://``) or the engine in this process (``chdb://``).
 
 Both speak the same SQL through clickhouse-connect. A chDB folder belongs to one process at a time;
-``wattribute.sinks.query_server`` lets the others ask that process.
+``wattribute.sinks.query_server`` lets other processes query through that one.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ PASSWORD: Final = "WATTRIBUTE_STORE_PASSWORD"  # noqa: S105 - the name of the va
 PASSWORD_FILE: Final = "WATTRIBUTE_STORE_PASSWORD_FILE"  # noqa: S105
 DATABASE: Final = "wattribute"
 _OLDEST: Final = (26, 3)
-"""The oldest ClickHouse that answers every view: 25.8 knows no type for some of their sums."""
-LEFT_OUT: Final = "parts of these tables are damaged, and what they held is in no answer: {}"
+"""The oldest ClickHouse that answers every view: 25.8 has no type for some of their sums."""
+LEFT_OUT: Final = "parts of these tables are damaged, so answers lack their rows: {}"
 _log = logging.getLogger(__name__)
 
-# Said aloud because the defaults moved between releases (async_insert became 1 in 26.2), and these decide
-# whether a returned insert is durable and whole. The guarantee against doubles is key and version in the
-# table, not insert deduplication. optimize_on_insert collapses rows on the way in, which FINAL does anyway:
+# Set explicitly, because defaults changed between releases (async_insert became 1 in 26.2), and these decide
+# whether an insert that has returned is durable and complete. Key and version in the table prevent
+# duplicates, not insert deduplication. optimize_on_insert collapses rows at insert, which FINAL does anyway:
 # without it an insert of 400 000 rows takes 1.2 instead of 5.1 µs a row.
 _SETTINGS: Final[dict[str, Any]] = {
     "async_insert": 0,
@@ -54,19 +54,19 @@ _SETTINGS: Final[dict[str, Any]] = {
     "max_partitions_per_insert_block": 0,
     "min_insert_block_size_rows": 1_048_576,
     "min_insert_block_size_bytes": 0,
-    # deleted rows leaked with 1 (ClickHouse issue 49685); newer servers choose it by themselves
+    # with 1, deleted rows showed up (ClickHouse issue 49685); newer servers choose it themselves
     "do_not_merge_across_partitions_select_final": 0,
     "join_use_nulls": 0,
     "session_timezone": "UTC",
 }
-# Of these, what an answer means. (All our times have their zone in their type.)
+# Those that affect what an answer means. (All our times have their zone in their type.)
 _MEANING: Final = frozenset(("do_not_merge_across_partitions_select_final", "join_use_nulls"))
-# What the analysis of our views is spared: for each condition, each sum and each key of a group it looks at
-# all that lies below, and finds nothing. unit_cost is analysed in 0.64 instead of 1.0 s, model_cost in 1.2
-# instead of 2.1. Nor is the plan searched for columns that nobody asks for, which the analysis has dropped
-# already: 0.07 of 0.83 s of run_cost. (That the plan's steps be not put together,
-# query_plan_merge_expressions, saves as much, and then a condition on a view reaches no key: conservation of
-# ten minutes took 1.6 instead of 0.13 s.)
+# Steps of the analysis that are switched off for our views. For each condition, sum and group key they look
+# at everything below it, and find nothing. Without them unit_cost is analysed in 0.64 instead of 1.0 s,
+# model_cost in 1.2 instead of 2.1. Nor is the plan searched for unused columns, which the analysis has
+# already removed: 0.07 of 0.83 s of run_cost. (Not merging steps of the plan, query_plan_merge_expressions,
+# saves as much, but then a condition on a view does not reach the key: conservation of ten minutes took 1.6
+# instead of 0.13 s.)
 _ANALYSIS: Final[dict[str, Any]] = {
     "optimize_aggregators_of_group_by_keys": 0,
     "optimize_and_compare_chain": 0,
@@ -75,12 +75,12 @@ _ANALYSIS: Final[dict[str, Any]] = {
     "optimize_syntax_fuse_functions": 0,
     "query_plan_remove_unused_columns": 0,
 }
-# A reader may neither write nor hold up the process it asks. readonly comes last: it forbids any later SET.
+# A reader may neither write nor block the process that it queries. readonly is last: it forbids a later SET.
 _READING: Final[dict[str, Any]] = {
     **_ANALYSIS,
-    # To compile what an answer computes takes 0.15 s, and more than it saves.
+    # Compiling the expressions of an answer takes 0.15 s, more than it saves.
     "compile_expressions": 0,
-    # Not by a pool of threads of their own: cost reads its windows in 0.6 instead of 0.7 s of processor time.
+    # Without a thread pool for reads, cost reads its windows in 0.6 instead of 0.7 s of processor time.
     "local_filesystem_read_method": "pread",
     "session_timezone": "UTC",
     "do_not_merge_across_partitions_select_final": 0,
@@ -99,29 +99,30 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """An answer: plain Python values; a time is a datetime in UTC. chDB names no columns where there are no
-    rows."""
+    """An answer in plain Python values; a time is a datetime in UTC. chDB gives no column names where there
+    are no rows."""
 
     columns: list[str]
     rows: list[tuple[Any, ...]]
 
     def dicts(self) -> list[dict[str, Any]]:
-        """The rows as objects by column name."""
+        """The rows as dicts by column name."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
 class Readable(Protocol):
-    """What can be asked: a store in this process, or the process that owns it."""
+    """What can be queried: a store in this process, or the process that owns it."""
 
     def query(self, sql: str, params: Mapping[str, Any] | None = None) -> Result:
-        """The answer to one statement. Values only as server-side parameters, ``{name:Type}``."""
+        """Answer one statement. Values must be server-side parameters, ``{name:Type}``. Raises StoreError,
+        UsageError."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the store or the connection."""
 
 
 class Store:
-    """An open store. Every failure is a StoreError with one line; one that may pass is a StoreAwayError."""
+    """An open store. Every failure raises a StoreError of one line: StoreAwayError if a retry may succeed."""
 
     def __init__(
         self, url: str, connect: Callable[[Mapping[str, Any]], Any], settings: Mapping[str, Any]
@@ -136,12 +137,12 @@ class Store:
         self._client = self._connected()
 
     def query(self, sql: str, params: Mapping[str, Any] | None = None) -> Result:
-        """The answer to one statement. Values only as server-side parameters, ``{name:Type}``."""
+        """Answer one statement. Values must be server-side parameters, ``{name:Type}``."""
         full = in_full(sql)
 
         def asked(client: Any, words: str = full) -> Result:
             answer = client.query(words, parameters=dict(params or {}))
-            # of a long answer, which is on its way still, the line may be cut here
+            # a long answer is still arriving, so the connection may fail here
             rows = [tuple(map(_plain, row)) for row in answer.result_rows]
             return Result(list(answer.column_names), rows)
 
@@ -152,17 +153,17 @@ class Store:
         except StoreError:
             if full == sql:
                 raise
-            # what is wrong with it is to be said of the words of whoever asks
+            # so that the error quotes the caller's own text, not the views filled in
             return self._attempt(lambda client: asked(client, sql))
 
     def command(self, sql: str, params: Mapping[str, Any] | None = None) -> None:
-        """Run one statement that answers nothing."""
+        """Run one statement that returns nothing."""
         self._attempt(lambda client: client.command(sql, parameters=dict(params or {})))
 
-    # To a server a statement goes before its rows, not in the URL: there one of 7 KB took the client 4 ms to
-    # encode. As a view, which the client does not send twice by itself: the stream does, and knows it.
+    # To a server a statement is sent before its rows, not in the URL: encoding one of 7 KB there took the
+    # client 4 ms. They are sent as a memoryview, which the client does not retry by itself: the stream does.
     def insert_arrow(self, table: str, batch: pa.RecordBatch) -> None:
-        """Insert a batch into the table's columns of its names; durable when it returns."""
+        """Insert a batch into the table's columns of the same names; durable when it returns."""
         names = batch.schema.names
 
         def on_server(client: Any) -> None:
@@ -175,14 +176,14 @@ class Store:
         self._attempt(in_process if self.url.startswith("chdb:") else on_server)
 
     def insert_select(self, insert: str, structure: str, batch: pa.RecordBatch) -> None:
-        """Run ``INSERT … SELECT … FROM {rows} …``, in which ``{rows}`` stands for the batch, with columns of
-        this structure (``name type, …``); durable when it returns."""
+        """Run ``INSERT … SELECT … FROM {rows} …``, where ``{rows}`` stands for the batch and ``structure`` is
+        that of its columns (``name type, …``); durable when it returns."""
 
         def on_server(client: Any) -> None:
             client.raw_insert(None, insert_block=stream(batch, _of_input(insert, structure)))
 
         def in_process(client: Any) -> None:
-            with tempfile.NamedTemporaryFile() as file:  # chDB takes no rows beside a statement
+            with tempfile.NamedTemporaryFile() as file:  # chDB takes no rows with a statement
                 file.write(stream(batch))
                 file.flush()
                 sql = insert.format(rows="file({path:String}, ArrowStream, {structure:String})")
@@ -191,7 +192,7 @@ class Store:
         self._attempt(in_process if self.url.startswith("chdb:") else on_server)
 
     def insert_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Insert rows of a table by column name; what a row lacks takes its default."""
+        """Insert rows, given by column name; missing columns take their default."""
         types = self.column_types(table)
         alike: defaultdict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
         for row in rows:
@@ -203,11 +204,11 @@ class Store:
             self.insert_values(table, {name: [row[name] for row in group] for name in names})
 
     def insert_values(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Insert columns of plain values, of equal length; those left out take their default."""
+        """Insert columns of plain values, of equal length; missing columns take their default."""
         self.insert_arrow(table, value_batch(columns, self.column_types(table)))
 
     def column_types(self, table: str) -> dict[str, str]:
-        """The columns of a table in order, with their ClickHouse types."""
+        """The columns of a table in order, with their ClickHouse types. StoreError if there is none."""
         if table not in self._types:
             rows = self.query(
                 "SELECT name, type FROM system.columns"
@@ -220,15 +221,15 @@ class Store:
         return self._types[table]
 
     def reader(self) -> Store:
-        """The same store on a handle of its own that can only read, within limits of time and size."""
+        """The same store on a separate handle that can only read, within limits of time and size."""
         return Store(self.url, self._connect, _READING)
 
     def beside(self) -> Store:
-        """The same store on a handle of its own, to write to it from another thread meanwhile."""
+        """The same store on a separate handle, to write from another thread at the same time."""
         return Store(self.url, self._connect, self._settings)
 
     def close(self) -> None:
-        """Let go of the store, and of its folder."""
+        """Close the store, and unlock its folder."""
         self._closed = True
         try:
             self._client.close()
@@ -238,7 +239,7 @@ class Store:
                 self._lock = None
 
     def keep(self, lock: int) -> None:
-        """Keep the folder's lock for as long as the store is open."""
+        """Keep the folder's lock, a file descriptor, for as long as the store is open."""
         self._lock = lock
 
     def _connected(self) -> Any:
@@ -253,7 +254,7 @@ class Store:
                 return call(self._client)
             except (ClickHouseError, OSError) as error:
                 if self.url.startswith("chdb:") and not self._closed:
-                    # chDB 26.9 hands what a failed query had produced to the next one on the same handle
+                    # in chDB 26.9 the next query on the handle would get what a failed one had produced
                     stale, self._client = self._client, self._connected()
                     stale.close()
                 raise store_error(f"the store {self.url} refused", error) from error
@@ -263,7 +264,7 @@ def open_store(url: str, create: bool = True) -> Store:
     """Open ``clickhouse://user@host:8123/database`` or ``chdb:///path`` for writing.
 
     ``chdb:///path?database=name`` picks another database than ``wattribute`` in the folder. A port of 443 or
-    8443 means TLS. With ``create`` the folder and the database come to be. Raises StoreError, UsageError.
+    8443 means TLS. With ``create`` a missing folder or database is created. Raises StoreError, UsageError.
     """
     folder = folder_of(url)
     if folder is not None:
@@ -273,7 +274,7 @@ def open_store(url: str, create: bool = True) -> Store:
         raise UsageError(f"store {url!r} is neither clickhouse://user@host:8123/database nor chdb:///path")
     if parts.password is not None:
         shown = f"clickhouse://{parts.username}@{parts.hostname}"
-        raise UsageError(f"store {shown}…: a password does not belong into the URL; set {PASSWORD} instead")
+        raise UsageError(f"store {shown}…: a password must not be in the URL; set {PASSWORD} instead")
     database = unquote(parts.path.strip("/")) or DATABASE
 
     def connect(settings: Mapping[str, Any]) -> Any:
@@ -282,8 +283,8 @@ def open_store(url: str, create: bool = True) -> Store:
             port=parts.port or 8123,
             username=unquote(parts.username or "default"),
             password=_password(),
-            autogenerate_session_id=False,  # queries of several threads may then overlap
-            query_retries=0,  # the stream repeats a write itself, and knows that it does
+            autogenerate_session_id=False,  # so that queries of several threads may overlap
+            query_retries=0,  # the stream itself repeats failed writes
             connect_timeout=CONNECT_S,
             send_receive_timeout=ANSWER_S,
             client_name="wattribute",
@@ -319,15 +320,15 @@ def _open_chdb(url: str, folder: Path, create: bool) -> Store:
 
 
 def _leave_stopping_to_the_kernel() -> None:
-    """Undo that the engine catches SIGTSTP, upon which it does nothing: Ctrl-Z stopped the command of
-    ``wattribute run`` alone, and the shell waited for us without end."""
+    """Remove the engine's handler of SIGTSTP, which does nothing: with it Ctrl-Z stopped only the command of
+    ``wattribute run``, and the shell waited for us for ever."""
     if signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
-        ctypes.CDLL(None).signal(signal.SIGTSTP, None)  # Python's own is for the main thread alone
+        ctypes.CDLL(None).signal(signal.SIGTSTP, None)  # Python's signal() only works in the main thread
 
 
 def damaged_tables(store: Readable) -> str:
-    """The tables of a folder of which the engine, when it loaded them, set parts aside that it found damaged;
-    empty where there are none. It says nothing of that itself, and answers without them."""
+    """The tables of a folder that have parts which the engine found damaged when it loaded them, as one text;
+    empty if there are none. The engine puts such parts aside silently, and answers without them."""
     rows = store.query(
         "SELECT DISTINCT table FROM system.detached_parts"
         " WHERE database = currentDatabase() AND startsWith(reason, 'broken') ORDER BY table"
@@ -336,13 +337,15 @@ def damaged_tables(store: Readable) -> str:
 
 
 def _check_zone(name: str) -> None:
-    """The engine does not load where TZ is of POSIX's form (UTC+2), and says that it is not installed."""
+    """Raise StoreError if TZ has the POSIX form (UTC+2): the engine then fails to load, with the error that
+    it is not installed."""
     try:
         if name and not name.startswith("/"):
             ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError) as error:
         raise StoreError(
-            f"the store's engine knows no time zone TZ={name}: set TZ=Europe/Berlin or the like, or unset it"
+            f"the store's engine does not know the time zone TZ={name}: set TZ=Europe/Berlin or the like, or"
+            " unset it"
         ) from error
 
 
@@ -356,7 +359,7 @@ def _in_database(
         client = connect(settings)
         if not made:
             named = {"name": database}
-            # asked first, for who may write to one that is there need not be one who may make it
+            # check first: a user who may write to a database need not have the right to create one
             if not client.command("EXISTS DATABASE {name:Identifier}", parameters=named):
                 client.command("CREATE DATABASE IF NOT EXISTS {name:Identifier}", parameters=named)
             made = True
@@ -373,8 +376,9 @@ def _check_version(url: str, version: str) -> None:
 
 
 def _set(client: Any, settings: Mapping[str, Any]) -> None:
-    """Set what the server knows and lets its user change. Who may only read by a profile of the server, which
-    says ``readonly`` 1 or 2, keeps what that says of limits; what answers mean is the same, or refused."""
+    """Set the settings that the server knows and lets its user change. If the user's profile on the server
+    only allows reading (``readonly`` 1 or 2), the limits that it fixes are kept. What affects the meaning of
+    answers is set all the same, or the server refuses."""
     known = client.server_settings
     reads_only = known["readonly"].value != "0"
     for name, value in settings.items():
@@ -386,12 +390,12 @@ def _set(client: Any, settings: Mapping[str, Any]) -> None:
 
 
 def _let_go_of_failed(pool: Any) -> None:
-    """Have a request that failed let go of what it holds at once, and not when garbage is collected.
+    """Make a failed request release what it holds at once, not when garbage is collected.
 
-    Where the line was cut the client (clickhouse-connect 1.12) asks a second time. The frames of the first
-    try keep those of the second, and so its answer, which the client never closes where it has no rows: the
-    collector takes both apart, and to close it then prints a traceback. Tries of urllib3's own would do the
-    same, where we do not see them."""
+    If the connection fails, the client (clickhouse-connect 1.12) tries a second time. The frames of the first
+    try keep those of the second alive, and so its answer, which the client never closes if it has no rows:
+    the garbage collector destroys both, and closing the answer then prints a traceback. Retries by urllib3
+    would do the same out of our sight, so there are none."""
     request = pool.request
 
     def once(*args: Any, **kwargs: Any) -> Any:
@@ -420,7 +424,7 @@ def _password() -> str:
     except OSError as error:
         raise UsageError(f"{told_by} cannot be read: {error.strerror}") from error
     except UnicodeError:
-        raise UsageError(f"{told_by} is not UTF-8") from None  # the error has it in it
+        raise UsageError(f"{told_by} is not UTF-8") from None  # the error contains the password
     return password
 
 

@@ -292,7 +292,7 @@ def test_a_time_zone_that_the_engine_does_not_know_is_named(
     monkeypatch.setenv("TZ", "UTC+2")
     status, _, err = ended(capsys, "migrate", "--store", f"chdb://{tmp_path}/store")
     assert status == 1
-    assert "knows no time zone TZ=UTC+2" in err
+    assert "does not know the time zone TZ=UTC+2" in err
 
 
 def test_check_config_shows_values_and_their_origin(

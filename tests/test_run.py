@@ -1083,4 +1083,4 @@ def test_where_nothing_can_be_measured_the_command_runs_all_the_same(tmp_path: P
     done = ran(*words, "--", PYTHON, "-c", code, "--debug", "--help", "--", "-x", status=5)
     assert done.stdout == "['--debug', '--help', '--', '-x']\n"
     assert "what it cost is not known: " in done.stderr
-    assert "holds other files and is no store" in done.stderr
+    assert "holds other files and is not a store" in done.stderr

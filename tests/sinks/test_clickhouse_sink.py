@@ -155,7 +155,7 @@ def test_what_is_announced_is_noted_before_any_of_it_is_written(
         ({"model": Coded(np.array([5], dtype=np.int32), ["a"])}, "model has a code outside"),
         ({"model": Coded(np.array([-1], dtype=np.int32), ["a"])}, "model has a code outside"),
         ({"pid": np.array([-1])}, "pid"),
-        ({"pid": np.array([1, 2], dtype=np.uint32)}, "rows to store"),
+        ({"pid": np.array([1, 2], dtype=np.uint32)}, "cannot store rows"),
         ({"colour": np.array([1])}, "colour"),
     ],
 )

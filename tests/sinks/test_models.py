@@ -241,12 +241,12 @@ def test_a_policy_that_there_is_not(sink: ClickHouseSink) -> None:
 
 
 def test_a_store_of_an_older_program_says_what_to_do(sink: ClickHouseSink) -> None:
-    with pytest.raises(StoreError, match=r"`key_hour`.*; if an older wattribute made it"):
+    with pytest.raises(StoreError, match=r"`key_hour`.*; if an older wattribute made the store"):
         sink.store.query("SELECT key_hour FROM quality")
     with pytest.raises(StoreError, match=r"Maybe you meant: \['model'\](?!.*older wattribute)"):
         sink.store.query("SELECT modl FROM quality")
     sink.store.command("DROP VIEW model_cost")
-    with pytest.raises(StoreError, match="if an older wattribute made it, run 'wattribute migrate'"):
+    with pytest.raises(StoreError, match="if an older wattribute made the store, run 'wattribute migrate'"):
         sink.store.query(
             "SELECT 1 FROM model_cost(policy = 'equal', since = '2026', until = '2027') -- not its text"
         )

@@ -146,7 +146,7 @@ def test_parts_that_the_engine_leaves_out_as_damaged_are_told(tmp_path: Path) ->
     for file in (tmp_path / "store" / "store").rglob("data.bin"):
         file.write_bytes(b"cut off")
     said = ran("price", "list").stderr
-    assert "parts of these tables are damaged, and what they held is in no answer: migration, price" in said
+    assert "parts of these tables are damaged, so answers lack their rows: migration, price" in said
     found = json.loads(ran("doctor", "--format", "json", status=1).stdout)
     broken = [row["finding"] for row in found if (row["part"], row["state"]) == ("store", "broken")]
     assert len(broken) == 1

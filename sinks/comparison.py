@@ -1,4 +1,4 @@
-"""Whose bill changes with the policy."""
+"""Whose cost changes with the policy."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def policy_rows(
 ) -> list[dict[str, Any]]:
     """What each tenant costs under every policy in [since, until), the greatest difference first.
 
-    Each row has the ``by`` columns, equal_usd, memory_usd, active_usd, difference_usd (between the greatest
-    and the least) and difference_ratio (of the least). Money is None where a part has no price, the ratio
-    where the least is 0.
+    Each row has the ``by`` columns, equal_usd, memory_usd, active_usd, difference_usd (the greatest minus the
+    least) and difference_ratio (that ÷ the least). Money is None if a part has no price; the ratio is None
+    then, and if the least is 0. Raises UsageError, StoreError.
     """
     by = without_account(by)
     found: dict[tuple[Any, ...], dict[str, list[float | None]]] = {}

@@ -1,4 +1,4 @@
-"""Which training runs a model version came of, and over which life of the version their cost is spread."""
+"""Which training runs a model version came from, and over which life of the version their cost is spread."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from wattribute.errors import UsageError, check_texts
 from wattribute.sinks.store import Readable, Store
 from wattribute.sinks.view_texts import part
 
-_ROUNDING: Final = 1e-9  # three thirds are whole
-_LATEST: Final = datetime(2106, 2, 7, tzinfo=UTC)  # what a DateTime of the store still holds
+_ROUNDING: Final = 1e-9  # so that three thirds make a whole
+_LATEST: Final = datetime(2106, 2, 7, tzinfo=UTC)  # the last day that a DateTime of the store can hold
 
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """``share_ratio`` of what ``run`` cost belongs to a model version, and is spread evenly over its life
-    [life_from, life_to). A share of 0 takes an earlier statement back. Raises UsageError."""
+    """``share_ratio`` of the cost of ``run`` belongs to a model version, and is spread evenly over its life
+    [life_from, life_to). A share of 0 removes an earlier entry. Raises UsageError for invalid values."""
 
     model: str
     model_version: str
@@ -31,11 +31,11 @@ class Lineage:
     def __post_init__(self) -> None:
         check_texts(self)
         if not self.model or not self.run:
-            raise UsageError("lineage names a model and a run: --model and --run")
+            raise UsageError("lineage needs a model and a run: give --model and --run")
         if not (math.isfinite(self.share_ratio) and 0 <= self.share_ratio <= 1):
-            raise UsageError(f"a share of {self.share_ratio:g} is outside 0 to 1")
+            raise UsageError(f"the share is {self.share_ratio:g}: it must be from 0 to 1")
         if self.life_to > _LATEST or self.life_from < datetime(1970, 1, 1, tzinfo=UTC):
-            raise UsageError(f"a life lies between 1970 and {_LATEST:%Y-%m-%d}")
+            raise UsageError(f"a life must lie between 1970 and {_LATEST:%Y-%m-%d}")
         if self.life_from >= self.life_to:
             raise UsageError(
                 f"the life ends ({_shown(self.life_to)}) before it begins ({_shown(self.life_from)})"
@@ -43,9 +43,10 @@ class Lineage:
 
 
 def add_lineage(store: Store, made: Lineage) -> list[str]:
-    """Store what a model version came of, in place of what was said of the two before; remarks for a person.
+    """Store which run a model version came from; this replaces an earlier entry for the two. Returns remarks
+    for the user.
 
-    Raises UsageError where more than all of a run would be given out.
+    Raises UsageError if the shares of a run would add up to more than 1.
     """
     others = [
         row
@@ -56,7 +57,7 @@ def add_lineage(store: Store, made: Lineage) -> list[str]:
     if made.share_ratio > 0 and taken + made.share_ratio > 1 + _ROUNDING:
         holders = ", ".join(f"{row['model']} {row['model_version']} {row['share_ratio']:g}" for row in others)
         raise UsageError(
-            f"of run {made.run} {taken:g} is given out already ({holders}): at most"
+            f"of run {made.run}, {taken:g} is assigned already ({holders}): at most"
             f" {max(0.0, 1 - taken):.4g} is left, not {made.share_ratio:g}"
         )
     store.insert_rows("lineage", [{**asdict(made), "version": time.time_ns()}])
@@ -64,9 +65,9 @@ def add_lineage(store: Store, made: Lineage) -> list[str]:
 
 
 def life_began(store: Readable, model: str, model_version: str, run: str) -> tuple[datetime, str] | None:
-    """From when a version's life counts where nobody says it, and why: from the day on which it was first
-    seen to serve, for what it served before today bears its part of the training too; else from the day on
-    which its run was last seen. None where neither was seen. Raises StoreError."""
+    """When a version's life begins if nobody declares it, and why: on the day on which it was first seen to
+    serve, because what it served before today bears its part of the training too; else on the day on which
+    its run was last seen. None if neither was seen. Raises StoreError."""
     ((served, serving, trained, training),) = store.query(
         "SELECT minIf(bucket_start, serves), countIf(serves), maxIf(bucket_start, trains),"  # noqa: S608 - a text of ours
         " countIf(trains)"
@@ -82,8 +83,8 @@ def life_began(store: Readable, model: str, model_version: str, run: str) -> tup
 
 
 def list_lineage(store: Readable) -> list[dict[str, Any]]:
-    """Every statement in force: model, model_version, run, share_ratio, life_from, life_to, and is_seen:
-    whether anything of the run was measured."""
+    """Every entry in force: model, model_version, run, share_ratio, life_from, life_to, and is_seen: whether
+    anything of the run was measured."""
     return store.query(
         "SELECT model, model_version, run, share_ratio, life_from, life_to,"
         " run IN (SELECT run FROM attribution_day WHERE run IN (SELECT run FROM lineage)) AS is_seen"

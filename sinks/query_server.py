@@ -1,9 +1,10 @@
-"""Ask the process that owns a chDB store: a Unix socket in the store's folder, for its owner alone.
+"""Query the process that owns a chDB store, through a Unix socket in the store's folder that only its user
+can use.
 
-A message is four bytes of length, big-endian, and a JSON object: one way ``{"sql", "params"}``,
-``{"prices"}``, ``{"tariffs"}``, ``{"billed"}``, ``{"unbilled"}`` or ``{"lineage"}``, the other
-``{"columns", "rows"}``, ``{"remarks"}`` or ``{"error", "usage"}``. What JSON has no word for, a time or a
-decimal, is an object of its kind and its text.
+A message is four bytes of length, big-endian, and a JSON object. Requests are ``{"sql", "params"}``,
+``{"prices"}``, ``{"tariffs"}``, ``{"billed"}``, ``{"unbilled"}`` or ``{"lineage"}``; answers are
+``{"columns", "rows"}``, ``{"remarks"}`` or ``{"error", "usage"}``. A value for which JSON has no type, a time
+or a decimal, is an object of its kind and its text.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ from wattribute.sinks.tariffs import Tariff, add_tariffs, shown_days, tariff_of
 _REQUEST_MAX_BYTES: Final = 16 << 20  # 50,000 prices
 _CONNECTIONS_MAX: Final = 8
 _IDLE_S: Final = 300.0
-_KIND: Final = "\0kind"  # no name that anybody gives
+_KIND: Final = "\0kind"  # a key that no real name is equal to
 _KINDS: Final[Mapping[str, Callable[[str], Any]]] = {"datetime": datetime.fromisoformat, "Decimal": Decimal}
 
 
 class QueryServer:
-    """Answers for a store that this process owns, in threads of its own, each on a handle of its own."""
+    """Answers queries for a store that this process owns: each connection has its own thread and handle."""
 
     def __init__(self, store: Store, folder: Path) -> None:
         self._store = store
@@ -61,7 +62,7 @@ class QueryServer:
         self._accepting.start()
 
     def close(self) -> None:
-        """Stop answering. Call it before the store is closed."""
+        """Stop answering. Call this before the store is closed."""
         self._stopping = True
         (self._folder / SOCKET).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -83,12 +84,12 @@ class QueryServer:
             except OSError:
                 if self._stopping:
                     return
-                time.sleep(0.1)  # out of file descriptors: some will come back
+                time.sleep(0.1)  # out of file descriptors: wait until some are free again
                 continue
             connection.settimeout(_IDLE_S)
             if not self._places.acquire(blocking=False):
                 with contextlib.suppress(OSError), connection:
-                    refusal = {"error": f"{_CONNECTIONS_MAX} others are asking already; try again"}
+                    refusal = {"error": f"{_CONNECTIONS_MAX} others are connected already; try again"}
                     connection.sendall(_packed(refusal))
                 continue
             thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
@@ -106,14 +107,14 @@ class QueryServer:
                     answer = self._answer(reader, request)
                 except WattributeError as error:
                     answer = {"error": str(error), "usage": isinstance(error, UsageError)}
-                except (AttributeError, KeyError, TypeError) as error:  # who asks may be of another version
+                except (AttributeError, KeyError, TypeError) as error:  # the client may have another version
                     answer = {
-                        "error": f"the process that owns the store {self._folder} does not understand what it"
-                        f" is told ({error!r}): is it of another version of wattribute?"
+                        "error": f"the process that owns the store {self._folder} does not understand this"
+                        f" request ({error!r}): make sure that it is not another version of wattribute"
                     }
                 connection.sendall(_packed(answer))
         except (OSError, RecursionError, ValueError):
-            pass  # the client is gone or does not speak the protocol: its connection ends, nothing else
+            pass  # the client is gone or does not speak the protocol: only its connection ends
         finally:
             if reader is not None:
                 reader.close()
@@ -125,7 +126,7 @@ class QueryServer:
 
     def _answer(self, reader: Reader, request: Any) -> dict[str, Any]:
         if not isinstance(request, dict):
-            raise UsageError("a request is a JSON object")
+            raise UsageError("a request must be a JSON object")
         if "prices" in request:
             return {"remarks": add_prices(self._store, [price_of(price) for price in request["prices"]])}
         if "tariffs" in request:
@@ -138,16 +139,16 @@ class QueryServer:
             return {"remarks": add_lineage(self._store, Lineage(**request["lineage"]))}
         sql, params = request.get("sql"), request.get("params") or {}
         if not isinstance(sql, str) or not isinstance(params, dict):
-            raise UsageError("a request holds sql, a text, and params, an object")
+            raise UsageError("a request must have sql, a text, and params, an object")
         result = reader.query(sql, params)
         return {"columns": result.columns, "rows": result.rows}
 
 
 class RemoteStore:
-    """A store that another process of this machine owns. It can be asked, and told what to change."""
+    """A store that another process of this machine owns. That process answers queries and makes changes."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises OSError where nobody answers."""
+        """Raises OSError if no process answers."""
         self._folder = folder
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -158,17 +159,17 @@ class RemoteStore:
             raise
 
     def query(self, sql: str, params: Mapping[str, Any] | None = None) -> Result:
-        """The answer to one reading statement. Raises UsageError, StoreError."""
+        """Answer one statement that only reads. Raises UsageError, StoreError."""
         answer = self._ask({"sql": sql, "params": dict(params or {})})
         return Result(answer["columns"], [tuple(row) for row in answer["rows"]])
 
     def tell(self, message: Mapping[str, Any]) -> list[str]:
-        """Have the owner change something; its remarks. Raises UsageError, StoreError."""
+        """Have the owner change something; return its remarks. Raises UsageError, StoreError."""
         remarks: list[str] = self._ask(message)["remarks"]
         return remarks
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._socket.close()
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,29 +177,29 @@ class RemoteStore:
         if len(packed) > _REQUEST_MAX_BYTES:
             raise UsageError(
                 f"that is more than {_REQUEST_MAX_BYTES >> 20} MiB, and the store {self._folder} is in use by"
-                " a process that takes no more at once: tell it in parts, or stop that first"
+                " a process that accepts no more at once: send it in parts, or stop that process first"
             )
         try:
-            with contextlib.suppress(ConnectionError):  # it has hung up; why, it may have said before
+            with contextlib.suppress(ConnectionError):  # it has hung up, and may have sent the reason
                 self._socket.sendall(packed)
             answer = _receive(self._socket, None)
         except (OSError, ValueError) as error:
             raise StoreError(f"the owner of the store {self._folder} does not answer: {error}") from error
         if answer is None:
-            raise StoreError(f"the owner of the store {self._folder} went away")
+            raise StoreError(f"the owner of the store {self._folder} has ended; try again")
         if "error" in answer:
             raise (UsageError if answer.get("usage") else StoreError)(answer["error"])
         return dict(answer)
 
 
 def serve(store: Store) -> QueryServer | None:
-    """Answer other processes for an owned chDB store; None for a server, which answers by itself."""
+    """Answer other processes for a chDB store that this one owns. None for a server: it does so itself."""
     folder = folder_of(store.url)
     return None if folder is None else QueryServer(store, folder)
 
 
 def open_store_for_reading(url: str) -> Readable:
-    """The store, or the process that owns it: whichever can be asked. Raises StoreError, UsageError."""
+    """Open the store, or connect to the process that owns it. Raises StoreError, UsageError."""
     remote = _owner(url)
     if remote is not None:
         return remote
@@ -206,7 +207,7 @@ def open_store_for_reading(url: str) -> Readable:
 
 
 def add_prices_to(url: str, prices: Sequence[Price]) -> list[str]:
-    """Store a user's prices; remarks that a person should see."""
+    """Store a user's prices; return remarks for the user. Raises StoreError, UsageError."""
     texts = [
         {name: _field(value) for name, value in asdict(price).items() if value not in (None, "")}
         for price in prices
@@ -215,7 +216,7 @@ def add_prices_to(url: str, prices: Sequence[Price]) -> list[str]:
 
 
 def add_tariffs_to(url: str, tariffs: Sequence[Tariff]) -> list[str]:
-    """Store tariffs; remarks that a person should see."""
+    """Store tariffs; return remarks for the user. Raises StoreError, UsageError."""
     texts = [
         {name: _field(value) for name, value in asdict(tariff).items()} | {"days": shown_days(tariff.days)}
         for tariff in tariffs
@@ -224,38 +225,38 @@ def add_tariffs_to(url: str, tariffs: Sequence[Tariff]) -> list[str]:
 
 
 def add_billed_to(url: str, billed: BilledHost) -> list[str]:
-    """Store what is billed of a host; remarks that a person should see."""
+    """Store what is billed for a host; return remarks for the user. Raises StoreError, UsageError."""
     return _changed(url, {"billed": asdict(billed)}, lambda store: add_billed(store, billed))
 
 
 def remove_billed_from(url: str, host: str) -> None:
-    """Take away what is declared of a host."""
+    """Remove what is declared for a host. Raises StoreError, UsageError."""
     _changed(url, {"unbilled": host}, lambda store: remove_billed(store, host), create=False)
 
 
 def add_lineage_to(url: str, made: Lineage) -> list[str]:
-    """Store what a model version came of; remarks that a person should see."""
+    """Store which run made a model version; return remarks for the user. Raises StoreError, UsageError."""
     return _changed(url, {"lineage": asdict(made)}, lambda store: add_lineage(store, made))
 
 
 def _changed(
     url: str, message: Mapping[str, Any], change: Callable[[Store], list[str]], create: bool = True
 ) -> list[str]:
-    """Change a store, through the owner where there is one; the remarks. Where there is no store one is made,
-    or, not ``create``, StoreError raised."""
+    """Change a store, through its owner if it has one; return the remarks. A missing store is created, or,
+    without ``create``, raises StoreError."""
     remote = _owner(url)
     if remote is not None:
         with contextlib.closing(remote):
             return remote.tell(message)
     folder = folder_of(url)
-    made = [f"made a new store in {folder}"] if folder is not None and not folder.exists() else []
+    made = [f"created a new store in {folder}"] if folder is not None and not folder.exists() else []
     with contextlib.closing(open_store(url, create)) as store:
         migrate(store)
         return made + change(store)
 
 
 def _adds(told: Sequence[Price | Tariff]) -> bool:
-    """Whether anything is told but what is taken back: that is nowhere in a store that is yet to be made."""
+    """Whether anything is added: a store that does not exist has nothing that could be removed."""
     return not all(each.deleted for each in told)
 
 
@@ -278,7 +279,8 @@ def _owner(url: str) -> RemoteStore | None:
 
 @contextlib.contextmanager
 def _address(folder: Path) -> Iterator[str]:
-    """The socket by way of an open folder: a Unix address is 107 bytes at most, and folders may lie deep."""
+    """The path of the socket through the opened folder: a Unix address has at most 107 bytes, and the path of
+    a folder may be longer."""
     opened = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{opened}/{SOCKET}"
@@ -289,13 +291,13 @@ def _address(folder: Path) -> Iterator[str]:
 def _packed(message: Mapping[str, Any]) -> bytes:
     try:
         body = orjson.dumps(message, default=_spelt, option=orjson.OPT_PASSTHROUGH_DATETIME)
-    except TypeError:  # it has no whole numbers beyond 64 bits
+    except TypeError:  # orjson has no integers beyond 64 bits
         body = json.dumps(_with_text_keys(message), default=_spelt).encode()
     return struct.pack(">I", len(body)) + body
 
 
 def _receive(connection: socket.socket, limit: int | None) -> Any:
-    """The next message; None where the other side has ended. Raises ValueError, OSError."""
+    """The next message; None if the other side has closed the connection. Raises ValueError, OSError."""
     head = _exactly(connection, 4)
     if head is None:
         return None
@@ -317,7 +319,7 @@ def _exactly(connection: socket.socket, count: int) -> bytes | None:
 
 
 def _with_text_keys(value: Any) -> Any:
-    """What is in a map may be by anything; in JSON all is by texts."""
+    """The value with texts as keys: a map may have keys of any type, JSON only has texts."""
     if isinstance(value, Mapping):
         return {str(key): _with_text_keys(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -326,18 +328,18 @@ def _with_text_keys(value: Any) -> Any:
 
 
 def _spelt(value: Any) -> Any:
-    """A value that JSON has no word for."""
+    """A value for which JSON has no type, as an object of its kind and its text, or as its text alone."""
     kind = type(value).__name__
     return {_KIND: kind, "text": str(value)} if kind in _KINDS else str(value)
 
 
 def _read(found: dict[str, Any]) -> Any:
-    """An object, or the value that ``_spelt`` made it of."""
+    """An object, or the value that ``_spelt`` turned into it."""
     made = _KINDS.get(str(found.get(_KIND)))
     try:
         return found if made is None else made(found["text"])
     except (ArithmeticError, KeyError, TypeError, ValueError):
-        return found  # what somebody measured may have labels of any name
+        return found  # labels may have any name, even that of _KIND
 
 
 def _field(value: Any) -> str:

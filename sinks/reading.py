@@ -1,8 +1,9 @@
-"""Questions that may be asked by anyone who may read: one statement, no write, nothing outside the store.
+"""Queries that anyone with read access may run: one statement, no writes, nothing outside the store.
 
 chDB has no users and no grants. ``readonly = 1`` on the handle stops writes, DDL and table functions, but not
-all (tried on chDB 26.9): ``SELECT file('/etc/passwd')`` and ``DESCRIBE file(…)`` read files, ``INTO OUTFILE``
-and ``sqlite('/new/file', …)`` write some, ``KILL`` and ``USE`` work, and statements after a semicolon run.
+everything (tested with chDB 26.9): ``SELECT file('/etc/passwd')`` and ``DESCRIBE file(…)`` read files,
+``INTO OUTFILE`` and ``sqlite('/new/file', …)`` write files, ``KILL`` and ``USE`` work, and statements after a
+semicolon run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from wattribute.sinks.view_texts import VIEWS, view
 _TOKEN: Final = re.compile(
     r"""
       (?P<comment>(?:--|//|\#[!\ ])[^\n]*|/\*(?:(?!/\*).)*?\*/)
-    | (?P<nested>/\*)  # to the engine a comment in a comment ends apart from it, to others both end at once
+    | (?P<nested>/\*)  # the engine ends a comment in a comment by itself, others end both at once
     | (?P<text>'(?:[^'\\]|\\.|'')*')
     | (?P<quoted>`(?:[^`\\]|\\.|``)*`|"(?:[^"\\]|\\.|"")*")
     | (?P<heredoc>\$\w*\$)
@@ -29,12 +30,12 @@ _TOKEN: Final = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _FIRST: Final = frozenset({"select", "with", "show", "describe", "desc", "explain", "exists", "("})
-_QUOTES: Final = frozenset("'`\"\u2018\u2019\u201c\u201d")  # the last four are quotes to the engine too
+_QUOTES: Final = frozenset("'`\"\u2018\u2019\u201c\u201d")  # the engine takes the last four as quotes too
 _FORBIDDEN: Final = frozenset({"file", "outfile", "infile", "format"})
-# What the engine says of a view that is asked without its parameters, and not of that alone.
+# The engine's errors for a view that is queried without its parameters, and for some other mistakes.
 _UNASKED: Final = ("(UNKNOWN_QUERY_PARAMETER)", "(EMPTY_LIST_OF_COLUMNS_QUERIED)")
-# The client puts FORMAT Native behind a query, which may not hold that word: of one that is not finished the
-# engine takes it for a column, a table or an alias.
+# The client appends FORMAT Native to a query, which may not contain that word itself. In an unfinished query
+# the engine takes it for a column, a table or an alias.
 _UNFINISHED: Final = re.compile(
     r"\((?:FORMAT|Native|end of query)\) \(line|['`.]FORMAT\b|\bFORMAT AS Native\b"
 )
@@ -44,10 +45,10 @@ _HARMLESS_TABLES: Final = frozenset(
 
 
 class Reader:
-    """A store that can only be asked."""
+    """A store that can only be read."""
 
     def __init__(self, store: Store, owned: bool = False) -> None:
-        """Read ``store`` on a handle of its own; with ``owned``, closing this closes the store too."""
+        """Read ``store`` on a separate handle; with ``owned``, closing this closes the store too."""
         self._store = store
         self._owned = owned
         self._handle = store.reader()
@@ -57,15 +58,15 @@ class Reader:
         )
 
     def query(self, sql: str, params: Mapping[str, Any] | None = None) -> Result:
-        """The answer to one reading statement, within the limits of time and size. Raises UsageError for
-        anything else, StoreError where the store refuses."""
+        """Answer one statement that only reads, within the limits of time and size. Raises UsageError for
+        anything else, StoreError if the store refuses."""
         sql = checked(sql, self._forbidden)
         try:
             return self._handle.query(sql, params)
         except StoreError as error:
             if any(code in str(error) for code in _UNASKED) and _names_a_view(sql):
                 raise UsageError(
-                    "a view with parameters is asked with all of them, as cost(policy = 'equal',"
+                    "a view with parameters needs all of them, like cost(policy = 'equal',"
                     " since = '2026-01-01', until = '2027-01-01'); 'wattribute query --help' names them"
                 ) from error
             if "FORMAT" in sql or not _UNFINISHED.search(str(error)):
@@ -76,15 +77,15 @@ class Reader:
             ) from error
 
     def close(self) -> None:
-        """Let go of the handle, and of the store if it is owned."""
+        """Close the handle, and the store if it is owned."""
         self._handle.close()
         if self._owned:
             self._store.close()
 
 
 def columns_of(store: Readable, sql: str) -> list[str]:
-    """The names of the columns of an answer without rows, of which chDB says nothing. Only where they are
-    shown: it takes as long again as the answer, 1.7 s for run_cost."""
+    """The column names of an answer without rows, for which chDB gives none. Call it only to show them: it
+    takes as long again as the answer, 1.7 s for run_cost."""
     sql = checked(sql, frozenset())
     if not sql.lstrip().upper().startswith(("SELECT", "WITH")):
         return []
@@ -101,18 +102,20 @@ def checked(sql: str, table_functions: frozenset[str]) -> str:
     try:
         sql.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"a query is UTF-8, and this is not behind {sql[: error.start][-20:]!r}") from None
+        raise UsageError(
+            f"a query must be UTF-8, this one is not after {sql[: error.start][-20:]!r}"
+        ) from None
     tokens = [match for match in _TOKEN.finditer(sql) if match.lastgroup not in ("comment", "space")]
     while tokens and tokens[-1].group() == ";":
         sql = sql[: tokens.pop().start()]
     if not tokens or tokens[0].group().lower() not in _FIRST:
-        raise UsageError("a query begins with SELECT, WITH, SHOW, DESCRIBE, EXPLAIN or EXISTS")
+        raise UsageError("a query must begin with SELECT, WITH, SHOW, DESCRIBE, EXPLAIN or EXISTS")
     for place, token in enumerate(tokens):
         word = token.group().lower()
         if token.lastgroup == "quoted":
             word = word[1:-1]
         if token.lastgroup == "other" and word == ";":
-            raise UsageError("a query is one statement: leave out the semicolon and what follows")
+            raise UsageError("a query must be one statement: leave out the semicolon and what follows")
         if token.lastgroup == "nested":
             raise UsageError("a query with an unfinished comment, or with a comment in a comment, is refused")
         if token.lastgroup == "heredoc" or (token.lastgroup == "other" and word in _QUOTES):
@@ -124,6 +127,6 @@ def checked(sql: str, table_functions: frozenset[str]) -> str:
         called = place + 1 < len(tokens) and tokens[place + 1].group() == "("
         if word in _FORBIDDEN or (called and word in table_functions):
             raise UsageError(
-                f"a query may not use {word}: it reads the store alone, and its answer has one format"
+                f"a query may not use {word}: it can only read the store, and its answer has a fixed format"
             )
     return sql

@@ -1,4 +1,4 @@
-"""The texts of the store's views: put together of parts, and of the views that they ask."""
+"""The texts of the store's views, put together from parts and from the views that they query."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
-# In an order in which those that ask others come after them.
+# Ordered so that a view comes after the views that it queries.
 VIEWS: Final = (
     *("conservation", "measured", "attempt", "price_book", "price_edge", "tariff_book"),
     *("priced_usage", "cost", "cost_over_time", "cost_as_of", "cost_by_policy"),
@@ -23,12 +23,12 @@ VIEWS: Final = (
     ),
     *("model_cost", "billed", "reconcile"),
 )
-# How views are written: what their upper levels compare stands in if, multiIf or nullIf, not within AND or
-# OR, and they join USING several columns, not ON: that is an AND as well. For each part of one the engine
-# hashes all that lies below its columns: 50 of them above covered_cost took 0.8 (AND) to 1.3 s (OR) more to
-# analyse, in if nothing; model_cost takes 0.94 without, and took 1.42, and its last 20 were 7 % of it. And a
-# scalar mentions another one no oftener than it must: it is analysed again at each mention, with all that it
-# mentions itself.
+# How views are written: comparisons in their upper levels are in if, multiIf or nullIf, not in AND or OR, and
+# joins are USING several columns, not ON, which is an AND as well. For each operand of AND and OR the engine
+# hashes everything below its columns: 50 operands above covered_cost took 0.8 (AND) to 1.3 s (OR) more to
+# analyse, in if nothing; model_cost takes 0.94 s without them, and took 1.42, and its last 20 were 7 % of it.
+# A scalar mentions another one as rarely as possible: that is analysed again at each mention, with everything
+# that it mentions itself.
 _ONE_BUCKET: Final = {
     "{step:String}": "'all'",
     "{tz:String}": "'UTC'",
@@ -36,8 +36,9 @@ _ONE_BUCKET: Final = {
 }
 _PART: Final = re.compile(r"\{\{(\w+)\}\}")
 _AS_KNOWN_NOW: Final = {"{as_of:String}": "'2200-01-01'"}
-# ClickHouse analyses a parameterised view within another one twice, and so on each level again: 0.2 s of
-# processor time each for priced_usage. So others do not ask it but have its text, with parameters filled in.
+# ClickHouse analyses a parameterised view within another one twice, and again twice at each further level:
+# 0.2 s of processor time each for priced_usage. So instead of querying a view, others contain its text, with
+# the parameters filled in.
 _ASKED: Final = re.compile(
     r"\b(FROM|JOIN)\s+(\w+)\(\s*((?:\w+\s*=\s*(?:\{\w+:String\}|'[^'\\]*')\s*,?\s*)+)\)", re.IGNORECASE
 )
@@ -54,9 +55,9 @@ _FILLED_IN: Final[dict[str, dict[str, str]]] = {
 }
 
 
-@cache  # views stand in others: all texts take 19 ms where each is put together once, 40 ms otherwise
+@cache  # views contain others: building all texts takes 19 ms if each is built once, 40 ms otherwise
 def view(name: str) -> str:
-    """The statement that makes a view, with its parts and what is filled in put into the text."""
+    """The statement that creates a view, with its parts and the texts of other views filled in."""
     made_of = "priced_usage" if name.startswith("cost") else name.removesuffix("_as_of")
     sql = _text(made_of)
     while _PART.search(sql):
@@ -68,20 +69,20 @@ def view(name: str) -> str:
 
 
 def select_of(name: str) -> str:
-    """The SELECT of a view, as it stands in others, and in parentheses in the statement that makes it."""
+    """The SELECT of a view, as others contain it, and, in parentheses, the statement that creates it."""
     return view(name).partition(f" VIEW {name} AS")[2]
 
 
 def part(name: str) -> str:
-    """The text of a part, which stands in views in place of its name."""
+    """The text of a part, which replaces its name in views."""
     return _text(f"{name}.part").rstrip()
 
 
 def in_full(sql: str) -> str:
-    """A statement with the texts of the views that it asks in their place. For the engine analyses a
-    parameterised view twice: to put the texts in took processor time from 0.34 to 0.22 s for cost, from 2.2
-    to 1.2 for unit_cost, from 3.5 to 2.5 for model_cost. A view that people ask with values stays where the
-    statement has comments, for it may stand in one."""
+    """A statement with the views that it queries replaced by their texts, because the engine analyses a
+    parameterised view twice: that reduced processor time from 0.34 to 0.22 s for cost, from 2.2 to 1.2 for
+    unit_cost, from 3.5 to 2.5 for model_cost. A view queried with values, as users do, is not replaced if the
+    statement has comments, because it may be in one."""
     commented = _COMMENT.search(sql) is not None
     return _ASKED.sub(
         lambda asked: (
@@ -93,7 +94,7 @@ def in_full(sql: str) -> str:
 
 def _text_of_asked(asked: re.Match[str]) -> str:
     text = select_of(asked[2])
-    given = dict(_GIVEN.findall(asked[3]))  # twice: the last counts, as to the engine
+    given = dict(_GIVEN.findall(asked[3]))  # of a name given twice the last counts, as for the engine
     for name, value in given.items():
         text = text.replace(f"{{{name}:String}}", value)
     return f"{asked[1]} ({text})"

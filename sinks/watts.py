@@ -1,4 +1,4 @@
-"""What models draw for each percent of SM time: the rows of ``wattribute watts``."""
+"""What models draw per percent of SM time: the rows of ``wattribute watts``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ COLUMNS: Final = (
 
 
 def watts_rows(store: Readable, since: Time, until: Time) -> list[dict[str, Any]]:
-    """Of each GPU model and model version, of whole hours that begin in [since, until): docs/store.md,
-    model_watts. Raises UsageError, StoreError."""
+    """The COLUMNS of each GPU model and model version, over whole hours that begin in [since, until)
+    (docs/store.md, model_watts). Raises UsageError, StoreError."""
     return store.query(
         f"SELECT {', '.join(COLUMNS)} FROM model_watts(since = {{since:String}}, until = {{until:String}})"  # noqa: S608 - names from COLUMNS
         " ORDER BY gpu_model, model, model_version LIMIT 100000",

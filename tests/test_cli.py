@@ -343,7 +343,7 @@ def test_a_store_or_bus_that_was_not_there_is_pointed_out(
     price = ("price", "add", "--gpu", "x", "--per-gpu-hour", "1", "--store", f"chdb://{tmp_path}/s")
     told = ("emit", "unit", "images", "3", "--model", "m", "--bus", f"local://{tmp_path}/b")
     for arguments, made in (
-        (price, f"made a new store in {tmp_path}/s"),
+        (price, f"created a new store in {tmp_path}/s"),
         (told, f"a new bus in {tmp_path}/b"),
     ):
         for is_new in (True, False):

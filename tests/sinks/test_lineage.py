@@ -139,7 +139,7 @@ def test_of_a_run_no_more_than_all_is_given_out(served: ClickHouseSink) -> None:
     for version in ("v1", "v2", "v3"):
         add_lineage(served.store, of(version, 10, 1 / 3))
     with pytest.raises(
-        UsageError, match=r"1 is given out already \(m v1 0.333333, .*at most 0 is left, not 0.1"
+        UsageError, match=r"1 is assigned already \(m v1 0.333333, .*at most 0 is left, not 0.1"
     ):
         add_lineage(served.store, of("v4", 10, 0.1))
     add_lineage(served.store, of("v1", 10, 0))
@@ -154,9 +154,9 @@ def test_of_a_run_no_more_than_all_is_given_out(served: ClickHouseSink) -> None:
     ("wrong", "line"),
     [
         ({"days": 0}, "before it begins"),
-        ({"days": 10, "share": 1.5}, "outside 0 to 1"),
-        ({"days": 10, "share": float("nan")}, "outside 0 to 1"),
-        ({"days": 10, "run": ""}, "names a model and a run"),
+        ({"days": 10, "share": 1.5}, "it must be from 0 to 1"),
+        ({"days": 10, "share": float("nan")}, "it must be from 0 to 1"),
+        ({"days": 10, "run": ""}, "needs a model and a run"),
         ({"days": 40_000}, "between 1970 and"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What things cost: the rows of ``wattribute cost`` and ``runs`` (docs/store.md)."""
+"""What things cost: the rows of ``wattribute cost`` and ``wattribute runs`` (docs/store.md)."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ def cost_rows(
     unallocated: str = "separate",
 ) -> list[dict[str, Any]]:
     """Cost of [since, until) by the columns ``by`` (also ``labels.<name>``, and one of hour, day, week and
-    month of the calendar of ``tz``), and by account; with the prices known at ``as_of``. ``unallocated`` says
-    who pays for what nobody used (``charged``). What is billed and was not seen of a declared host is the
+    month in the calendar of ``tz``) and by account, with the prices known at ``as_of``. ``unallocated`` says
+    who pays for what nobody used (``charged``). What is billed for a declared host, but was not seen, has the
     account unobserved.
 
     Each row has the ``by`` columns, account, active_energy_j, idle_energy_j, energy_j, gpu_hours,
     active_cost_usd, idle_cost_usd, cost_usd; with ``unit`` also quantity, covered_cost_usd,
-    cost_usd_per_unit, cost_usd_per_million, j_per_unit, coverage_ratio. Money is None where any part of the
-    row has no price; a quotient is None where there is no unit, and leaves out what was spent while the units
-    were not counted: covered_cost_usd is the rest, which it divides, and coverage_ratio the part of the GPU
-    time that is in it, None where nobody tells. What serves and what trains is apart: where both counted the
-    unit, it is of serving alone, and training_quantity is what else there was. Units stand in the rows of
-    processes alone; those of which no process was seen have a row with the account unmatched. Raises
-    UsageError for a column or policy that there is not, StoreError.
+    cost_usd_per_unit, cost_usd_per_million, j_per_unit, coverage_ratio. Money is None if any part of the row
+    has no price; a quotient is None if there are no units. A quotient leaves out what was spent while units
+    were not counted: covered_cost_usd is the rest, which it divides, and coverage_ratio is the part of the
+    GPU time that this covers, None if it is not known. Serving and training are kept apart: if both counted
+    the unit, quantity and quotients are of serving alone, and training_quantity is the quantity of training.
+    Only rows of processes have units; units for which no process was seen have a row with the account
+    unmatched. Raises UsageError for an unknown column or policy, StoreError.
     """
     by = without_account(by)
     _check(by, unit)
@@ -80,7 +80,7 @@ def policy_costs(
     as_of: Time = None,
     unallocated: str = "separate",
 ) -> dict[str, list[dict[str, Any]]]:
-    """The rows of ``cost_rows`` without units under every policy, by its name, of one reading."""
+    """The rows of ``cost_rows``, without units, under every policy, by its name, from one query."""
     by = without_account(by)
     _check(by, None)
     params = span_times(since, until) | _calendar(by, tz, as_of)
@@ -88,7 +88,7 @@ def policy_costs(
 
 
 def without_account(by: Iterable[str]) -> list[str]:
-    """Each column once; the account stands in every row by itself."""
+    """Each column once, without account, which every row has anyway."""
     return [name for name in dict.fromkeys(by) if name != "account"]
 
 
@@ -106,15 +106,15 @@ def _charged_rows(
     unallocated: str,
     with_parts: bool = False,
 ) -> dict[str, list[dict[str, Any]]]:
-    """For each policy what ``view`` says, and what no collector saw, as rows of ``cost_rows``; ``with_parts``
-    also what serves and what trains of each: whether there is any, its money and its joules."""
+    """For each policy the rows of ``view``, and of what no collector saw, as in ``cost_rows``. With
+    ``with_parts`` each row also has two parts, serving and training: how many rows, USD and joules."""
     expressions, labels = selected(by)
     names = [f"by{place}" for place in range(len(by))]
     chosen = "".join(f"{e} AS {n}, " for e, n in zip(expressions, names, strict=True))
     together = ", ".join([*names, "holder"])
     rows = store.query(
         f"SELECT policy, {chosen} account AS holder,"  # noqa: S608 - names from _BY; values are parameters
-        # the time of 100,000 GPUs passes 64 bits within a day and two hours
+        # the time of 100,000 GPUs exceeds 64 bits after a day and two hours
         " sum(toInt128(active_energy_uj)) / 1e6, sum(toInt128(idle_energy_uj)) / 1e6,"
         " sum(toInt128(energy_uj)) / 1e6, sum(toInt128(gpu_time_ns)) / 3.6e12,"
         " if(countIf(cost_usd IS NULL) = 0, sum(active_cost_usd), NULL),"
@@ -135,8 +135,8 @@ def _charged_rows(
 
 
 def selected(by: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The SQL of columns by name, and its parameters: the names of labels. Raises UsageError for one there is
-    not."""
+    """The SQL of columns by name, and its parameters: the names of labels. Raises UsageError for an unknown
+    column."""
     expressions, params = [], {}
     for place, name in enumerate(by):
         if name.startswith(LABEL) and name != LABEL:
@@ -146,19 +146,19 @@ def selected(by: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             expressions.append(BUCKET if name in STEPS else name)
         else:
             known = (*_BY, f"{LABEL}<name>", *STEPS)
-            raise UsageError(f"cost by {name!r} is not known; {meant(name, known)}")
+            raise UsageError(f"column {name!r} is not known; {meant(name, known)}")
     return expressions, params
 
 
 def run_rows(
     store: Readable, since: Time, until: Time, policy: str, run: str | None = None
 ) -> list[dict[str, Any]]:
-    """What each run cost in [since, until), the dearest first; with ``run``, that one alone.
+    """What each run cost in [since, until), the dearest first; with ``run``, only that one.
 
     Each row has run, model, model_version, team, attempts, outcome, energy_j, gpu_hours, cost_usd,
     cost_usd_per_hour, wasted_usd, wasted_most_usd, position, target_position, cost_usd_per_step, j_per_step,
-    projected_cost_usd, projected_end (docs/store.md, run_cost). None is what is not known. Raises UsageError
-    for a policy that there is not, StoreError.
+    projected_cost_usd, projected_end (docs/store.md, run_cost). None means not known. Raises UsageError for
+    an unknown policy, StoreError.
     """
     return store.query(
         "SELECT run, model, model_version, team, attempts, outcome,"  # noqa: S608 - a text of ours
@@ -173,22 +173,22 @@ def run_rows(
 
 
 def run_places(store: Readable, since: Time, until: Time) -> dict[str, list[str]]:
-    """Where each run that was seen in several Kubernetes namespaces or clusters ran, on the days of
+    """The places of each run that was seen in several Kubernetes namespaces or clusters on the days of
     [since, until): 'namespace', or 'cluster/namespace'. Raises StoreError."""
     shown = "concat(cluster, if(cluster = '' OR namespace = '', '', '/'), namespace)"
     return _shared_names(store, ("cluster", "namespace"), shown, since, until)
 
 
 def run_teams(store: Readable, since: Time, until: Time) -> dict[str, list[str]]:
-    """The teams of each run that several held GPUs for, on the days of [since, until). Raises StoreError."""
+    """The teams of each run for which several held GPUs on the days of [since, until). Raises StoreError."""
     return _shared_names(store, ("team",), "toString(team)", since, until)
 
 
 def _shared_names(
     store: Readable, columns: Sequence[str], shown: str, since: Time, until: Time
 ) -> dict[str, list[str]]:
-    """What is shown of each run that is of several. Its name alone tells a run: these may be several runs
-    that nobody told apart."""
+    """The ``shown`` values of each run that has several in ``columns``. A run is known only by its name, so
+    this may be several runs of the same name."""
     known = " OR ".join(f"{name} != ''" for name in columns)
     rows = store.query(
         f"SELECT run, arraySort(groupUniqArray({shown})) FROM attribution_day FINAL"  # noqa: S608 - names of ours
@@ -207,8 +207,8 @@ def attempt_rows(store: Readable, run: str, policy: str) -> list[dict[str, Any]]
 
     Each row has run, attempt, model, model_version, team, outcome, started, ended, used_from, used_until,
     energy_j, gpu_hours, cost_usd, wasted_usd, wasted_most_usd, position, target_position (docs/store.md,
-    attempt_cost), and steps, those that it made. None is what is not known. Raises UsageError for a policy
-    that there is not, StoreError.
+    attempt_cost), and steps, the number that it made. None means not known. Raises UsageError for an unknown
+    policy, StoreError.
     """
     return store.query(
         "SELECT run, attempt, model, model_version, team, outcome,"
@@ -244,8 +244,8 @@ def _part_sums(kind: str) -> str:
 
 
 def priced_kind(counted: Mapping[bool, float], held: Collection[bool]) -> bool | None:
-    """Whether a unit is one of serving (False) or of training: the first that counted it and ``held`` a GPU;
-    None for neither."""
+    """What a unit is priced as: serving (False) or training (True), the first that counted it and ``held`` a
+    GPU; None if neither did."""
     return next((kind for kind in (False, True) if kind in counted and kind in held), None)
 
 
@@ -273,7 +273,7 @@ def _with_units(
         kind = priced_kind(quantities, held)
         of = bool(held[0]) if kind is None else kind
         usd, joules, ratio = covered.get((*key, of), (*parts[of][1:], None))
-        # what is charged to a line is in its unit cost, as its own cost is
+        # what is charged to a line is part of its unit cost, like its own cost
         if row.get("charged_usd"):
             usd *= row["cost_usd"] / (row["cost_usd"] - row["charged_usd"])
             joules *= row["energy_j"] / sum(part[2] for part in parts) if joules else 1
@@ -291,9 +291,9 @@ def _with_units(
 def _covered(
     store: Readable, by: Sequence[str], params: dict[str, str]
 ) -> dict[tuple[Any, ...], tuple[float | None, float | None, float | None]]:
-    """Of each group of processes, and whether they train: money and joules of the time in which their units
-    were counted, and what part of the GPU time that is. To cost again is dear: only where an engine tells
-    when it was looked at."""
+    """By group of processes, and whether they train: USD and joules of the time in which their units were
+    counted, and which part of the GPU time that is. Empty unless an engine reports when it was observed:
+    computing costs a second time is expensive."""
     if not store.query("SELECT 1 FROM unit WHERE unit = 'observed_ns' LIMIT 1").rows:
         return {}
     columns = [*by, "is_training"]
@@ -325,10 +325,10 @@ def _quotients(
 
 
 def check_unit(unit: str) -> None:
-    """Raises UsageError for no name, and for several: cached tokens are input tokens too, and are not added
-    to those."""
+    """Raise UsageError for an empty name, and for several names: cached tokens are input tokens too, and must
+    not be added to them."""
     if not unit:
-        raise UsageError("--unit names nothing: write what was counted, as output_tokens")
+        raise UsageError("--unit is empty: name what was counted, for example output_tokens")
     if "," in unit:
         raise UsageError(f"--unit {unit}: ask for one unit at a time")
 
@@ -336,12 +336,12 @@ def check_unit(unit: str) -> None:
 def _check(by: Sequence[str], unit: str | None) -> None:
     steps = [name for name in by if name in STEPS]
     if len(steps) > 1:
-        raise UsageError(f"cost by {' and '.join(steps)} is two calendars at once: ask for one of them")
+        raise UsageError(f"cost by {' and '.join(steps)} is two calendar steps at once: ask for one of them")
     if unit is None:
         return
     check_unit(unit)
     for name in by:
         if name in STEPS:
-            raise UsageError(f"units are not counted by {name} yet: leave out --unit, or ask for one {name}")
+            raise UsageError(f"units cannot be shown by {name} yet: leave out --unit, or ask for one {name}")
         if name not in UNIT_IDENTITY:
-            raise UsageError(f"units are not known by {name}; with a unit use {', '.join(UNIT_IDENTITY)}")
+            raise UsageError(f"units have no column {name}; with --unit use {', '.join(UNIT_IDENTITY)}")

@@ -25,13 +25,13 @@ _MOST_SHARING: Final = 20
 
 
 class Evidence:
-    """What stands behind the rows of a store that ``wanted`` chooses, by column, in a span, under a
+    """What a figure rests on: that of the rows that have the values ``wanted``, by column, in a span, under a
     policy."""
 
     def __init__(
         self, store: Readable, wanted: Mapping[str, str], since: Time, until: Time, policy: str
     ) -> None:
-        """Raises UsageError for a column or a policy that there is not."""
+        """Raises UsageError for an unknown column or policy."""
         self._store, self._wanted, self._policy = store, wanted, policy
         self._params: dict[str, Any] = dict(span_params(policy, since, until))
         names = list(wanted)
@@ -41,10 +41,10 @@ class Evidence:
         self._chosen = _all(expressions)
 
     def figure(self) -> list[dict[str, Any]]:
-        """The money, how far off it may be, and how much of the time was seen. Raises UsageError for none."""
+        """The money, its error band, and how much of the time was seen. Raises UsageError without rows."""
         ((windows, gpus, first, last, covered, whole),) = self._query(
             "SELECT count(), uniqExact(host, gpu), min(window_start), max(ended),"  # noqa: S608 - as in _query
-            # the time of 100,000 GPUs passes 64 bits within a day and two hours
+            # the time of 100,000 GPUs exceeds 64 bits after a day and two hours
             " sum(toInt128(seen)), sum(toInt128(length))"
             " FROM (SELECT host, gpu, window_start, any(covered_ns) AS seen,"
             " window_start + toIntervalMillisecond(any(window_ms)) AS ended,"
@@ -52,9 +52,9 @@ class Evidence:
         )
         days = retention_days(self._store)
         if not windows:
-            older = f"; windows older than {days} days (retention_days) are gone" if days else ""
-            look = "look for it with 'wattribute cost --by model,run,team'"
-            raise UsageError(f"nothing was measured that fits: {look}{older}")
+            older = f"; windows older than {days} days (retention_days) are deleted" if days else ""
+            look = "'wattribute cost --by model,run,team' shows what there is"
+            raise UsageError(f"no measurement matches: {look}{older}")
         ((processes, *sums),) = (row[6:] for row in self._grouped if row[5])
         count, joules, hours, error_j, error_hours = sums
         unpriced = any(row[3] for row in self._priced)
@@ -62,10 +62,10 @@ class Evidence:
         span = f"{first:%Y-%m-%dT%H:%M:%SZ} to {last:%Y-%m-%dT%H:%M:%SZ}"
         counted = f"windows: {windows:,}, GPUs: {gpus:,}, processes: {processes:,}; {span}"
         band = f"plus or minus {_percent(error_j, joules)} of the energy, {_percent(error_hours, hours)} of"
-        band += " the time: half-widths, added up as if all windows were off the same way"
+        band += " the time: half-widths, added up as if all windows erred in the same direction"
         gone_hours = sum(row[11] for row in self._priced) - hours
         gone_joules = sum(row[12] for row in self._priced) - joules
-        in_sums = "of windows that are gone: in the money, prices and units, and in no other figure here"
+        in_sums = "of deleted windows: included in the money, prices and units, but in no other figure here"
         gone = []
         if days and gone_hours > 1e-9:
             gone.append(told("retention_days", str(days), in_sums, None, gone_joules, gone_hours))
@@ -79,8 +79,8 @@ class Evidence:
         ]
 
     def sources(self, about: str) -> list[tuple[str, int, float, float]]:
-        """How much rests on each account, energy source, weight source, identity source or flag: its name,
-        rows, joules and GPU hours."""
+        """How much rests on each account, energy source, weight source, identity source or flag (``about``):
+        its name, rows, joules and GPU hours, most joules first."""
         place = _SOURCES.index(about)
         found: defaultdict[str, list[tuple[int, float, float]]] = defaultdict(list)
         for row in self._grouped:
@@ -94,8 +94,8 @@ class Evidence:
 
     @cached_property
     def _grouped(self) -> Sequence[tuple[Any, ...]]:
-        """By all of _SOURCES at once, and one row (is_all) of everything: to read ten million rows five times
-        took 8 s."""
+        """Sums by all of _SOURCES at once, and one row (is_all) of everything: reading ten million rows five
+        times took 8 s."""
         return self._query(
             "SELECT toString(account), toString(energy_source), toString(weight_source), identity_source,"
             " flags, grouping(flags) AS is_all,"
@@ -109,7 +109,7 @@ class Evidence:
 
     @cached_property
     def _priced(self) -> Sequence[tuple[Any, ...]]:
-        """What was priced alike: of all answers here this is the dear one, and three of them need it."""
+        """Sums by price and tariff: of all queries here the most expensive, and three methods need it."""
         return self._query(
             "SELECT price_id, tariff_id, best.12, countIf(cost_usd IS NULL), sum(ifNull(cost_usd, 0)),"  # noqa: S608 - as in _query
             " price_per_gpu_hour_usd, currency, best_tariff.4, best_tariff.5,"
@@ -121,8 +121,8 @@ class Evidence:
         )
 
     def split(self) -> list[dict[str, Any]]:
-        """Of the devices that processes shared, who got which part of the energy above the idle level, and
-        what simpler methods would have said. All who shared them, not those alone that were asked for."""
+        """How the energy above the idle level was split on devices that processes shared, and what simpler
+        methods would have given. Shows all processes that shared them, not only those asked for."""
         in_span = (
             "window_start >= parseDateTime64BestEffort({since:String}, 3, 'UTC')"
             " AND window_start < parseDateTime64BestEffort({until:String}, 3, 'UTC')"
@@ -134,7 +134,7 @@ class Evidence:
             " count()"
             " FROM (SELECT *, sum(active_energy_uj) OVER shared AS whole,"
             " whole / count() OVER shared AS by_heads,"
-            # the ratio first: 3,299 J x 5.67 s, in uJ and ns, is more than 64 bits hold
+            # the ratio first: 3,299 J x 5.67 s, in uJ and ns, exceeds 64 bits
             " whole * (active_time_ns / sum(active_time_ns) OVER shared) AS by_time"
             f" FROM attribution FINAL WHERE {in_span} AND (host, gpu, window_start) IN"
             f" (SELECT host, gpu, window_start FROM attribution FINAL WHERE {in_span} AND {self._chosen})"
@@ -145,16 +145,16 @@ class Evidence:
         found = []
         for model, version, pid, joules, busy_s, by_time, by_heads, error_j, count in rows[:_MOST_SHARING]:
             name = f"{model} {version}".strip() or "no model"
-            watts = f" at {joules / busy_s / 100:.3g} W for each percent" if busy_s else ""
+            watts = f" at {joules / busy_s / 100:.3g} W per percent" if busy_s else ""
             meaning = f"{busy_s:.4g} s of SM time{watts}: {joules:.4g} ± {error_j:.4g} J above idle;"
-            meaning += f" by SM time alone it would be {by_time:.4g} J, by heads {by_heads:.4g} J"
+            meaning += f" by SM time alone it would be {by_time:.4g} J, in equal parts {by_heads:.4g} J"
             found.append(told("split", f"{name}, pid {pid}", meaning, count, joules))
         if len(rows) > _MOST_SHARING:
             found.append(told("split", "others", f"got less: the {_MOST_SHARING} that got most are shown"))
         return found
 
     def prices(self) -> list[dict[str, Any]]:
-        """The prices that were applied, with how long each holds and where it comes from."""
+        """The prices and tariffs that were applied, with when each price is valid and where it comes from."""
         alike: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
         for row in self._priced:
             alike[row[0]].append(row)
@@ -171,7 +171,7 @@ class Evidence:
             hours, joules = _summed(part[11:13] for part in parts)
             if price_id not in book:
                 models = ", ".join(sorted({model for part in parts for model in part[10]}))
-                advice = f"no price of {models or 'a GPU without a name'}: see 'wattribute cost'"
+                advice = f"no price for {models or 'a GPU without a name'}: see 'wattribute cost'"
                 rows.append(told("price", "none", advice, None, joules, hours))
                 continue
             origin, source, dated, disputed, begin, end = book[price_id]
@@ -185,7 +185,7 @@ class Evidence:
         return sorted(rows, key=lambda row: -row["gpu_hours"]) + self._tariffs()
 
     def _tariffs(self) -> list[dict[str, Any]]:
-        """The tariffs of electricity that a price leaves apart."""
+        """The tariffs that were applied, for electricity that a price excludes."""
         alike: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
         for row in self._priced:
             if row[0] and not row[2]:
@@ -197,7 +197,7 @@ class Evidence:
             if not tariff_id:
                 value, meaning = (
                     "none",
-                    "electricity is apart, and no tariff holds: 'wattribute price tariff'",
+                    "the price excludes electricity, and no tariff applies: 'wattribute price tariff add'",
                 )
             elif currency != "USD":
                 value, meaning = f"in {currency}, not summed", tariff_id
@@ -207,21 +207,21 @@ class Evidence:
         return sorted(rows, key=lambda row: (-row["energy_j"], row["meaning"]))
 
     def units(self, unit: str | None) -> list[dict[str, Any]]:
-        """Who counted what came out, whose count was used, and with ``unit`` what one of them cost.
+        """Who counted units, whose count was used, and with ``unit`` what one of them cost.
 
-        Empty where the choice is by a column that units do not have. Raises UsageError if one ``unit`` is
-        asked, and for several."""
+        Empty if rows are chosen by a column that units do not have; with ``unit`` that raises UsageError, as
+        several units do."""
         if unit is not None:
             check_unit(unit)
         unknown = [name for name in self._wanted if name not in UNIT_IDENTITY and name != "account"]
         if unknown or self._wanted.get("account", "process") != "process":
             if unit is not None:
-                raise UsageError(f"units are not known by {unknown[0] if unknown else 'this account'}")
+                raise UsageError(f"units cannot be chosen by {unknown[0] if unknown else 'this account'}")
             return []
         columns = ["" if name == "account" else name for name in self._wanted]
         chosen = _all(columns)
         params = self._params | {"unit": unit or ""}
-        # what names no version may be of this one, which counted_unit says
+        # a count that names no version may be of this one, as counted_unit decides
         place = columns.index("model_version") if "model_version" in columns else -1
         named = f"{{wanted{place}:String}}"
         maybe = chosen.replace(f"model_version = {named}", f"model_version IN ('', {named})")
@@ -254,7 +254,7 @@ class Evidence:
         return rows
 
     def _unit_cost(self, unit: str, counted: Mapping[bool, float]) -> list[dict[str, Any]]:
-        """What one unit cost: of the processes alone, those that serve or those that train."""
+        """What one unit cost: only processes count, those that serve or those that train."""
         if not any(counted.values()):
             return [told("unit cost", "none", f"no {unit} were counted here: there is nothing to divide by")]
         chosen = _all(["" if name == "account" else name for name in self._wanted])
@@ -277,7 +277,7 @@ class Evidence:
         if not hours or not quantity:
             return [told("unit cost", "none", f"no GPU time while {unit} were counted here")]
         value = "unpriced" if unpriced else f"{usd / quantity * 1e6:.6g} USD per million"
-        of = f" in the {_percent(ratio, 1)} of their GPU time that was counted" if is_known else ""
+        of = f" in the {_percent(ratio, 1)} of their GPU time when units were counted" if is_known else ""
         meaning = (
             f"cost of its processes{of}, idle included, / {quantity:,.10g} {unit};"
             f" {joules / quantity:.6g} J each"
@@ -291,7 +291,7 @@ class Evidence:
         )
 
     def _query(self, sql: str) -> Sequence[tuple[Any, ...]]:
-        """Names of ours and a checked policy stand in the text; values are parameters."""
+        """The rows of a query. Its text has only our names and a checked policy; values are parameters."""
         return self._store.query(sql, self._params).rows
 
 
@@ -303,15 +303,15 @@ def told(
     energy_j: float | None = None,
     gpu_hours: float | None = None,
 ) -> dict[str, Any]:
-    """A line of COLUMNS."""
+    """A row with COLUMNS."""
     return dict(zip(COLUMNS, (about, value, rows, energy_j, gpu_hours, meaning), strict=True))
 
 
 def gpu_named(store: Readable, beginning: str) -> str:
-    """The one GPU whose name begins so, as 'wattribute top' shows it; else what was given. Raises UsageError
-    where several do, and for none at all."""
+    """The name of the one GPU that begins with ``beginning``, as 'wattribute top' shows it; ``beginning``
+    itself if there is none. Raises UsageError if there are several, or for an empty text."""
     if not beginning:
-        raise UsageError("--gpu names nothing: write the beginning of its name, as 'wattribute top' shows it")
+        raise UsageError("--gpu is empty: write the beginning of a GPU's name, as 'wattribute top' shows it")
     found = store.query(
         "SELECT DISTINCT gpu FROM attribution_day WHERE startsWith(gpu, {beginning:String}) ORDER BY gpu",
         {"beginning": beginning},
@@ -321,19 +321,19 @@ def gpu_named(store: Readable, beginning: str) -> str:
         return beginning
     if len(gpus) > 1:
         shown = f"{', '.join(gpus[:3])}{', …' if gpus[3:] else ''}"
-        raise UsageError(f"--gpu {beginning!r} begins {len(gpus)} names: {shown}; say more of it")
+        raise UsageError(f"--gpu {beginning!r} begins {len(gpus)} names: {shown}; write more of the name")
     return str(gpus[0])
 
 
 def window_at(store: Readable, at: datetime) -> tuple[datetime, datetime]:
-    """From when until when the window is in which a time lies."""
+    """The start and end of the window that contains a time. Raises StoreError."""
     length = timedelta(milliseconds=held_window_ms(store) or 1)
     begin = at - (at - _EPOCH) % length
     return begin, begin + length
 
 
 def _all(columns: Sequence[str]) -> str:
-    """That every column has the value that is wanted; an empty name is no condition."""
+    """The condition that every column has the wanted value; an empty name adds none."""
     texts = [f"toString({name})" if name in _NO_TEXTS else name for name in columns]
     terms = [f"{text} = {{wanted{place}:String}}" for place, text in enumerate(texts) if text]
     return " AND ".join(["1", *terms])
@@ -346,8 +346,8 @@ def _used(
     known = {source: (authority, whole) for source, authority, whole in told_by}
     for source, quantity in sorted(used.items()):
         authority, whole = known.get(source, ("-", quantity))
-        who = f"counted by {source or 'an unnamed source'}, authority {authority}: of {whole:,.10g} told"
-        apart = "; of training, which is apart from what serves" if is_apart else ""
+        who = f"counted by {source or 'an unnamed source'}, authority {authority}: of {whole:,.10g} reported"
+        apart = "; of training, which is kept apart from serving" if is_apart else ""
         rows.append(told("units used", f"{quantity:,.10g} {unit}", who + apart))
     return rows
 
@@ -355,7 +355,7 @@ def _used(
 def _ignored(unit: str, told_by: Sequence[tuple[Any, ...]], used: Collection[str]) -> list[dict[str, Any]]:
     why = "another source that counted the same ranks higher, or it names no version where several held a GPU"
     if not used:
-        why = "outside of the span, or it names no version where several held a GPU"
+        why = "outside the span, or it names no version where several held a GPU"
     return [
         told(
             "units ignored",

@@ -1,4 +1,4 @@
-"""What nobody used, and who pays for it: a line of its own, the host's owner, or all tenants in
+"""What nobody used, and who pays for it: nobody, as a line of its own, the host's owner, or all tenants in
 proportion."""
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ Row = dict[str, Any]
 
 
 def unobserved_rows(store: Readable, by: Sequence[str], params: Mapping[str, str]) -> list[Row]:
-    """What is billed of declared hosts and no collector saw, as rows of ``cost_rows`` of the account
+    """What is billed for declared hosts, but no collector saw, as rows of ``cost_rows`` with the account
     unobserved.
 
-    Only of declared hosts: of another, what is billed beyond what was seen is not known."""
+    Only declared hosts have such rows: for others it is not known what is billed beyond what was seen. Raises
+    StoreError."""
     if not store.query("SELECT count() FROM billed_host FINAL").rows[0][0]:
         return []
     params = dict(params)
@@ -69,19 +70,19 @@ def unobserved_rows(store: Readable, by: Sequence[str], params: Mapping[str, str
 
 
 def charged(rows: Sequence[Row], by: Sequence[str], way: str) -> list[Row]:
-    """The rows, with what nobody used charged to whom ``way`` says; each then has ``charged_usd``, part of
-    its cost.
+    """The rows, with what nobody used charged according to ``way``. Unless that is ``separate``, which leaves
+    the rows as they are, each then has ``charged_usd``, a part of its cost.
 
-    ``owner``: to the team of the host, in its line, or in one of the account owner. ``tenants``: to all of
-    the same step in proportion to their cost. What has no owner or no price stays as it is, so does a
-    step whose tenants cost nothing or of which one has no price. All columns keep their sums. Raises
-    UsageError."""
+    ``owner``: charged to the team of the host, in its line, or in a new one with the account owner.
+    ``tenants``: charged to all tenants of the same step, in proportion to their cost. Rows without an owner
+    or a price stay as they are; so does a step whose tenants cost nothing, or include one without a price.
+    All columns keep their sums. Raises UsageError."""
     if way not in WAYS:
-        raise UsageError(f"unallocated {way!r} is not known: it is one of {', '.join(WAYS)}")
+        raise UsageError(f"--unallocated {way!r} is not known: it is one of {', '.join(WAYS)}")
     if way == "separate":
         return list(rows)
     if way == "owner" and "team" not in by:
-        raise UsageError("--unallocated owner charges teams: ask for them with --by team")
+        raise UsageError("--unallocated owner charges teams: add --by team")
     kept = [dict(row) | {"charged_usd": 0.0 if row["cost_usd"] is not None else None} for row in rows]
     return _to_owners(kept, by) if way == "owner" else _to_tenants(kept, by)
 
@@ -113,7 +114,7 @@ def _to_tenants(rows: list[Row], by: Sequence[str]) -> list[Row]:
     for alike in together.values():
         tenants = [row for row in alike if row["account"] in TENANTS]
         costs = [row["cost_usd"] for row in tenants]
-        # Of an unpriced one the proportion is not known, and the others would pay its part: 77 USD beside 7
+        # The share of an unpriced tenant is not known, and others would pay it: 77 USD beside 7
         whole = Fraction() if None in costs else sum(map(Fraction, costs), Fraction())
         if not whole:
             left += alike

@@ -173,7 +173,7 @@ def test_explain_names_what_a_unit_rests_on(demo: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("cost", "--by", "day,month"), "two calendars at once"),
+        (("cost", "--by", "day,month"), "two calendar steps at once"),
         (("cost", "--by", "dya"), "did you mean day"),
         (("cost", "--by", "day", "--tz", "Europe/Berlim"), "did you mean Europe/Berlin"),
         (("runs", "--tz", "Europe/Berlim"), "did you mean Europe/Berlin"),
@@ -192,9 +192,9 @@ def test_explain_names_what_a_unit_rests_on(demo: str) -> None:
         (("explain", "--where", "pdo=x"), "did you mean pod"),
         (("explain", "--account", "unobserved"), "wattribute reconcile"),
         (("explain", "--gpu", "GPU-"), "'GPU-' begins 4 names: GPU-"),
-        (("explain", "--gpu", ""), "--gpu names nothing: write the beginning of its name"),
-        (("explain", "--team", "x' OR 1=1 -- 渋谷"), "nothing was measured that fits"),
-        (("explain", "--team", "support", "--unit", "requests"), "units are not known by team"),
+        (("explain", "--gpu", ""), "--gpu is empty: write the beginning of a GPU's name"),
+        (("explain", "--team", "x' OR 1=1 -- 渋谷"), "no measurement matches"),
+        (("explain", "--team", "support", "--unit", "requests"), "units cannot be chosen by team"),
     ],
 )
 def test_a_wrong_question_gets_one_line(demo: str, arguments: tuple[str, ...], line: str) -> None:
@@ -208,7 +208,7 @@ def test_names_that_nothing_has_are_said_to_be_nobody_s(demo: str) -> None:
     said = ran(
         "cost", "--unit", "tokens", "--by", "model,labels.costcentre", "--store", demo, status=2
     ).stderr
-    assert "with a unit use" in said
+    assert "with --unit use" in said
     said = ran("cost", "--unit", "tokens", "--by", "model", "--store", demo).stdout
     assert "no tokens were counted in this span; these were: input_tokens, output_tokens, requests" in said
     said = ran("cost", "--by", "team,labels.costcentre", "--store", demo).stdout

@@ -272,9 +272,9 @@ def test_zero_units_give_no_quotient(sink: ClickHouseSink, as_columns: AsColumns
         (["1"], "equal", None, "not known"),
         (["labels"], "equal", None, "labels.<name>"),
         (["model"], "fair", None, "equal, memory, active"),
-        (["gpu"], "equal", "output_tokens", "units are not known by gpu"),
+        (["gpu"], "equal", "output_tokens", "units have no column gpu"),
         (["model"], "equal", "input_tokens,cached_tokens", "one unit at a time"),
-        (["model"], "equal", "", "--unit names nothing"),
+        (["model"], "equal", "", "--unit is empty"),
     ],
 )
 def test_wrong_questions(
@@ -380,8 +380,8 @@ def test_what_sm_time_alone_would_give_of_a_long_window_is_not_cut_to_64_bits(
     other = TRAINER | shared | {"active_energy_uj": 4_000_000_000, "active_time_ns": 10 * 10**9}
     sink.write_attribution(as_columns([busy, other]))
     first, second = (row["meaning"] for row in Evidence(sink.store, {}, None, None, "equal").split())
-    assert first.endswith("by SM time alone it would be 1.8e+04 J, by heads 1.2e+04 J")
-    assert second.endswith("by SM time alone it would be 6000 J, by heads 1.2e+04 J")
+    assert first.endswith("by SM time alone it would be 1.8e+04 J, in equal parts 1.2e+04 J")
+    assert second.endswith("by SM time alone it would be 6000 J, in equal parts 1.2e+04 J")
 
 
 def test_a_log_that_an_option_made_a_process_is_one(sink: ClickHouseSink, as_columns: AsColumns) -> None:

@@ -337,7 +337,7 @@ def test_a_minute_without_a_source_is_left_out_of_both_sides(
         assert row["j_per_unit"] == pytest.approx(15 / 500)
     explained = Evidence(priced.store, {"model": "m"}, None, None, "memory").units("output_tokens")[-1]
     assert (explained["value"], explained["energy_j"]) == ("10000 USD per million", pytest.approx(15))
-    assert "in the 83.3 % of their GPU time that was counted" in explained["meaning"]
+    assert "in the 83.3 % of their GPU time when units were counted" in explained["meaning"]
 
     priced.write_rows("unit", [told(start_ms, "span", minute, 90) for minute in range(6)])
     (row,) = unit_cost(priced)

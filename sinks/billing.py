@@ -1,4 +1,4 @@
-"""Which GPUs are billed from when until when, and whether that is what was measured (docs/store.md,
+"""Which GPUs are billed from when until when, and whether that matches what was measured (docs/store.md,
 reconcile)."""
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ MOST_GPUS: Final = 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BilledHost:
-    """GPUs of one model of a host that are billed from ``billed_from`` until before ``billed_to``, whole
-    minutes in UTC. An empty ``gpu_model``, 0 ``gpus`` and None stand for what was seen of the host. Raises
-    UsageError."""
+    """GPUs of one model on a host that are billed from ``billed_from`` until before ``billed_to``, whole
+    minutes in UTC. An empty ``gpu_model``, 0 ``gpus`` and None mean: as was seen on the host. Raises
+    UsageError for invalid values."""
 
     host: str
     billed_from: datetime
@@ -38,23 +38,29 @@ class BilledHost:
     def __post_init__(self) -> None:
         check_texts(self)
         if not self.host:
-            raise UsageError("a host needs its name, as 'wattribute cost --by host' shows it")
+            raise UsageError("the host needs its name, as 'wattribute cost --by host' shows it")
         if not 0 <= self.gpus <= MOST_GPUS:
             raise UsageError(f"{self.host} has {self.gpus} GPUs: it must be 1 to {MOST_GPUS}")
         for name, at in (("from", self.billed_from), ("until", self.billed_to)):
             if at.second or at.microsecond:
-                raise UsageError(f"a host is billed {name} a whole minute, not {at:%Y-%m-%dT%H:%M:%S.%f}")
+                raise UsageError(
+                    f"a host must be billed {name} a whole minute, not {at:%Y-%m-%dT%H:%M:%S.%f}"
+                )
             if not BEGINNING <= at <= END:
-                raise UsageError(f"a host is billed {name} a time between 1970 and 2106, not {at:%Y-%m-%d}")
+                raise UsageError(
+                    f"a host must be billed {name} a time between 1970 and 2106, not {at:%Y-%m-%d}"
+                )
         if self.billed_from >= self.billed_to:
-            raise UsageError(f"{self.host} is billed until {self.billed_to:%Y-%m-%dT%H:%M}: before it begins")
+            raise UsageError(
+                f"billing of {self.host} ends ({self.billed_to:%Y-%m-%dT%H:%M}) before it begins"
+            )
 
 
 def add_billed(store: Store, billed: BilledHost) -> list[str]:
-    """Store what a person declares, and return remarks. One of the same host, GPU and beginning replaces the
-    earlier.
+    """Store a declaration, and return remarks for the user. It replaces one of the same host, GPU model and
+    beginning.
 
-    Raises UsageError where two would hold at once, and where what is left open was not seen."""
+    Raises UsageError if two would apply at once, or if what is left open was not seen."""
     seen = store.query(
         "SELECT gpu_model, uniqExact(gpu) AS gpus, argMax((provider, region, pricing), window_start) AS terms"
         " FROM attribution FINAL WHERE host = {host:String} GROUP BY gpu_model ORDER BY gpu_model",
@@ -69,26 +75,26 @@ def add_billed(store: Store, billed: BilledHost) -> list[str]:
         if other["billed_from"] < whole.billed_to and whole.billed_from < (other["billed_to"] or END):
             raise UsageError(
                 f"{whole.host} is billed from {other['billed_from']:%Y-%m-%dT%H:%MZ} already, and both would"
-                " count: add that one again with an --until, or take it away with 'wattribute host remove'"
+                " count: add that one again with an --until, or remove it with 'wattribute host remove'"
             )
     store.insert_rows("billed_host", [asdict(whole) | {"version": time.time_ns(), "deleted": 0}])
     return _remarks(store, whole, {model: gpus for model, gpus, _ in seen})
 
 
 def remove_billed(store: Store, host: str) -> list[str]:
-    """Take away all that is declared of a host. Raises UsageError where nothing is."""
+    """Remove everything that is declared for a host. Raises UsageError if nothing is."""
     rows = store.query(
         "SELECT host, gpu_model, billed_from FROM billed_host FINAL WHERE host = {host:String}",
         {"host": host},
     ).dicts()
     if not rows:
-        raise UsageError(f"nothing is declared of host {host!r}: 'wattribute host list' shows what is")
+        raise UsageError(f"nothing is declared for host {host!r}: 'wattribute host list' shows what is")
     store.insert_rows("billed_host", [row | {"version": time.time_ns(), "deleted": 1} for row in rows])
     return []
 
 
 def list_billed(store: Readable) -> list[dict[str, Any]]:
-    """What is declared, by host. ``billed_to`` is None where it has no end."""
+    """What is declared, ordered by host. ``billed_to`` is None if there is no end."""
     rows = store.query(
         "SELECT host, gpu_model, gpus, provider, region, pricing, billed_from, billed_to"
         " FROM billed_host FINAL ORDER BY host, gpu_model, billed_from"
@@ -97,13 +103,13 @@ def list_billed(store: Readable) -> list[dict[str, Any]]:
 
 
 def reconcile_rows(store: Readable, by: str, since: Time, until: Time, policy: str) -> list[dict[str, Any]]:
-    """What is billed in [since, until) beside the parts that it went into, by one of RECONCILE_BY, the
+    """What is billed in [since, until), beside the parts that it was used for, by one of RECONCILE_BY, the
     dearest first.
 
     Each row has that column, billed_gpu_hours, process_usd, reserved_usd, unheld_usd, residual_usd,
     unobserved_usd, parts_usd, billed_usd, difference_usd, difference_ratio (of billed_usd; None where that is
     0), difference_gpu_hours, unobserved_gpu_hours, unpriced_gpu_hours (of those billed) and is_declared. As
-    in ``cost_rows`` money is None where any time in it has no price. Raises UsageError, StoreError.
+    in ``cost_rows``, money is None if any time in it has no price. Raises UsageError, StoreError.
     """
     if by not in RECONCILE_BY:
         raise UsageError(f"reconcile by {by!r} is not known; {meant(by, RECONCILE_BY)}")
@@ -144,8 +150,8 @@ def reconcile_rows(store: Readable, by: str, since: Time, until: Time, policy: s
 
 
 def replaced_gpus(store: Readable, since: Time, until: Time) -> list[tuple[str, str, int]]:
-    """Host, GPU model and how many were seen, where nothing is declared and some were never seen at one time:
-    all are billed from the first to the last window, though one may have replaced another."""
+    """Host, GPU model and number of GPUs seen, where nothing is declared and some of them were never seen at
+    the same time: all are billed from the first to the last window, though one may have replaced another."""
     rows = store.query(
         "SELECT host, gpu_model, count() FROM"
         " (SELECT host, gpu_model, min(first_at) AS begin, max(last_at) AS end FROM measured"
@@ -160,7 +166,7 @@ def replaced_gpus(store: Readable, since: Time, until: Time) -> list[tuple[str, 
 
 
 def _completed(billed: BilledHost, seen: Mapping[str, tuple[int, tuple[str, str, str]]]) -> BilledHost:
-    """With what was seen of the host in place of what was not said."""
+    """The declaration, with what was seen on the host where it leaves something open. Raises UsageError."""
     named = sorted(filter(None, seen))
     if not billed.gpu_model and len(named) != 1:
         found = (
@@ -171,7 +177,7 @@ def _completed(billed: BilledHost, seen: Mapping[str, tuple[int, tuple[str, str,
     gpus, terms = seen.get(model, (0, ("", "", "")))
     if not (billed.gpus or gpus):
         raise UsageError(
-            f"no {model} of host {billed.host!r} was seen yet: say how many are billed, with --gpus 8"
+            f"no {model} on host {billed.host!r} was seen yet: say how many are billed, with --gpus 8"
         )
     said = (billed.provider, billed.region, billed.pricing)
     provider, region, pricing = (

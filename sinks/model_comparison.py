@@ -1,4 +1,4 @@
-"""Which of two model versions is cheaper, and whether it is as good: as far as the figures can tell."""
+"""Which of two model versions is cheaper, and whether it is as good, as far as the figures show."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Final
 
 _Z: Final = 1.96  # 95 %
 _LEAST_COVERAGE: Final = 0.9
-_SAME_MIX: Final = 1.2  # input tokens per output token: beyond this the two did different work
+_SAME_MIX: Final = 1.2  # ratio of their input tokens per output token: beyond this they did different work
 HEADLINE: Final = (
     ("cost_usd_per_million_output_tokens", "USD per million output tokens", "per output token"),
     ("cost_usd_per_request", "USD per request", "per request"),
@@ -21,9 +21,9 @@ Measures = Mapping[tuple[str, str], Row]
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A figure of two versions. Within ``band`` a difference may be chance or error; None: not known.
-    ``better`` is -1 where the first is better, 1 where the second is, 0 where they are the same as far as the
-    band can tell, and None where nothing can be said."""
+    """One figure of two versions. A difference up to ``band`` may be chance or error; None: not known.
+    ``better`` is -1 if the first is better, 1 if the second is, 0 if the difference is within the band, and
+    None if the band is not known."""
 
     figure: str
     first: float | None
@@ -33,14 +33,14 @@ class Difference:
 
     @property
     def ratio(self) -> float | None:
-        """By how much of the first the second is more; None where there is none."""
+        """The difference, as a fraction of the first; None if one is not known or the first is 0."""
         if self.first is None or self.second is None or not self.first:
             return None
         return self.second / self.first - 1
 
 
 def money(first: Row, second: Row) -> tuple[str, Difference] | None:
-    """What the two cost for the first of HEADLINE that both have, and what that is called."""
+    """What the cost is per, and its difference, for the first of HEADLINE that both have; None for none."""
     for name, heading, per in HEADLINE:
         if first[name] is not None and second[name] is not None:
             band = sum(row[name] * _error_ratio(row, "error_usd", "cost_usd") for row in (first, second))
@@ -49,7 +49,7 @@ def money(first: Row, second: Row) -> tuple[str, Difference] | None:
 
 
 def energy(first: Row, second: Row) -> Difference | None:
-    """What an output token of each took; None where one of them is not known."""
+    """The energy of an output token of each; None if one is not known."""
     name = "j_per_output_token"
     if first[name] is None or second[name] is None:
         return None
@@ -58,7 +58,7 @@ def energy(first: Row, second: Row) -> Difference | None:
 
 
 def qualities(first: Measures, second: Measures) -> list[Difference]:
-    """Every measure that both have; latencies too, of which no band is known."""
+    """The differences in every measure that both have, latencies included, for which no band is known."""
     found = []
     for metric, dataset in first.keys() & second.keys():
         one, other = first[metric, dataset], second[metric, dataset]
@@ -73,8 +73,9 @@ def qualities(first: Measures, second: Measures) -> list[Difference]:
 
 
 def chance_band(metric: str, first: Row, second: Row) -> float | None:
-    """Up to which difference two shares of samples may be the same (95 %; Agresti and Caffo 2000: a success
-    and a failure are added to each). None for what is no share: outside 0 to 1, not counted, or a loss."""
+    """The greatest difference of two shares of samples that may be chance (95 %; Agresti and Caffo 2000: one
+    success and one failure are added to each). None for other metrics: outside 0 to 1, without a sample
+    count, or a loss."""
     low, high = sorted((first["value"], second["value"]))
     is_share = first["higher_is_better"] or metric.endswith(("_ratio", "_rate"))
     if not (is_share and low >= 0 and high <= 1 and first["sample_count"] and second["sample_count"]):
@@ -85,15 +86,16 @@ def chance_band(metric: str, first: Row, second: Row) -> float | None:
         for row, count in zip((first, second), counts, strict=True)
     ]
     variance = sum(share * (1 - share) / count for share, count in zip(shares, counts, strict=True))
-    # the band lies around the difference with what was added, which is nearer to 0
+    # the band is around the difference with the added samples, which is nearer to 0
     drawn_in: float = abs((first["value"] - second["value"]) - (shares[0] - shares[1]))
     return _Z * math.sqrt(variance) + drawn_in
 
 
 def dominated(rows: Sequence[Row], measures: Mapping[tuple[str, str], Measures]) -> list[tuple[Row, Row]]:
-    """Versions that are dearer per output token than another, beyond the error, and no better in anything
-    that both were measured by: each with the cheapest such other. Latency counts as a measure. Nothing
-    is said where too little of their time has counts, or they did other work, to compare their cost by."""
+    """Versions that are dearer per output token than another, beyond the error, and no better in any measure
+    that both have: each with the cheapest such other. Latency counts as a measure. ``measures`` has those of
+    each (model, version). Leaves out versions whose cost cannot be compared, because too little of their time
+    has counts, or because they did other work."""
     priced = [
         row
         for row in rows
@@ -117,18 +119,18 @@ def dominated(rows: Sequence[Row], measures: Mapping[tuple[str, str], Measures])
 
 
 def coverage_note(row: Row) -> str:
-    """Why the cost of a version cannot be compared; empty where it can."""
+    """Why the cost of a version cannot be compared; empty if it can."""
     name = f"{row['model']} {row['model_version']}"
     coverage = row.get("coverage_ratio")
     if coverage is not None and coverage < _LEAST_COVERAGE:
-        return f"of {name} only {100 * coverage:.0f} % of its time has counts: too little to compare by"
+        return f"{name}: only {100 * coverage:.0f} % of its time has counts, too little to compare its cost"
     if row["cost_usd_per_million_output_tokens"] is None and row["cost_usd_per_request"] is None:
         return f"{name}: {row['reasons'].get('cost_usd_per_million_output_tokens', 'no cost of a token')}"
     return ""
 
 
 def mix_note(first: Row, second: Row) -> str:
-    """Whether the two served such different work that a token of one is not a token of the other."""
+    """Why tokens of the two cannot be compared, if they served such different work; else empty."""
     if not all(row[name] for row in (first, second) for name in ("input_tokens", "output_tokens")):
         return ""
     mixes = [row["input_tokens"] / row["output_tokens"] for row in (first, second)]

@@ -51,13 +51,13 @@ Version = tuple[str, str]
 def model_rows(
     store: Readable, since: Time, until: Time, policy: str, limit: int = 50_000
 ) -> list[dict[str, Any]]:
-    """What each model version cost in [since, until), and for what it served, by name.
+    """What each model version cost in [since, until), and what it served for that, ordered by name.
 
-    Each row has the columns COLUMNS (docs/store.md, model_cost): energy in joules, time in hours; None is
-    what is not known, and ``reasons`` says why. Of more than ``limit`` versions it keeps the dearest, those
-    without a price before them. Raises UsageError for a policy that there is not, StoreError.
+    Each row has the columns COLUMNS (docs/store.md, model_cost): energy in joules, time in hours. None means
+    not known, and ``reasons`` says why. Of more than ``limit`` versions, those without a price are kept, then
+    the dearest. Raises UsageError for an unknown policy, StoreError.
     """
-    # Of 720,000 versions the view takes 58 s, and 19 s where it is told whose models matter.
+    # With 720,000 versions the view takes 58 s, and 19 s if it only reads the models of those kept.
     where = f" WHERE model IN (SELECT model FROM ({_DEAREST}))"  # noqa: S608 - a text of ours
     is_cut = _versions_ever(store) > limit and count_versions(store, since, until) > limit
     return store.query(
@@ -69,13 +69,13 @@ def model_rows(
 
 
 def count_versions(store: Readable, since: Time, until: Time) -> int:
-    """How many model versions, the nameless among them, held a GPU in [since, until)."""
+    """How many model versions, those without a name included, held a GPU in [since, until)."""
     counted: int = store.query(_COUNTED, span_params("equal", since, until)).rows[0][0]
     return counted
 
 
 def _versions_ever(store: Readable) -> int:
-    """How many model versions ever held a GPU: told of the sums of days in 0.05 s, those of a span in 0.9."""
+    """How many model versions ever held a GPU. Sums of days answer in 0.05 s; those of a span take 0.9 s."""
     sql = "SELECT uniqExact(model, model_version) FROM measured WHERE account = 'process'"
     ((count,),) = store.query(sql).rows
     return int(count)
@@ -84,8 +84,8 @@ def _versions_ever(store: Readable) -> int:
 def version_rows(
     store: Readable, versions: Sequence[Version], since: Time, until: Time, policy: str
 ) -> list[dict[str, Any]]:
-    """The rows of model versions, in their order. Raises UsageError, which names the nearest, where one was
-    not seen."""
+    """The rows of ``versions``, in their order. Raises UsageError, which names the nearest known version, if
+    one was not seen."""
     models, names = map(list, zip(*versions, strict=True))
     rows = store.query(
         f"SELECT {_SELECTED}{_FROM}"
@@ -116,8 +116,8 @@ def _not_seen(store: Readable, version: Version) -> str:
 def quality_rows(
     store: Readable, versions: Sequence[Version], since: Time, until: Time
 ) -> dict[Version, dict[tuple[str, str], dict[str, Any]]]:
-    """How good and how fast each of ``versions`` was, by metric and dataset: value, sample_count,
-    higher_is_better, is_latency, measured_at (docs/store.md, model_quality)."""
+    """How good and how fast each of ``versions`` was: by (metric, dataset) a row with value, sample_count,
+    higher_is_better, is_latency and measured_at (docs/store.md, model_quality)."""
     models = sorted({model for model, _ in versions})
     rows = store.query(
         "SELECT model, model_version, metric, dataset, value, sample_count, higher_is_better, is_latency,"
@@ -133,8 +133,8 @@ def quality_rows(
 
 
 def renamed_rows(store: Readable, since: Time, until: Time) -> list[dict[str, Any]]:
-    """The latest three processes that went by two names in [since, until), the latest first: model,
-    model_version, next_model, next_version, and ``at``, when the second began."""
+    """The latest three processes that changed their model or version in [since, until), latest first: model,
+    model_version, next_model, next_version, and ``at``, when the second name began."""
     return store.query(
         "SELECT model, model_version, next_model, next_version, at"
         " FROM renamed_model(since = {since:String}, until = {until:String})"

@@ -1,4 +1,4 @@
-"""What a person who adds a price should see: names that nearly match, gaps, instances taken for GPUs."""
+"""Remarks for a user who adds a price: names that nearly match, gaps, instances taken for GPUs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _SHOWN: Final = 3
 _WORD: Final = re.compile(r"[a-z0-9]+")
 CATEGORIES: Final = ("on_demand", "spot", "committed", "capacity_block", "owned", "serverless")
-_TOO_DEAR_RATIO: Final = 4  # against the dearest other price of the GPU: an instance has 2, 4 or 8 of them
+_TOO_DEAR_RATIO: Final = 4  # times the dearest other price of the GPU: an instance has 2, 4 or 8 GPUs
 
 
 def remarks_on(
@@ -25,8 +25,8 @@ def remarks_on(
     bundled: Sequence[Price],
     alike: Mapping[tuple[str, ...], Sequence[Mapping[str, Any]]],
 ) -> list[str]:
-    """Remarks on prices just added. ``alike`` has the rows of all that the user told: those of a GPU,
-    provider, region and category together, by when they begin."""
+    """Remarks on prices just added. ``alike`` has the rows of all prices of the user, by (GPU, provider,
+    region, category), each ordered by beginning."""
     seen = store.query("SELECT DISTINCT gpu_model, pricing FROM attribution_day").rows
     gpus = {other.gpu_model for other in bundled} | {gpu for gpu, _ in seen}
     categories = {*CATEGORIES, *(pricing for _, pricing in seen)}
@@ -61,7 +61,8 @@ def remarks_on(
         ((tariffs,),) = store.query("SELECT count() FROM tariff_book").rows
         if not tariffs:
             remarks.append(
-                "there is no tariff yet: it stays unpriced until 'wattribute price tariff add' tells one"
+                "there is no tariff yet: what excludes electricity stays unpriced until"
+                " 'wattribute price tariff add'"
             )
     return [remark for remark in dict.fromkeys(remarks) if remark]
 
@@ -69,14 +70,15 @@ def remarks_on(
 def _currency(price: Price) -> str:
     if price.currency == "USD":
         return ""
-    return f"{price.gpu_model} is priced in {price.currency}: only USD is summed, its cost stays unpriced"
+    return f"{price.gpu_model} is priced in {price.currency}: only USD is summed, so its cost stays unpriced"
 
 
 def _instance(price: Price, dearest: float | None) -> str:
     if dearest is None or price.price < _TOO_DEAR_RATIO * dearest or not price.price:
         return ""
     return (
-        f"{price.price:g} per GPU-hour of {price.gpu_model} is far above its other prices: is it an instance?"
+        f"{price.price:g} per GPU-hour of {price.gpu_model} is far above its other prices:"
+        " is it the price of an instance?"
     )
 
 
@@ -85,14 +87,14 @@ def _nearly(what: str, name: str, known: Iterable[str]) -> str:
     if not name or name in folded.values():
         return ""
     near = difflib.get_close_matches(name.casefold(), folded, 1, 0.75)
-    words = set(_WORD.findall(name.casefold()))  # of H200, without NVIDIA, or a100 80gb
+    words = set(_WORD.findall(name.casefold()))  # for names like H200, without NVIDIA, or a100 80gb
     near = near or sorted(other for other in folded if words and words <= set(_WORD.findall(other)))
     shown = " or ".join(repr(folded[other]) for other in near[:_SHOWN])
     return f"no {what} named {name!r} was seen yet; one named {shown} is known" if near else ""
 
 
 def _gaps(alike: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Between two prices of the same GPU, provider, region and category."""
+    """A remark for each gap between two prices of the same GPU, provider, region and category."""
     return [
         f"{later['gpu_model']} has no such price from {earlier['valid_to']:%Y-%m-%dT%H:%MZ}"
         f" to {later['valid_from']:%Y-%m-%dT%H:%MZ}"

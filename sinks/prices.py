@@ -1,7 +1,7 @@
-"""The price book: what a GPU-hour costs, where, as what, and when.
+"""The price book: what a GPU-hour costs, by place, category and time.
 
-The bundled prices let money come out at once; each names its source and its date. A user's own price always
-wins over a bundled one.
+With the bundled prices there are costs in money from the start; each names its source and its date. A user's
+own price always wins over a bundled one.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ BEGINNING: Final = datetime(1970, 1, 1, tzinfo=UTC)
 END: Final = datetime(2106, 2, 7, 6, 28, tzinfo=UTC)  # the last whole minute of ClickHouse's DateTime
 YEAR_HOURS: Final = 365 * 24
 OWNED: Final = "owned"
-_LISTED_PRICE: Final = "price_per_gpu_hour"  # how 'price list' heads what a file of prices calls its price
+_LISTED_PRICE: Final = "price_per_gpu_hour"  # the heading in 'price list' of what a price file calls 'price'
 _LISTED_ONLY: Final = ("origin", "price_id")
 _BOOK_RECORDED: Final = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """A price per GPU-hour. An empty provider, region or category holds for any. It holds from ``valid_from``
-    until before ``valid_to``, whole minutes in UTC; one that is ``deleted`` takes back the one of its place
-    and beginning. Raises UsageError where it makes no sense."""
+    """A price per GPU-hour. An empty provider, region or category applies to any. It is valid from
+    ``valid_from`` until before ``valid_to``, whole minutes in UTC. With ``deleted`` it removes the price of
+    the same GPU, place, category and beginning. Raises UsageError for invalid values."""
 
     gpu_model: str
     price: float
@@ -66,9 +66,9 @@ class Price:
         check_currency(self.currency)
         for name, at in (("valid from", self.valid_from), ("valid to", self.valid_to)):
             if at.second or at.microsecond:
-                raise UsageError(f"a price is {name} a whole minute, not {at:%Y-%m-%dT%H:%M:%S.%f}")
+                raise UsageError(f"a price must be {name} a whole minute, not {at:%Y-%m-%dT%H:%M:%S.%f}")
             if not BEGINNING <= at <= END:
-                raise UsageError(f"a price is {name} a time between 1970 and 2106, not {at:%Y-%m-%d}")
+                raise UsageError(f"a price must be {name} a time between 1970 and 2106, not {at:%Y-%m-%d}")
         if self.valid_from >= self.valid_to:
             raise UsageError(f"the price ends ({self.valid_to:%Y-%m-%dT%H:%M}) before it begins")
         self._check_instance()
@@ -77,26 +77,28 @@ class Price:
         if self.instance_price is None:
             return
         if self.gpus_per_instance < 1:
-            raise UsageError(f"an instance of {self.gpu_model} has how many GPUs? say gpus_per_instance")
+            raise UsageError(
+                f"an instance of {self.gpu_model} needs its number of GPUs: give gpus_per_instance"
+            )
         if abs(self.price * self.gpus_per_instance - self.instance_price) > 0.01 * self.instance_price:
             shown = self.instance_price / self.gpus_per_instance
             raise UsageError(
-                f"{self.price:g} per GPU-hour does not fit {self.instance_price:g} for an instance of"
+                f"{self.price:g} per GPU-hour does not match {self.instance_price:g} for an instance of"
                 f" {self.gpus_per_instance} {self.gpu_model}: that is {shown:g} per GPU-hour"
             )
 
     @property
     def price_id(self) -> str:
-        """What it is a price of, and from when: a second price with it replaces the first."""
+        """Its place, category, GPU and beginning. A second price with the same id replaces it."""
         begins = "" if self.valid_from == BEGINNING else f"{self.valid_from:%Y-%m-%dT%H:%M}"
         return f"{self.provider}|{self.region}|{self.category}|{self.gpu_model}|{begins}"
 
 
 def add_prices(store: Store, prices: Sequence[Price]) -> list[str]:
-    """Store a user's prices, all or none, and return remarks that a person should see.
+    """Store a user's prices, all or none, and return remarks for the user.
 
-    A price of the same GPU, provider, region, category and beginning replaces the earlier one, or takes it
-    back. Raises UsageError where two would hold at once, and where there is none to take back.
+    A price of the same GPU, provider, region, category and beginning replaces the earlier one, or removes it.
+    Raises UsageError if two would be valid at once, or if there is none to remove.
     """
     stored = store.query(
         "SELECT price_id, provider, region, category, gpu_model, valid_from, valid_to,"
@@ -105,10 +107,10 @@ def add_prices(store: Store, prices: Sequence[Price]) -> list[str]:
     ).dicts()
     book = {row["price_id"]: row for row in stored}
     rows = [_row(price, "user", datetime.now(UTC), time.time_ns()) for price in prices]
-    # What is taken back or replaced makes room, wherever it stands.
+    # Prices that are removed or replaced cannot overlap, wherever in ``prices`` that is said.
     for row in rows:
         if row["deleted"] and book.pop(row["price_id"], None) is None:
-            raise UsageError("you told no such price: 'wattribute price list' shows the user's")
+            raise UsageError("you have added no such price: 'wattribute price list' shows yours first")
     added = {row["price_id"]: row for row in rows if not row["deleted"]}
     book |= added
     alike = _alike(book.values())
@@ -135,13 +137,13 @@ def list_prices(store: Readable) -> list[dict[str, Any]]:
 
 
 def read_prices(path: Path) -> list[Price]:
-    """The prices of a CSV file with a header: gpu_model and price, and what else Price has; or of one that
-    'price list' has written, without the bundled prices that are in it as they are.
+    """The prices in a CSV file with a header: gpu_model and price, and any other field of Price. The file may
+    also be one that 'price list' has written: bundled prices that are unchanged in it are left out.
 
     Raises UsageError, which names the line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # Excel begins a file with a mark
+        text = path.read_text(encoding="utf-8-sig")  # Excel begins a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"cannot read the prices in {path}: {getattr(error, 'strerror', None) or error}"
@@ -150,7 +152,7 @@ def read_prices(path: Path) -> list[Price]:
 
 
 def parse_time(text: str) -> datetime:
-    """An ISO date or time; UTC unless it says otherwise. Raises UsageError."""
+    """The time in an ISO date or time; in UTC unless it has an offset. Raises UsageError."""
     try:
         at = datetime.fromisoformat(text)
     except ValueError as error:
@@ -159,7 +161,7 @@ def parse_time(text: str) -> datetime:
 
 
 def load_bundled(store: Store) -> None:
-    """Bring the bundled prices in the store to those of this program; a user's are left alone."""
+    """Make the bundled prices in the store those of this program; leave a user's prices alone."""
     stored = store.query(
         "SELECT price_id, form, currency, list_price, valid_from, valid_to, source, source_date, disputed"
         " FROM price FINAL WHERE origin = 'bundled'"
@@ -168,7 +170,7 @@ def load_bundled(store: Store) -> None:
     new = {row["price_id"]: row for row in (_row(price, "bundled", _BOOK_RECORDED, 0) for price in bundled())}
     now = datetime.now(UTC)
     added = [row for key, row in new.items() if key not in old]
-    if added:  # what another program took away is known again from now on, and not of the time between
+    if added:  # prices that another version has removed are known again from now on, not for the time between
         gone = {key for (key,) in store.query("SELECT price_id FROM price_history WHERE deleted").rows}
         added = [row | ({"recorded_at": now} if row["price_id"] in gone else {}) for row in added]
     changed = [
@@ -195,7 +197,7 @@ def _parse(text: str, name: str, in_book: Sequence[Price] = ()) -> list[Price]:
     reader.fieldnames = columns
     for place, column in enumerate(columns):
         if column in columns[:place]:
-            raise UsageError(f"{name}: the column {column!r} is there twice")
+            raise UsageError(f"{name}: the column {column!r} appears twice")
         if column not in known and column not in _LISTED_ONLY:
             raise UsageError(f"{name}: unknown column {column!r}; {meant(column, known)}")
     prices: dict[str, tuple[int, Price]] = {}
@@ -209,7 +211,7 @@ def _parse(text: str, name: str, in_book: Sequence[Price] = ()) -> list[Price]:
                 continue
             line, _ = prices.setdefault(price.price_id, (reader.line_num, price))
             if line != reader.line_num:
-                raise UsageError(f"the GPU, place and beginning of line {line} again: which one holds?")
+                raise UsageError(f"it has the GPU, place and beginning of line {line}: keep one of the two")
         except UsageError as error:
             raise UsageError(f"{name} line {reader.line_num}: {error}") from error
     return [price for _, price in prices.values()]
@@ -223,7 +225,7 @@ def _rows(reader: csv.DictReader[str], name: str) -> Iterator[dict[str, str]]:
 
 
 def pays_for_energy(category: str, of_capital: bool) -> bool:
-    """Whether a price pays for electricity too, where nobody says so: not of a GPU of one's own."""
+    """Whether a price includes electricity if nothing says so: not that of an owned GPU."""
     return category != OWNED and not of_capital
 
 
@@ -263,14 +265,14 @@ def price_per_gpu_hour(
     capital_per_gpu: float | None,
     life_years: float | None,
 ) -> float:
-    """What a GPU-hour costs, however that is said: as it is, by the instance, or by what a GPU was bought for
-    and how many years of 8760 hours it serves. Capital is paid for every hour, not for those in use alone.
+    """What a GPU-hour costs. The price may be given as that, per instance, or as what a GPU was bought for
+    and how many years of 8760 hours it serves: capital is spread over every hour, not only those in use.
     Raises UsageError."""
     if (capital_per_gpu is None) != (life_years is None):
-        raise UsageError("capital per GPU and its life in years go together")
+        raise UsageError("capital per GPU and its life in years must be given together")
     if capital_per_gpu is not None and life_years is not None:
         if price is not None or instance_price is not None:
-            raise UsageError("a price by the hour or the capital: one of them, not both")
+            raise UsageError("give a price by the hour or the capital, not both")
         if not (math.isfinite(capital_per_gpu) and capital_per_gpu >= 0):
             raise UsageError(f"a capital of {capital_per_gpu:g} per GPU: it must be 0 or more")
         if not (math.isfinite(life_years) and life_years > 0):
@@ -279,14 +281,14 @@ def price_per_gpu_hour(
     if price is not None:
         return price
     if instance_price is None:
-        raise UsageError("a price without price: say it per GPU-hour, per instance, or as capital and life")
+        raise UsageError("a price without price: give it per GPU-hour, per instance, or as capital and life")
     if gpus_per_instance < 1:
         raise UsageError("the price of an instance needs its number of GPUs (gpus_per_instance)")
     return instance_price / gpus_per_instance
 
 
 def number(name: str, text: str) -> float:
-    """Raises UsageError where the text is none."""
+    """The number in a text. Raises UsageError if it is not one; ``name`` is what the error calls it."""
     try:
         return float(text)
     except ValueError as error:
@@ -294,14 +296,14 @@ def number(name: str, text: str) -> float:
 
 
 def whole(name: str, value: float) -> int:
-    """Raises UsageError where the number is not whole, or negative."""
+    """The number as an int. Raises UsageError unless it is whole and from 0 to 65,535."""
     if not (0 <= value <= 65_535 and value == math.floor(value)):
         raise UsageError(f"{name} is {value}, not a whole number")
     return int(value)
 
 
 def truth(name: str, text: str) -> bool:
-    """Raises UsageError where the text is neither yes nor no."""
+    """Whether a text means yes. Raises UsageError if it is neither yes nor no."""
     if text.casefold() not in ("1", "true", "yes", "0", "false", "no"):
         raise UsageError(f"{name} is {text!r}: write yes or no")
     return text.casefold() in ("1", "true", "yes")
@@ -322,7 +324,7 @@ def _row(price: Price, origin: str, recorded_at: datetime, version: int) -> dict
 
 
 def _alike(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, ...], list[Mapping[str, Any]]]:
-    """The prices of each GPU, provider, region and category, by when they begin."""
+    """The rows of prices by (GPU, provider, region, category), ordered by beginning."""
     found: defaultdict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for row in sorted(rows, key=itemgetter("valid_from")):
         found[row["gpu_model"], row["provider"], row["region"], row["category"]].append(row)
@@ -341,8 +343,8 @@ def _check_overlap(earlier: Mapping[str, Any], later: Mapping[str, Any], is_late
         advice = f"end this one with --until {shown_time(begin)}"
     raise UsageError(
         f"the price of {new['gpu_model']} from {shown_time(new['valid_from'])} overlaps the one from"
-        f" {shown_time(old['valid_from'])} to {shown_time(old['valid_to'])}; {advice}, or take that one"
-        " back ('wattribute price remove'; in a file, its line with deleted true)"
+        f" {shown_time(old['valid_from'])} to {shown_time(old['valid_to'])}; {advice}, or remove that"
+        " one ('wattribute price remove'; in a file, its line with deleted true)"
     )
 
 

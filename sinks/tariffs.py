@@ -1,4 +1,4 @@
-"""What electricity costs, for GPUs whose price does not include it: by place, hour and day of the week."""
+"""What electricity costs, for GPUs whose price excludes it: by place, hour and day of the week."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _WEEK_HOURS: Final = 168
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tariff:
-    """A price per kWh, from ``from_hour`` of each of ``days`` (0 is Monday) until before ``to_hour``, of the
-    next day where that is not later, as ``time_zone`` goes. An empty provider or region holds for any.
+    """A price per kWh, on each of ``days`` (0 is Monday) from ``from_hour`` until before ``to_hour``, which
+    is on the next day if it is not later, in ``time_zone``. An empty provider or region applies to any.
 
-    What the GPUs used is multiplied by ``node_power_ratio`` (node over GPUs) and ``pue_ratio`` (site over
-    nodes). One that is ``deleted`` takes back the one of its place, hours and beginning. Raises UsageError
-    where it makes no sense."""
+    The energy of GPUs is multiplied by ``node_power_ratio`` (node ÷ GPUs) and ``pue_ratio`` (site ÷ nodes).
+    With ``deleted`` it removes the tariff of the same place, hours and beginning. Raises UsageError for
+    invalid values."""
 
     price_per_kwh: float
     provider: str = ""
@@ -47,53 +47,51 @@ class Tariff:
         check_amount("price of a kWh", self.price_per_kwh)
         for name, ratio in (("node power ratio", self.node_power_ratio), ("PUE", self.pue_ratio)):
             if not 1 <= ratio <= 100:
-                raise UsageError(f"the {name} is {ratio:g}: it must be from 1 to 100, as 1.25")
+                raise UsageError(f"the {name} is {ratio:g}: it must be from 1 to 100, like 1.25")
         check_currency(self.currency)
         if not (0 <= self.from_hour <= 23 and 1 <= self.to_hour <= 24) or self.from_hour == self.to_hour:
             raise UsageError(
-                f"a tariff holds from an hour of 0 to 23 until another of 1 to 24, not {self.from_hour}"
+                f"a tariff must apply from an hour of 0 to 23 until another of 1 to 24, not {self.from_hour}"
                 f" to {self.to_hour}"
             )
         if not self.days:
-            raise UsageError("a tariff holds on at least one day of the week")
+            raise UsageError("a tariff must apply on at least one day of the week")
         try:
             ZoneInfo(self.time_zone)
         except (ZoneInfoNotFoundError, ValueError, OSError) as error:
             raise UsageError(
-                f"time zone {self.time_zone!r} is not known; write one as Europe/Berlin"
+                f"time zone {self.time_zone!r} is not known; write one like Europe/Berlin"
             ) from error
         for name, at in (("from", self.valid_from), ("until", self.valid_to)):
             if at.second or at.microsecond or not BEGINNING <= at <= END:
                 raise UsageError(
-                    f"a tariff holds {name} a whole minute between 1970 and 2106, not {at.isoformat()}"
+                    f"a tariff must apply {name} a whole minute between 1970 and 2106, not {at.isoformat()}"
                 )
         if self.valid_from >= self.valid_to:
             raise UsageError(f"the tariff ends ({self.valid_to:%Y-%m-%dT%H:%M}) before it begins")
 
     @property
     def tariff_id(self) -> str:
-        """What it is a tariff of, and from when: a second one with it takes its place."""
+        """Its place, time zone, hours, days and beginning. A second tariff with the same id replaces it."""
         begins = "" if self.valid_from == BEGINNING else f"{self.valid_from:%Y-%m-%dT%H:%M}"
         hours = f"{self.from_hour}-{self.to_hour}"
         return f"{self.provider}|{self.region}|{self.time_zone}|{hours}|{shown_days(self.days)}|{begins}"
 
     def week_hours(self) -> frozenset[int]:
-        """The hours of the week, from Monday on, in which it holds."""
+        """The hours of the week in which it applies, counted from Monday 0:00."""
         end = self.to_hour if self.to_hour > self.from_hour else self.to_hour + 24
         hours = range(self.from_hour, end)
         return frozenset((24 * day + hour) % _WEEK_HOURS for day in self.days for hour in hours)
 
 
 def add_tariffs(store: Store, tariffs: Sequence[Tariff]) -> list[str]:
-    """Store tariffs, all or none, and return remarks that a person should see. What was told before stays on
-    record. Raises UsageError where two would hold at once, and where there is none to take back."""
+    """Store tariffs, all or none, and return remarks for the user. Earlier versions stay on record. Raises
+    UsageError if two would apply at once, or if there is none to remove."""
     book = {tariff.tariff_id: tariff for tariff in (_tariff(row) for row in list_tariffs(store))}
     for tariff in tariffs:
         if tariff.deleted:
             if book.pop(tariff.tariff_id, None) is None:
-                raise UsageError(
-                    "there is no such tariff: 'wattribute price tariff list' shows those there are"
-                )
+                raise UsageError("there is no such tariff: 'wattribute price tariff list' shows all tariffs")
             continue
         for other in book.values():
             _check_overlap(tariff, other)
@@ -103,7 +101,7 @@ def add_tariffs(store: Store, tariffs: Sequence[Tariff]) -> list[str]:
     tariffs = [tariff for tariff in tariffs if not tariff.deleted]
     remarks = [_uncovered(tariff, book.values()) for tariff in tariffs]
     remarks += [
-        f"a kWh is priced in {tariff.currency}: only USD is summed, what needs it stays unpriced"
+        f"a kWh is priced in {tariff.currency}: only USD is summed, so costs that include it stay unpriced"
         for tariff in tariffs
         if tariff.currency != "USD"
     ]
@@ -111,7 +109,7 @@ def add_tariffs(store: Store, tariffs: Sequence[Tariff]) -> list[str]:
 
 
 def list_tariffs(store: Readable) -> list[dict[str, Any]]:
-    """Every tariff as it is known now."""
+    """Every tariff as it is known now; ``days`` are numbers, 0 for Monday."""
     rows = store.query(
         "SELECT provider, region, price_per_kwh, currency, node_power_ratio, pue_ratio, time_zone, from_hour,"
         " to_hour, days, valid_from, valid_to, source, tariff_id FROM tariff_book"
@@ -140,7 +138,7 @@ def tariff_of(texts: Mapping[str, str]) -> Tariff:
 
 
 def parse_days(text: str) -> tuple[int, ...]:
-    """The days of 'mon-fri,sun', 0 for Monday. Raises UsageError."""
+    """The days in a text like 'mon-fri,sun', as numbers, 0 for Monday. Raises UsageError."""
     days: set[int] = set()
     for part in text.casefold().split(","):
         first, dash, last = part.strip().partition("-")
@@ -148,13 +146,13 @@ def parse_days(text: str) -> tuple[int, ...]:
             begin = DAYS.index(first[:3])
             end = DAYS.index(last[:3]) if dash else begin
         except ValueError as error:
-            raise UsageError(f"days are mon to sun, as mon-fri or sat,sun, not {text!r}") from error
+            raise UsageError(f"days must be mon to sun, like mon-fri or sat,sun, not {text!r}") from error
         days.update((begin + step) % 7 for step in range((end - begin) % 7 + 1))
     return tuple(sorted(days))
 
 
 def shown_days(days: Iterable[int]) -> str:
-    """As ``parse_days`` reads them."""
+    """Days as a text that ``parse_days`` reads."""
     return ",".join(DAYS[day] for day in days)
 
 
@@ -177,7 +175,7 @@ def _row(tariff: Tariff, recorded_at: datetime, version: int) -> dict[str, Any]:
 
 
 def _offsets(tariff: Tariff) -> list[tuple[int, int]]:
-    """From which Unix time on the time zone is how many seconds ahead of UTC, while the tariff holds."""
+    """The offsets of the time zone while the tariff is valid: (Unix time from which on, s ahead of UTC)."""
     zone = ZoneInfo(tariff.time_zone)
 
     def ahead_s(at_s: int) -> int:
@@ -207,13 +205,13 @@ def _check_overlap(new: Tariff, old: Tariff) -> None:
     where = _place(new)
     if new.time_zone != old.time_zone:
         raise UsageError(
-            f"{where} has tariffs by {old.time_zone} already: a place has one time zone,"
+            f"{where} already has tariffs in time zone {old.time_zone}: a place must have one time zone,"
             f" not {new.time_zone} too"
         )
     if new.week_hours() & old.week_hours():
         hours = f"{old.from_hour} to {old.to_hour} on {shown_days(old.days)}"
         raise UsageError(
-            f"the tariff of {where} overlaps the one from {hours}; end that one first: add it"
+            f"the tariff for {where} overlaps the one from {hours}; end that one first: add it"
             " again with --until"
         )
 

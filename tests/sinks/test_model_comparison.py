@@ -132,7 +132,7 @@ def test_what_costs_nothing_is_cheaper_whichever_comes_first() -> None:
 
 def test_without_counts_or_coverage_nothing_is_concluded() -> None:
     few = cost("v2", 0.8, coverage_ratio=0.62)
-    assert coverage_note(few) == "of m v2 only 62 % of its time has counts: too little to compare by"
+    assert coverage_note(few) == "m v2: only 62 % of its time has counts, too little to compare its cost"
     assert coverage_note(cost("v2", 0.8, coverage_ratio=0.89)) != ""
     assert coverage_note(cost("v2", 0.8, coverage_ratio=0.9)) == ""
     measures = (share(0.71, None), share(0.73, None))

@@ -103,7 +103,7 @@ def test_a_price_that_is_taken_back_is_gone_and_was_known(sink: ClickHouseSink) 
     assert server is not None
     try:
         remove(gpu=H200, valid_from="2026-06-01", store=sink.store.url)
-        with pytest.raises(UsageError, match="you told no such price"):
+        with pytest.raises(UsageError, match="you have added no such price"):
             remove(gpu=H200, valid_from="2026-06-01", store=sink.store.url)
     finally:
         server.close()
@@ -129,7 +129,7 @@ def test_the_help_names_every_column_of_a_file_of_prices() -> None:
         ({"gpu_model": "H200"}, "one named 'NVIDIA H200' is known"),
         ({"gpu_model": "a100 80gb"}, "'NVIDIA A100 80GB PCIe' or 'NVIDIA A100-SXM4-80GB' is"),
         ({"gpu_model": "H20"}, None),
-        ({"gpu_model": H200, "price": 28.0}, "is it an instance"),
+        ({"gpu_model": H200, "price": 28.0}, "is it the price of an instance"),
         ({"gpu_model": H200, "category": "on-demand"}, "one named 'on_demand' is known"),
         ({"gpu_model": H200, "category": "capacity_block"}, None),
         ({"gpu_model": H200, "includes_energy": False}, "there is no tariff yet"),
@@ -163,7 +163,7 @@ def test_a_file_of_prices(sink: ClickHouseSink, tmp_path: Path) -> None:
         ("gpu_model,price,valid_from\nx,1,yesterday\n", "line 2: 'yesterday' is not a time"),
         (
             "gpu_model,price,gpus_per_instance,instance_price\nx,8,8,8\n",
-            "line 2: 8 per GPU-hour does not fit",
+            "line 2: 8 per GPU-hour does not match",
         ),
         ("gpu_model,price\nx,nan\n", "line 2: the price"),
         ("gpu_model,instance_price\nx,8\n", "line 2: the price of an instance needs its number of GPUs"),
@@ -175,7 +175,7 @@ def test_a_file_of_prices(sink: ClickHouseSink, tmp_path: Path) -> None:
         ("gpu_model,capital_per_gpu,life_years\nx,-5,3\n", "line 2: a capital of -5 per GPU"),
         ("gpu_model,instance_price,gpus_per_instance\nx,-8,4\n", "line 2: the instance price of x is -8"),
         (f"gpu_model,price\n{'x' * 200_000},1\n", "line 2: field larger than field limit"),
-        ("gpu_model,price,price\nx,1,2\n", "the column 'price' is there twice"),
+        ("gpu_model,price,price\nx,1,2\n", "the column 'price' appears twice"),
         ("gpu_model,price\nx,1,2,3\n", "line 2: it has more fields than the header, which names 2"),
         (
             "gpu_model,price,valid_from,valid_to\nx,1,,2026-06-01\nx,2,2026-06-01,\nx,3,2026-06-01,\n",

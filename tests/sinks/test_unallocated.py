@@ -402,7 +402,7 @@ def test_what_is_declared_has_to_make_sense(
     add_billed(store, until_june)
     add_billed(store, replace(until_june, billed_from=june, billed_to=END, gpus=2))
     assert [row["gpus"] for row in list_billed(store)] == [4, 2]
-    with pytest.raises(UsageError, match="nothing is declared of host 'tow'"):
+    with pytest.raises(UsageError, match="nothing is declared for host 'tow'"):
         remove_billed(store, "tow")
     with pytest.raises(UsageError, match="did you mean provider"):
         reconcile_rows(store, "providers", None, None, "equal")

@@ -25,7 +25,7 @@ _MOST_SHARING: Final = 20
 
 
 class Evidence:
-    """What a figure rests on: that of the rows that have the values ``wanted``, by column, in a span, under a
+    """What the figure of some rows rests on: those with the values ``wanted``, by column, in a span, under a
     policy."""
 
     def __init__(
@@ -54,7 +54,7 @@ class Evidence:
         if not windows:
             older = f"; windows older than {days} days (retention_days) are deleted" if days else ""
             look = "'wattribute cost --by model,run,team' shows what there is"
-            raise UsageError(f"no measurement matches: {look}{older}")
+            raise UsageError(f"nothing was measured that matches: {look}{older}")
         ((processes, *sums),) = (row[6:] for row in self._grouped if row[5])
         count, joules, hours, error_j, error_hours = sums
         unpriced = any(row[3] for row in self._priced)

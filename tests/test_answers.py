@@ -193,7 +193,7 @@ def test_explain_names_what_a_unit_rests_on(demo: str) -> None:
         (("explain", "--account", "unobserved"), "wattribute reconcile"),
         (("explain", "--gpu", "GPU-"), "'GPU-' begins 4 names: GPU-"),
         (("explain", "--gpu", ""), "--gpu is empty: write the beginning of a GPU's name"),
-        (("explain", "--team", "x' OR 1=1 -- 渋谷"), "no measurement matches"),
+        (("explain", "--team", "x' OR 1=1 -- 渋谷"), "nothing was measured that matches"),
         (("explain", "--team", "support", "--unit", "requests"), "units cannot be chosen by team"),
     ],
 )

@@ -210,7 +210,10 @@ def test_explain_says_what_a_figure_rests_on(golden: str) -> None:
     window = ("--window", "2026-05-28T20:26:45.5Z", "--store", golden, "--format", "json")
     rows = json.loads(ran("explain", *window).stdout)
     assert rows[0]["energy_j"] == 350.0
-    assert "no measurement matches" in ran("explain", "--run", "no", "--store", golden, status=2).stderr
+    assert (
+        "nothing was measured that matches"
+        in ran("explain", "--run", "no", "--store", golden, status=2).stderr
+    )
 
 
 def test_the_flags_of_explain_are_those_of_the_kernels() -> None:

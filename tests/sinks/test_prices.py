@@ -167,7 +167,7 @@ def test_a_file_of_prices(sink: ClickHouseSink, tmp_path: Path) -> None:
         ),
         ("gpu_model,price\nx,nan\n", "line 2: the price"),
         ("gpu_model,instance_price\nx,8\n", "line 2: the price of an instance needs its number of GPUs"),
-        ("gpu_model,price,instance_price\nx,1,8\n", "line 2: an instance of x has how many GPUs"),
+        ("gpu_model,price,instance_price\nx,1,8\n", "line 2: an instance of x needs its number of GPUs"),
         ("gpu_model,instance_price,gpus_per_instance\nx,8,inf\n", "line 2: gpus_per_instance is inf"),
         ("gpu_model,provider\nx,y\n", "line 2: a price without price"),
         ("gpu_model,capital_per_gpu\nx,30000\n", "line 2: capital per GPU and its life"),
@@ -179,9 +179,9 @@ def test_a_file_of_prices(sink: ClickHouseSink, tmp_path: Path) -> None:
         ("gpu_model,price\nx,1,2,3\n", "line 2: it has more fields than the header, which names 2"),
         (
             "gpu_model,price,valid_from,valid_to\nx,1,,2026-06-01\nx,2,2026-06-01,\nx,3,2026-06-01,\n",
-            "line 4: the GPU, place and beginning of line 3 again",
+            "line 4: it has the GPU, place and beginning of line 3",
         ),
-        ("gpu_model,price,capital_per_gpu,life_years\nx,1,30000,4\n", "line 2: a price by the hour or"),
+        ("gpu_model,price,capital_per_gpu,life_years\nx,1,30000,4\n", "line 2: give a price by the hour or"),
         ("gpu_model,price,includes_energy\nx,1,maybe\n", "line 2: includes_energy is 'maybe'"),
     ],
 )

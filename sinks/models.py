@@ -1,4 +1,4 @@
-"""What model versions cost for what they serve, and how good they are: the rows of ``wattribute models``."""
+"""What it costs to serve model versions, and how good they are: the rows of ``wattribute models``."""
 
 from __future__ import annotations
 

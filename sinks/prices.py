@@ -107,7 +107,7 @@ def add_prices(store: Store, prices: Sequence[Price]) -> list[str]:
     ).dicts()
     book = {row["price_id"]: row for row in stored}
     rows = [_row(price, "user", datetime.now(UTC), time.time_ns()) for price in prices]
-    # Prices that are removed or replaced cannot overlap, wherever in ``prices`` that is said.
+    # What is removed or replaced cannot overlap with anything, whatever the order of ``prices``.
     for row in rows:
         if row["deleted"] and book.pop(row["price_id"], None) is None:
             raise UsageError("you have added no such price: 'wattribute price list' shows yours first")

@@ -38,7 +38,7 @@ from wattribute.sinks.tariffs import Tariff, add_tariffs, shown_days, tariff_of
 _REQUEST_MAX_BYTES: Final = 16 << 20  # 50,000 prices
 _CONNECTIONS_MAX: Final = 8
 _IDLE_S: Final = 300.0
-_KIND: Final = "\0kind"  # a key that no real name is equal to
+_KIND: Final = "\0kind"  # a key that is most unlikely to be a name
 _KINDS: Final[Mapping[str, Callable[[str], Any]]] = {"datetime": datetime.fromisoformat, "Decimal": Decimal}
 
 
@@ -279,8 +279,8 @@ def _owner(url: str) -> RemoteStore | None:
 
 @contextlib.contextmanager
 def _address(folder: Path) -> Iterator[str]:
-    """The path of the socket through the opened folder: a Unix address has at most 107 bytes, and the path of
-    a folder may be longer."""
+    """A path to the socket through the opened folder, valid in the with block: a Unix address has at most 107
+    bytes, and the path of a folder may be longer."""
     opened = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{opened}/{SOCKET}"

@@ -26,15 +26,15 @@ _PASSING: Final = frozenset(
 )
 GO_ON: Final = "use a new folder, and fill it with 'stream --from-beginning' from what the bus still has"
 _PLAINLY: Final = {
-    "(connect timeout=": f"nobody answers within {CONNECT_S} s",
-    "(read timeout=": f"it was silent for {ANSWER_S} s",
+    "(connect timeout=": f"no answer within {CONNECT_S} s",
+    "(read timeout=": f"no answer for {ANSWER_S} s",
     "('Connection aborted.'": "the connection was cut",
     "(connection closed by server)": "the connection was cut",
     "Error initializing EmbeddedServer": f"its files are damaged (the engine says which); {GO_ON}",
 }
 
-# Where in the statement ClickHouse was. For a view that is pages of SQL that the user did not write, and the
-# error code after them would be cut off. The user's own text is shorter, and stays.
+# Where in the statement ClickHouse failed. For a view that is pages of SQL that the user did not write, and
+# the error code after them would be cut off. The user's own text is shorter, and stays.
 _WHERE: Final = re.compile(r"(: while executing '|[.:]? In scope .{200}).*?(?=\. \([A-Z_]+\)|$)")
 
 _LACKS: Final = re.compile(

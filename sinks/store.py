@@ -257,7 +257,7 @@ class Store:
                     # in chDB 26.9 the next query on the handle would get what a failed one had produced
                     stale, self._client = self._client, self._connected()
                     stale.close()
-                raise store_error(f"the store {self.url} refused", error) from error
+                raise store_error(f"error from the store {self.url}", error) from error
 
 
 def open_store(url: str, create: bool = True) -> Store:

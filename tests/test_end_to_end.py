@@ -183,6 +183,8 @@ def test_a_replay_says_what_is_older_than_the_store_keeps(tmp_path: Path) -> Non
     for command in (("cost",), ("cost", "--compare-policies"), ("runs",), ("models",), ("reconcile",)):
         said = ran(*command, *by_seconds).stdout
         assert f"{cut}, so this span's part of the minute 2001-09-09 01:46 UTC is missing" in said, command
+    within = ran("cost", "--since", "2001-09-09T01:46:41Z", "--until", "2001-09-09T01:46:50Z", *places)
+    assert within.stdout.count(cut) == 1
     by_minutes = ran("cost", "--since", "2001-09-09T01:46Z", "--until", "2001-09-09T01:47Z", *places)
     assert cut not in by_minutes.stdout
 

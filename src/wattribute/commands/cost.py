@@ -130,11 +130,11 @@ def cut_notes(store: Readable, since: datetime | None, until: datetime | None) -
     cut = [end for end in (since, until) if end is not None and (end.second or end.microsecond)]
     days = retention_days(store) if cut else 0
     kept_from = datetime.now(UTC) - timedelta(days=days)
+    minutes = dict.fromkeys(f"{end:%Y-%m-%d %H:%M}" for end in cut if days and end < kept_from)
     return [
         f"windows older than {days} days (retention_days) are deleted, so this span's part of the minute"
-        f" {end:%Y-%m-%d %H:%M} UTC is missing: ask for whole minutes"
-        for end in cut
-        if days and end < kept_from
+        f" {minute} UTC is missing: ask for whole minutes"
+        for minute in minutes
     ]
 
 

@@ -65,12 +65,13 @@ WITH
         WHERE run != '' AND bucket_start >= toStartOfDay(since_at) AND bucket_start < until_at
             AND first_at < edge AND edge < last_at
     ) AS edge_minutes,
-    -- And the minutes that an edge cuts; a window may reach into the next one.
+    -- And the minutes that an edge cuts, with the rows that each was made of; a window may reach into the next one.
     (
-        SELECT arrayConcat(edge_minutes, groupUniqArray((host, gpu, bucket_start)))
+        SELECT groupUniqArray((host, gpu, bucket_start, row_count))
         FROM
         (
-            SELECT host, gpu, run, attempt, bucket_start, first_at, last_at
+            SELECT host, gpu, run, attempt, bucket_start, first_at, last_at,
+                sum(window_count) OVER (PARTITION BY host, gpu, bucket_start) AS row_count
             FROM attribution_minute FINAL
             PREWHERE (host, gpu, toStartOfHour(bucket_start)) IN (
                 SELECT e.1, e.2, toStartOfHour(arrayJoin([e.3, e.3 - 60])) FROM (SELECT arrayJoin(edge_minutes) AS e))
@@ -97,11 +98,7 @@ WITH
                 AND (host, gpu, toStartOfMinute(window_start)) IN (
                     SELECT c.1, c.2, c.3 FROM (SELECT arrayJoin(cut_minutes) AS c))
             GROUP BY host, gpu, minute
-            HAVING (host, gpu, minute, count()) IN (
-                SELECT host, gpu, bucket_start, sum(window_count)
-                FROM attribution_minute FINAL
-                PREWHERE bucket_start IN (SELECT arrayJoin(cut_minutes).3)
-                GROUP BY host, gpu, bucket_start)
+            HAVING (host, gpu, minute, count()) IN (SELECT c.1, c.2, c.3, c.4 FROM (SELECT arrayJoin(cut_minutes) AS c))
         )
         WHERE bucket_start >= first_minute AND bucket_start < last_minute
     ) AS behind,

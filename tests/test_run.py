@@ -83,7 +83,7 @@ def test_where_its_output_cannot_be_written_it_learns_that(
         writing = passed("read", PYTHON, "-c", heard)
         done = subprocess.run(writing, stdout=full, stderr=subprocess.PIPE, check=False)
     assert done.returncode == -signal.SIGPIPE
-    said = b"wattribute: what the command writes cannot be written on: No space left on device\n"
+    said = b"wattribute: the output of the command cannot be passed on: No space left on device\n"
     assert done.stderr == said
 
 

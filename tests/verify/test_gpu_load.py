@@ -128,7 +128,7 @@ def test_a_long_burst_counts_in_each_of_its_seconds() -> None:
 @pytest.mark.parametrize(
     ("name", "fake", "why"),
     [
-        ("nothing", {}, "there is no load 'nothing': matmul, copy, decode"),
+        ("nothing", {}, "there is no load 'nothing': choose from matmul, copy, decode"),
         (
             "copy",
             {"FAKE_CUDA_FAIL": "cuInit=100"},

@@ -129,5 +129,5 @@ def test_a_picture_that_cannot_be_drawn_is_refused_at_once(tmp_path: Path, name:
 
 def test_a_scenario_that_is_not_there() -> None:
     answer = ran("verify", "nonsense", status=2)
-    assert "there are additive, contention" in answer.stderr
+    assert "choose from additive, contention" in answer.stderr
     assert " MIG, 'MIG, shared', " in answer.stderr  # as a shell takes them: some names have commas

@@ -160,5 +160,5 @@ def _check_conserved(made: Readings, out: I64) -> None:
     beyond_uj = counter_uj - windows_uj  # by the last sample, which is up to 1 ms beyond the last window
     check(
         bool(((beyond_uj >= 0) & (beyond_uj <= last_step_uj)).all()),
-        "windows do not add up",
+        "windows do not add up to the counter",
     )

@@ -27,7 +27,7 @@ class Health:
     def complaints(self) -> Iterator[str]:
         """What went wrong, one line each."""
         if self.outages:
-            yield f"a GPU stopped answering, {self.outages:,} times in all: see the table gap for why"
+            yield f"a GPU stopped answering, {self.outages:,} times in all: the table gap says which and why"
         if self.lists_left_out:
             yield f"{self.lists_left_out:,} lists of a GPU's processes were skipped: NVML took too long"
         if self.unidentified:

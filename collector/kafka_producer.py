@@ -71,7 +71,7 @@ class KafkaProducer:
             "message.timeout.ms": 0,  # never give up: a message sent again later would be out of order
             "partitioner": "murmur2_random",  # as Java's clients, so that all map a key to the same partition
             "queue.buffering.max.kbytes": 64 << 10,
-            "reconnect.backoff.max.ms": 1000,  # with the default the broker's return is noticed 10 s late
+            "reconnect.backoff.max.ms": 1000,  # the default notices the broker's return up to 10 s late
             "logger": _LOG,
             **(config or {}),
         }

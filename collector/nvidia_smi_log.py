@@ -141,7 +141,9 @@ class _Log:
         own_name, index = self._identity(header, cells)
         seen = self._seen.get(own_name)
         if self._gpu is not None and seen is None and self._seen:
-            raise UsageError(f"the log has several GPUs, and {self._gpu!r} can name only one: leave it out")
+            raise UsageError(
+                f"the log has several GPUs, and --gpu {self._gpu} can name only one: leave --gpu out"
+            )
         gpu = self._gpu or own_name
         t = csv.time_ns(header.text(cells, "timestamp"), self._zone, seen.t if seen else 0)
         described: dict[str, str | float] = dict(seen.described) if seen else {"gpu": gpu}

@@ -16,9 +16,9 @@ from wattribute.kernels.learn_scratch import (
 from wattribute.kernels.series import F64, IDLE_HIGH, IDLE_LOW, WATTS_PRIOR, WATTS_PRIOR_SD, Holders, Watts
 
 _FIXED_SD_W = 1e-3  # for an idle level that is configured: it is not learned
-# A process that works draws something: at least this part of the prior, or its standard deviation where that
-# is less. (With the quarter alone, all processes on an L4, which draws 72 W at most, had 1 W a percent, and
-# 30 % went to the wrong process.)
+# A process that works draws something: at least this part of its prior, or the standard deviation of the
+# fitted watts where that is less. (With the quarter alone, all processes on an L4, which draws 72 W at most,
+# had 1 W a percent, and 30 % went to the wrong process.)
 _LEAST = 0.25
 # A shift is accepted if it leaves at most this part of the variance unexplained; with few seconds of data the
 # limit is lower. (Of 64 devices with four processes, chance gave one a shift in its first seconds, and so 100

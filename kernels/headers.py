@@ -37,7 +37,7 @@ class Known(NamedTuple):
 
     text: I64
     places: I64  # (headers, 8)
-    slots: I32  # rows of ``places`` by hash, -1 = empty: half of them; their number is a power of two
+    slots: I32  # rows of ``places`` by hash, -1 = empty; a power of two of them, at least half of them empty
     epochs: I64  # for each host the epoch of its latest collector
 
 

@@ -170,7 +170,9 @@ def _split_piece(
     begin = 0
     for g in range(count + 1):
         end, nobody = instances[END, g], unheld
-        for k in range(givens):  # a device's reservation is first; one of an unreported instance is for all
+        # A reservation of the device comes first, and one of this instance replaces it. Where no instance is
+        # reported, one of an instance counts for the whole device, unless there is one of the device.
+        for k in range(givens):
             number = holders.gpu_instance[work.members[work.given[k]]]
             is_own = g < count and number == holders.gpu_instance[work.members[instances[MEMBER, g]]]
             if number < 0 or is_own or (count == 0 and nobody == unheld):

@@ -50,7 +50,7 @@ _LAYOUTS_MOST: Final = 10_000
 _EXITS_MOST: Final = 100_000  # an exit may come before the process's first record on a device
 _MESSAGE_MOST_BYTES: Final = 16 << 20
 EXCERPT_BYTES: Final = 200
-_SET_BACK_NS: Final = 1_000_000_000  # the first reading of a new epoch may be this much earlier
+_SET_BACK_NS: Final = 1_000_000_000  # an epoch may begin this much earlier: the clock was not set back then
 _REPEATED_MOST_NS: Final = 100_000_000_000
 _GAP_AHEAD_NS: Final = 86_400_000_000_000  # a gap may end later than its record, where a clock was set back
 _FIRST_T: Final = Struct("<q")  # the first column contains the times
@@ -325,7 +325,7 @@ class Decoder:
                 since_ns, devices = 0, [row]
                 priors = self._know_watts(self.series.holders_on(row)) + self._instances.size_up(row)
         elif not isinstance(record, Run | Unit | Quality):
-            raise RecordError(f"a {record.kind} record cannot be part of such a message")
+            raise RecordError(f"a {record.kind} record cannot be in a JSON message")
         touched = sorted(devices) if since_ns is not None else []
         return priors + [(k.TOUCH, row, since_ns or 0, 0) for row in touched]
 

@@ -57,7 +57,7 @@ class Timeline(Generic[T]):
             self._said[at - 1] = _merged(known, record)
             return None if self._said[at - 1] == known else self._renew()
         repeats = self.repeats(record)
-        if at == 0 and self.versions:  # what it leaves open of the time before, the first one said
+        if at == 0 and self.versions:  # what it leaves open stays as the first one said for the time before
             record = _merged(self.versions[0], record)
         self._said_ns.insert(at, record.t)
         self._said.insert(at, self._said[at - 1] if repeats else record)

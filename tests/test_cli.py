@@ -128,6 +128,7 @@ def test_collecting_needs_no_array_library(tmp_path: Path) -> None:
         ("cost --fromat json", 2, "No such option: --fromat"),
         ("replay", 2, "Missing argument"),
         ("replay none.ndjson", 2, "there is no file none.ndjson"),
+        ("verify --trace none.ndjson", 2, "there is no file none.ndjson"),
         ("up --store x", 2, "store 'x' is neither chdb:///"),
         ("up --bus http://x", 2, "bus 'http://x' is neither kafka://"),
         ("up --simulate --scenario nope", 2, "no bundled scenario 'nope'"),

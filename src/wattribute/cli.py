@@ -119,7 +119,7 @@ _COMMANDS: Final[Mapping[str, _Command]] = {
         _ASK,
         (
             "wattribute query 'SELECT model, sum(active_energy_uj) FROM attribution FINAL GROUP BY model'",
-            "wattribute query 'SELECT * FROM conservation'  (no row: the parts are the whole)",
+            "wattribute query 'SELECT * FROM conservation'  (no row: every window adds up)",
             "wattribute query --format csv < question.sql",
         ),
     ),
@@ -281,7 +281,7 @@ def _ending(error: BaseException) -> tuple[str, int]:
 
 def _usage(error: Any) -> str:
     """The message of click in one line; empty where click has already shown the help."""
-    what = error.format_message().rstrip(".").replace(": Value error, ", ": ")  # typer's words
+    what = error.format_message().rstrip(".").replace(": Value error, ", ": ")  # pydantic's words, in typer
     path = error.ctx.command_path if getattr(error, "ctx", None) else "wattribute"
     where = path.removeprefix("wattribute").strip()
     return f"{where + ': ' if where else ''}{what}; see '{path} --help'" if what else ""

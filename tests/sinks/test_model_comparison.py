@@ -84,7 +84,7 @@ def test_what_is_no_counted_share_has_no_band(
         ((1.0, 0.8), (0.60, 0.80), "so: m v2: cheaper, and better"),
         ((1.0, 0.8), (0.80, 0.60), "so: m v1 is better and dearer: is it worth it?"),
         ((1.0, 1.015), (0.80, 0.60), "so: m v1: it costs the same, and is better"),
-        ((1.0, 1.015), (0.71, 0.73), "so: no difference in either"),
+        ((1.0, 1.015), (0.71, 0.73), "so: no significant difference in cost or quality"),
     ],
 )
 def test_the_conclusion(costs: tuple[float, float], shares: tuple[float, float], said: str) -> None:

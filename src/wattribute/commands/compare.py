@@ -146,7 +146,7 @@ def _judged(names: list[str], difference: Difference, measures: tuple[Measures, 
 def _together(names: list[str], cheaper: int, verdicts: set[int | None]) -> str:
     if verdicts == {0}:
         return (
-            "so: no difference in either"
+            "so: no significant difference in cost or quality"
             if not cheaper
             else f"so: {names[max(0, cheaper)]}: cheaper, and as good"
         )

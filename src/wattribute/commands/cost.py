@@ -49,7 +49,7 @@ def cost(
         str,
         asked(
             "--by",
-            "What to keep apart: model, model_version, run, team, pod, gpu, host, labels.NAME, …, and one of"
+            "Columns to group by: model, model_version, run, team, pod, gpu, host, labels.NAME, …, and one of"
             " hour, day, week, month.",
             "COLUMN,…",
         ),
@@ -59,18 +59,20 @@ def cost(
     tz: TzOption = "UTC",
     policy: PolicyOption = "equal",
     unit: Annotated[
-        str | None, asked("--unit", "Cost of one output_tokens, requests, steps, …", "NAME")
+        str | None, asked("--unit", "Also the cost of one unit: output_tokens, requests, steps, …", "NAME")
     ] = None,
     unallocated: Annotated[
         str,
         asked(
             "--unallocated",
-            "What nobody used: lines of its own, charged to the team of its host, or to all in proportion to"
-            " their cost.",
+            "What nobody used: on lines of its own, charged to the team of its host, or charged to all in"
+            " proportion to their cost.",
             "separate|owner|tenants",
         ),
     ] = "separate",
-    as_of: Annotated[str | None, asked("--as-of", "With the prices that were known then.", "TIME")] = None,
+    as_of: Annotated[
+        str | None, asked("--as-of", "Use the prices that were known at this time.", "TIME")
+    ] = None,
     compare: Annotated[bool, asked("--compare-policies", "Who would pay what under each policy.")] = False,
     shape: FormatOption = Format.table,
     store: StoreOption = None,

@@ -239,7 +239,7 @@ def _clocks() -> Iterator[Finding]:
             "clocks", "weak", "the wall clock is not synchronised", "run chrony or systemd-timesyncd"
         )
     else:
-        yield Finding("clocks", "ok", "the wall clock is synchronised")
+        yield Finding("clocks", "ok", "the kernel does not report the wall clock as unsynchronised")
 
 
 def _bus(settings: Settings) -> Iterator[Finding]:

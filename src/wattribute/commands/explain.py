@@ -37,7 +37,7 @@ FLAGS: Final[Mapping[int, str]] = {
     8: "no energy: the energy of part of the window is not known, and is missing from it",
     16: "scaled: the holders' SM time was more than the window, and was scaled down",
     32: "no SM time: several held the GPU and nobody's SM time is known; their active energy is residual",
-    64: "partial: part of the window was observed, as in the first and last window of a collector",
+    64: "partial: only part of the window was observed, as in the first and last window of a collector",
     128: "disputed: the energy counter and the power readings are further apart than sensors are",
     256: "repeated: the clock was set back; what was used the second time is residual",
 }

@@ -77,11 +77,11 @@ SinceOption = Annotated[
     asked(
         "--since",
         "From this time on: 2026-06-01, 2026-06, 2026-06-01T08:00Z, today, yesterday, monday, 'last month',"
-        " or an age as 30m, 12h, 7d. A day, week or month is its beginning.",
+        " or an age: 30m (minutes), 12h, 7d. A day, week or month means its beginning.",
         "TIME",
     ),
 ]
-UntilOption = Annotated[str | None, asked("--until", "Until before this time.", "TIME")]
+UntilOption = Annotated[str | None, asked("--until", "Up to this time, which is not included.", "TIME")]
 PolicyOption = Annotated[
     str,
     asked(

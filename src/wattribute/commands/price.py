@@ -56,7 +56,7 @@ _COLUMNS: Final = (
 )
 _HOW: Final = "How much (one of the ways)"
 _GpuOption = Annotated[
-    str, typer.Option("--gpu", metavar="NAME", help="The GPU as NVML names it, as 'NVIDIA H200'.")
+    str, typer.Option("--gpu", metavar="NAME", help="The GPU as NVML names it, for example 'NVIDIA H200'.")
 ]
 _TzOption = Annotated[
     str,

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-WHERE: Final = "Where and when it holds (left out: everywhere, always)"
+WHERE: Final = "Where and when it applies (default: everywhere, always)"
 
 ProviderOption = Annotated[str, typer.Option("--provider", rich_help_panel=WHERE)]
 RegionOption = Annotated[str, typer.Option("--region", rich_help_panel=WHERE)]

@@ -136,7 +136,9 @@ def run(
     settings = load_host_settings(options, config, simulate)
     collected = is_collected(settings)
     if collected and simulate:
-        raise UsageError(f"a collector already sends to {settings.bus}: to --simulate, name another --store")
+        raise UsageError(
+            f"a collector already sends to {settings.bus}: for --simulate, name another --store or --bus"
+        )
     if output is not None:
         check_file("--output", output)
     named = name if clean(name) else _name()

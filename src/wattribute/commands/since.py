@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from wattribute.errors import UsageError, meant
 
 EXAMPLES: Final = (
-    "2026-06-01, 2026-06, 2026-06-01T08:00Z, today, monday, 'last month', or an age (30m, 12h, 7d)"
+    "2026-06-01, 2026-06, 2026-06-01T08:00Z, today, monday, 'last month', or an age: 30m (minutes), 12h, 7d"
 )
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 _LENGTH: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)")

@@ -62,7 +62,10 @@ class Source:
     def complaints(self, health: Health) -> Iterator[str]:
         """What did not answer as it should, one line each. ``health`` is that of its sampler."""
         yield from health.complaints()
-        for what, asked in (("the kubelet", self.kubelet), ("which pod has which GPU", self.reservations)):
+        for what, asked in (
+            ("the kubelet", self.kubelet),
+            ("which pod or job has which GPU", self.reservations),
+        ):
             if asked is not None and asked.failures:
                 yield f"{what} could not be read {asked.failures:,} times, the last time: {asked.problem}"
 

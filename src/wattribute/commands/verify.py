@@ -78,14 +78,15 @@ def verify(
 ) -> None:
     """Measure how far attribution is off, on simulated GPUs where the true energy of each process is known.
 
-    What a collector would record of them is attributed as any recording is, and simpler methods split the
-    same readings.
+    A collector's readings of these GPUs are simulated too, and attributed like any recording. Simpler methods
+    split the same readings, for comparison.
 
     With --gpu, three known loads run on a real GPU for 8 minutes, alone and in every mix. That tells what
     each draws, and attribution is compared with it. No setting of the GPU is changed.
 
-    The exit status is 1 where a window is not conserved, a bar is missed, rows depend on how the
-    readings came, or energy is lost, negative or with the wrong process.
+    The exit status is 1 where the parts of a window do not add up, a bar (the accuracy that a scenario must
+    reach) is missed, rows depend on how the readings came, or energy is lost, negative or with the wrong
+    process.
     """
     if gpu or trace is not None:
         if names or seeds or picture is not None:
@@ -143,6 +144,8 @@ def _verify_gpu(
 
     if seconds is not None and not SECONDS_LEAST <= seconds <= SECONDS_MOST:
         raise UsageError(f"--seconds {seconds}: with --gpu it must be {SECONDS_LEAST} to {SECONDS_MOST}")
+    if not records and str(trace) != "-" and not trace.exists():  # before minutes of compiling
+        raise UsageError(f"there is no file {trace}")
     compiled_engine()
     if records:
         record_plan(trace, index, seconds or SECONDS, overwrite)

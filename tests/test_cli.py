@@ -181,7 +181,6 @@ def test_collecting_needs_no_array_library(tmp_path: Path) -> None:
         ),
         ("verify additive --gpu", 2, "scenarios, --seeds and --picture are for simulations"),
         ("verify --seeds 3 --trace none.ndjson", 2, "scenarios, --seeds and --picture are for simulations"),
-        ("verify --trace none.ndjson", 1, "cannot read none.ndjson"),
         ("verify --gpu --seconds 60", 2, "with --gpu it must be 200 to 3600"),
         ("verify --trace none.ndjson --index 1", 2, "--index, --overwrite and --seconds need --gpu"),
         ("verify additive --overwrite", 2, "--index and --overwrite need --gpu"),

@@ -433,7 +433,7 @@ def test_two_versions_side_by_side_and_what_they_came_of(minute: str) -> None:
     figures = {row["figure"]: row for row in told}
     quality = figures["resolved_ratio on support-2026-09"]
     assert (quality["first"], quality["second"], quality["better"]) == (0.71, 0.73, "same")
-    assert "400 and 400 samples could tell" in ran("compare", v1, v2, "--store", minute).stdout
+    assert "with 400 and 400 samples: up to" in ran("compare", v1, v2, "--store", minute).stdout
     assert "the nearest known is" in ran("compare", v1, "chat@v9", "--store", minute, status=2).stderr
     assert "MODEL@VERSION" in ran("compare", v1, "@v9", "--store", minute, status=2).stderr
     whose = ("--model", "support-chat", "--model-version", "v2", "--run", "support-chat-v3-sft-1")
@@ -499,7 +499,7 @@ def test_the_same_path_over_kafka(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             cluster.create(topic, 3)
         bus, store = f"kafka://{cluster.servers}", f"chdb://{tmp_path}/store"
         sent = ran("collect", "--simulate", "--bus", bus, "--duration", "3")
-        assert "wait in" not in sent.stderr
+        assert "still in" not in sent.stderr
         ran("emit", "unit", "images", "8", "--model", "painter", "--bus", bus)
         ran("stream", "--bus", bus, "--store", store, "--until-idle")
     assert asked(store, "SELECT * FROM conservation") == []

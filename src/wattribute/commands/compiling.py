@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from wattribute.stream.engine import Engine
 
 _PATIENCE_S: Final = 2.0  # from a cache they take 0.4 s
-# Numba compiles one function at a time. A second process compiles these, and puts them into the cache.
+# Numba compiles one function at a time. A second process compiles these, half of the work, into the cache.
 _OTHERS: Final = "import wattribute.kernels.ingest, wattribute.kernels.learn"
 
 

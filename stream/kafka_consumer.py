@@ -317,7 +317,7 @@ class KafkaConsumer:
         elif error.code() in _HOPELESS or error.fatal():
             raise BusError(
                 f"Kafka at {self._servers}, topic {partition.topic}: {error.str()}; "
-                "does the topic exist, and may this user read it?"
+                "check that the topic exists, and the user's credentials and rights"
             )
         else:
             _LOG.warning("Kafka at %s: %s", self._servers, error.str())  # the client recovers by itself

@@ -104,7 +104,7 @@ def unit(
     bus: BusOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Report that units came out: tokens, requests, steps, images. The cost of one rests on it."""
+    """Report that units came out: tokens, requests, steps, images. 'cost --unit' divides by them."""
     if not (model + run).strip():
         raise UsageError(
             "units need a model or a run: give --model or --run, or set WATTRIBUTE_MODEL or WATTRIBUTE_RUN"

@@ -60,7 +60,7 @@ def add(
     What no collector saw of that time is unobserved, and has a cost too.
 
     Undeclared, a host is taken to be billed from its first to its last window. Declared again with the same
-    host, GPU and beginning, it replaces the entry of before.
+    host, GPU and beginning, it replaces the earlier entry.
     """
     settings = load_settings({"store": store}, config)
     zone = parse_zone(tz)

@@ -56,8 +56,8 @@ def add(
 ) -> None:
     """Declare which training run a model version came from.
 
-    The cost of the run is spread evenly over the version's life. Declared again, it replaces the entry of
-    before. Without --from, its life begins on the day it was first seen to serve, so that what it served
+    The cost of the run is spread evenly over the version's life. Declared again, it replaces the earlier
+    entry. Without --from, its life begins on the day it was first seen to serve, so that what it served
     until now bears its part too; else on the day its run was last seen; else today.
     """
     settings = load_settings({"store": store}, config)

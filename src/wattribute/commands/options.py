@@ -135,7 +135,7 @@ TzOption = Annotated[
     str,
     asked(
         "--tz",
-        "The calendar of days, weeks and months, and of times without a zone: Europe/Berlin.",
+        "Time zone of days, weeks and months, and of times without one: Europe/Berlin, …",
         "ZONE",
     ),
 ]

@@ -174,7 +174,7 @@ def remove(
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Remove a price of yours, named by what it was added with. 'cost --as-of' still knows it."""
+    """Remove a price of yours, named by the options that added it. 'cost --as-of' still knows it."""
     settings = load_settings({"store": store}, config)
     zone = parse_zone(tz)
     from wattribute.sinks.prices import BEGINNING, Price

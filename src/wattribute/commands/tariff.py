@@ -61,7 +61,7 @@ _DaysOption = Annotated[
     typer.Option(
         "--days",
         metavar="DAYS",
-        help="The days on which it begins, as mon-fri or sat,sun.",
+        help="The days on which it begins, for example mon-fri or sat,sun.",
         rich_help_panel=WHERE,
     ),
 ]
@@ -97,7 +97,7 @@ def add(
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Add a tariff. Where a price does not include energy, that costs per_kwh x node_power_ratio x pue."""
+    """Add a tariff. If a price excludes energy, a kWh of the GPU costs per_kwh x node_power_ratio x pue."""
     settings = load_settings({"store": store}, config)
     zone = parse_zone(tz)
     from wattribute.sinks.prices import BEGINNING, END
@@ -138,7 +138,7 @@ def remove(
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Remove a tariff, named by what it was added with. 'cost --as-of' still knows it."""
+    """Remove a tariff, named by the options that it was added with. 'cost --as-of' still knows it."""
     settings = load_settings({"store": store}, config)
     zone = parse_zone(tz)
     from wattribute.sinks.prices import BEGINNING

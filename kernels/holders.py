@@ -64,7 +64,8 @@ def take_process(
     percent: float,
 ) -> tuple[int, int]:
     """Note that a process was resident, and what it used; return (reason, from when on that changes
-    anything). Time up to ``repeated_ns`` came twice, and the record is from the second time."""
+    anything). Time up to ``repeated_ns`` came twice: a record from then is refused, and a later one counts
+    only from then on."""
     if t <= 0 or t > TIME_MAX_NS or period_ns > 86_400 * SECOND_NS or not percent <= 100.0:
         return ABSURD, 0
     if t <= repeated_ns:

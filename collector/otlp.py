@@ -52,6 +52,8 @@ GATEWAYS: Final = frozenset(
 )
 MODEL: Final = ("wattribute.model", "gen_ai.response.model", "gen_ai.request.model")
 """The attributes that name a model; the first one present counts."""
+# LiteLLM can send spans and metrics of the same calls. Of two sources of equal rank both would count.
+_OF_GATEWAYS: Final = {"span": "gateway", "client": "gateway_metrics"}
 WHO: Final = frozenset(
     (
         *(*MODEL, "service.name", "wattribute.model_version", "wattribute.run", "wattribute.attempt"),
@@ -84,8 +86,8 @@ class Naming:
     gateways: frozenset[str] = GATEWAYS
 
     def who(self, attributes: Attributes, scope: str, source: str) -> dict[str, Any]:
-        """The fields that name a record's owner and source. The source is ``source``, unless the attributes
-        name another, or a gateway. Raises RecordError where no model or run is named."""
+        """The fields that name a record's owner and source. ``source`` is span or client; a gateway's, and
+        one that the attributes name, replace it. Raises RecordError where no model or run is named."""
         named = [str(attributes[name]) for name in MODEL if attributes.get(name)]
         service = str(attributes.get("service.name", ""))
         is_gateway = service.lower() in self.gateways or scope.lower() in self.gateways
@@ -95,7 +97,7 @@ class Naming:
             "run": attributes.get("wattribute.run", ""),
             "application": service,
             "phase": attributes.get("wattribute.phase", "inference"),
-            "source": attributes.get("wattribute.source", "gateway" if is_gateway else source),
+            "source": attributes.get("wattribute.source", _OF_GATEWAYS[source] if is_gateway else source),
         }
         if "wattribute.attempt" in attributes:
             found["attempt"] = attributes["wattribute.attempt"]

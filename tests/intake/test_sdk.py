@@ -19,6 +19,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_contex
 from tests.intake.applications import CHAT, Given, metrics, traces, usage
 from tests.intake.conftest import Running
 from wattribute.records import Quality, Unit
+from wattribute.stream.tables import Tables
 
 SECRET = "my password is hunter2"
 USAGE = "gen_ai.client.inference.usage"
@@ -141,7 +142,7 @@ def test_a_call_whose_operation_has_a_name_of_its_own_counts_where_it_has_a_usag
         tracer.start_span("litellm_request", attributes={**own, **usage(12, 23)}).end()
         tracer.start_span("litellm_request", attributes=own).end()
     assert running.units() == {
-        ("gateway", "qwen3-8b", "output_tokens"): 12,
+        ("gateway_metrics", "qwen3-8b", "output_tokens"): 12,
         ("span", "qwen3-8b", "output_tokens"): 12,
         ("span", "qwen3-8b", "input_tokens"): 23,
         ("span", "qwen3-8b", "requests"): 1,
@@ -206,6 +207,20 @@ def test_a_gateways_pod_is_not_where_the_model_is_served(running: Running) -> No
         tracer.start_span("Received Proxy Server Request", attributes=own, kind=SpanKind.SERVER).end()
     units = [record for record in running.records() if isinstance(record, Unit)]
     assert [(unit.source, unit.pod) for unit in units] == [("gateway", "")] * 3
+
+
+def test_spans_and_metrics_of_a_gateway_are_of_different_rank(running: Running) -> None:
+    """LiteLLM sends both, where its metrics are switched on."""
+    with metrics(running.url, "litellm") as (meter, reader):
+        meter.create_counter(f"{USAGE}.output_tokens").add(12, CHAT)
+        reader.collect()
+    with traces(running.url, "litellm") as tracer:
+        tracer.start_span("litellm_request", attributes={**CHAT, **usage(12, 23)}).end()
+    tables = Tables("a file", 0)
+    for record in running.records():
+        tables.note("node", "b", record, "0 1")
+    ranks = {row["source"]: row["authority"] for row in tables.take()["unit"]}
+    assert ranks["gateway_metrics"] < ranks["gateway"]
 
 
 def test_a_request_that_failed_is_none(running: Running) -> None:

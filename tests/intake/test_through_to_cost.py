@@ -85,14 +85,17 @@ def port() -> int:
     return number
 
 
-def spans_of(service: str, t: int, count: int) -> InMemorySpanExporter:
+def spans_of(
+    service: str, t: int, count: int, model: str = "qwen3-8b", seconds: int = 1
+) -> InMemorySpanExporter:
     """``count`` finished calls of a service that ended at ``t``, each of 40 output tokens."""
     kept = InMemorySpanExporter()
     provider = TracerProvider(resource=resource(service), shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(kept))
     for _ in range(count):
+        attributes = {**CHAT, **usage(40, 500), "gen_ai.response.model": model}
         call = provider.get_tracer("app").start_span(
-            "chat", attributes={**CHAT, **usage(40, 500)}, start_time=t - 10**9
+            "chat", attributes=attributes, start_time=t - seconds * 10**9
         )
         call.end(t)
     return kept
@@ -119,6 +122,11 @@ def test_the_same_tokens_by_scrape_span_metric_and_gateway_count_once(tmp_path: 
             meter.create_counter(f"{USAGE}.output_tokens").add(
                 64, CHAT | {"gen_ai.response.model": "embedder"}
             )
+        # A gateway sends both, of a model that nobody else reports.
+        with metrics(url, "litellm") as (meter, _):
+            meter.create_counter(f"{USAGE}.output_tokens").add(160, CHAT | {"gen_ai.response.model": "other"})
+        both = spans_of("litellm", time.time_ns(), 4, model="other", seconds=30)
+        assert exporter.export(both.get_finished_spans()).name == "SUCCESS"
         # As a scraper tells it: what the engine counted, and that it was looked at.
         engine = (
             "--source",
@@ -154,6 +162,7 @@ def test_the_same_tokens_by_scrape_span_metric_and_gateway_count_once(tmp_path: 
         64,
         None,
     )
+    assert found["other"]["quantity"] == 160
     requests = costs(store, "--unit", "requests")["qwen3-8b"]
     assert requests["quantity"] == 4 + 3  # the engine tells none
     assert costs(store, "--unit", "input_tokens")["qwen3-8b"]["quantity"] == 7 * 500

@@ -73,8 +73,10 @@ WITH
             SELECT host, gpu, run, attempt, bucket_start, first_at, last_at,
                 sum(window_count) OVER (PARTITION BY host, gpu, bucket_start) AS row_count
             FROM attribution_minute FINAL
-            PREWHERE (host, gpu, toStartOfHour(bucket_start)) IN (
-                SELECT e.1, e.2, toStartOfHour(arrayJoin([e.3, e.3 - 60])) FROM (SELECT arrayJoin(edge_minutes) AS e))
+            -- the hour, for the key begins with it
+            PREWHERE (toStartOfHour(bucket_start), host, gpu, bucket_start) IN (
+                SELECT toStartOfHour(minute), e.1, e.2, arrayJoin([e.3, e.3 - 60]) AS minute
+                FROM (SELECT arrayJoin(edge_minutes) AS e))
         ) AS sums
         INNER JOIN edges USING (run, attempt)
         WHERE first_at < edge AND edge < last_at

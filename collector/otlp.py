@@ -50,8 +50,11 @@ GATEWAYS: Final = frozenset(
         *("kong", "kong-gateway", "envoy-ai-gateway", "ai-gateway-extproc", "agentgateway", "tensorzero"),
     )
 )
-MODEL: Final = ("wattribute.model", "gen_ai.response.model", "gen_ai.request.model")
-"""The attributes that name a model; the first one present counts."""
+MODEL: Final = (
+    *("wattribute.model", "gen_ai.response.model", "gen_ai.request.model"),
+    *("llm.model_name", "embedding.model_name"),
+)
+"""The attributes that name a model; the first one present counts. The last two are OpenInference's."""
 # LiteLLM can send spans and metrics of the same calls. Of two sources of equal rank both would count.
 _OF_GATEWAYS: Final = {"span": "gateway", "client": "gateway_metrics"}
 WHO: Final = frozenset(
@@ -61,11 +64,20 @@ WHO: Final = frozenset(
     )
 )
 """The attributes that name an owner; those of a span or point take precedence over the resource's."""
-INFERENCE: Final = frozenset(("chat", "text_completion", "generate_content", "embeddings"))
-"""Values of ``gen_ai.operation.name`` that are one call of a model, even without a usage. With a usage, so is
-any other but those of ``SUMS``: some applications have names of their own, as LiteLLM's acompletion."""
-SUMS: Final = frozenset(("create_agent", "invoke_agent", "invoke_workflow", "plan", "execute_tool"))
-"""Values of ``gen_ai.operation.name`` whose usage, where there is one, is the sum of the calls below."""
+OPERATION: Final = ("gen_ai.operation.name", "openinference.span.kind")
+"""The attributes that say what a span or point is about; the first one present counts."""
+INFERENCE: Final = frozenset(
+    ("chat", "text_completion", "generate_content", "embeddings", "LLM", "EMBEDDING"),
+)
+"""Operations that are one call of a model, even without a usage. With a usage, so is any other but those of
+``SUMS``: some applications have names of their own, as LiteLLM's acompletion."""
+SUMS: Final = frozenset(
+    (
+        *("create_agent", "invoke_agent", "invoke_workflow", "plan", "execute_tool"),
+        *("AGENT", "CHAIN", "TOOL"),
+    )
+)
+"""Operations whose usage, where there is one, is the sum of the calls below."""
 
 Attributes = dict[str, Any]
 

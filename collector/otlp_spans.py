@@ -17,17 +17,43 @@ from typing import Any, Final
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from wattribute.collector.otlp import INFERENCE, MODEL, SUMS, WHO, Attributes, Naming, Reading, attributes_of
+from wattribute.collector.otlp import (
+    INFERENCE,
+    MODEL,
+    OPERATION,
+    SUMS,
+    WHO,
+    Attributes,
+    Naming,
+    Reading,
+    attributes_of,
+)
 from wattribute.collector.told import Told, record_of
 from wattribute.errors import RecordError
 from wattribute.records import PERIOD_MAX_NS, Record, Unit
 
-# unit -> the attributes that may contain it, the newest name first
+# unit -> the attributes that may contain it; the first one present counts. llm.… are OpenInference's.
 _USAGE: Final = {
-    "input_tokens": ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens"),
-    "output_tokens": ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens"),
-    "cached_tokens": ("gen_ai.usage.cache_read.input_tokens",),
-    "reasoning_tokens": ("gen_ai.usage.reasoning.output_tokens",),
+    "input_tokens": (
+        "gen_ai.usage.input_tokens",
+        "gen_ai.usage.prompt_tokens",
+        "llm.token_count.prompt",
+    ),
+    "output_tokens": (
+        "gen_ai.usage.output_tokens",
+        "gen_ai.usage.completion_tokens",
+        "llm.token_count.completion",
+    ),
+    "cached_tokens": (
+        "gen_ai.usage.cache_read.input_tokens",
+        "llm.token_count.prompt_details.cache_read",
+    ),
+    "reasoning_tokens": (
+        "gen_ai.usage.reasoning.output_tokens",
+        "gen_ai.usage.reasoning_tokens",  # OpenLLMetry
+        "gen_ai.usage.details.reasoning_tokens",  # Pydantic AI
+        "llm.token_count.completion_details.reasoning",
+    ),
 }
 _EVALUATION: Final = frozenset(
     (
@@ -36,7 +62,7 @@ _EVALUATION: Final = frozenset(
     )
 )
 _NAMES: Final = frozenset(
-    (*WHO, *_EVALUATION, *(name for names in _USAGE.values() for name in names), "gen_ai.operation.name")
+    (*WHO, *_EVALUATION, *(name for names in _USAGE.values() for name in names), *OPERATION)
 )
 _RESOURCE: Final = frozenset((*WHO, "k8s.pod.name"))
 _SCORES: Final = {
@@ -202,7 +228,7 @@ class SpanReader:
         usage = {
             unit: _number(own, name) for unit, names in _USAGE.items() for name in names[::-1] if name in own
         }
-        operation = own.get("gen_ai.operation.name")
+        operation = next((own[name] for name in OPERATION if name in own), None)
         if operation in SUMS or (operation not in INFERENCE and not usage):
             return None
         whose = self._naming.who(own, scope, "span")

@@ -149,6 +149,40 @@ def test_a_call_whose_operation_has_a_name_of_its_own_counts_where_it_has_a_usag
     }
 
 
+def test_openinference_names_model_and_usage_in_its_own_way(running: Running) -> None:
+    """As the instrumentations of openai (0.1.66) and langchain (0.1.80) do, one below the other."""
+    call: Given = {
+        "openinference.span.kind": "LLM",
+        "llm.model_name": "qwen3-8b",
+        "llm.token_count.total": 27,
+        "llm.token_count.prompt": 20,
+        "llm.token_count.completion": 7,
+        "llm.token_count.prompt_details.cache_read": 5,
+        "llm.token_count.completion_details.reasoning": 3,
+    }
+    with traces(running.url, "desk") as tracer:
+        chain = {**call, "openinference.span.kind": "CHAIN"}
+        with tracer.start_as_current_span("RunnableSequence", attributes=chain):
+            tracer.start_span("ChatPromptTemplate", attributes={"openinference.span.kind": "PROMPT"}).end()
+            with tracer.start_as_current_span("ChatOpenAI", attributes=call):
+                tracer.start_span("ChatCompletion", attributes=call).end()
+        embedding: Given = {
+            "openinference.span.kind": "EMBEDDING",
+            "embedding.model_name": "embedder",
+            "llm.token_count.prompt": 4,
+        }
+        tracer.start_span("CreateEmbeddings", attributes=embedding).end()
+    assert running.units() == {
+        ("span", "qwen3-8b", "input_tokens"): 20,
+        ("span", "qwen3-8b", "output_tokens"): 7,
+        ("span", "qwen3-8b", "cached_tokens"): 5,
+        ("span", "qwen3-8b", "reasoning_tokens"): 3,
+        ("span", "qwen3-8b", "requests"): 1,
+        ("span", "embedder", "input_tokens"): 4,
+        ("span", "embedder", "requests"): 1,
+    }
+
+
 def test_a_child_that_comes_after_its_parent_takes_it_back(running: Running) -> None:
     """As where the child is of another service, which exports later."""
     with traces(running.url, "router") as inner, traces(running.url, "desk") as outer:

@@ -60,7 +60,8 @@ def add_billed(store: Store, billed: BilledHost) -> list[str]:
     """Store a declaration, and return remarks for the user. It replaces one of the same host, GPU model and
     beginning.
 
-    Raises UsageError if two would apply at once, or if what is left open was not seen."""
+    Raises UsageError if two would apply at once, or if the GPU model or the number of GPUs is left open and
+    what was seen does not tell it."""
     seen = store.query(
         "SELECT gpu_model, uniqExact(gpu) AS gpus, argMax((provider, region, pricing), window_start) AS terms"
         " FROM attribution FINAL WHERE host = {host:String} GROUP BY gpu_model ORDER BY gpu_model",
@@ -75,7 +76,8 @@ def add_billed(store: Store, billed: BilledHost) -> list[str]:
         if other["billed_from"] < whole.billed_to and whole.billed_from < (other["billed_to"] or END):
             raise UsageError(
                 f"{whole.host} is billed from {other['billed_from']:%Y-%m-%dT%H:%MZ} already, and both would"
-                " count: add that one again with an --until, or remove it with 'wattribute host remove'"
+                " count: let one end, with --until, before the other begins; 'wattribute host remove' removes"
+                " everything declared for the host"
             )
     store.insert_rows("billed_host", [asdict(whole) | {"version": time.time_ns(), "deleted": 0}])
     return _remarks(store, whole, {model: gpus for model, gpus, _ in seen})

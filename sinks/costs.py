@@ -174,7 +174,7 @@ def run_rows(
 
 def run_places(store: Readable, since: Time, until: Time) -> dict[str, list[str]]:
     """The places of each run that was seen in several Kubernetes namespaces or clusters on the days of
-    [since, until): 'namespace', or 'cluster/namespace'. Raises StoreError."""
+    [since, until): 'cluster/namespace', or the one of them that is known. Raises StoreError."""
     shown = "concat(cluster, if(cluster = '' OR namespace = '', '', '/'), namespace)"
     return _shared_names(store, ("cluster", "namespace"), shown, since, until)
 
@@ -292,8 +292,8 @@ def _covered(
     store: Readable, by: Sequence[str], params: dict[str, str]
 ) -> dict[tuple[Any, ...], tuple[float | None, float | None, float | None]]:
     """By group of processes, and whether they train: USD and joules of the time in which their units were
-    counted, and which part of the GPU time that is. Empty unless an engine reports when it was observed:
-    computing costs a second time is expensive."""
+    counted, and which part of the GPU time that is. Empty unless it is known of some server when its units
+    were counted (unit observed_ns): computing costs a second time is expensive."""
     if not store.query("SELECT 1 FROM unit WHERE unit = 'observed_ns' LIMIT 1").rows:
         return {}
     columns = [*by, "is_training"]
@@ -342,6 +342,9 @@ def _check(by: Sequence[str], unit: str | None) -> None:
     check_unit(unit)
     for name in by:
         if name in STEPS:
-            raise UsageError(f"units cannot be shown by {name} yet: leave out --unit, or ask for one {name}")
+            raise UsageError(
+                f"units cannot be shown by {name} yet: leave out --unit, or ask for one {name}"
+                " with --since and --until"
+            )
         if name not in UNIT_IDENTITY:
             raise UsageError(f"units have no column {name}; with --unit use {', '.join(UNIT_IDENTITY)}")

@@ -12,8 +12,8 @@ from wattribute.sinks.store import Readable
 class Earlier:
     """The earlier attempts of a run: the number of the last one, their models, and the step of the last
     checkpoint that any of them reported. That may be lower than one before it, where an attempt started from
-    the beginning. ``ended`` are the attempts that have ended; ``reached`` is the step that each has come to,
-    where a step was reported."""
+    the beginning. ``ended`` are the attempts that have ended; ``reached`` has, by attempt, the step that it
+    has come to, where a step was reported."""
 
     attempt: int | None = None
     models: tuple[str, ...] = ()

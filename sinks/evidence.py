@@ -216,7 +216,9 @@ class Evidence:
         unknown = [name for name in self._wanted if name not in UNIT_IDENTITY and name != "account"]
         if unknown or self._wanted.get("account", "process") != "process":
             if unit is not None:
-                raise UsageError(f"units cannot be chosen by {unknown[0] if unknown else 'this account'}")
+                raise UsageError(
+                    f"units cannot be chosen by {unknown[0] if unknown else 'this account'}: leave out --unit"
+                )
             return []
         columns = ["" if name == "account" else name for name in self._wanted]
         chosen = _all(columns)

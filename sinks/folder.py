@@ -1,4 +1,5 @@
-"""The folder of a chDB store: one process at a time holds it, and only its user may look into it."""
+"""The folder of a chDB store: one process at a time holds it, and only the user who owns it may look into
+it."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from wattribute.errors import StoreError, UsageError
 
 SOCKET: Final = "query.sock"  # of a long-running owner, which answers queries
 _LOCK: Final = "owner.lock"
-_PATIENCE_S: Final = 0.5  # owner_of() holds the lock only for an instant
-# A holder without a socket is a command that reads, which soon ends, or it has not opened the socket yet.
+_PATIENCE_S: Final = 0.5  # to outlast owner_of() in another process, which holds the lock only for an instant
+# A holder without a socket is a short command, like a query or 'price add', or has not opened its socket yet.
 PATIENCE_WITHOUT_SOCKET_S: Final = 15.0
 
 
@@ -47,8 +48,9 @@ def has_store(folder: Path) -> bool:
 
 
 def hold(folder: Path, create: bool) -> int:
-    """Lock the folder for this process. Returns the lock, a file descriptor: it ends when that is closed, or
-    however the process ends. Waits for a process that only reads: a query must not make a stream fail.
+    """Lock the folder for this process. Returns the lock, a file descriptor: closing that unlocks the folder,
+    and so does the end of the process, even by a kill. Waits for a short command: a query must not make a
+    stream fail.
 
     Raises StoreError if another process has the folder, if it cannot be used, or if it holds other files.
     """
@@ -65,7 +67,7 @@ def hold(folder: Path, create: bool) -> int:
             if time.monotonic() - began > (_PATIENCE_S if stays else PATIENCE_WITHOUT_SOCKET_S):
                 raise StoreError(f"the store {folder} is in use by {_written(folder)}; stop it first")
             time.sleep(0.02)
-        (folder / SOCKET).unlink(missing_ok=True)  # we have the lock, so its owner was killed
+        (folder / SOCKET).unlink(missing_ok=True)  # we have the lock, so whoever left it was killed
         os.ftruncate(lock, 0)
         os.pwrite(
             lock, f"process {os.getpid()} ({' '.join([Path(sys.argv[0]).name, *sys.argv[1:2]])})".encode(), 0

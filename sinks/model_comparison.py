@@ -93,9 +93,9 @@ def chance_band(metric: str, first: Row, second: Row) -> float | None:
 
 def dominated(rows: Sequence[Row], measures: Mapping[tuple[str, str], Measures]) -> list[tuple[Row, Row]]:
     """Versions that are dearer per output token than another, beyond the error, and no better in any measure
-    that both have: each with the cheapest such other. Latency counts as a measure. ``measures`` has those of
-    each (model, version). Leaves out versions whose cost cannot be compared, because too little of their time
-    has counts, or because they did other work."""
+    that both have: each with the cheapest such other. Latency counts as a measure, but they must have another
+    in common too. ``measures`` has those of each (model, version). Leaves out versions whose cost cannot be
+    compared, because too little of their time has counts, or because they did other work."""
     priced = [
         row
         for row in rows

@@ -61,8 +61,8 @@ def remarks_on(
         ((tariffs,),) = store.query("SELECT count() FROM tariff_book").rows
         if not tariffs:
             remarks.append(
-                "there is no tariff yet: what excludes electricity stays unpriced until"
-                " 'wattribute price tariff add'"
+                "there is no tariff yet: costs at a price that excludes electricity stay unpriced until one"
+                " is added with 'wattribute price tariff add'"
             )
     return [remark for remark in dict.fromkeys(remarks) if remark]
 

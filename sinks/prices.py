@@ -211,7 +211,9 @@ def _parse(text: str, name: str, in_book: Sequence[Price] = ()) -> list[Price]:
                 continue
             line, _ = prices.setdefault(price.price_id, (reader.line_num, price))
             if line != reader.line_num:
-                raise UsageError(f"it has the GPU, place and beginning of line {line}: keep one of the two")
+                raise UsageError(
+                    f"it has the GPU, place, category and beginning of line {line}: keep one of the two"
+                )
         except UsageError as error:
             raise UsageError(f"{name} line {reader.line_num}: {error}") from error
     return [price for _, price in prices.values()]
@@ -233,7 +235,7 @@ def price_of(texts: Mapping[str, str]) -> Price:
     """A price from texts by field name. Raises UsageError."""
     values: dict[str, Any] = dict(texts)
     if "gpu_model" not in values:
-        raise UsageError("a price without gpu_model")
+        raise UsageError("gpu_model is missing: write the GPU's name as NVML gives it")
     for name in ("price", "instance_price", "capital_per_gpu", "life_years", "gpus_per_instance"):
         if name in values:
             values[name] = number(name, values[name])
@@ -281,7 +283,7 @@ def price_per_gpu_hour(
     if price is not None:
         return price
     if instance_price is None:
-        raise UsageError("a price without price: give it per GPU-hour, per instance, or as capital and life")
+        raise UsageError("no price is given: give it per GPU-hour, per instance, or as capital and life")
     if gpus_per_instance < 1:
         raise UsageError("the price of an instance needs its number of GPUs (gpus_per_instance)")
     return instance_price / gpus_per_instance
@@ -298,7 +300,7 @@ def number(name: str, text: str) -> float:
 def whole(name: str, value: float) -> int:
     """The number as an int. Raises UsageError unless it is whole and from 0 to 65,535."""
     if not (0 <= value <= 65_535 and value == math.floor(value)):
-        raise UsageError(f"{name} is {value}, not a whole number")
+        raise UsageError(f"{name} is {value:.15g}, not a whole number from 0 to 65,535")
     return int(value)
 
 

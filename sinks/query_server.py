@@ -43,7 +43,8 @@ _KINDS: Final[Mapping[str, Callable[[str], Any]]] = {"datetime": datetime.fromis
 
 
 class QueryServer:
-    """Answers queries for a store that this process owns: each connection has its own thread and handle."""
+    """Answers queries, and makes changes, for a store that this process owns. Each connection has its own
+    thread, and its own handle for queries."""
 
     def __init__(self, store: Store, folder: Path) -> None:
         self._store = store
@@ -186,7 +187,7 @@ class RemoteStore:
         except (OSError, ValueError) as error:
             raise StoreError(f"the owner of the store {self._folder} does not answer: {error}") from error
         if answer is None:
-            raise StoreError(f"the owner of the store {self._folder} has ended; try again")
+            raise StoreError(f"the owner of the store {self._folder} has closed the connection; try again")
         if "error" in answer:
             raise (UsageError if answer.get("usage") else StoreError)(answer["error"])
         return dict(answer)
@@ -291,7 +292,7 @@ def _address(folder: Path) -> Iterator[str]:
 def _packed(message: Mapping[str, Any]) -> bytes:
     try:
         body = orjson.dumps(message, default=_spelt, option=orjson.OPT_PASSTHROUGH_DATETIME)
-    except TypeError:  # orjson has no integers beyond 64 bits
+    except TypeError:  # orjson takes no integers beyond 64 bits, and no keys but texts
         body = json.dumps(_with_text_keys(message), default=_spelt).encode()
     return struct.pack(">I", len(body)) + body
 

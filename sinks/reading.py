@@ -19,7 +19,7 @@ from wattribute.sinks.view_texts import VIEWS, view
 _TOKEN: Final = re.compile(
     r"""
       (?P<comment>(?:--|//|\#[!\ ])[^\n]*|/\*(?:(?!/\*).)*?\*/)
-    | (?P<nested>/\*)  # the engine ends a nested comment by itself, others end both at once
+    | (?P<nested>/\*)  # in the engine each needs its own end, elsewhere the first ends both
     | (?P<text>'(?:[^'\\]|\\.|'')*')
     | (?P<quoted>`(?:[^`\\]|\\.|``)*`|"(?:[^"\\]|\\.|"")*")
     | (?P<heredoc>\$\w*\$)

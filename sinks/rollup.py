@@ -86,8 +86,9 @@ class Rollups:
                 self._noted |= dict.fromkeys(new, now_ns)
 
     def refresh(self) -> None:
-        """Recompute every bucket noted so far, then delete the notes. If it fails, the next refresh does it
-        again; writes note their buckets again, because earlier notes may be deleted. Raises StoreError."""
+        """Recompute every bucket noted so far by us or by a writer that is gone, then delete the notes. If it
+        fails, the next refresh does it again; writes note their buckets again, because earlier notes may be
+        deleted. Raises StoreError."""
         store = self._beside = self._beside or self._store.beside()
         self._due |= self._left(store)
         with self._changing:

@@ -16,8 +16,8 @@ UNTIL: Final = "2200-01-01"  # later than any record that is accepted
 STEPS: Final = ("hour", "day", "week", "month")
 BUCKET: Final = "(toUnixTimestamp(bucket_start), timeZoneOffset(toDateTime(bucket_start, {tz:String})))"
 """When a bucket begins, and by how many seconds the clock of ``tz`` is then ahead of UTC. The offset comes
-from the engine too, which cuts the buckets: by the rules of 2025, as an operating system may have them, days
-of Vancouver from November 2026 on were named by the day before."""
+from the engine, which also cuts the buckets, and not from Python: where the operating system had the time
+zone rules of 2025, days of Vancouver from November 2026 on were shown as the day before."""
 _SINCE_AT: Final = "parseDateTime64BestEffort({since:String}, 9, 'UTC')"
 _UNTIL_AT: Final = "parseDateTime64BestEffort({until:String}, 3, 'UTC')"
 COUNTED: Final = (

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from wattribute.errors import UsageError, check_texts
 from wattribute.sinks.currencies import check_amount, check_currency
-from wattribute.sinks.prices import BEGINNING, END, number, parse_time, truth, whole
+from wattribute.sinks.prices import BEGINNING, END, number, parse_time, shown_time, truth, whole
 from wattribute.sinks.store import Readable, Store
 
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -175,7 +175,8 @@ def _row(tariff: Tariff, recorded_at: datetime, version: int) -> dict[str, Any]:
 
 
 def _offsets(tariff: Tariff) -> list[tuple[int, int]]:
-    """The offsets of the time zone while the tariff is valid: (Unix time from which on, s ahead of UTC)."""
+    """The offsets of the time zone while the tariff is valid: (Unix time from which it applies, s ahead of
+    UTC)."""
     zone = ZoneInfo(tariff.time_zone)
 
     def ahead_s(at_s: int) -> int:
@@ -211,8 +212,9 @@ def _check_overlap(new: Tariff, old: Tariff) -> None:
     if new.week_hours() & old.week_hours():
         hours = f"{old.from_hour} to {old.to_hour} on {shown_days(old.days)}"
         raise UsageError(
-            f"the tariff for {where} overlaps the one from {hours}; end that one first: add it"
-            " again with --until"
+            f"the tariff for {where} overlaps the one from {hours}, valid from {shown_time(old.valid_from)}:"
+            " let one end, with --until, before the other begins, or remove that one"
+            " ('wattribute price tariff remove')"
         )
 
 

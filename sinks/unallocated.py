@@ -114,7 +114,8 @@ def _to_tenants(rows: list[Row], by: Sequence[str]) -> list[Row]:
     for alike in together.values():
         tenants = [row for row in alike if row["account"] in TENANTS]
         costs = [row["cost_usd"] for row in tenants]
-        # The share of an unpriced tenant is not known, and others would pay it: 77 USD beside 7
+        # The share of an unpriced tenant is not known, and others would pay it: one whose own cost was 7 USD
+        # was charged 77 USD more.
         whole = Fraction() if None in costs else sum(map(Fraction, costs), Fraction())
         if not whole:
             left += alike

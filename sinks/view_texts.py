@@ -69,7 +69,8 @@ def view(name: str) -> str:
 
 
 def select_of(name: str) -> str:
-    """The SELECT of a view, as others contain it, and, in parentheses, the statement that creates it."""
+    """The SELECT of a view. Other views contain it, and so does, in parentheses, the statement that creates
+    the view in the store."""
     return view(name).partition(f" VIEW {name} AS")[2]
 
 

@@ -159,7 +159,7 @@ def test_a_file_of_prices(sink: ClickHouseSink, tmp_path: Path) -> None:
     [
         ("gpu_model,prise\nx,1\n", "did you mean price"),
         ("gpu_model,price\nx,1\ny,cheap\n", "line 3: price is 'cheap'"),
-        ("gpu_model,price\n,1\n", "line 2: a price without gpu_model"),
+        ("gpu_model,price\n,1\n", "line 2: gpu_model is missing"),
         ("gpu_model,price,valid_from\nx,1,yesterday\n", "line 2: 'yesterday' is not a time"),
         (
             "gpu_model,price,gpus_per_instance,instance_price\nx,8,8,8\n",
@@ -169,7 +169,7 @@ def test_a_file_of_prices(sink: ClickHouseSink, tmp_path: Path) -> None:
         ("gpu_model,instance_price\nx,8\n", "line 2: the price of an instance needs its number of GPUs"),
         ("gpu_model,price,instance_price\nx,1,8\n", "line 2: an instance of x needs its number of GPUs"),
         ("gpu_model,instance_price,gpus_per_instance\nx,8,inf\n", "line 2: gpus_per_instance is inf"),
-        ("gpu_model,provider\nx,y\n", "line 2: a price without price"),
+        ("gpu_model,provider\nx,y\n", "line 2: no price is given"),
         ("gpu_model,capital_per_gpu\nx,30000\n", "line 2: capital per GPU and its life"),
         ("gpu_model,capital_per_gpu,life_years\nx,30000,0\n", "line 2: a life of 0.0 years"),
         ("gpu_model,capital_per_gpu,life_years\nx,-5,3\n", "line 2: a capital of -5 per GPU"),
@@ -179,7 +179,7 @@ def test_a_file_of_prices(sink: ClickHouseSink, tmp_path: Path) -> None:
         ("gpu_model,price\nx,1,2,3\n", "line 2: it has more fields than the header, which names 2"),
         (
             "gpu_model,price,valid_from,valid_to\nx,1,,2026-06-01\nx,2,2026-06-01,\nx,3,2026-06-01,\n",
-            "line 4: it has the GPU, place and beginning of line 3",
+            "line 4: it has the GPU, place, category and beginning of line 3",
         ),
         ("gpu_model,price,capital_per_gpu,life_years\nx,1,30000,4\n", "line 2: give a price by the hour or"),
         ("gpu_model,price,includes_energy\nx,1,maybe\n", "line 2: includes_energy is 'maybe'"),

@@ -83,8 +83,8 @@ def _sent_as(column: Column, kind: str) -> str:
 @lru_cache
 def _insert(sent: tuple[tuple[str, str], ...]) -> tuple[str, str]:
     """Return the INSERT of these columns, and their structure. It also writes the deleted rows that
-    ``nothing_due`` stands for. Columns that are not sent have their default in every row: half of the 50
-    mostly do.
+    ``nothing_due`` stands for. Columns that have their default in every row are not sent: mostly half of the
+    50.
 
     Deleted rows contain nothing but their window, and most windows have two, so they are sent as bits."""
     types = dict(sent)

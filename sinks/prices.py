@@ -1,7 +1,7 @@
 """The price book: what a GPU-hour costs, by place, category and time.
 
-With the bundled prices there are costs in money from the start; each names its source and its date. A user's
-own price always wins over a bundled one.
+With the bundled prices there are costs in money from the start; each price names its source and its date. A
+user's own price always wins over a bundled one.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     network = re.search(r"\[Errno -?\d+\] ([^\"')]+)", text)
     if network and not isinstance(error, OSError):  # urllib3 wraps it in five lines
-        return f"{network[1]}: make sure that ClickHouse listens there, on its HTTP port"
+        return f"{network[1]}: check the address, and that ClickHouse listens there, on its HTTP port"
     for wrapped, plain in _PLAINLY.items():
         if wrapped in text:
             return plain

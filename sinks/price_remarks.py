@@ -96,7 +96,8 @@ def _nearly(what: str, name: str, known: Iterable[str]) -> str:
 def _gaps(alike: Sequence[Mapping[str, Any]]) -> list[str]:
     """A remark for each gap between two prices of the same GPU, provider, region and category."""
     return [
-        f"{later['gpu_model']} has no such price from {earlier['valid_to']:%Y-%m-%dT%H:%MZ}"
+        f"{later['gpu_model']} has no price for this place and category from"
+        f" {earlier['valid_to']:%Y-%m-%dT%H:%MZ}"
         f" to {later['valid_from']:%Y-%m-%dT%H:%MZ}"
         for earlier, later in pairwise(alike)
         if earlier["valid_to"] < later["valid_from"]

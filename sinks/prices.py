@@ -110,7 +110,10 @@ def add_prices(store: Store, prices: Sequence[Price]) -> list[str]:
     # What is removed or replaced cannot overlap with anything, whatever the order of ``prices``.
     for row in rows:
         if row["deleted"] and book.pop(row["price_id"], None) is None:
-            raise UsageError("you have added no such price: 'wattribute price list' shows yours first")
+            raise UsageError(
+                f"you have added no price of {row['gpu_model']} with this provider, region, category and"
+                " beginning: 'wattribute price list' shows yours first"
+            )
     added = {row["price_id"]: row for row in rows if not row["deleted"]}
     book |= added
     alike = _alike(book.values())

@@ -91,7 +91,10 @@ def add_tariffs(store: Store, tariffs: Sequence[Tariff]) -> list[str]:
     for tariff in tariffs:
         if tariff.deleted:
             if book.pop(tariff.tariff_id, None) is None:
-                raise UsageError("there is no such tariff: 'wattribute price tariff list' shows all tariffs")
+                raise UsageError(
+                    "there is no tariff with this provider, region, time zone, hours, days and beginning:"
+                    " 'wattribute price tariff list' shows all tariffs"
+                )
             continue
         for other in book.values():
             _check_overlap(tariff, other)

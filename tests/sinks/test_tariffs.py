@@ -285,7 +285,7 @@ def test_a_tariff_that_is_taken_back_is_gone_and_was_known(sink: ClickHouseSink)
     assert server is not None
     try:
         remove(**night, store=sink.store.url)
-        with pytest.raises(UsageError, match="there is no such tariff"):
+        with pytest.raises(UsageError, match="there is no tariff with this provider"):
             remove(**night, store=sink.store.url)
     finally:
         server.close()

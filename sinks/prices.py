@@ -64,6 +64,7 @@ class Price:
         for name, amount in (("instance price", self.instance_price or 0.0), ("price", self.price)):
             check_amount(f"{name} of {self.gpu_model}", amount)
         check_currency(self.currency)
+        whole("gpus_per_instance", self.gpus_per_instance)
         for name, at in (("valid from", self.valid_from), ("valid to", self.valid_to)):
             if at.second or at.microsecond:
                 raise UsageError(f"a price must be {name} a whole minute, not {at:%Y-%m-%dT%H:%M:%S.%f}")
@@ -147,10 +148,10 @@ def read_prices(path: Path) -> list[Price]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")  # Excel begins a file with a byte order mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"cannot read the prices in {path}: {getattr(error, 'strerror', None) or error}"
-        ) from error
+    except OSError as error:
+        raise UsageError(f"cannot read the prices in {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8: save it as 'CSV UTF-8'") from error
     return _parse(text, str(path), bundled())
 
 
@@ -194,7 +195,8 @@ def bundled() -> list[Price]:
 
 
 def _parse(text: str, name: str, in_book: Sequence[Price] = ()) -> list[Price]:
-    reader = csv.DictReader(io.StringIO(text))
+    separator = ";" if ";" in text.partition("\n")[0] else ","  # Excel writes ; where numbers have a comma
+    reader = csv.DictReader(io.StringIO(text), delimiter=separator)
     known = [*(item.name for item in fields(Price)), "capital_per_gpu", "life_years"]
     columns = ["price" if column == _LISTED_PRICE else column for column in reader.fieldnames or ()]
     reader.fieldnames = columns

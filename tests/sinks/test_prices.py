@@ -57,6 +57,7 @@ def test_the_bundled_prices_name_their_source_and_fit_their_instances() -> None:
         ),
         ({"valid_to": datetime(2300, 1, 1, tzinfo=UTC)}, "between 1970 and 2106"),
         ({"price": 44.0, "instance_price": 44.0, "gpus_per_instance": 8}, "that is 5.5 per GPU-hour"),
+        ({"price": 3.6, "gpus_per_instance": 70_000}, "gpus_per_instance is 70000, not a whole number from"),
     ],
 )
 def test_a_price_that_makes_no_sense_is_refused(wrong: dict[str, Any], line: str) -> None:
@@ -149,6 +150,8 @@ def test_a_file_of_prices(sink: ClickHouseSink, tmp_path: Path) -> None:
     prices = read_prices(path)
     path.write_text(path.read_text(), encoding="utf-8-sig")  # as Excel saves it
     assert read_prices(path) == prices
+    path.write_text(path.read_text(encoding="utf-8-sig").replace(",", ";"))  # and where numbers have a comma
+    assert read_prices(path) == prices
     assert prices[0].valid_from == datetime(2026, 6, 1, tzinfo=UTC)
     add_prices(sink.store, prices)
     assert sum(row["origin"] == "user" for row in list_prices(sink.store)) == 2
@@ -159,6 +162,7 @@ def test_a_file_of_prices(sink: ClickHouseSink, tmp_path: Path) -> None:
     [
         ("gpu_model,prise\nx,1\n", "did you mean price"),
         ("gpu_model,price\nx,1\ny,cheap\n", "line 3: price is 'cheap'"),
+        ("gpu_model;price\nx;3,6\n", "line 2: price is '3,6', not a number"),
         ("gpu_model,price\n,1\n", "line 2: gpu_model is missing"),
         ("gpu_model,price,valid_from\nx,1,yesterday\n", "line 2: 'yesterday' is not a time"),
         (
@@ -221,7 +225,7 @@ def test_an_unreadable_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read the prices"):
         read_prices(tmp_path / "none.csv")
     (tmp_path / "latin.csv").write_bytes(b"\xe9\xff")
-    with pytest.raises(UsageError, match="cannot read the prices"):
+    with pytest.raises(UsageError, match=r"latin.csv is not UTF-8: save it as"):
         read_prices(tmp_path / "latin.csv")
 
 

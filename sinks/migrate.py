@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from importlib.resources import files
-from typing import Final
+from typing import Final, NamedTuple
 
 from wattribute.errors import StoreError
 from wattribute.sinks.prices import load_bundled
-from wattribute.sinks.store import Store
+from wattribute.sinks.store import Readable, Store
 from wattribute.sinks.view_texts import VIEWS, select_of, view
 
 _RECORD: Final = """
@@ -22,6 +22,16 @@ CREATE TABLE IF NOT EXISTS migration
 ENGINE = ReplacingMergeTree
 ORDER BY number
 """
+
+
+class Step(NamedTuple):
+    """One migration: its number, the name and the text of its file, and the sha256 of that."""
+
+    number: int
+    name: str
+    sql: str
+    checksum: str
+
 
 _ALIKE: Final = {
     "42b4d9e905586287dab3ca0a876cd271bc4c2bd0c998ee1c860413b91fe68122": "0001_tables.sql",
@@ -38,9 +48,20 @@ words that an older ClickHouse does not accept."""
 def migrate(store: Store, plan: bool = False) -> list[str]:
     """Apply the missing migrations and return their names; with ``plan``, only return them.
 
-    Every step may be repeated, so after a kill this is simply run again. Raises StoreError where the store is
-    newer than this program, or was made by other files of the same number that made other tables.
+    Every step may be repeated, so after a kill this is simply run again. Raises StoreError as ``missing`` does.
     """
+    steps = missing(store, store.url)
+    if not plan:
+        for step in steps:
+            _apply(store, step)
+        _make_views(store, anew=bool(steps))
+        load_bundled(store)
+    return [step.name for step in steps]
+
+
+def missing(store: Readable, url: str) -> list[Step]:
+    """The migrations that have not been applied to a store. Raises StoreError where the store is newer than
+    this program, or was made by other files of the same number that made other tables."""
     folder = files("wattribute.sinks") / "migrations"
     known = {int(path.name[:4]): path for path in folder.iterdir() if path.name.endswith(".sql")}
     tables = store.query("EXISTS TABLE migration").rows[0][0]
@@ -48,27 +69,21 @@ def migrate(store: Store, plan: bool = False) -> list[str]:
     newer = sorted(set(applied) - set(known))
     if newer:
         raise StoreError(
-            f"the store {store.url} is at version {newer[-1]}, this program knows {max(known)}: use a newer"
+            f"the store {url} is at version {newer[-1]}, this program knows {max(known)}: use a newer"
             " wattribute"
         )
-    missing = []
+    steps = []
     for number in sorted(known):
         sql = known[number].read_text(encoding="utf-8")
-        checksum = hashlib.sha256(sql.encode()).hexdigest()
-        if number in applied:
-            if applied[number] != checksum and _ALIKE.get(applied[number]) != known[number].name:
-                raise StoreError(
-                    f"the store {store.url} was made by another {known[number].name}, so its tables may"
-                    " differ: use the program that made it, or replay into a new store"
-                )
-            continue
-        missing.append(known[number].name)
-        if not plan:
-            _apply(store, number, known[number].name, sql, checksum)
-    if not plan:
-        _make_views(store, anew=bool(missing))
-        load_bundled(store)
-    return missing
+        step = Step(number, known[number].name, sql, hashlib.sha256(sql.encode()).hexdigest())
+        if number not in applied:
+            steps.append(step)
+        elif applied[number] != step.checksum and _ALIKE.get(applied[number]) != step.name:
+            raise StoreError(
+                f"the store {url} was made by another {step.name}, so its tables may differ: use the program"
+                " that made it, or replay into a new store"
+            )
+    return steps
 
 
 def _make_views(store: Store, anew: bool) -> None:
@@ -85,13 +100,13 @@ def _make_views(store: Store, anew: bool) -> None:
             store.command(f"CREATE OR REPLACE VIEW {name} AS ({select_of(name)})\nCOMMENT '{checksum}'")
 
 
-def _apply(store: Store, number: int, name: str, sql: str, checksum: str) -> None:
+def _apply(store: Store, step: Step) -> None:
     store.command(_RECORD)
-    for statement in sql.split(";\n"):
+    for statement in step.sql.split(";\n"):
         if statement.strip():
             store.command(statement)
     store.command(
         "INSERT INTO migration (number, name, checksum)"
         " SELECT {number:UInt32}, {name:String}, {checksum:String}",
-        {"number": number, "name": name, "checksum": checksum},
+        {"number": step.number, "name": step.name, "checksum": step.checksum},
     )

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from wattribute.commands.since import parse_duration_s, parse_span, parse_time
 from wattribute.commands.top import show_live, top_grid
 from wattribute.commands.unit_table import unit_grid
 from wattribute.errors import UsageError
+from wattribute.sinks.store import open_store
 
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
 COMMANDS = (
@@ -634,6 +636,23 @@ def test_doctor_says_that_a_link_leads_nowhere(capsys: pytest.CaptureFixture[str
         assert {row["finding"] for row in found} == {
             f"{folder} cannot be created: {tmp_path}/disk: No such file or directory"
         }
+
+
+def test_doctor_says_that_an_older_program_made_the_store(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """'ok', it said, while explain failed."""
+    store = f"chdb://{tmp_path}/store"
+    assert ended(capsys, "migrate", "--store", store)[0] == 0
+
+    def found() -> list[tuple[str, str]]:
+        _, out, _ = ended(capsys, "doctor", "--simulate", "--store", store, "--format", "json")
+        return [(row["state"], row["advice"]) for row in json.loads(out) if row["part"] == "store"]
+
+    assert found() == [("ok", "")]
+    with closing(open_store(store)) as opened:
+        opened.command("ALTER TABLE migration DELETE WHERE number = 9 SETTINGS mutations_sync = 2")
+    assert found() == [("ok", ""), ("weak", "wattribute migrate")]
 
 
 def test_doctor_says_that_a_local_log_is_damaged_and_leaves_it_where_it_is(

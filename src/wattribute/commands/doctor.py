@@ -248,6 +248,7 @@ def _bus(settings: Settings) -> Iterator[Finding]:
 
 def _store(settings: Settings) -> Iterator[Finding]:
     from wattribute.sinks.folder import folder_of, has_store, is_another_s
+    from wattribute.sinks.migrate import missing
     from wattribute.sinks.query_server import open_store_for_reading
     from wattribute.sinks.refusal import GO_ON
     from wattribute.sinks.store import LEFT_OUT, damaged_tables
@@ -270,6 +271,9 @@ def _store(settings: Settings) -> Iterator[Finding]:
         rows, newest = store.query("SELECT count(), max(window_start) FROM attribution FINAL").rows[0]
         shown = f"{settings.store} answers (ClickHouse {version}): {rows:,} rows"
         yield Finding("store", "ok", shown + (f", the newest of {newest:%Y-%m-%dT%H:%M:%SZ}" if rows else ""))
+        if missing(store, settings.store):
+            found = "an older wattribute made its tables: some commands fail on them"
+            yield Finding("store", "weak", found, "wattribute migrate")
         if folder is not None and (damaged := damaged_tables(store)):
             yield Finding("store", "broken", LEFT_OUT.format(damaged), GO_ON)
         (wrong,) = store.query("SELECT count() FROM conservation").rows[0]

@@ -39,7 +39,7 @@ from wattribute.stream.series import Series, new_marks
 from wattribute.stream.state import State
 from wattribute.stream.tables import Tables
 
-ALGORITHM: Final = 10
+ALGORITHM: Final = 11
 """Goes up when the same messages give other rows."""
 _MARKS: Final = 1 << 16
 _ROWS: Final = 1 << 15

@@ -207,6 +207,22 @@ def test_power_that_is_read_seldom_disputes_nothing() -> None:
     assert not any(disputed(rows_of([replace(one, power_mw=0) for one in seldom])[0]))
 
 
+@pytest.mark.parametrize("averaged", [True, False])
+@pytest.mark.parametrize("ticks", [7, 9, 25])
+def test_a_counter_that_is_read_just_before_it_changes_is_not_disputed_in_a_short_time(
+    ticks: int, averaged: bool
+) -> None:
+    """Of the span of 6 s in which a collector starts, only the end is known. One change more or less in it is
+    no fault of the counter."""
+    first = 10 * (-made_host.START_NS // SECOND_NS % 6) - ticks  # the span ends after so many readings
+    readings = [
+        reading((first + tick) / 10, 10**6 + (tick - (tick > 4)) * MJ_PER_S // 10) for tick in range(300)
+    ]
+    if averaged:
+        readings = [replace(one, power_average_mw=1000 * WATTS) for one in readings]
+    assert not any(disputed(rows_of(readings)[0]))
+
+
 @settings(max_examples=20)
 @given(seed=st.integers(0, 1 << 30), sizes=st.lists(st.integers(1, 40), min_size=1))
 def test_late_readings_dispute_as_those_that_came_in_time_would(seed: int, sizes: list[int]) -> None:

@@ -48,7 +48,8 @@ words that an older ClickHouse does not accept."""
 def migrate(store: Store, plan: bool = False) -> list[str]:
     """Apply the missing migrations and return their names; with ``plan``, only return them.
 
-    Every step may be repeated, so after a kill this is simply run again. Raises StoreError as ``missing`` does.
+    Every step may be repeated, so after a kill this is simply run again. Raises StoreError, as ``missing``
+    does.
     """
     steps = missing(store, store.url)
     if not plan:

@@ -5,6 +5,7 @@ no call of the same source is known below it in its trace. Children end first, s
 request or an earlier one, and a trace is remembered for ten minutes. If a child comes later nevertheless, its
 parent is taken back: it is sent again, with the same event_id and a quantity of 0. A gateway's span below an
 application's takes nothing back: between sources the store decides, minute by minute (docs/intake.md).
+Some spans of one call are in no such order: ``otlp_twice`` finds them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from wattribute.collector.otlp import (
     Reading,
     attributes_of,
 )
+from wattribute.collector.otlp_twice import Twice
 from wattribute.collector.told import Told, record_of
 from wattribute.errors import RecordError
 from wattribute.records import PERIOD_MAX_NS, Record, Unit
@@ -85,6 +87,13 @@ class _Call:
     has_usage: bool
     is_beside: bool = False
     is_counted: bool = False
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What is equal where two instrumentations report the same call."""
+        tokens = {unit.unit: unit.quantity for unit in self.units}
+        names = (self.source, self.whose.get("application"), self.whose.get("model"))
+        return *names, tokens.get("input_tokens"), tokens.get("output_tokens")
 
 
 @dataclass(slots=True)
@@ -163,6 +172,7 @@ class SpanReader:
         self._naming, self._told = naming, told
         self._traces: OrderedDict[bytes, _Trace] = OrderedDict()
         self._spans = 0
+        self._twice: Twice[_Call] = Twice()
 
     def read(self, request: Any, now_ns: int) -> Reading:
         """The units and qualities of a request that was received at ``now_ns``."""
@@ -204,6 +214,13 @@ class SpanReader:
         except RecordError as error:  # the span still has its place among the others
             problem = error
         changed = trace.put(span.span_id, span.parent_span_id, call)
+        if call is not None and call.has_usage and not call.is_beside:
+            outer = self._twice.outer(
+                call.key, scope, (span.start_time_unix_nano, span.end_time_unix_nano), call
+            )
+            if outer is not None:
+                outer.is_beside = True
+                changed.append(outer)
         if problem is not None:
             raise problem
         return changed

@@ -14,7 +14,7 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMet
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer, set_span_in_context
 
 from tests.intake.applications import CHAT, Given, metrics, traces, usage
 from tests.intake.conftest import Running
@@ -150,7 +150,7 @@ def test_a_call_whose_operation_has_a_name_of_its_own_counts_where_it_has_a_usag
 
 
 def test_openinference_names_model_and_usage_in_its_own_way(running: Running) -> None:
-    """As the instrumentations of openai (0.1.66) and langchain (0.1.80) do, one below the other."""
+    """As its instrumentations of openai (0.1.66) and openai-agents (2.6.0) do, one below the other."""
     call: Given = {
         "openinference.span.kind": "LLM",
         "llm.model_name": "qwen3-8b",
@@ -181,6 +181,46 @@ def test_openinference_names_model_and_usage_in_its_own_way(running: Running) ->
         ("span", "embedder", "input_tokens"): 4,
         ("span", "embedder", "requests"): 1,
     }
+
+
+@pytest.mark.parametrize("is_inner_first", [True, False])
+def test_a_call_in_two_traces_counts_once(running: Running, is_inner_first: bool) -> None:
+    """As OpenInference's instrumentations of langchain (0.1.80) and openai (0.1.66) tell it, with asyncio:
+    langchain's span is not the current one, so openai's begins a trace of its own."""
+    call: Given = {
+        "openinference.span.kind": "LLM",
+        "llm.model_name": "qwen3-8b",
+        "llm.token_count.prompt": 20,
+        "llm.token_count.completion": 7,
+    }
+    scopes = ["openinference.instrumentation.langchain", "openinference.instrumentation.openai"]
+    if not is_inner_first:  # what was opened last is exported first
+        scopes.reverse()
+    with (
+        traces(running.url, "desk", scopes[0]) as first,
+        traces(running.url, "desk", scopes[1]) as second,
+        traces(running.url, "shop", scopes[1]) as elsewhere,
+    ):
+        outer, inner = (first, second) if is_inner_first else (second, first)
+        now_ns = time.time_ns()
+
+        def tell(tracer: Tracer, begin_ms: int, end_ms: int, **more: int) -> None:
+            given: Given = {**call, **{f"llm.token_count.{name}": count for name, count in more.items()}}
+            span = tracer.start_span("call", attributes=given, start_time=now_ns + begin_ms * 10**6)
+            span.end(end_time=now_ns + end_ms * 10**6)
+
+        for begin in (0, 1, 2):  # three calls at once
+            tell(outer, begin, 100 - begin)
+            tell(inner, begin, 99 - begin)
+        tell(outer, 200, 300)  # another, after them
+        tell(inner, 250, 350)  # one that lasts longer
+        tell(inner, 210, 290, completion=8)  # one of another usage
+        tell(outer, 210, 290)  # one that the same instrumentation tells: not the same call
+        tell(elsewhere, 220, 230)  # one of another application
+    told = [record for record in running.records() if isinstance(record, Unit)]
+    kept = {(unit.unit, unit.event_id): unit.quantity for unit in told}  # as the store keeps the last of each
+    sums = {name: sum(n for (unit, _), n in kept.items() if unit == name) for name, _ in kept}
+    assert sums == {"input_tokens": 8 * 20, "output_tokens": 8 * 7 + 1, "requests": 8}
 
 
 def test_a_child_that_comes_after_its_parent_takes_it_back(running: Running) -> None:

@@ -11,7 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from tests.collector.engine_server import FOLDER
-from wattribute.collector import otlp_spans
+from wattribute.collector import otlp_spans, otlp_twice
 from wattribute.collector.otlp import Naming, decode
 from wattribute.collector.otlp_spans import SpanReader
 from wattribute.collector.told import Told
@@ -122,6 +122,15 @@ def test_a_long_trace_counts_each_call_once() -> None:
     found = counted(SpanReader(Naming({}), told), requests)
     assert found == dict.fromkeys(range(3, 6002, 2), 1.0)
     assert told.health.forgotten == 0
+
+
+def test_a_flood_of_calls_takes_no_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(otlp_twice, "_KEYS_MOST", 10)
+    reader = SpanReader(Naming({}), Told())
+    spans: Spans = [(number, 0, "span", number if number < 500 else 1) for number in range(1, 1001)]
+    assert len(counted(reader, [spans])) == 1000
+    seen = reader._twice._seen
+    assert [len(seen), max(len(calls) for calls in seen.values())] == [10, otlp_twice._CALLS_MOST]
 
 
 def test_a_trace_without_end_takes_no_more_room_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

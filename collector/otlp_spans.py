@@ -63,8 +63,10 @@ _EVALUATION: Final = frozenset(
         *(*MODEL, "wattribute.model_version", "wattribute.run"),
     )
 )
+# Logfire tells a stream's usage by a second span, a "log", beside the one of the call.
+_LOGFIRE: Final = "logfire.span_type"
 _NAMES: Final = frozenset(
-    (*WHO, *_EVALUATION, *(name for names in _USAGE.values() for name in names), *OPERATION)
+    (*WHO, *_EVALUATION, *(name for names in _USAGE.values() for name in names), *OPERATION, _LOGFIRE)
 )
 _RESOURCE: Final = frozenset((*WHO, "k8s.pod.name"))
 _SCORES: Final = {
@@ -254,7 +256,8 @@ class SpanReader:
             # A service that serves the model itself: this is the pod of the serving process.
             whose["pod"] = own["k8s.pod.name"]
         counted: dict[str, Any] = dict(usage)
-        if usage or span.status.code != Status.STATUS_CODE_ERROR:
+        is_call = own.get(_LOGFIRE) != "log"
+        if is_call and (usage or span.status.code != Status.STATUS_CODE_ERROR):
             counted["requests"] = 1
         units = [
             self._unit(whose | {"unit": unit, "quantity": quantity}, span, now_ns)

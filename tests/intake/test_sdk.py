@@ -183,6 +183,20 @@ def test_openinference_names_model_and_usage_in_its_own_way(running: Running) ->
     }
 
 
+def test_a_stream_that_logfire_tells_in_two_spans_is_one_request(running: Running) -> None:
+    """As logfire (5.4.0) does for openai: the usage is on a span of its own, beside that of the call."""
+    with traces(running.url, "desk", "logfire.openai") as tracer, tracer.start_as_current_span("request"):
+        tracer.start_span("Chat Completion", attributes={**CHAT, "logfire.span_type": "span"}).end()
+        log: Given = {**CHAT, **usage(7, 20, cached=5), "logfire.span_type": "log"}
+        tracer.start_span("streaming response", attributes=log).end()
+    assert running.units() == {
+        ("span", "qwen3-8b", "input_tokens"): 20,
+        ("span", "qwen3-8b", "output_tokens"): 7,
+        ("span", "qwen3-8b", "cached_tokens"): 5,
+        ("span", "qwen3-8b", "requests"): 1,
+    }
+
+
 @pytest.mark.parametrize("is_inner_first", [True, False])
 def test_a_call_in_two_traces_counts_once(running: Running, is_inner_first: bool) -> None:
     """As OpenInference's instrumentations of langchain (0.1.80) and openai (0.1.66) tell it, with asyncio:

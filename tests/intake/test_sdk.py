@@ -226,6 +226,10 @@ def test_a_call_in_two_traces_counts_once(running: Running, is_inner_first: bool
         for begin in (0, 1, 2):  # three calls at once
             tell(outer, begin, 100 - begin)
             tell(inner, begin, 99 - begin)
+        for begin, end in ((400, 431), (411, 432)):  # two at once: the second holds only the second below
+            tell(outer, begin, end)
+        for begin, end in ((410, 420), (412, 430)):
+            tell(inner, begin, end)
         tell(outer, 200, 300)  # another, after them
         tell(inner, 250, 350)  # one that lasts longer
         tell(inner, 210, 290, completion=8)  # one of another usage
@@ -234,7 +238,7 @@ def test_a_call_in_two_traces_counts_once(running: Running, is_inner_first: bool
     told = [record for record in running.records() if isinstance(record, Unit)]
     kept = {(unit.unit, unit.event_id): unit.quantity for unit in told}  # as the store keeps the last of each
     sums = {name: sum(n for (unit, _), n in kept.items() if unit == name) for name, _ in kept}
-    assert sums == {"input_tokens": 8 * 20, "output_tokens": 8 * 7 + 1, "requests": 8}
+    assert sums == {"input_tokens": 10 * 20, "output_tokens": 10 * 7 + 1, "requests": 10}
 
 
 def test_a_child_that_comes_after_its_parent_takes_it_back(running: Running) -> None:

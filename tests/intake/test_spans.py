@@ -125,12 +125,16 @@ def test_a_long_trace_counts_each_call_once() -> None:
 
 
 def test_a_flood_of_calls_takes_no_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(otlp_twice, "_KEYS_MOST", 10)
+    monkeypatch.setattr(otlp_twice, "_CALLS_MOST", 100)
+    monkeypatch.setattr(otlp_twice, "_EQUAL_MOST", 30)
     reader = SpanReader(Naming({}), Told())
-    spans: Spans = [(number, 0, "span", number if number < 500 else 1) for number in range(1, 1001)]
-    assert len(counted(reader, [spans])) == 1000
-    seen = reader._twice._seen
-    assert [len(seen), max(len(calls) for calls in seen.values())] == [10, otlp_twice._CALLS_MOST]
+    for tokens in (lambda number: number, lambda number: 1):  # calls of different usages, then equal ones
+        spans: Spans = [(number, 0, "span", tokens(number)) for number in range(1, 1001)]
+        assert len(counted(reader, [spans])) == 1000
+        kept = [len(calls) for equal in reader._twice._equal.values() for calls in equal.values()]
+        assert (sum(kept), reader._twice._calls) == (100, 100)
+        reader._traces.clear()
+    assert max(kept) == 30
 
 
 def test_a_trace_without_end_takes_no_more_room_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,6 +197,27 @@ def test_a_stream_that_logfire_tells_in_two_spans_is_one_request(running: Runnin
     }
 
 
+def test_langsmiths_chains_and_prompts_are_no_calls(running: Running) -> None:
+    """As langsmith (0.15.1) tells LangChain's runs: a chain has the sum of its calls and no model, and the
+    operation of a prompt is chat."""
+    with traces(running.url, "desk", "langsmith", **{"wattribute.model": "qwen3-8b"}) as tracer:
+
+        def tell(kind: str, operation: str, **more: str | float) -> None:
+            names = {"langsmith.span.kind": kind, "gen_ai.operation.name": operation}
+            tracer.start_span(kind, attributes={**names, **more}).end()
+
+        with tracer.start_as_current_span("RunnableSequence"):
+            tell("chain", "chain", **usage(7, 20))
+            tell("prompt", "chat")
+            tell("llm", "chat", **{"gen_ai.request.model": "qwen3-8b"}, **usage(7, 20))
+            tell("embedding", "embeddings")
+    assert running.units() == {
+        ("span", "qwen3-8b", "input_tokens"): 20,
+        ("span", "qwen3-8b", "output_tokens"): 7,
+        ("span", "qwen3-8b", "requests"): 2,
+    }
+
+
 @pytest.mark.parametrize("is_inner_first", [True, False])
 def test_a_call_in_two_traces_counts_once(running: Running, is_inner_first: bool) -> None:
     """As OpenInference's instrumentations of langchain (0.1.80) and openai (0.1.66) tell it, with asyncio:

@@ -64,24 +64,13 @@ WHO: Final = frozenset(
     )
 )
 """The attributes that name an owner; those of a span or point take precedence over the resource's."""
-OPERATION: Final = ("langsmith.span.kind", "gen_ai.operation.name", "openinference.span.kind")
-"""The attributes that say what a span or point is about; the first one present counts. LangSmith's comes
-first, because it calls the template of a prompt a chat in the second."""
-INFERENCE: Final = frozenset(
-    (
-        *("chat", "text_completion", "generate_content", "embeddings"),
-        *("LLM", "EMBEDDING", "llm", "embedding"),
-    )
-)
-"""Operations that are one call of a model, even without a usage. With a usage, so is any other but those of
-``SUMS``: some applications have names of their own, as LiteLLM's acompletion."""
 SUMS: Final = frozenset(
     (
         *("create_agent", "invoke_agent", "invoke_workflow", "plan", "execute_tool"),
-        *("AGENT", "CHAIN", "TOOL", "chain", "tool", "retriever", "prompt", "parser"),
+        *("agent", "chain", "tool", "retriever", "prompt", "parser"),
     )
 )
-"""Operations whose usage, where there is one, is the sum of the calls below."""
+"""Operations, in lower case, whose usage, where there is one, is the sum of the calls below."""
 
 Attributes = dict[str, Any]
 

@@ -18,17 +18,7 @@ from typing import Any, Final
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from wattribute.collector.otlp import (
-    INFERENCE,
-    MODEL,
-    OPERATION,
-    SUMS,
-    WHO,
-    Attributes,
-    Naming,
-    Reading,
-    attributes_of,
-)
+from wattribute.collector.otlp import MODEL, SUMS, WHO, Attributes, Naming, Reading, attributes_of
 from wattribute.collector.otlp_twice import Twice
 from wattribute.collector.told import Told, record_of
 from wattribute.errors import RecordError
@@ -57,6 +47,12 @@ _USAGE: Final = {
         "llm.token_count.completion_details.reasoning",
     ),
 }
+# What a span is about: the first one present counts. In the second LangSmith calls the template of a prompt a
+# chat.
+_OPERATION: Final = ("langsmith.span.kind", "gen_ai.operation.name", "openinference.span.kind")
+# Operations, in lower case, that are one call of a model, even without a usage. With a usage, so is any other
+# but those of SUMS: some applications have names of their own, as LiteLLM's acompletion.
+_CALLS: Final = frozenset(("chat", "text_completion", "generate_content", "embeddings", "llm", "embedding"))
 _EVALUATION: Final = frozenset(
     (
         *("gen_ai.evaluation.name", "gen_ai.evaluation.score.value", "gen_ai.evaluation.score.label"),
@@ -66,7 +62,7 @@ _EVALUATION: Final = frozenset(
 # Logfire tells a stream's usage by a second span, a "log", beside the one of the call.
 _LOGFIRE: Final = "logfire.span_type"
 _NAMES: Final = frozenset(
-    (*WHO, *_EVALUATION, *(name for names in _USAGE.values() for name in names), *OPERATION, _LOGFIRE)
+    (*WHO, *_EVALUATION, *(name for names in _USAGE.values() for name in names), *_OPERATION, _LOGFIRE)
 )
 _RESOURCE: Final = frozenset((*WHO, "k8s.pod.name"))
 _SCORES: Final = {
@@ -247,8 +243,8 @@ class SpanReader:
         usage = {
             unit: _number(own, name) for unit, names in _USAGE.items() for name in names[::-1] if name in own
         }
-        operation = next((own[name] for name in OPERATION if name in own), None)
-        if operation in SUMS or (operation not in INFERENCE and not usage):
+        operation = next((str(own[name]).lower() for name in _OPERATION if name in own), "")
+        if operation in SUMS or (operation not in _CALLS and not usage):
             return None
         whose = self._naming.who(own, scope, "span")
         serves = span.kind == Span.SPAN_KIND_SERVER and whose["source"] != "gateway"

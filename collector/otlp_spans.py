@@ -38,6 +38,7 @@ _USAGE: Final = {
     ),
     "cached_tokens": (
         "gen_ai.usage.cache_read.input_tokens",
+        "gen_ai.usage.cache_read_input_tokens",  # OpenLLMetry, of before the convention named it
         "llm.token_count.prompt_details.cache_read",
     ),
     "reasoning_tokens": (

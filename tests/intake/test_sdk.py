@@ -197,6 +197,26 @@ def test_a_stream_that_logfire_tells_in_two_spans_is_one_request(running: Runnin
     }
 
 
+def test_an_older_openllmetry_names_tokens_in_its_own_way(running: Running) -> None:
+    """As its instrumentation of openai (0.44.1) does, without an operation."""
+    call: Given = {
+        "gen_ai.request.model": "fast",
+        "gen_ai.response.model": "qwen3-8b",
+        "llm.usage.total_tokens": 27,
+        "gen_ai.usage.completion_tokens": 7,
+        "gen_ai.usage.prompt_tokens": 20,
+        "gen_ai.usage.cache_read_input_tokens": 5,
+    }
+    with traces(running.url, "desk", "opentelemetry.instrumentation.openai.v1") as tracer:
+        tracer.start_span("openai.chat", attributes=call).end()
+    assert running.units() == {
+        ("span", "qwen3-8b", "input_tokens"): 20,
+        ("span", "qwen3-8b", "output_tokens"): 7,
+        ("span", "qwen3-8b", "cached_tokens"): 5,
+        ("span", "qwen3-8b", "requests"): 1,
+    }
+
+
 def test_langsmiths_chains_and_prompts_are_no_calls(running: Running) -> None:
     """As langsmith (0.15.1) tells LangChain's runs: a chain has the sum of its calls and no model, and the
     operation of a prompt is chat."""

@@ -33,6 +33,41 @@ with stopping(within_s=1.0) as stop:
 """
 
 
+# A handler runs within whatever the main thread is at, and threading.Event has a lock.
+_WITHIN_THE_EVENT = """
+import os, signal
+from wattribute.commands.ends import stopping
+with stopping(within_s=10.0) as stop:
+    with stop._cond:
+        os.kill(os.getpid(), signal.SIGTERM)
+    stop.wait()
+    print("told")
+"""
+_WITHIN_THE_HANDLER = """
+import os, signal, threading
+from wattribute.commands.ends import stopping
+notify_all = threading.Condition.notify_all
+def interrupted(condition):
+    threading.Condition.notify_all = notify_all
+    os.kill(os.getpid(), signal.SIGTERM)
+    notify_all(condition)
+with stopping(within_s=10.0) as stop:
+    threading.Condition.notify_all = interrupted
+    os.kill(os.getpid(), signal.SIGTERM)
+    stop.wait()
+    print("told")
+"""
+
+
+@pytest.mark.parametrize("script", [_WITHIN_THE_EVENT, _WITHIN_THE_HANDLER])
+def test_a_signal_is_heard_whenever_it_comes(script: str) -> None:
+    """timeout sends SIGTERM twice, to its command and to their group: a stream waited for itself for ever."""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "told\n", "")
+
+
 @pytest.mark.parametrize("library", ["ctypes.PyDLL", "ctypes.CDLL"])
 def test_a_call_that_never_returns_does_not_keep_a_process_from_its_end(library: str) -> None:
     done = subprocess.run(

@@ -166,7 +166,8 @@ def _streaming(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def stopping(within_s: float = _END_S) -> Iterator[threading.Event]:
-    """An event that SIGTERM or Ctrl-C sets; a second one ends the process at once.
+    """An event that SIGTERM or Ctrl-C sets; a second one ends the process at once, unless it comes with the
+    first, as timeout sends it.
 
     So does the first, if the with statement has not ended ``within_s`` after it. On a machine that had been
     frozen for minutes, librdkafka once did not return from leaving its group. It may hold Python's lock
@@ -176,10 +177,13 @@ def stopping(within_s: float = _END_S) -> Iterator[threading.Event]:
     with Path(os.devnull).open("w") as nowhere, ExitStack() as stack:
 
         def on_signal(_number: int, _frame: FrameType | None) -> None:
-            stop.set()
+            for number in numbers:
+                signal.signal(number, signal.SIG_IGN)
+            faulthandler.dump_traceback_later(within_s, exit=True, file=nowhere)
+            # In another thread, because what this handler interrupted may hold the lock of the event.
+            threading.Thread(target=stop.set, daemon=True).start()
             for number in numbers:
                 signal.signal(number, signal.SIG_DFL)
-            faulthandler.dump_traceback_later(within_s, exit=True, file=nowhere)
             stack.callback(faulthandler.cancel_dump_traceback_later)
             teller = threading.Timer(0.9 * within_s, note, [_STUCK])
             teller.daemon = True

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _SHOWN: Final = 3
 _WORD: Final = re.compile(r"[a-z0-9]+")
 CATEGORIES: Final = ("on_demand", "spot", "committed", "capacity_block", "owned", "serverless")
+_PLACE: Final = ("provider", "region", "pricing")
 _TOO_DEAR_RATIO: Final = 4  # times the dearest other price of the GPU: an instance has 2, 4 or 8 GPUs
 
 
@@ -27,9 +28,9 @@ def remarks_on(
 ) -> list[str]:
     """Remarks on prices just added. ``alike`` has the rows of all prices of the user, by (GPU, provider,
     region, category), each ordered by beginning."""
-    seen = store.query("SELECT DISTINCT gpu_model, pricing FROM attribution_day").rows
-    gpus = {other.gpu_model for other in bundled} | {gpu for gpu, _ in seen}
-    categories = {*CATEGORIES, *(pricing for _, pricing in seen)}
+    seen = store.query("SELECT DISTINCT gpu_model, provider, region, pricing FROM attribution_day").rows
+    gpus = {other.gpu_model for other in bundled} | {gpu for gpu, *_ in seen}
+    categories = {*CATEGORIES, *(pricing for *_, pricing in seen)}
     told = [(other.gpu_model, other.currency, other.price) for other in bundled]
     new = {(price.gpu_model, price.price) for price in prices}
     told += [
@@ -57,6 +58,9 @@ def remarks_on(
     places = ((price.gpu_model, price.provider, price.region, price.category) for price in prices)
     for place in dict.fromkeys(places):
         remarks += _gaps(alike[place])
+    for gpu in dict.fromkeys(price.gpu_model for price in prices):
+        hosts = [tuple(host) for model, *host in seen if model == gpu]
+        remarks.append(_for_other_hosts(gpu, [place for model, *place in alike if model == gpu], hosts))
     if any(not price.includes_energy for price in prices):
         ((tariffs,),) = store.query("SELECT count() FROM tariff_book").rows
         if not tariffs:
@@ -79,6 +83,24 @@ def _instance(price: Price, dearest: float | None) -> str:
     return (
         f"{price.price:g} per GPU-hour of {price.gpu_model} is far above its other prices:"
         " is it the price of an instance?"
+    )
+
+
+def _for_other_hosts(gpu: str, places: Iterable[Sequence[str]], hosts: Sequence[tuple[str, ...]]) -> str:
+    """A remark where no price is for any host that has the GPU. Both say provider, region and pricing."""
+    if not hosts or any(
+        all(not wanted or wanted == said for wanted, said in zip(place, host, strict=True))
+        for place in places
+        for host in hosts
+    ):
+        return ""
+    shown = "; ".join(
+        ", ".join(f"{name} {said}" if said else f"no {name}" for name, said in zip(_PLACE, host, strict=True))
+        for host in sorted(hosts)[:_SHOWN]
+    )
+    return (
+        f"none of your prices of {gpu} is for the hosts on which it was measured ({shown}): leave provider,"
+        " region and category out of the price, or set 'provider', 'region' and 'pricing' on those hosts"
     )
 
 

@@ -144,6 +144,21 @@ def test_remarks(sink: ClickHouseSink, price: dict[str, Any], remark: str | None
     assert remark is None or remark in remarks[0]
 
 
+def test_a_price_that_no_measured_host_is_charged_by_is_pointed_out(sink: ClickHouseSink) -> None:
+    """A price of GPUs that one owns, on hosts that do not say so: all stayed unpriced, without a word."""
+    sink.store.command(f"INSERT INTO attribution_day (gpu_model, provider) VALUES ('{H200}', 'lab')")
+    owned = Price(gpu_model=H200, price=1.0, category="owned")
+    assert add_prices(sink.store, [owned]) == [
+        f"none of your prices of {H200} is for the hosts on which it was measured (provider lab, no region,"
+        " no pricing): leave provider, region and category out of the price, or set 'provider', 'region' and"
+        " 'pricing' on those hosts"
+    ]
+    assert add_prices(sink.store, [Price(gpu_model=H200, price=2.0, provider="lab")]) == []
+    assert add_prices(sink.store, [Price(gpu_model=H200, price=1.0, category="spot")]) == []
+    sink.store.command(f"INSERT INTO attribution_day (gpu_model, pricing) VALUES ('{H200}', 'owned')")
+    assert add_prices(sink.store, [owned]) == []
+
+
 def test_a_file_of_prices(sink: ClickHouseSink, tmp_path: Path) -> None:
     path = tmp_path / "prices.csv"
     path.write_text("gpu_model,price,provider,valid_from\nNVIDIA H200,3.6,here,2026-06-01\nNVIDIA L4,0.5,,\n")

@@ -199,6 +199,8 @@ def test_secrets_come_from_closed_files_and_are_not_shown(tmp_path: Path) -> Non
         load_settings({}, None, HOME | {"WATTRIBUTE_KAFKA_PASSWORD_FILE": str(secret)})
     with pytest.raises(UsageError, match="chmod 600"):
         load_settings({}, written(tmp_path, 'kafka_password = "x"', 0o644), HOME)
+    with pytest.raises(UsageError, match=r"password cannot be read: No such file or directory$"):
+        load_settings({}, None, HOME | {"WATTRIBUTE_KAFKA_PASSWORD_FILE": "/no/password"})
     assert load_settings({}, written(tmp_path, 'kafka_password = "x"', 0o600), HOME).kafka_password == "x"
 
 

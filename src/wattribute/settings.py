@@ -295,7 +295,8 @@ def _from_environment(environ: Mapping[str, str], problems: list[str]) -> Iterat
                 problems.append(f"{KAFKA_PASSWORD_FILE} {path} can be read by others: chmod 600 {path}")
             yield KAFKA_PASSWORD_FILE, "kafka_password", Path(path).read_text(encoding="utf-8").rstrip("\n")
         except (OSError, UnicodeDecodeError) as error:
-            problems.append(f"{KAFKA_PASSWORD_FILE} {path} cannot be read: {error}")
+            reason = getattr(error, "strerror", None) or error
+            problems.append(f"{KAFKA_PASSWORD_FILE} {path} cannot be read: {reason}")
 
 
 def _value(item: Field[Any], raw: object) -> Any:

@@ -320,6 +320,27 @@ def test_what_was_measured_and_is_not_billed_is_the_difference(
     assert {(row["pricing"], row["is_declared"]) for row in rows} == {("", True), ("spot", True)}
 
 
+def test_what_was_measured_at_no_price_and_is_billed_at_one_is_pointed_out(
+    sink: ClickHouseSink, as_columns: AsColumns, start_ms: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A host that is declared as owned, and does not say so itself: the table had no line on what to do."""
+    sink.write_attribution(as_columns([used(start_ms, 1 / 60, window_ms=MINUTE_MS)]))
+    add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=60, category="owned")])
+    begin = datetime.fromtimestamp(start_ms / 1000, UTC)
+    owned = BilledHost(host="h", billed_from=begin, billed_to=begin + timedelta(minutes=1), pricing="owned")
+    add_billed(sink.store, replace(owned, gpus=1))
+    server = serve(sink.store)
+    assert server is not None
+    try:
+        reconcile(store=sink.store.url)
+    finally:
+        server.close()
+    assert (
+        "h: what was measured has no price, and what is billed has one: compare provider, region and pricing"
+        " ('wattribute reconcile --by pricing')"
+    ) in capsys.readouterr().out
+
+
 def test_what_is_billed_of_many_gpus_is_not_cut_to_64_bits(sink: ClickHouseSink) -> None:
     """9.2e18 ns are 2,562,047 GPU hours: 1024 GPUs, the most of a host, have them in 104 days."""
     add_prices(sink.store, [Price(gpu_model="NVIDIA H200", price=2)])

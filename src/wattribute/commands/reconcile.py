@@ -158,6 +158,11 @@ def _notes(rows: Rows, by: str) -> list[str]:
                 f"{row[by]}: what was measured has another price than what is billed: compare provider,"
                 " region and pricing ('wattribute reconcile --by pricing')"
             )
+        elif row["difference_usd"] is None and not row["unpriced_gpu_hours"]:
+            notes.append(
+                f"{row[by]}: what was measured has no price, and what is billed has one: compare provider,"
+                " region and pricing ('wattribute reconcile --by pricing')"
+            )
     unpriced = math.fsum(row["unpriced_gpu_hours"] for row in rows)
     if unpriced:
         notes.append(

@@ -122,7 +122,7 @@ def test_after_an_outage_the_tables_are_those_of_an_undisturbed_stream(
     streamed(url, messages, tmp_path, disturb=lambda: set_fault(shim, lambda sql: faults(shim, rng, sql)))
     set_fault(shim, lambda sql: None)
     said = [record.getMessage() for record in caplog.records if "wattribute" in record.name]
-    waits = sum(line.startswith("waiting, nothing is lost: the store ") for line in said)
+    waits = sum(line.startswith("waiting, nothing is lost: error from the store ") for line in said)
     assert waits
     assert sum(line.startswith("the outage is over after ") for line in said) == waits
     found = tables_of(url)
@@ -161,7 +161,9 @@ def test_a_stream_that_waits_ends_at_once_when_told_to(
         shim.refuse()
         sent_to(log, messages[len(messages) // 2 :])
         log.close()
-        assert process.stderr.readline().startswith("wattribute: waiting, nothing is lost: the store ")
+        assert process.stderr.readline().startswith(
+            "wattribute: waiting, nothing is lost: error from the store "
+        )
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=30)
     finally:
@@ -169,7 +171,7 @@ def test_a_stream_that_waits_ends_at_once_when_told_to(
         shim.accept()
     assert process.returncode == 1
     (line,) = said.splitlines()
-    assert line.startswith("wattribute: the next start writes what this one could not: the store ")
+    assert line.startswith("wattribute: the next start writes what this one could not: error from the store ")
     ran("stream", "--bus", bus, "--store", store, "--until-idle")
     found = tables_of(store)
     for table, rows in undisturbed.items():

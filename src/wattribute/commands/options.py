@@ -10,6 +10,7 @@ import typer
 
 from wattribute.collector.identity import environment_of
 from wattribute.commands.output import Format
+from wattribute.errors import UsageError
 
 PLACES: Final = "Where things are"
 SPAN: Final = "Which span and rows"
@@ -29,6 +30,12 @@ def asked(name: str, about: str, metavar: str | None = None) -> Any:
 def policy_note(policy: str) -> str:
     """The line under a table that says who pays for idle time."""
     return f"policy {policy}: {POLICIES[policy]}"
+
+
+def check_there(file: Path) -> None:
+    """Raise UsageError if a file to read does not exist; - is standard input."""
+    if str(file) != "-" and not file.exists():
+        raise UsageError(f"there is no file {file}")
 
 
 def attempt_given(context: typer.Context, attempt: int | None, run: str) -> int | None:

@@ -37,6 +37,7 @@ _COLUMNS: Final = (
     *("billed_gpu_hours", *_MONEY.values(), "difference_usd", "difference_ratio", "difference_gpu_hours"),
     *("unobserved_gpu_hours", "unpriced_gpu_hours", "is_declared"),
 )
+_COMPARE: Final = "compare provider, region and pricing ('wattribute reconcile --by pricing')"
 _ROUNDING_HOURS: Final = 1e-9
 _REPLACED_SHOWN: Final = 5
 
@@ -154,15 +155,9 @@ def _notes(rows: Rows, by: str) -> list[str]:
         elif row["difference_usd"] is not None and abs(row["difference_usd"]) > 1e-9 * max(
             1.0, row["billed_usd"]
         ):
-            notes.append(
-                f"{row[by]}: what was measured has another price than what is billed: compare provider,"
-                " region and pricing ('wattribute reconcile --by pricing')"
-            )
+            notes.append(f"{row[by]}: what was measured has another price than what is billed: {_COMPARE}")
         elif row["difference_usd"] is None and not row["unpriced_gpu_hours"]:
-            notes.append(
-                f"{row[by]}: what was measured has no price, and what is billed has one: compare provider,"
-                " region and pricing ('wattribute reconcile --by pricing')"
-            )
+            notes.append(f"{row[by]}: what was measured has no price, and what is billed has one: {_COMPARE}")
     unpriced = math.fsum(row["unpriced_gpu_hours"] for row in rows)
     if unpriced:
         notes.append(

@@ -21,7 +21,7 @@ from wattribute.collector.nvidia_smi_log import (
 )
 from wattribute.collector.trace import Line, read_trace
 from wattribute.commands.compiling import compiled_engine
-from wattribute.commands.options import ConfigOption, StoreOption
+from wattribute.commands.options import ConfigOption, StoreOption, check_there
 from wattribute.commands.output import note, on_terminal
 from wattribute.commands.streaming import tell_past_retention, window_ms_for
 from wattribute.errors import UsageError, WattributeError
@@ -177,8 +177,7 @@ def _lines(
     workload: str | None,
 ) -> tuple[Iterator[Line], bool]:
     """The items of a file, and whether it is a log. Raises UsageError, WattributeError."""
-    if str(file) != "-" and not file.exists():
-        raise UsageError(f"there is no file {file}")
+    check_there(file)
     if str(file) != "-" and (file.is_fifo() or file.is_char_device()):  # looking into it would consume it
         raise UsageError(
             f"{file} can be read only once: give a trace on standard input, as -, or save it first"

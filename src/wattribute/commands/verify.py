@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from wattribute.commands.compiling import compiled_engine
-from wattribute.commands.options import FormatOption
+from wattribute.commands.options import FormatOption, check_there
 from wattribute.commands.output import Format, Grid, note, shown_percent, write_grid, write_rows
 from wattribute.errors import UsageError, WattributeError
 
@@ -144,8 +144,8 @@ def _verify_gpu(
 
     if seconds is not None and not SECONDS_LEAST <= seconds <= SECONDS_MOST:
         raise UsageError(f"--seconds {seconds}: with --gpu it must be {SECONDS_LEAST} to {SECONDS_MOST}")
-    if not records and str(trace) != "-" and not trace.exists():  # before minutes of compiling
-        raise UsageError(f"there is no file {trace}")
+    if not records:
+        check_there(trace)  # before minutes of compiling
     compiled_engine()
     if records:
         record_plan(trace, index, seconds or SECONDS, overwrite)

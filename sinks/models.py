@@ -60,12 +60,13 @@ def model_rows(
     # With 720,000 versions the view takes 58 s, and 19 s if it only reads the models of those kept.
     where = f" WHERE model IN (SELECT model FROM ({_DEAREST}))"  # noqa: S608 - a text of ours
     is_cut = _versions_ever(store) > limit and count_versions(store, since, until) > limit
-    return store.query(
-        f"SELECT * FROM (SELECT {_SELECTED}{_FROM}{where if is_cut else ''}"  # noqa: S608 - names from COLUMNS; values are parameters
-        " ORDER BY cost_usd + training_cost_usd DESC NULLS FIRST, model, model_version LIMIT {limit:UInt32})"
-        " ORDER BY model = '', model, model_version",
+    rows = store.query(
+        f"SELECT {_SELECTED}{_FROM}{where if is_cut else ''}"
+        " ORDER BY cost_usd + training_cost_usd DESC NULLS FIRST, model, model_version LIMIT {limit:UInt32}",
         {**span_params(policy, since, until), "limit": limit},
     ).dicts()
+    # Here, because for each sort key the engine's analysis goes through all that the view consists of.
+    return sorted(rows, key=lambda row: (row["model"] == "", row["model"], row["model_version"]))
 
 
 def count_versions(store: Readable, since: Time, until: Time) -> int:

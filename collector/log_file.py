@@ -176,7 +176,7 @@ def _is_sound(connection: sqlite3.Connection) -> bool:
 
 def _advice(error: sqlite3.Error) -> str:
     return {
-        sqlite3.SQLITE_FULL: "free some space, or lower the log's size limit",
+        sqlite3.SQLITE_FULL: "free some space, or lower spool_max_bytes",
         sqlite3.SQLITE_BUSY: "another process has locked it: try again, or end that process",
         sqlite3.SQLITE_CORRUPT: "start again: the damaged file is then set aside",
     }.get(_primary_code(error), "choose a directory on a local disk that you may write")

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from traceback import clear_frames
 from typing import Any, Final, Protocol, TypeVar
@@ -301,6 +302,8 @@ def open_store(url: str, create: bool = True) -> Store:
 
 
 def _open_chdb(url: str, folder: Path, create: bool) -> Store:
+    if find_spec("chdb") is None:  # the client would advise to install an extra of its own
+        raise ModuleNotFoundError("No module named 'chdb'", name="chdb")
     database = parse_qs(urlsplit(url).query).get("database", [DATABASE])[0]
     _check_zone(os.environ.get("TZ", "").removeprefix(":"))
     lock = hold(folder, create)

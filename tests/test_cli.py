@@ -231,13 +231,13 @@ def test_where_no_compiled_kernel_can_be_kept_it_says_what_to_do() -> None:
 
 
 def test_an_interrupt_ends_with_130_and_a_missing_extra_says_which(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     def missing(*_: object) -> None:
-        raise ModuleNotFoundError("No module named 'chdb'", name="chdb")
+        raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
 
     def closed(*_: object) -> None:
         Path("/" + "x" * 300).exists()  # as of a folder that may not be looked into
@@ -247,10 +247,18 @@ def test_an_interrupt_ends_with_130_and_a_missing_extra_says_which(
     monkeypatch.setattr("wattribute.commands.check_config.load_settings", interrupted)
     assert ended(capsys, "check-config") == (130, "", "wattribute: interrupted\n")
     monkeypatch.setattr("wattribute.commands.check_config.load_settings", missing)
-    assert (
-        ended(capsys, "check-config")[2]
-        == "wattribute: this needs chdb: pip install 'wattribute[embedded]'\n"
+    assert ended(capsys, "check-config")[2] == (
+        "wattribute: this needs numpy: pip install 'wattribute[embedded]', or 'wattribute[stream]' for a"
+        " ClickHouse server\n"
     )
+    monkeypatch.setattr("wattribute.sinks.store.find_spec", lambda _: None)
+    monkeypatch.setenv("WATTRIBUTE_STORE", f"chdb://{tmp_path}/store")
+    assert ended(capsys, "migrate") == (
+        1,
+        "",
+        "wattribute: this needs chdb: pip install 'wattribute[embedded]'\n",
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_closed_pipe_is_no_error() -> None:

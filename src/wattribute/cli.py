@@ -25,13 +25,16 @@ from wattribute.errors import INTERRUPTED, UsageError, WattributeError, printabl
 _ClickException: Final[Any] = typer.BadParameter.__mro__[2]
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _CLOSED: Final = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+_EMBEDDED: Final = "'wattribute[embedded]'"
+_STREAM: Final = f"{_EMBEDDED}, or 'wattribute[stream]' for a ClickHouse server"
+# What to install where a module is missing.
 _EXTRAS: Final = {
-    "numba": "stream",
-    "numpy": "stream",
-    "pyarrow": "stream",
-    "clickhouse_connect": "stream",
-    "chdb": "embedded",
-    "opentelemetry": "otlp",
+    "numba": _STREAM,
+    "numpy": _STREAM,
+    "pyarrow": _STREAM,
+    "clickhouse_connect": _STREAM,
+    "chdb": _EMBEDDED,
+    "opentelemetry": "'wattribute[otlp]'",
 }
 
 _RUN, _ASK, _KEEP = "Run", "Ask", "Keep"
@@ -270,8 +273,7 @@ def _ending(error: BaseException) -> tuple[str, int]:
     elif isinstance(error, _ClickException):
         what, status = _usage(error), error.exit_code
     elif isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _EXTRAS:
-        extra = _EXTRAS[(error.name or "").partition(".")[0]]
-        what = f"this needs {error.name}: pip install 'wattribute[{extra}]'"
+        what = f"this needs {error.name}: pip install {_EXTRAS[(error.name or '').partition('.')[0]]}"
     elif isinstance(error, OSError) and error.errno in _CLOSED and error.filename is not None:
         what = unusable(error)
     elif isinstance(error, OSError) and error.errno in _FULL:

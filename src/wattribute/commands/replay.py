@@ -135,8 +135,8 @@ def replay_files(settings: Settings, inputs: Inputs) -> None:
             if sink.dead_count > _SHOWN_DEAD:
                 note(f"… and {sink.dead_count - _SHOWN_DEAD:,} more")
             raise WattributeError(
-                f"{dropped} records could not be used: they are in the table dead, with line and reason;"
-                " all others are stored"
+                f"{dropped:,} record{'s' if dropped > 1 else ''} could not be used: see the table dead for"
+                " line and reason; all others are stored"
             )
 
 

@@ -291,8 +291,8 @@ def price_per_gpu_hour(
         raise UsageError("no price is given: give it per GPU-hour, per instance, or as capital and life")
     if gpus_per_instance < 1:
         raise UsageError(
-            "the price of an instance needs its number of GPUs: --gpus-per-instance, or gpus_per_instance in a"
-            " file"
+            "the price of an instance needs its number of GPUs: --gpus-per-instance, or gpus_per_instance in"
+            " a file"
         )
     return instance_price / gpus_per_instance
 

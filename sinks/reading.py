@@ -127,6 +127,6 @@ def checked(sql: str, table_functions: frozenset[str]) -> str:
         called = place + 1 < len(tokens) and tokens[place + 1].group() == "("
         if word in _FORBIDDEN or (called and word in table_functions):
             raise UsageError(
-                f"a query may not use {word}: it only reads the store, and --format says how its answer is shown"
+                f"a query may not use {word}: it only reads the store, and --format says how to show it"
             )
     return sql

@@ -9,13 +9,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from benchmarks import answers, collector_cost, end_to_end, inserts, kernel, latency, peers, wire_format
+from benchmarks import (
+    answers,
+    collector_cost,
+    end_to_end,
+    inserts,
+    kernel,
+    latency,
+    peers,
+    ratio,
+    wire_format,
+)
 from benchmarks.machine import machine
 from benchmarks.table import Row, as_markdown, load, store, write_readme
 
 TOPICS: Final[dict[str, Callable[[bool], list[Row]]]] = {
     "kernel": kernel.rows,
     "peers": peers.rows,
+    "ratio": ratio.rows,
     "wire": wire_format.rows,
     "end-to-end": end_to_end.rows,
     "latency": latency.rows,

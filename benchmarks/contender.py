@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,6 +67,25 @@ def timed_s(tasks: Sequence[Callable[[], object]], repetitions: int) -> list[flo
             task()
             took_s.append(time.perf_counter() - begin_s)
     return [statistics.median(took_s[1:]) for took_s in times_s]
+
+
+def rounds_of(
+    contenders: Mapping[str, Callable[..., Figures]], count: int, **arguments: Any
+) -> list[dict[str, Figures]]:
+    """The figures of some contenders by name. In each round all run, one after the other."""
+    return [{name: run(one, **arguments) for name, one in contenders.items()} for _ in range(count)]
+
+
+def compared(rounds: Sequence[Mapping[str, Figures]]) -> Figures:
+    """The rate of each contender, and how many times the rate of each other one the first has. Ratios are
+    taken within a round, because that is the same moment; of all rounds the median counts."""
+    rates = {name: [one[name]["M samples/s"] for one in rounds] for name in rounds[0]}
+    figures = {f"M samples/s {name}": statistics.median(rate) for name, rate in rates.items()}
+    first, *others = rates
+    for name in others:
+        ratios = [mine / theirs for mine, theirs in zip(rates[first], rates[name], strict=True)]
+        figures[f"times {name}"] = statistics.median(ratios)
+    return figures
 
 
 def check(true: bool, what: str) -> None:

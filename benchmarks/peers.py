@@ -12,13 +12,12 @@ of each at the same time in every second, a counter that always rises, and no ga
 from __future__ import annotations
 
 import hashlib
-import statistics
 from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.contender import Figures, check, run, timed_s
+from benchmarks.contender import Figures, check, compared, rounds_of, timed_s
 from benchmarks.kernel import IDLE_MW, attribution
 from benchmarks.synthetic import I64, SECOND_NS, START_NS, Readings, counter_uj, readings
 from benchmarks.table import Bar, Row
@@ -55,25 +54,21 @@ def by_polars(hz: int, processes: int, devices: int, seconds: int, repetitions: 
     return _timed(made, lambda made: split_by_polars(made, given), repetitions)
 
 
+_CONTENDERS: Final = {"kernel": by_kernel, "numpy": by_numpy, "polars": by_polars}
+
+
 def rows(small: bool) -> list[Row]:
     """The rows of the table."""
     found = []
     for hz, processes, devices, seconds in _SMALL if small else _FULL:
         size = {"hz": hz, "processes": processes, "devices": devices, "seconds": seconds}
         size["repetitions"] = 1 if small else 3
-        rates: dict[str, list[float]] = {"kernel": [], "numpy": [], "polars": []}
-        for _ in range(1 if small else _ROUNDS):  # in turn, so that a ratio compares the same moment
-            contenders = [run(contender, **size) for contender in (by_kernel, by_numpy, by_polars)]
-            check(len({one["result"] for one in contenders}) == 1, "the contenders' results differ")
-            for one, rate in zip(contenders, rates.values(), strict=True):
-                rate.append(one["M samples/s"])
+        rounds = rounds_of(_CONTENDERS, 1 if small else _ROUNDS, **size)
+        for one in rounds:
+            check(len({figures["result"] for figures in one.values()}) == 1, "the contenders' results differ")
         shown = f"{hz} Hz, {processes} process{'es' if processes > 1 else ''} a GPU"
-        figures = {f"M samples/s {name}": statistics.median(rate) for name, rate in rates.items()}
-        for peer in ("numpy", "polars"):
-            ratios = [mine / theirs for mine, theirs in zip(rates["kernel"], rates[peer], strict=True)]
-            figures[f"times {peer}"] = statistics.median(ratios)
         bars = [Bar("times polars", _BAR)] if hz == 100 else []
-        found.append(Row("same work", shown, figures, bars))
+        found.append(Row("same work", shown, compared(rounds), bars))
     return found
 
 

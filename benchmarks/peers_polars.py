@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from benchmarks.kernel import IDLE_MW
 from benchmarks.synthetic import I64, SECOND_NS, START_NS, Readings
@@ -83,6 +84,31 @@ def split_by_polars(made: Readings, given: Frames) -> I64:
     )
     result: I64 = np.stack([column.to_numpy() for column in found])
     return result.reshape(len(found.columns), made.devices, made.seconds, made.processes)
+
+
+def ratio_by_polars(made: Readings, given: Frames) -> NDArray[np.float64]:
+    """The plain ratio: energies in mJ by device, window and process."""
+    keys = ("device", "window")
+    t_ns, energy_mj = pl.col("t_ns"), pl.col("energy_mj")
+    window = (t_ns // SECOND_NS).alias("window")
+    before_ns, before_mj = pl.col("last_ns").shift(1), pl.col("last_mj").shift(1)
+    share = (pl.col("window") * SECOND_NS - before_ns) / (pl.col("first_ns") - before_ns)
+    at_mj = before_mj + (pl.col("first_mj") - before_mj) * share
+    follows = pl.col("device") == pl.col("device").shift(1)
+    gains = (
+        given.samples.with_columns(window)
+        .group_by(*keys, maintain_order=True)
+        .agg(first_ns=t_ns.first(), last_ns=t_ns.last(), first_mj=energy_mj.first(), last_mj=energy_mj.last())
+        .with_columns(at_mj=pl.when(follows).then(at_mj).otherwise("first_mj"))
+        .with_columns(gain_mj=pl.col("at_mj").shift(-1) - pl.col("at_mj"))
+    )
+    used = given.records.with_columns(window).filter(pl.col("window") < START_NS // SECOND_NS + made.seconds)
+    sums = used.group_by(*keys, maintain_order=True).agg(all_sm=pl.col("sm").sum())
+    each = gains.join(sums, on=keys, maintain_order="left").select(
+        *keys, per_percent_mj=pl.col("gain_mj") / pl.col("all_sm")
+    )
+    split = used.join(each, on=keys, maintain_order="left")
+    return split.select(pl.col("per_percent_mj") * pl.col("sm")).collect().to_series().to_numpy()
 
 
 def _at(made: Readings) -> pl.Expr:

@@ -19,7 +19,7 @@ from wattribute.wire import Encoder
 @pytest.mark.long
 @pytest.mark.parametrize("topic", TOPICS)
 def test_a_small_size_of(topic: str) -> None:
-    if topic == "peers":
+    if topic in ("peers", "ratio"):
         need("polars")
     rows = TOPICS[topic](True)
     assert rows

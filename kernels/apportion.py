@@ -50,22 +50,25 @@ def apportion(total: int, ratios: F64, row: int, n: int, parts: I64, rests: F64)
     """Split ``total`` into ``parts`` by n ratios (row ``row``, sum 1), by largest remainder; equal remainders
     in order. ``rests`` is scratch space for the remainders.
 
-    Which part gets a unit is as good as random, so the search has no branch: a window of four processes went
-    from 1228 ns to 1063."""
+    Which part gets a unit is as good as random, so there is no branch: each counts the remainders before its
+    own, many at once. That took a window of eight processes from 1790 ns to 1200, against a search for the
+    largest remainder for each unit; of two from 519 to 423."""
     left = total
     for k in range(n):
         share = total * ratios[row, k]
         parts[k] = int(share)
         rests[k] = share - parts[k] if ratios[row, k] > 0.0 else _NO_SHARE
         left -= parts[k]
-    while left > 0:
-        best, most = 0, -2.0
+    while left > 0:  # once, unless the total nears 2^52, where products are off by units
+        given = 0
         for k in range(n):
-            best = k if rests[k] > most else best
-            most = max(most, rests[k])
-        parts[best] += 1
-        rests[best] -= 1.0
-        left -= 1
+            before = 0
+            for j in range(n):
+                before += (rests[j] > rests[k]) | ((rests[j] == rests[k]) & (j < k))
+            more = (before < left) & (rests[k] > _NO_SHARE)
+            parts[k] += more
+            given += more
+        left -= given
     while left < 0:  # rounding of the products gave out a unit too many
         best, least = 0, 2.0
         for k in range(n):

@@ -299,12 +299,12 @@ def _write_besides(found: Sequence[Summary]) -> None:
             [
                 "half, killed, sorted: rows that differ with the first half of the readings only, if the"
                 " stream is killed and restarted, with readings sorted by time: must be none",
-                "settles: s from the end of a window, or the last reading of it, to its last change: at most"
-                " 10",
+                "settles: s from the last reading of a window, or of the 10 s after it, to its last change:"
+                " must be 0",
                 "misplaced: J given to processes more than a sample before or after they lived: must be none;"
                 " least: J of the row with the least: must not be below 0",
                 "lost: energy that no row has, in s of mean use: at most 1 after a fault;"
-                " uncharged: energy that nobody is charged for though somebody was there: at most bar",
+                " uncharged: s for which nobody is charged though somebody was there: at most bar",
             ],
         )
     )

@@ -14,7 +14,7 @@ from wattribute.bus import SAMPLES
 from wattribute.collector.local_log import LocalLog
 from wattribute.collector.publish import Publisher
 from wattribute.kernels.result import PROVISIONAL
-from wattribute.kernels.series import BLOCK_NS, LATENESS_NS, SHIFT_MAX_NS
+from wattribute.kernels.series import LATENESS_NS
 from wattribute.records import Device, Gap, Process, Record
 from wattribute.stream.engine import Engine
 from wattribute.stream.fleet import FleetWatts
@@ -29,8 +29,8 @@ _AFTER_THE_ROWS: Final = 1  # step of a stream's work: rows are in the store, an
 
 class Sameness(NamedTuple):
     """How many rows differ if there is only the first half of the readings, if the stream is killed and
-    restarted, if readings come sorted by time. And how long after its end, or after the last reading that
-    concerns it, a window still changed."""
+    restarted, if readings come sorted by time. And how long after the last reading that concerns it or the 10
+    s after it a window still changed."""
 
     half_rows: int
     killed_rows: int
@@ -74,10 +74,9 @@ class _Told:
             self._from_ns.insert(0, from_ns)
 
     def last(self, window_ns: int) -> int:
-        """The last flush that concerns a window, given by its start, or the rest of the block in which it
-        ends: what is learned for the window rests on that, and its readings may be dated late."""
-        block_end_ns = ((window_ns + _WINDOW_NS) // BLOCK_NS + 1) * BLOCK_NS
-        return bisect_left(self._from_ns, block_end_ns + SHIFT_MAX_NS) - 1
+        """The last flush that concerns a window, given by its start, or the 10 s after it: what is learned
+        then changes it too."""
+        return bisect_left(self._from_ns, window_ns + _WINDOW_NS + LATENESS_NS) - 1
 
     def is_settled(self, window_ns: int, flushes: int) -> bool:
         """Whether a window is final after ``flushes`` flushes, and no later one concerns it. The last of them
@@ -132,16 +131,15 @@ class _Watched(MemorySink):
 def _live(
     messages: Sequence[tuple[int, bytes]], told: _Told, fleet: FleetWatts | None
 ) -> tuple[Table, float]:
-    """The rows of a stream that takes each message as it comes; and how long after its end, and after the
-    last message that concerns it, a window still changed."""
+    """The rows of a stream that takes each message as it comes; and how long after the last message that
+    concerns it a window still changed."""
     sink, engine, settled_ns = _Watched(), Engine("verify", fleet=fleet), 0
     for offset, message in messages:
         before_ns = int(engine.series.hosts.now_ns[0])
         engine.take([offset], [message])
         write_results(engine, sink)
         for window_ns in sink.changed_ns:
-            told_ns = told.now_ns[told.last(window_ns)]
-            settled_ns = max(settled_ns, before_ns - max(window_ns + _WINDOW_NS, told_ns))
+            settled_ns = max(settled_ns, before_ns - told.now_ns[told.last(window_ns)])
         sink.changed_ns.clear()
     return sink.table(), settled_ns / 1e9
 

@@ -26,6 +26,7 @@ from wattribute.commands.since import parse_duration_s, parse_span, parse_time
 from wattribute.commands.top import show_live, top_grid
 from wattribute.commands.unit_table import unit_grid
 from wattribute.errors import UsageError
+from wattribute.records import Device
 from wattribute.sinks.store import open_store
 
 NOW = datetime(2026, 6, 15, 12, tzinfo=UTC)
@@ -693,6 +694,20 @@ def test_a_log_on_standard_input_is_an_error_of_one_line(monkeypatch: pytest.Mon
     ((_, lines, _),) = open_inputs([Path("-")])
     with pytest.raises(UsageError, match="a log of nvidia-smi cannot be read from standard input"):
         next(lines)
+
+
+def test_the_power_of_a_part_time_sensor_is_levelled_where_that_is_asked(tmp_path: Path) -> None:
+    log, trace = tmp_path / "run.csv", tmp_path / "run.ndjson"
+    cells = [f"2026/06/01 12:00:0{second}.000, {60 + second % 2 * 120} W, 50 %" for second in range(8)]
+    log.write_text("\n".join(["timestamp, power.draw.instant [W], utilization.gpu [%]", *cells]))
+    found = []
+    for asked in (False, True):
+        ((_, lines, _),) = open_inputs([log], part_time_sensor=asked)
+        found.append({line.record.power_mw for line in lines if isinstance(line.record, Device)})
+    assert found == [{60_000, 180_000}, {120_000}]
+    trace.write_text('{"kind":"trace","version":1,"host":"h","boot_id":"b"}\n')
+    with pytest.raises(UsageError, match="does not begin like a log of nvidia-smi"):
+        open_inputs([trace], part_time_sensor=True)
 
 
 def test_logs_of_one_name_that_name_no_gpu_are_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Real readings of an A100 beside a power meter: what a window is off by, as docs/accuracy.md shows it.
 
-As each reading holds until the next, as attributed, and with what is known of that card put right."""
+As each reading holds until the next, as attributed, the same with --part-time-sensor, and with what is known
+of that card put right too."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ import pytest
 
 from tests.collector.test_nvidia_smi_log import sc24_log
 from wattribute.collector.nvidia_smi_log import read_nvidia_smi_log
+from wattribute.collector.part_time import averaged
 from wattribute.stream.engine import Engine
 from wattribute.stream.replay import replay
 from wattribute.verify.memory_sink import MemorySink
@@ -67,27 +69,33 @@ def held(name: str) -> Off:
 
 
 @cache
-def windows_j(name: str) -> tuple[np.ndarray, np.ndarray]:
+def windows_j(name: str, part_time: bool) -> tuple[np.ndarray, np.ndarray]:
     """When each window begins in Unix ms, and the energy that is attributed in it."""
     sink = MemorySink()
-    records = list(read_nvidia_smi_log(sc24_log(name), host="h1"))
-    replay(records, Engine("meter", WINDOW_MS * 1_000_000), sink)
+    lines = read_nvidia_smi_log(sc24_log(name), host="h1")
+    replay(averaged(lines) if part_time else lines, Engine("meter", WINDOW_MS * 1_000_000), sink)
     energy_uj = {start: rows[0]["device_energy_uj"] for (_, start), rows in by_window(sink.table()).items()}
     starts = sorted(energy_uj)
     return np.array(starts), np.array([energy_uj[start] for start in starts]) / 1e6
 
 
-def attributed(name: str, gain: float = 1.0, offset_w: float = 0.0, late_ms: float = 0.0) -> Off:
+def attributed(
+    name: str, part_time: bool, gain: float = 1.0, offset_w: float = 0.0, late_ms: float = 0.0
+) -> Off:
     """What is attributed, with what is known of the sensor put right."""
-    starts, read_j = windows_j(name)
+    starts, read_j = windows_j(name, part_time)
     return off(starts - late_ms, (read_j - offset_w * WINDOW_MS / 1000) / gain, meter_j(sc24_log(name)))
+
+
+def put_right(name: str) -> Off:
+    return attributed(name, True, GAIN, OFFSET_W, LATE_MS)
 
 
 @pytest.mark.parametrize("name", ["a100-square", "a100-step"])
 def test_windows_are_off_by_what_the_page_says(name: str) -> None:
     shown = re.findall(rf"^\| {name} \|(.*)\|$", PAGE.read_text(), re.MULTILINE)
     assert len(shown) == 3
-    ways = [held(name), attributed(name), attributed(name, GAIN, OFFSET_W, LATE_MS)]
+    ways = [held(name), attributed(name, False), attributed(name, True), put_right(name)]
     for row in shown:
         seconds, *figures = row.split("|")
         length = int(seconds.removesuffix(" s ").strip())
@@ -95,8 +103,18 @@ def test_windows_are_off_by_what_the_page_says(name: str) -> None:
         assert [f"{figure:.1f}" for figure in found] == [figure.strip() for figure in figures], found
 
 
-def test_of_steps_little_is_left_once_the_card_is_known() -> None:
-    """A fifth, and less, of what the readings as they are were off by."""
-    before, after = held("a100-step"), attributed("a100-step", GAIN, OFFSET_W, LATE_MS)
+@pytest.mark.parametrize(("name", "times"), [("a100-square", 1.4), ("a100-step", 5)])
+def test_what_is_known_of_a_sensor_makes_every_window_better(name: str, times: float) -> None:
+    before, after = held(name), put_right(name)
     for length in (1, 2, 5):
-        assert all(now < then / 5 for now, then in zip(after[length], before[length], strict=True)), length
+        assert all(now < then / times for now, then in zip(after[length], before[length], strict=True)), (
+            length
+        )
+
+
+def test_of_a_load_at_the_pace_of_the_sensor_a_quarter_is_left_and_the_energy_stays() -> None:
+    before, after = held("a100-square"), attributed("a100-square", True)
+    for length in (1, 2, 5):
+        assert all(now < then / 4 for now, then in zip(after[length], before[length], strict=True)), length
+    whole_j, levelled_j = (windows_j("a100-square", part_time)[1].sum() for part_time in (False, True))
+    assert levelled_j == pytest.approx(whole_j, rel=5e-4)

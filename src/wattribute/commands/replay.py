@@ -19,6 +19,7 @@ from wattribute.collector.nvidia_smi_log import (
     option_workload,
     read_nvidia_smi_log,
 )
+from wattribute.collector.part_time import averaged
 from wattribute.collector.trace import Line, read_trace
 from wattribute.commands.compiling import compiled_engine
 from wattribute.commands.options import ConfigOption, StoreOption, check_there
@@ -93,6 +94,15 @@ def replay(
             rich_help_panel=_LOG,
         ),
     ] = None,
+    part_time_sensor: Annotated[
+        bool,
+        typer.Option(
+            "--part-time-sensor",
+            help="Power is measured for a part of the time only, as an A100's for 25 of 100 ms: level it"
+            " while utilization stays the same.",
+            rich_help_panel=_LOG,
+        ),
+    ] = False,
 ) -> None:
     """Work out the cost of recorded readings: a trace, or a log that you already have.
 
@@ -100,7 +110,7 @@ def replay(
     own: join the parts of one recording on standard input.
     """
     settings = load_settings({"store": store}, config)
-    replay_files(settings, open_inputs(files, host, gpu, gpu_model, timezone, workload))
+    replay_files(settings, open_inputs(files, host, gpu, gpu_model, timezone, workload, part_time_sensor))
 
 
 def open_inputs(
@@ -110,13 +120,14 @@ def open_inputs(
     gpu_model: str | None = None,
     timezone: str = "UTC",
     workload: str | None = None,
+    part_time_sensor: bool = False,
 ) -> Inputs:
     """The files, each with its items and whether it says who held the GPUs, which a log of nvidia-smi alone
     does not. Raises UsageError, WattributeError."""
     whose: dict[tuple[str, str], Path] = {}  # the file that each GPU of a log was read from
     inputs = []
     for file in files:
-        lines, is_log = _lines(file, host, gpu, gpu_model, timezone, workload)
+        lines, is_log = _lines(file, host, gpu, gpu_model, timezone, workload, part_time_sensor)
         if is_log:
             lines = _of_one_gpu(_with_energy(_apart(lines, file, host or "log", whose), file), file)
         inputs.append((file, lines, bool(workload) or not is_log))
@@ -175,6 +186,7 @@ def _lines(
     gpu_model: str | None,
     timezone: str,
     workload: str | None,
+    part_time_sensor: bool,
 ) -> tuple[Iterator[Line], bool]:
     """The items of a file, and whether it is a log. Raises UsageError, WattributeError."""
     check_there(file)
@@ -185,8 +197,10 @@ def _lines(
     if looks_like_nvidia_smi_log(file):
         owner = option_workload(_pairs(workload)) if workload else None
         lines = read_nvidia_smi_log(file, host=host or "log", gpu=gpu, timezone=timezone, workload=owner)
+        if part_time_sensor:
+            lines = averaged(lines)
         return _named(lines, gpu_model) if gpu_model else lines, True
-    if host or gpu or gpu_model or workload or timezone != "UTC":
+    if host or gpu or gpu_model or workload or timezone != "UTC" or part_time_sensor:
         raise UsageError(
             f"{file} does not begin like a log of nvidia-smi with a timestamp, in UTF-8 and with commas;"
             " and a trace says itself whose it is: leave out --host, --gpu, --workload, …"

@@ -38,6 +38,7 @@ def test_energy_comes_to_whom_it_is_due(name: str) -> None:
     # Half as long as the bar is for: the first seconds, in which little is known yet, weigh twice.
     assert found.scores[OURS].error_ratio <= 2 * trial.bar.error_ratio
     assert found.scores[OURS].error_ratio < found.scores["counter ratio"].error_ratio / 4
+    assert found.covered_ratio is not None
     assert 0.85 <= found.covered_ratio <= 1
 
 
@@ -86,7 +87,9 @@ def test_a_clock_that_is_set_brings_energy_to_no_wrong_process(name: str) -> Non
 
 @pytest.mark.long
 def test_those_that_never_work_have_no_energy_above_idle() -> None:
-    assert outcome(NAMED["all idle"], 0, SECONDS).scores[OURS].error_ratio <= 0.05
+    idle = outcome(NAMED["all idle"], 0, SECONDS)
+    assert idle.scores[OURS].error_ratio <= 0.05
+    assert idle.covered_ratio is None  # no energy was split, so there is no band to hold
 
 
 def test_energy_with_the_wrong_process_is_found() -> None:
@@ -116,8 +119,12 @@ def test_energy_that_nobody_is_charged_for_is_found() -> None:
 
 def test_a_scenario_that_misses_its_bar_is_said_to() -> None:
     trial = replace(NAMED["additive"], bar=replace(NAMED["additive"].bar, error_ratio=1e-9))
-    (found,) = summaries([outcome(trial, 0, 60)], [trial])
+    short = outcome(trial, 0, 60)
+    (found,) = summaries([short], [trial])
     assert "error" in found.missed
+    assert "in band" not in found.missed
+    (narrow,) = summaries([replace(short, covered_ratio=0.89)], [trial])
+    assert "in band" in narrow.missed
 
 
 @pytest.mark.long

@@ -234,7 +234,7 @@ def _write_table(found: Sequence[Summary], seeds: int, duration_s: int) -> None:
             [
                 summary.trial.name,
                 *(
-                    shown_percent(ratio)
+                    "" if ratio is None else shown_percent(ratio)
                     for ratio in (ours.error_ratio, ours.worst_ratio, summary.covered_ratio)
                 ),
                 ", ".join(bars),
@@ -254,8 +254,8 @@ def _write_table(found: Sequence[Summary], seeds: int, duration_s: int) -> None:
             [
                 "error: of all processes together, Σ |error| / Σ energy, mean of the loads;"
                 " worst: the process that is furthest off, of all loads",
-                "in band: rows of shared windows that are as near the truth as their error_uj says: should be"
-                " 90 to 99",
+                "in band: rows of shared windows that are as near the truth as their error_uj says: at least"
+                " 90, should be below 99",
                 "other columns: the error of other methods on the same readings",
             ],
             spare=(last, 4),

@@ -19,6 +19,7 @@ METHODS: Final = (OURS, *SIMPLER)
 _ANOTHER_DAY: Final = 1_000_000  # added to a seed to simulate another day
 _LOST_MOST_S: Final = 1.0  # one interval between two samples of processes
 _SAME: Final = 1e-4  # no worse than the plain ratio, except for rounding
+_COVERED_LEAST: Final = 0.9  # of rows within a band of 95 %
 _COUNTS_FROM: Final = 0.01  # of all energy: processes with less do not count for the worst error
 
 
@@ -33,12 +34,12 @@ class Score:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One trial with one seed. ``covered_ratio``: the part of the rows of shared windows that are as near the
-    truth as their band says."""
+    truth as their band says; None without such rows."""
 
     trial: str
     seed: int
     scores: Mapping[str, Score]
-    covered_ratio: float
+    covered_ratio: float | None
     is_conserved: bool
     faults: Faults
     sameness: Sameness | None = None
@@ -86,7 +87,7 @@ def score(
     )
 
 
-def _covered_ratio(ours: Attributed, recording: Recording) -> float:
+def _covered_ratio(ours: Attributed, recording: Recording) -> float | None:
     covered, seconds = 0, recording.seconds()
     shared = [row for row in ours.shared if len(seconds.get(row.window_start_ns, ())) == 1]
     for row in shared:
@@ -94,7 +95,7 @@ def _covered_ratio(ours: Attributed, recording: Recording) -> float:
         before, after = recording.active_uj[second], recording.active_uj[second + 1]
         true_uj = after.get(row.key, 0) - before.get(row.key, 0)
         covered += abs(row.active_uj - true_uj) <= row.error_uj
-    return covered / max(len(shared), 1)
+    return covered / len(shared) if shared else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class Summary:
 
     trial: Trial
     scores: Mapping[str, Score]
-    covered_ratio: float
+    covered_ratio: float | None
     is_conserved: bool
     faults: Faults
     sameness: Sameness
@@ -124,10 +125,12 @@ def summaries(outcomes: Sequence[Outcome], trials: Sequence[Trial]) -> list[Summ
             for method in METHODS
         }
         conserved = all(outcome.is_conserved for outcome in own)
-        covered = fmean(outcome.covered_ratio for outcome in own)
+        ratios = [outcome.covered_ratio for outcome in own if outcome.covered_ratio is not None]
+        covered = fmean(ratios) if ratios else None
         same = next(outcome.sameness for outcome in own if outcome.sameness is not None)
         wrong = worst([outcome.faults for outcome in own])
         missed = [*_missed(trial, scores, found), *_wrong(trial.bar, wrong), *_differs(same)]
+        missed += ["in band"] if covered is not None and covered < _COVERED_LEAST else []
         found[trial.name] = Summary(trial, scores, covered, conserved, wrong, same, missed)
     return list(found.values())
 

@@ -30,7 +30,8 @@ class Engine:
     ``units``: for each unit the ways to count it, the best first. A way is a tuple of counters that are
     added; it is used where the first of them is present. ``latencies``: for each latency its histograms in
     seconds, the best first. ``model_labels``: the first one present names the model. ``replica_labels``
-    distinguish ranks that count the same tokens: the greatest value is used. ``alias_options``,
+    distinguish ranks that count the same tokens: the greatest value is used. ``own_label``: where a prefix
+    is empty, only samples with this label are the engine's. ``alias_options``,
     ``model_options`` and ``model_variables`` name the model where the counters do not: only their values are
     kept of a server's command line and environment. A process with ``program`` in its command line shows
     counters only if it was started with ``switch``.
@@ -42,6 +43,7 @@ class Engine:
     latencies: Mapping[str, Names] = field(default_factory=dict)
     model_labels: Names = ()
     version_label: str = ""
+    own_label: str = ""
     replica_labels: Names = ()
     path: str = "/metrics"
     ports: tuple[int, ...] = ()
@@ -98,7 +100,8 @@ ENGINES: Final = (
     ),
     Engine(
         name="tensorrt-llm",
-        prefixes=("trtllm_",),
+        # its own, Dynamo's of old, and none at all before 1.3
+        prefixes=("trtllm_", "trtllm:", ""),
         units={
             "input_tokens": (("prompt_tokens_total",),),
             "output_tokens": (("generation_tokens_total",),),
@@ -107,6 +110,7 @@ ENGINES: Final = (
         },
         latencies=_OPENAI_LATENCIES,
         model_labels=("model_name",),
+        own_label="engine_type",
         replica_labels=("rank",),
         path="/prometheus/metrics",
         ports=(8000,),
@@ -155,6 +159,7 @@ ENGINES: Final = (
         ports=(8002,),
     ),
 )
+_UNNAMED: Final = "undefined"  # what TensorRT-LLM's server calls every model; its command line names it
 _STARTED: Final = "process_start_time_seconds"
 _BUCKET: Final = "_bucket"
 WANTED: Final = tuple(
@@ -226,16 +231,20 @@ def parsed(lines: Iterable[bytes]) -> list[Sample]:
 
 def reading(samples: Sequence[Sample]) -> Reading | None:
     """The reading of the engine that these samples belong to; None if they belong to no known engine."""
-    names = {sample.name for sample in samples}
+    all_names = {sample.name for sample in samples}
     for engine in ENGINES:
         for prefix in engine.prefixes:
+            own, names = samples, all_names
+            if not prefix:
+                own = [sample for sample in samples if engine.own_label in sample.labels]
+                names = {sample.name for sample in own}
             ways = {
                 unit: way
                 for unit, choices in engine.units.items()
                 if (way := next((way for way in choices if f"{prefix}{way[0]}" in names), None))
             }
             if ways:
-                return _read(engine, prefix, ways, samples, names)
+                return _read(engine, prefix, ways, own, names)
     return None
 
 
@@ -272,7 +281,8 @@ def _read(
 
 def _series(engine: Engine, what: str, sample: Sample) -> Series:
     model = next((sample.labels[label] for label in engine.model_labels if label in sample.labels), "")
-    served = Served(clean(model), clean(sample.labels.get(engine.version_label, "")))
+    model = "" if model == _UNNAMED else clean(model)
+    served = Served(model, clean(sample.labels.get(engine.version_label, "")))
     rest = (
         part
         for item in sorted(sample.labels.items())

@@ -41,6 +41,7 @@ def totals(found: Reading) -> dict[tuple[str, Served], float]:
         ("sglang", "sglang", Served("facebook/opt-125m", ""), (5, 32, 1, 1)),
         ("sglang_streaming", "sglang", Served("qwen3.8-27b", ""), (178, 8, None, 1)),
         ("tensorrt_llm", "tensorrt-llm", Served(QWEN, ""), (1_240, 15_500, None, 155)),
+        ("tensorrt_llm_without_prefix", "tensorrt-llm", Served("", ""), (None, None, None, 2)),
         ("tgi", "tgi", Served("", ""), (662, 3_423, None, 109)),
         ("llama_cpp", "llama.cpp", Served("", ""), (77_454 + 129_725, 1_426, 129_725, None)),
         ("ik_llama_cpp", "llama.cpp", Served("", ""), (6_886, 3_469, None, None)),
@@ -76,8 +77,9 @@ def test_of_two_names_of_one_thing_the_better_counts() -> None:
 
 
 def test_a_prefix_may_be_written_in_two_ways() -> None:
-    renamed = exposition("sglang").replace("sglang:", "sglang_")
-    assert totals(read(renamed)) == totals(read(exposition("sglang")))
+    for name, prefix, other in (("sglang", "sglang:", "sglang_"), ("tensorrt_llm", "trtllm_", "trtllm:")):
+        renamed = exposition(name).replace(prefix, other)
+        assert totals(read(renamed)) == totals(read(exposition(name)))
 
 
 @pytest.mark.parametrize(
@@ -179,6 +181,13 @@ def test_exemplars_of_openmetrics_are_passed_over() -> None:
     assert totals(read(text)) == {("output_tokens", Served("m", "")): 4.0}
 
 
+def test_names_without_a_prefix_are_an_engine_s_only_with_its_label() -> None:
+    text = exposition("tensorrt_llm_without_prefix")
+    assert reading(parsed(text.replace('engine_type="undefined",', "").encode().splitlines())) is None
+    other = 'request_success_total{app="shop"} 70\nprompt_tokens_total 5\n'
+    assert totals(read(other + text)) == {("requests", Served("", "")): 2.0}
+
+
 def test_what_is_no_engine_is_none() -> None:
     assert reading(parsed([b"process_start_time_seconds 1.7e9\n", b"python_info 1\n"])) is None
 
@@ -193,7 +202,7 @@ def test_the_names_that_docs_units_md_shows_are_those_that_are_read() -> None:
     shown = {row[0]: row[1:] for row in rows[2:]}
     assert shown == {
         engine.name: [
-            " ".join(f"`{prefix}`" for prefix in engine.prefixes),
+            " ".join(f"`{prefix}`" if prefix else "or none" for prefix in engine.prefixes),
             *(
                 " / ".join(" + ".join(f"`{name}`" for name in way) for way in engine.units.get(unit, ()))
                 for unit in units

@@ -74,6 +74,7 @@ def counted(server: EngineServer, before: str, after: str) -> None:
     server.pages["/metrics"] = page.replace(before, after)
 
 
+QWEN = "Qwen/Qwen3-0.6B"
 INPUT = 'vllm:prompt_tokens_total{engine="1",model_name="facebook/opt-125m"} '
 OUTPUT = 'vllm:generation_tokens_total{engine="0",model_name="facebook/opt-125m"} '
 SUCCESS = 'vllm:request_success_total{engine="0",finished_reason="stop",model_name="facebook/opt-125m"} '
@@ -315,6 +316,24 @@ def test_an_engine_s_own_path_is_found(host: Host) -> None:
         assert host.scraper.look(host.t, [worker])
         (target,) = host.scraper.targets.values()
         assert target.address.path == "/prometheus/metrics"
+
+
+def test_a_server_that_calls_its_model_undefined_is_named_by_its_command_line(host: Host) -> None:
+    """trtllm-serve, which answers clients under the last part of the path."""
+    with engine_server(path="/prometheus/metrics") as server:
+        page = exposition("tensorrt_llm").replace(QWEN, "undefined").replace('"trtllm"', '"undefined"')
+        server.pages["/prometheus/metrics"] = page
+        listens = {next(INODES): ("127.0.0.1", server.port)}
+        command = ("trtllm-serve", "serve", "/models/Qwen3-8B", "--port", str(server.port))
+        host.tree.process(100, 1, "python", command=command, listens=listens)
+        host.tree.process(101, 100, "worker")
+        worker = (101, host.tree.start_ns(101) or 0)
+        assert host.scraper.look(host.t, [worker])
+        host.after(0)
+        server.pages["/prometheus/metrics"] = page.replace(" 15500.0", " 15600.0")
+        (unit,) = [r for r in host.after(5) if isinstance(r, Unit) and r.unit == "output_tokens"]
+        assert (unit.model, unit.quantity) == ("Qwen3-8B", 100.0)
+        assert host.scraper.serves()[worker][:2] == ("tensorrt-llm", "Qwen3-8B")
 
 
 def test_what_is_no_engine_is_asked_less_and_less(host: Host, server: EngineServer) -> None:

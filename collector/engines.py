@@ -16,6 +16,8 @@ from typing import Final, NamedTuple
 from wattribute.errors import WattributeError
 from wattribute.records import clean, is_plausible
 
+METRICS: Final = "/metrics"
+"""Where most programs show their counters."""
 Names = tuple[str, ...]
 
 
@@ -31,7 +33,8 @@ class Engine:
     added; it is used where the first of them is present. ``latencies``: for each latency its histograms in
     seconds, the best first. ``model_labels``: the first one present names the model. ``replica_labels``
     distinguish ranks that count the same tokens: the greatest value is used. ``own_label``: where a prefix
-    is empty, only samples with this label are the engine's. ``alias_options``,
+    is empty, only samples with this label are the engine's. ``path``: where its counters are, if not at
+    /metrics. ``alias_options``,
     ``model_options`` and ``model_variables`` name the model where the counters do not: only their values are
     kept of a server's command line and environment. A process with ``program`` in its command line shows
     counters only if it was started with ``switch``.
@@ -45,7 +48,7 @@ class Engine:
     version_label: str = ""
     own_label: str = ""
     replica_labels: Names = ()
-    path: str = "/metrics"
+    path: str = METRICS
     ports: tuple[int, ...] = ()
     alias_options: Names = ()
     model_options: Names = ()
@@ -116,6 +119,20 @@ ENGINES: Final = (
         ports=(8000,),
         alias_options=("--served_model_name", "--served-model-name"),
         model_options=("serve", "trtllm-serve"),
+    ),
+    Engine(
+        name="nim",  # NVIDIA NIM 1; NIM 2 is vLLM or SGLang behind a proxy, and they are read themselves
+        prefixes=("",),
+        units={
+            "input_tokens": (("prompt_tokens_total",),),
+            "output_tokens": (("generation_tokens_total",),),
+            "requests": (("request_success_total",),),
+        },
+        latencies=_OPENAI_LATENCIES,
+        model_labels=("model_name",),
+        own_label="model_name",
+        path="/v1/metrics",
+        ports=(8000,),
     ),
     Engine(
         name="tgi",
@@ -236,7 +253,7 @@ def reading(samples: Sequence[Sample]) -> Reading | None:
         for prefix in engine.prefixes:
             own, names = samples, all_names
             if not prefix:
-                own = [sample for sample in samples if engine.own_label in sample.labels]
+                own = [item for item in samples if engine.own_label in item.labels or item.name == _STARTED]
                 names = {sample.name for sample in own}
             ways = {
                 unit: way

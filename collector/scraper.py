@@ -15,7 +15,7 @@ from typing import Final
 
 from wattribute.collector.command_line import described, silent_engine
 from wattribute.collector.endpoints import Key, Listener, Processes, Server, assigned, listeners
-from wattribute.collector.engines import ENGINES, Reading, ScrapeError, parsed, reading
+from wattribute.collector.engines import ENGINES, METRICS, Reading, ScrapeError, parsed, reading
 from wattribute.collector.fetch import Address, NamespaceError, SilentError, fetch, own_addresses
 from wattribute.collector.proc import read_file
 from wattribute.collector.scrape import Tally, units
@@ -149,6 +149,7 @@ class Scraper:
             return asked.server
         wait_ns = min(max(2 * asked.wait_ns, _ASK_AGAIN_NS), _ASK_AGAIN_MAX_NS)
         server: Server | None = None
+        is_named = bool(self._endpoints(listener))
         for address in places:
             try:
                 lines = self._ask(address)
@@ -160,7 +161,8 @@ class Scraper:
                 break
             except ScrapeError:
                 continue
-            if said is not None:
+            # NIM's proxy hands on, at a path of its own, what the engine behind it is read for anyway
+            if said is not None and (is_named or address.path in (METRICS, said.engine.path)):
                 server = described(self._root, listener.process, address, said.engine)
                 break
         silent_ns = asked.silent_ns if server is not None else t

@@ -42,6 +42,7 @@ def totals(found: Reading) -> dict[tuple[str, Served], float]:
         ("sglang_streaming", "sglang", Served("qwen3.8-27b", ""), (178, 8, None, 1)),
         ("tensorrt_llm", "tensorrt-llm", Served(QWEN, ""), (1_240, 15_500, None, 155)),
         ("tensorrt_llm_without_prefix", "tensorrt-llm", Served("", ""), (None, None, None, 2)),
+        ("nim", "nim", Served("meta/llama-3.1-8b-instruct", ""), (109, 174, None, 5)),
         ("tgi", "tgi", Served("", ""), (662, 3_423, None, 109)),
         ("llama_cpp", "llama.cpp", Served("", ""), (77_454 + 129_725, 1_426, 129_725, None)),
         ("ik_llama_cpp", "llama.cpp", Served("", ""), (6_886, 3_469, None, None)),
@@ -182,10 +183,11 @@ def test_exemplars_of_openmetrics_are_passed_over() -> None:
 
 
 def test_names_without_a_prefix_are_an_engine_s_only_with_its_label() -> None:
-    text = exposition("tensorrt_llm_without_prefix")
-    assert reading(parsed(text.replace('engine_type="undefined",', "").encode().splitlines())) is None
-    other = 'request_success_total{app="shop"} 70\nprompt_tokens_total 5\n'
-    assert totals(read(other + text)) == {("requests", Served("", "")): 2.0}
+    other = 'request_success_total{app="shop"} 70\nprompt_tokens_total 5\ngeneration_tokens_total 7\n'
+    assert reading(parsed(other.encode().splitlines())) is None
+    for name in ("tensorrt_llm_without_prefix", "nim"):
+        assert totals(read(other + exposition(name))) == totals(read(exposition(name)))
+    assert read(exposition("nim")).started_ns == 1_730_312_854_900_000_000
 
 
 def test_what_is_no_engine_is_none() -> None:
@@ -202,7 +204,7 @@ def test_the_names_that_docs_units_md_shows_are_those_that_are_read() -> None:
     shown = {row[0]: row[1:] for row in rows[2:]}
     assert shown == {
         engine.name: [
-            " ".join(f"`{prefix}`" if prefix else "or none" for prefix in engine.prefixes),
+            " ".join(f"`{prefix}`" if prefix else "none" for prefix in engine.prefixes),
             *(
                 " / ".join(" + ".join(f"`{name}`" for name in way) for way in engine.units.get(unit, ()))
                 for unit in units
@@ -218,8 +220,13 @@ def test_the_names_that_docs_units_md_shows_are_those_that_are_read() -> None:
 
 
 def test_no_name_is_in_two_engines() -> None:
-    """Recognising an engine by its names needs that."""
-    names = [f"{prefix}{name}" for engine in ENGINES for prefix in engine.prefixes for name in _names(engine)]
+    """Recognising an engine by its names needs that; of names without a prefix, by a label."""
+    names = [
+        f"{prefix}{name} {'' if prefix else engine.own_label}"
+        for engine in ENGINES
+        for prefix in engine.prefixes
+        for name in _names(engine)
+    ]
     assert len(names) == len(set(names))
 
 

@@ -154,6 +154,7 @@ def test_a_server_that_is_started_anew_is_counted_once_and_wholly(host: Host, se
         ("sglang", {"input_tokens": 5, "output_tokens": 32, "cached_tokens": 1, "requests": 1}),
         ("sglang_streaming", {"input_tokens": 178, "output_tokens": 8, "requests": 1}),
         ("tensorrt_llm", {"input_tokens": 1_240, "output_tokens": 15_500, "requests": 155}),
+        ("nim", {"input_tokens": 109, "output_tokens": 174, "requests": 5}),
         ("tgi", {"input_tokens": 662, "output_tokens": 3_423, "requests": 109}),
         ("llama_cpp", {"input_tokens": 207_179, "output_tokens": 1_426, "cached_tokens": 129_725}),
         ("ik_llama_cpp", {"input_tokens": 6_886, "output_tokens": 3_469}),
@@ -162,7 +163,7 @@ def test_a_server_that_is_started_anew_is_counted_once_and_wholly(host: Host, se
 )
 def test_each_engine_through_a_reset_and_a_restart(host: Host, name: str, totals: dict[str, int]) -> None:
     """Its exposition with every figure two, three, … times as large, over HTTP."""
-    path = "/prometheus/metrics" if name == "tensorrt_llm" else "/metrics"
+    path = {"tensorrt_llm": "/prometheus/metrics", "nim": "/v1/metrics"}.get(name, "/metrics")
 
     def shows(server: EngineServer, times: int) -> None:
         lines = exposition(name).splitlines()
@@ -336,6 +337,19 @@ def test_a_server_that_calls_its_model_undefined_is_named_by_its_command_line(ho
         assert host.scraper.serves()[worker][:2] == ("tensorrt-llm", "Qwen3-8B")
 
 
+def test_what_a_proxy_hands_on_of_an_engine_is_no_second_server(host: Host) -> None:
+    """NIM 2 shows the counters of the engine behind its proxy, at a path of its own."""
+    container = f"0::/docker/{'a' * 64}\n"
+    with engine_server(exposition("vllm")) as made, engine_server(path="/v1/metrics") as proxy:
+        proxy.pages["/v1/metrics"] = exposition("vllm")
+        for pid, name, server in ((100, "vllm", made), (101, "worker", None), (102, "nginx", proxy)):
+            listens = {next(INODES): ("127.0.0.1", server.port)} if server else {}
+            host.tree.process(pid, 1, name, cgroup=container, listens=listens)
+        assert host.scraper.look(host.t, [(101, host.tree.start_ns(101) or 0)])
+        assert [target.address.port for target in host.scraper.targets.values()] == [made.port]
+        assert "/v1/metrics" in {path for path, _ in proxy.requests}
+
+
 def test_what_is_no_engine_is_asked_less_and_less(host: Host, server: EngineServer) -> None:
     server.pages["/metrics"] = "python_info 1\n"
     worker = host.serve(100, server)
@@ -343,8 +357,8 @@ def test_what_is_no_engine_is_asked_less_and_less(host: Host, server: EngineServ
         assert not host.scraper.look(host.t, [worker])
         host.t += 10 * S
     asked = [path for path, _ in server.requests]
-    assert set(asked) == {"/metrics", "/prometheus/metrics"}
-    assert 10 <= len(asked) <= 20
+    assert set(asked) == {"/metrics", "/prometheus/metrics", "/v1/metrics"}
+    assert 15 <= len(asked) <= 30
     assert host.after(5) == []
 
 

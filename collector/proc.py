@@ -48,13 +48,6 @@ class _Stat(NamedTuple):
     start_ns: int
 
 
-class _Untold(NamedTuple):
-    """A process whose pod the kubelet has not listed yet: since when, and its identity without the pod."""
-
-    since_ns: int
-    workload: Workload
-
-
 class _Watched(NamedTuple):
     start_ns: int
     pidfd: int | None  # None: /proc shows its end
@@ -83,7 +76,8 @@ class ProcTree:
         self._boot_ns = _boot_ns(stat, root)
         self._watched: dict[int, _Watched] = {}
         self._ended: list[tuple[int, int]] = []  # (pid, start_ns) that exits() will report
-        self._untold: dict[tuple[int, int], _Untold] = {}
+        # Workloads without their pod, which the kubelet has not listed yet, with the time of the first call.
+        self._untold: dict[tuple[int, int], Workload] = {}
         self._launches: dict[tuple[int, int], str] = {}  # kept: a group's first process may end earlier
 
     def start_ns(self, pid: int) -> int | None:
@@ -116,12 +110,10 @@ class ProcTree:
         if not self._kubelet or not within.pod or (pod and within.container in ("", *pod.containers)):
             untold = self._untold.pop((pid, start_ns), None)
             # And not later than now: the clock may have been set back.
-            since_ns = min(t, max(untold.since_ns, t - _LATE_MOST_NS)) if untold else t
-            return replace(workload, t=since_ns)
-        since_ns = self._untold.get((pid, start_ns), _Untold(t, workload)).since_ns
-        workload = replace(workload, t=since_ns)
-        self._untold[pid, start_ns] = _Untold(since_ns, workload)
-        return workload if t - since_ns >= _KUBELET_WAIT_NS else None
+            return replace(workload, t=min(t, max(untold.t, t - _LATE_MOST_NS))) if untold else workload
+        workload = replace(workload, t=self._untold.get((pid, start_ns), workload).t)
+        self._untold[pid, start_ns] = workload
+        return workload if t - workload.t >= _KUBELET_WAIT_NS else None
 
     def exits(self, now_ns: int) -> list[Exit | Workload]:
         """The watched processes that ended since the last call, as of ``now_ns``, each once. Where the
@@ -134,7 +126,7 @@ class ProcTree:
         for pid, start_ns in ended:
             self._launches.pop((pid, start_ns), None)
             if untold := self._untold.pop((pid, start_ns), None):
-                records.append(untold.workload)
+                records.append(untold)
             records.append(Exit(t=now_ns, pid=pid, start_ns=start_ns))
         return records
 

@@ -264,6 +264,13 @@ def test_every_flag_is_described() -> None:
     assert [getattr(result, name) for _, name, _ in rows] == list(FLAGS)
 
 
+def test_explain_knows_every_source_of_an_identity() -> None:
+    from wattribute.commands.explain import _IDENTITY_SOURCES
+
+    described = {row[0]: row[2] for row in tables(sections(TRACE)["workload"])["field"]}
+    assert set(names(described["`identity_source`"])) <= _IDENTITY_SOURCES.keys()
+
+
 @pytest.mark.long
 def test_the_queries_for_grafana_answer(store: str) -> None:
     queries = blocks(STORE, "sql")

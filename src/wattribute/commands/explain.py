@@ -73,6 +73,7 @@ _IDENTITY_SOURCES: Final = {
     "wandb": "the variables of Weights & Biases in its environment",
     "torchrun": "torchrun's variables in its environment",
     "rule": "a rule in the configuration",
+    "engine": "the serving engine that the process computes for",
     "container": "the container that it runs in: nothing else is known",
     "process": "its user and command: nothing else is known",
     "option": "an option of the command that read it",

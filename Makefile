@@ -22,7 +22,7 @@ demo: install  ## a simulated GPU host, live, and what its models cost
 	$(BIN)/wattribute up --simulate --store chdb://$(CURDIR)/.demo/store --bus local://$(CURDIR)/.demo/bus --fresh
 
 kernels: install  ## compile them for the tests, each once; else each process that runs tests does
-	$(BIN)/python -c 'import tests.conftest; from wattribute.commands.compiling import compiled_engine; compiled_engine()'
+	$(BIN)/python -c 'import tests.conftest; from wattribute.commands.compiling import compile_kernels; compile_kernels()'
 
 test: install  ## the checks of the code, while the kernels are compiled, then the tests
 	$(MAKE) --no-print-directory --jobs=2 lint kernels

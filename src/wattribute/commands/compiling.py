@@ -7,15 +7,12 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from wattribute.commands.output import note
 from wattribute.errors import INTERRUPTED, WattributeError
-
-if TYPE_CHECKING:
-    from wattribute.stream.engine import Engine
 
 _PATIENCE_S: Final = 2.0  # from a cache they take 0.4 s
 # Numba compiles one function at a time. A second process compiles these, half of the work, into the cache.
@@ -53,9 +50,9 @@ def _compile_largest() -> None:
         ) from error
 
 
-def compiled_engine() -> tuple[type[Engine], Callable[..., Any]]:
-    """Return the engine, its kernels compiled, and ``replay``, which drives one. Print a line if that takes
-    long."""
+def compile_kernels() -> None:
+    """Compile all kernels, or load them from the cache. Print a line if that takes long. Call it before
+    ``wattribute.stream.engine`` is imported, which would compile them too."""
     helpers: list[subprocess.Popen[bytes]] = []
 
     def hurry() -> None:
@@ -73,8 +70,6 @@ def compiled_engine() -> tuple[type[Engine], Callable[..., Any]]:
             _compile_largest()
             for helper in helpers:
                 helper.wait()
-            from wattribute.stream.engine import Engine
-            from wattribute.stream.replay import replay
+            import wattribute.stream.engine  # noqa: F401
     finally:
         late.cancel()
-    return Engine, replay

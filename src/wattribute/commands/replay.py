@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -21,16 +21,13 @@ from wattribute.collector.nvidia_smi_log import (
 )
 from wattribute.collector.part_time import averaged
 from wattribute.collector.trace import Line, read_trace
-from wattribute.commands.compiling import compiled_engine
+from wattribute.commands.compiling import compile_kernels
 from wattribute.commands.options import ConfigOption, StoreOption, check_there
 from wattribute.commands.output import note, on_terminal
 from wattribute.commands.streaming import tell_past_retention, window_ms_for
 from wattribute.errors import UsageError, WattributeError
 from wattribute.records import Device, Gpu
 from wattribute.settings import Settings, load_settings
-
-if TYPE_CHECKING:
-    from wattribute.stream.replay import Replayed
 
 Inputs = Sequence[tuple[Path, Iterator[Line], bool]]
 
@@ -154,13 +151,15 @@ def replay_files(settings: Settings, inputs: Inputs) -> None:
 def _replay_one(
     settings: Settings, sink: Any, file: Path, lines: Iterator[Line], processes_known: bool
 ) -> int:
-    engine_class, replay_lines = compiled_engine()
+    compile_kernels()
+    from wattribute.stream.engine import Engine
     from wattribute.stream.fleet import load_fleet_watts
     from wattribute.stream.idle import IdleLevels
+    from wattribute.stream.replay import replay as replay_lines
 
     begin = time.monotonic()
     origin = "stdin" if str(file) == "-" else str(file.absolute())
-    engine = engine_class(
+    engine = Engine(
         origin,
         settings.window_ms * 1_000_000,
         settings.generation,
@@ -170,7 +169,7 @@ def _replay_one(
     )
     rows_before = sink.row_count
     with _progress(file) as progress:
-        done: Replayed = replay_lines(lines, engine, sink, progress)
+        done = replay_lines(lines, engine, sink, progress)
     shown = f"{file}: {done.lines:,} lines, {done.samples:,} samples, {sink.row_count - rows_before:,} rows"
     repeated = f", {done.duplicates:,} repeated" if done.duplicates else ""
     note(f"{shown}{repeated} in {time.monotonic() - begin:.1f} s")

@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
 from wattribute.bus import Partition
-from wattribute.commands.compiling import compiled_engine
+from wattribute.commands.compiling import compile_kernels
 from wattribute.commands.ends import receiving_end
 from wattribute.commands.output import note
 from wattribute.errors import UsageError
@@ -15,7 +15,6 @@ from wattribute.settings import Settings
 
 if TYPE_CHECKING:
     from wattribute.sinks.clickhouse import ClickHouseSink
-    from wattribute.stream.engine import Engine
     from wattribute.stream.loop import StreamLoop
 
 
@@ -44,11 +43,12 @@ def opened_stream(
     and the length of windows in ms. ``from_beginning``: ignore what was committed before.
 
     Raises BusError, StoreError, UsageError."""
-    engine_class, _ = compiled_engine()
+    compile_kernels()
     from wattribute.sinks.clickhouse import ClickHouseSink
     from wattribute.sinks.query_server import serve
     from wattribute.sinks.rollup import set_retention
     from wattribute.sinks.store import open_store
+    from wattribute.stream.engine import Engine
     from wattribute.stream.fleet import load_fleet_watts
     from wattribute.stream.idle import IdleLevels
     from wattribute.stream.loop import Assigned, StreamLoop
@@ -56,7 +56,7 @@ def opened_stream(
     idle_levels, fleet = IdleLevels(settings.idle_watts), load_fleet_watts(settings.watts_file)
 
     def make_engine(origin: str) -> Engine:
-        return engine_class(
+        return Engine(
             origin, window_ms * 1_000_000, settings.generation, idle_levels, processes_known=True, fleet=fleet
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from wattribute.commands.compiling import compiled_engine
+from wattribute.commands.compiling import compile_kernels
 from wattribute.commands.options import FormatOption, check_there
 from wattribute.commands.output import Format, Grid, note, shown_percent, write_grid, write_rows
 from wattribute.errors import UsageError, WattributeError
@@ -115,7 +115,7 @@ def _verify_simulated(
             raise UsageError(
                 f"there is no scenario {name!r}: choose from {', '.join(map(shlex.quote, known))}"
             )
-    compiled_engine()
+    compile_kernels()
     from wattribute.verify.score import summaries
 
     draw = None if picture is None else _drawing(picture, _title(seeds, duration_s))
@@ -146,7 +146,7 @@ def _verify_gpu(
         raise UsageError(f"--seconds {seconds}: with --gpu it must be {SECONDS_LEAST} to {SECONDS_MOST}")
     if not records:
         check_there(trace)  # before minutes of compiling
-    compiled_engine()
+    compile_kernels()
     if records:
         record_plan(trace, index, seconds or SECONDS, overwrite)
     tell_of_recording(trace, shape)

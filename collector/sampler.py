@@ -26,7 +26,7 @@ from wattribute.collector.health import Health
 from wattribute.collector.nvml import GpuReader, Nvml, SlowReading
 from wattribute.collector.nvml_calls import GpuError
 from wattribute.collector.residency import REPEAT_NS, Processes, Residency
-from wattribute.collector.workers import Worker, thread_worker
+from wattribute.collector.workers import ThreadWorker, Worker
 from wattribute.errors import UsageError
 from wattribute.records import Device, Gap, Host, Instance, Record
 
@@ -83,7 +83,7 @@ class Sampler:
         slow_s: float = 1.0,
         flush_s: float = 1.0,
         outcomes: Callable[[int], Sequence[Record]] | None = None,
-        start_worker: Callable[[], Worker] = thread_worker,
+        start_worker: Callable[[], Worker] = ThreadWorker,
     ) -> None:
         if not 1 <= fast_hz <= 100:
             raise UsageError(f"the sampling rate is {fast_hz:g} Hz: choose 1 to 100")

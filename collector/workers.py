@@ -20,7 +20,7 @@ class Worker(Protocol):
         """Continue with the next task in another thread: the current task hangs and keeps its thread."""
 
 
-class _Thread:
+class ThreadWorker:
     """A daemon thread: while it hangs in the driver, it does not block the end of the program."""
 
     def __init__(self) -> None:
@@ -29,9 +29,11 @@ class _Thread:
         self.leave()
 
     def submit(self, task: Task | None) -> None:
+        """See ``Worker``."""
         self._tasks.put(task)
 
     def leave(self) -> None:
+        """See ``Worker``."""
         self._threads += 1
         threading.Thread(target=self._work, args=(self._threads,), name="slow-lane", daemon=True).start()
 
@@ -40,20 +42,14 @@ class _Thread:
             task()
 
 
-class _Inline:
+class InlineWorker:
+    """No thread: it does a task at once. For a simulated clock, which waits for no thread."""
+
     def submit(self, task: Task | None) -> None:
+        """See ``Worker``."""
         if task is not None:
             task()
 
     def leave(self) -> None:
+        """Never called: no task is running while another is due."""
         raise RuntimeError("an inline worker has no thread to leave: it does each task at once")
-
-
-def thread_worker() -> Worker:
-    """A worker with its own thread."""
-    return _Thread()
-
-
-def inline_worker() -> Worker:
-    """A worker without a thread: it does a task at once. For a simulated clock, which waits for no thread."""
-    return _Inline()

@@ -14,7 +14,7 @@ import pynvml
 
 from wattribute.collector.nvml import Nvml
 from wattribute.collector.sampler import Sampler
-from wattribute.collector.workers import inline_worker
+from wattribute.collector.workers import InlineWorker
 from wattribute.records import Device, Exit, Host, Process, Record, Workload
 
 S = 1_000_000_000
@@ -209,7 +209,7 @@ class Bench:
         self.binding = StandInNvml(self.clock, self.gpus)
 
     def sampler(self, **options: Any) -> Sampler:
-        options = {"start_worker": inline_worker, **options}
+        options = {"start_worker": InlineWorker, **options}
         return Sampler(
             Nvml(self.binding),
             self.processes,

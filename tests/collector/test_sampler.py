@@ -14,7 +14,7 @@ from tests.fake_nvml.library import FakeNvml
 from wattribute.collector.clock import HostClock
 from wattribute.collector.nvml import Nvml
 from wattribute.collector.sampler import Sampler
-from wattribute.collector.workers import Worker, inline_worker, thread_worker
+from wattribute.collector.workers import InlineWorker, ThreadWorker, Worker
 from wattribute.errors import UsageError
 from wattribute.records import Device, Gap, Gpu, Host, Instance, Process, Record, Unit, Workload
 
@@ -94,7 +94,7 @@ def test_mig_instances_are_told_while_they_are_there(fake: FakeNvml) -> None:
     clock.at(3.5, one_left)
     clock.at(5.5, lambda: fake.set(0, gpm=0))
     emitted = Emitted()
-    sampler = Sampler(Nvml(), StandInProcesses(), clock, Host(t=0), emitted, start_worker=inline_worker)
+    sampler = Sampler(Nvml(), StandInProcesses(), clock, Host(t=0), emitted, start_worker=InlineWorker)
     sampler.run(never(), duration_s=70)
     told = [((i.t - START) // S, i.gpu_instance, i.slices, i.sm_percent) for i in emitted.of(Instance)]
     assert told == [
@@ -174,7 +174,7 @@ def test_a_slow_gpu_delays_the_others_once() -> None:
 def test_a_slow_library_is_noticed_in_real_time(fake: FakeNvml) -> None:
     nvml, emitted = Nvml(), Emitted()
     fake.set(0, delay_us=150_000)  # and a fast reading is two calls
-    sampler = Sampler(nvml, StandInProcesses(), HostClock(), Host(t=0), emitted, start_worker=inline_worker)
+    sampler = Sampler(nvml, StandInProcesses(), HostClock(), Host(t=0), emitted, start_worker=InlineWorker)
     sampler.run(never(), duration_s=0.5)
     (gap,) = [gap for gap in emitted.of(Gap) if gap.gpu == "GPU-fake-0"]
     assert "answered after" in gap.reason
@@ -194,7 +194,7 @@ def test_hanging_process_lists_delay_nobody_else() -> None:
     read: set[str] = set()
 
     def start_worker() -> Worker:
-        workers.append(thread_worker())
+        workers.append(ThreadWorker())
         return workers[-1]
 
     def emit(records: Sequence[Record]) -> None:

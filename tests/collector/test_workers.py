@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from wattribute.collector.workers import inline_worker, thread_worker
+from wattribute.collector.workers import InlineWorker, ThreadWorker
 
 _SOON_S = 30.0  # a bound for a machine that is stuck, not a time that is expected
 
@@ -22,7 +22,7 @@ def noting(done: list[str], what: str, event: threading.Event) -> Callable[[], N
 
 
 def test_tasks_are_done_in_order_by_one_thread() -> None:
-    worker, last = thread_worker(), threading.Event()
+    worker, last = ThreadWorker(), threading.Event()
     done: list[tuple[int, int]] = []
 
     def note(number: int) -> None:
@@ -38,7 +38,7 @@ def test_tasks_are_done_in_order_by_one_thread() -> None:
 
 
 def test_a_worker_goes_on_without_the_task_that_hangs() -> None:
-    worker, begun, hang, done = thread_worker(), threading.Event(), threading.Event(), list[str]()
+    worker, begun, hang, done = ThreadWorker(), threading.Event(), threading.Event(), list[str]()
     after, at_last = threading.Event(), threading.Event()
     hung: list[threading.Thread] = []
 
@@ -64,7 +64,7 @@ def test_a_worker_goes_on_without_the_task_that_hangs() -> None:
 
 
 def test_inline_tasks_are_done_at_once() -> None:
-    worker, done = inline_worker(), list[int]()
+    worker, done = InlineWorker(), list[int]()
     worker.submit(lambda: done.append(1))
     assert done == [1]
     worker.submit(None)

@@ -20,7 +20,7 @@ from wattribute.collector.sampler import Sampler
 from wattribute.collector.scenario import GpuPlan, HostPlan, Scenario, TenantPlan
 from wattribute.collector.simulate import SimulatedHost, VirtualTime
 from wattribute.collector.trace import TraceWriter
-from wattribute.collector.workers import inline_worker
+from wattribute.collector.workers import InlineWorker
 from wattribute.errors import WattributeError
 from wattribute.records import TRACE_VERSION, Device, Gap, Process, Record, Run, Trace, Unit, Workload
 from wattribute.verify.gpu_plan import DUTY, LOADS, SECONDS, UNIT, Stretch, plan
@@ -93,7 +93,7 @@ def simulated(contention_ratio: float) -> Simulated:
     found.records.append(Run(t=begin_ns, run=RUN, event="start", steps=SECONDS))
     Sampler(
         nvml, host.processes, host.clock, host.host, found.records.extend, fast_hz=20.0, outcomes=outcomes,
-        start_worker=inline_worker,
+        start_worker=InlineWorker,
     ).run(threading.Event(), end_s + 3)  # fmt: skip
     nvml.close()
     found.records.append(Run(t=begin_ns + round(end_s * S), run=RUN, event="finish", steps=SECONDS))

@@ -15,7 +15,7 @@ from wattribute.collector.reservations import Reservations
 from wattribute.collector.residency import Processes
 from wattribute.collector.sampler import Sampler
 from wattribute.collector.serving import Serving
-from wattribute.collector.workers import inline_worker, thread_worker
+from wattribute.collector.workers import InlineWorker, ThreadWorker, Worker
 from wattribute.errors import UsageError, WattributeError
 from wattribute.records import Host, Record
 from wattribute.settings import Settings, data_folder, folder_url, load_settings, names_in
@@ -41,7 +41,7 @@ class Source:
     clock: Clock
     host: Host
     simulated: SimulatedHost | None = None
-    inline: bool = False
+    start_worker: Callable[[], Worker] = ThreadWorker
     kubelet: Kubelet | None = None
     reservations: Reservations | None = None
 
@@ -98,7 +98,7 @@ class Source:
             slow_s=settings.slow_s,
             flush_s=settings.flush_s,
             outcomes=lambda now_ns: [record for outcome in asked for record in outcome(now_ns)],
-            start_worker=inline_worker if self.inline else thread_worker,
+            start_worker=self.start_worker,
         )
 
     def scraped(self) -> str:
@@ -180,7 +180,7 @@ def _simulated(scenario: str, seed: int, virtual_start_ns: int | None) -> Source
         clock=made.clock,
         host=made.host,
         simulated=made,
-        inline=virtual_start_ns is not None,
+        start_worker=ThreadWorker if virtual_start_ns is None else InlineWorker,
     )
 
 

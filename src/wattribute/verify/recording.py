@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from wattribute.collector.nvml import Nvml, load_pynvml
 from wattribute.collector.sampler import Sampler
 from wattribute.collector.simulate import SimulatedHost, VirtualTime
-from wattribute.collector.workers import inline_worker
+from wattribute.collector.workers import InlineWorker
 from wattribute.records import TRACE_VERSION, Record, Trace
 from wattribute.verify.scenarios import Trial
 
@@ -98,7 +98,7 @@ def record(trial: Trial, seed: int, duration_s: int, alone: bool = False) -> Rec
     nvml = Nvml(host.nvml)
     sampler = Sampler(
         nvml, host.processes, host.clock, host.host, emit,
-        fast_hz=FAST_HZ, slow_s=trial.process_period_s, outcomes=note, start_worker=inline_worker,
+        fast_hz=FAST_HZ, slow_s=trial.process_period_s, outcomes=note, start_worker=InlineWorker,
     )  # fmt: skip
     try:
         sampler.run(threading.Event(), duration_s)

@@ -8,14 +8,23 @@ from dataclasses import dataclass, fields, replace
 from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Any, Final, cast
-from zoneinfo import ZoneInfo
 
 from wattribute.collector import nvidia_smi_csv as csv
 from wattribute.collector.trace import Line, bad_line, raw_lines
 from wattribute.errors import RecordError, UsageError, WattributeError, meant
-from wattribute.records import TRACE_VERSION, Device, Exit, Gpu, Process, Record, Trace, Workload, parse
+from wattribute.records import (
+    PERIOD_MAX_NS,
+    TRACE_VERSION,
+    Device,
+    Exit,
+    Gpu,
+    Process,
+    Record,
+    Trace,
+    Workload,
+    parse,
+)
 
-_PERIOD_MAX_NS: Final = 86_400_000_000_000  # the longest period that a record may cover
 # Identities are repeated this often, as by a live collector, so that a bounded look-back finds them.
 _REPEAT_NS: Final = 60_000_000_000
 MADE_UP: Final = "log:"
@@ -65,24 +74,21 @@ def read_nvidia_smi_log(
     *,
     host: str,
     gpu: str | None = None,
-    timezone: str = "UTC",
+    zone: tzinfo = UTC,
     workload: Workload | None = None,
 ) -> Iterator[Line]:
     """The items of a log, like those of ``read_trace``: trace, gpu and device records, or a bad line and the
     reason. Columns may be in any order; a repeated header is accepted; a cell without a reading is absent.
 
     ``gpu`` names the log's only GPU. Without it a GPU's name is its uuid, or ``log:<file stem>:<number>``,
-    where the number is its index, or else its place among the bus ids, or else 0. Times are in the zone
-    ``timezone``. ``workload``, from ``option_workload``, makes the log one process (pid 0) that holds each
-    GPU from its first reading to its last. Raises UsageError for a wrong option, and, at the first item,
-    WattributeError where the file cannot be read or does not begin with a header that has a timestamp.
+    where the number is its index, or else its place among the bus ids, or else 0. Times are in ``zone``.
+    ``workload``, from ``option_workload``, makes the log one process (pid 0) that holds each GPU from its
+    first reading to its last. Raises WattributeError, at the first item, where the file cannot be read or
+    does not begin with a header that has a timestamp; UsageError where ``gpu`` would name several GPUs.
     """
     name = Path(path).name.removesuffix(".gz").removesuffix(".zst")
     stem = Path(name).stem.encode(errors="replace").decode()  # a file name may be no UTF-8, but a field must
-    return _lines(path, host, _Log(stem, gpu, _zone(timezone), workload))
-
-
-def _lines(path: Path | str, host: str, log: _Log) -> Iterator[Line]:
+    log = _Log(stem, gpu, zone, workload)
     header: csv.Header | None = None
     number = 0
     for number, raw, error in raw_lines(path):
@@ -204,7 +210,7 @@ def _held(device: Device, since_ns: int) -> Process:
         gpu=device.gpu,
         pid=0,
         start_ns=0,
-        period_ns=min(device.t - since_ns, _PERIOD_MAX_NS),
+        period_ns=min(device.t - since_ns, PERIOD_MAX_NS),
         sm_percent=device.sm_percent,
         memory_percent=device.memory_percent,
         memory_used_bytes=device.memory_used_bytes,
@@ -215,12 +221,3 @@ def _no_header(cells: list[str]) -> str:
     if any(csv.is_time(cell) for cell in cells):
         return "the header is missing: log again without noheader, or put the header line in front"
     return "the first line is not an nvidia-smi header with a timestamp: log with --query-gpu=timestamp,…"
-
-
-def _zone(name: str) -> tzinfo:
-    if name == "UTC":  # needs no time zone database
-        return UTC
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as problem:
-        raise UsageError(f"unknown time zone {name!r}: use a name such as Europe/Berlin, or UTC") from problem

@@ -748,6 +748,13 @@ def test_a_log_without_energy_says_so(tmp_path: Path, capsys: pytest.CaptureFixt
         assert ("run.csv contains no power and no energy" in capsys.readouterr().err) == is_said, power
 
 
+def test_a_zone_of_a_log_that_there_is_not_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "run.csv"
+    path.write_text("timestamp, power.draw [W]\n2023/07/14 10:12:46.483, 5 W\n")
+    with pytest.raises(UsageError, match="zone 'Europe/berlin' is not known; did you mean Europe/Berlin"):
+        open_inputs([path], timezone="Europe/berlin")
+
+
 def test_what_can_be_read_only_once_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match="can be read only once"):

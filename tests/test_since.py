@@ -59,6 +59,7 @@ def test_what_is_no_time_is_answered_with_examples(text: str) -> None:
         ("../../etc/passwd", "is not known"),
         ("", "write UTC or a name like Europe/Berlin"),
         ("Mars\0", "is not known"),
+        ("America", "is not known"),  # a folder of zones
     ],
 )
 def test_a_zone_that_there_is_not_is_refused(name: str, hint: str) -> None:

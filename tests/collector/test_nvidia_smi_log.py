@@ -4,6 +4,7 @@ import gzip
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 import zstandard
@@ -113,12 +114,9 @@ def test_units_in_header_and_cells_any_order(tmp_path: Path) -> None:
 
 def test_time_zones(tmp_path: Path) -> None:
     path = log(tmp_path, HEADER + "2023/07/14 10:12:46.483, 1 W\n")
-    for timezone, hours in (("UTC", 0), ("Europe/Berlin", 2), ("America/New_York", -4)):
-        (device,) = devices(list(read_nvidia_smi_log(path, host="h1", timezone=timezone)))
+    for name, hours in (("UTC", 0), ("Europe/Berlin", 2), ("America/New_York", -4)):
+        (device,) = devices(list(read_nvidia_smi_log(path, host="h1", zone=ZoneInfo(name))))
         assert device.t == T - hours * 3_600_000 * MS
-    for timezone in ("Mars/Olympus", "../etc/passwd", "", "America"):
-        with pytest.raises(UsageError, match="unknown time zone"):
-            read_nvidia_smi_log(path, host="h1", timezone=timezone)
 
 
 def test_several_gpus_are_told_apart_and_share_the_process(tmp_path: Path) -> None:

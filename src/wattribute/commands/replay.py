@@ -24,6 +24,7 @@ from wattribute.collector.trace import Line, read_trace
 from wattribute.commands.compiling import compile_kernels
 from wattribute.commands.options import ConfigOption, StoreOption, check_there
 from wattribute.commands.output import note, on_terminal
+from wattribute.commands.since import parse_zone
 from wattribute.commands.streaming import tell_past_retention, window_ms_for
 from wattribute.errors import UsageError, WattributeError
 from wattribute.records import Device, Gpu
@@ -195,7 +196,8 @@ def _lines(
         )
     if looks_like_nvidia_smi_log(file):
         owner = option_workload(_pairs(workload)) if workload else None
-        lines = read_nvidia_smi_log(file, host=host or "log", gpu=gpu, timezone=timezone, workload=owner)
+        zone = parse_zone(timezone)
+        lines = read_nvidia_smi_log(file, host=host or "log", gpu=gpu, zone=zone, workload=owner)
         if part_time_sensor:
             lines = averaged(lines)
         return _named(lines, gpu_model) if gpu_model else lines, True

@@ -19,9 +19,9 @@ _MAX_S: Final = 100 * 366 * 86_400.0
 _WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
-def parse_zone(name: str | None) -> tzinfo:
-    """A time zone by its IANA name; None and UTC are UTC. Raises UsageError."""
-    if name is None or name == "UTC":
+def parse_zone(name: str) -> tzinfo:
+    """A time zone by its IANA name; UTC needs no time zone database. Raises UsageError."""
+    if name == "UTC":
         return UTC
     try:
         if name in available_timezones():

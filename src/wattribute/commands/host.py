@@ -69,8 +69,6 @@ def add(
     from wattribute.sinks.query_server import add_billed_to
 
     billed_from, billed_to = parse_time(begin, zone=zone), parse_time(end, zone=zone)
-    if billed_from is None:
-        raise UsageError("--from is missing")
     if gpus == 0:
         raise UsageError("--gpus 0: it must be 1 or more; leave it out to bill as many as were seen")
     declared = BilledHost(

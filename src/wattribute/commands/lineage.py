@@ -12,7 +12,7 @@ import typer
 from wattribute.commands.options import ConfigOption, FormatOption, StoreOption
 from wattribute.commands.output import Format, Grid, note, write_grid, write_rows
 from wattribute.commands.since import parse_time, parse_zone
-from wattribute.errors import StoreError, UsageError
+from wattribute.errors import StoreError
 from wattribute.settings import load_settings
 
 lineage = typer.Typer(
@@ -73,8 +73,6 @@ def add(
             found = life_began(opened, model, model_version, run)  # there may be no store yet
         today = now.replace(hour=0, minute=0, second=0, microsecond=0)
         life_from, why = found or (today, "today, because it was not seen yet")
-    if life_to is None:
-        raise UsageError("the end of its life is missing: give --until")
     made = Lineage(model, model_version, run, life_from, life_to, share)
     for remark in add_lineage_to(settings.store, made):
         note(f"note: {remark}")

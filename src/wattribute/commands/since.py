@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
-from typing import Final
+from typing import Final, overload
 from zoneinfo import ZoneInfo, available_timezones
 
 from wattribute.errors import UsageError, meant
@@ -34,6 +34,10 @@ def parse_zone(name: str) -> tzinfo:
     raise UsageError(f"time zone {name!r} is not known; {hint}")
 
 
+@overload
+def parse_time(text: str, now: datetime | None = None, zone: tzinfo = UTC) -> datetime: ...
+@overload
+def parse_time(text: str | None, now: datetime | None = None, zone: tzinfo = UTC) -> datetime | None: ...
 def parse_time(text: str | None, now: datetime | None = None, zone: tzinfo = UTC) -> datetime | None:
     """A time, in UTC. None stays None. Raises UsageError.
 

@@ -6,7 +6,7 @@ import ctypes
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,18 +55,16 @@ def doctor(
     The exit status is 1 where something is broken. What is weak works, with less information.
     """
     settings = load_settings({"store": store, "bus": bus}, config)
-    checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
-        ("permissions", _permissions),
-        ("clocks", _clocks),
-        ("bus", lambda: _bus(settings)),
-        ("store", lambda: _store(settings)),
-    ]
-    if not simulate:
-        checks.insert(0, ("NVML", _nvml))
-        checks.insert(2, ("kubelet", lambda: _kubelet(settings)))
-        if settings.scrape_s:
-            checks.insert(1, ("engines", lambda: _engines(settings)))
-    findings = [finding for part, check in checks for finding in _found(part, check)]
+    checks: Sequence[tuple[str, Callable[[], Iterator[Finding]], bool]] = (
+        ("NVML", _nvml, not simulate),
+        ("engines", lambda: _engines(settings), not simulate and settings.scrape_s > 0),
+        ("permissions", _permissions, True),
+        ("kubelet", lambda: _kubelet(settings), not simulate),
+        ("clocks", _clocks, True),
+        ("bus", lambda: _bus(settings), True),
+        ("store", lambda: _store(settings), True),
+    )
+    findings = [finding for part, check, due in checks if due for finding in _found(part, check)]
     if shape is Format.table:
         cells = [[item.part, item.state, item.finding, item.advice] for item in findings]
         styles = [_STYLES[item.state] for item in findings]

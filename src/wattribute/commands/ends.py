@@ -129,23 +129,13 @@ def receiving_end(
         return
     from wattribute.stream.kafka_consumer import KafkaConsumer
 
-    producer = _kafka_producer(settings)
-    try:
+    with closing(_kafka_producer(settings)) as producer:
         _ensure_topics(producer, settings, TOPICS, _BROKER_S)
-        consumer = KafkaConsumer(
-            _servers(settings),
-            settings.kafka_group,
-            (SAMPLES, UNITS),
-            on_assign,
-            on_revoke,
-            _config(settings),
-        )
-        try:
+        servers, config = _servers(settings), _config(settings)
+        with closing(
+            KafkaConsumer(servers, settings.kafka_group, (SAMPLES, UNITS), on_assign, on_revoke, config)
+        ) as consumer:
             yield consumer, producer
-        finally:
-            consumer.close()
-    finally:
-        producer.close()
 
 
 @contextmanager
@@ -278,22 +268,16 @@ def check_bus(settings: Settings) -> str:
     """Describe the state of the bus. Raises BusError where it does not answer."""
     folder = local_folder(settings.bus)
     if folder is None:
-        producer = _kafka_producer(settings)
-        try:
+        with closing(_kafka_producer(settings)) as producer:
             producer.check(_BROKER_S)
-        finally:
-            producer.close()
         return f"{settings.bus} answers"
     if not folder.exists():
         if reason := why_not_made(folder):
             raise BusError(f"{reason}; choose another --bus")
         return f"there is none in {folder} yet: 'wattribute up' or 'collect' creates it"
-    log = LocalLog(folder, max_bytes=settings.spool_max_bytes, set_aside=False)
-    try:
+    with closing(LocalLog(folder, max_bytes=settings.spool_max_bytes, set_aside=False)) as log:
         ends, dropped = log.end_offsets(), log.dropped_messages()
         ends = {topic: end for topic, end in ends.items() if topic in (SAMPLES, UNITS)}  # streams read these
         waiting = sum(end - (log.committed(topic) or Position(0)).next_offset for topic, end in ends.items())
-    finally:
-        log.close()
     lost = f", {dropped:,} were dropped before they were read" if dropped else ""
     return f"{folder}: {sum(ends.values()):,} messages so far, {waiting:,} not yet in the store{lost}"

@@ -18,7 +18,6 @@ from wattribute.errors import BusAwayError, BusError
 MAX_BYTES: Final = 1 << 30  # 8 GPUs at 10 Hz write about 5 KB/s: this lasts some days
 NOTE_MAX_BYTES: Final = 4096  # the limit of a Kafka broker too (offset.metadata.max.bytes)
 
-_COMPACTED: Final = frozenset({STATE})
 _QUEUED_MAX_BYTES: Final = 64 << 20
 _WRITTEN_BYTES: Final = 1 << 20  # per transaction: on a full disk only this much is tried again and again
 _WRITE_S: Final = 0.05
@@ -231,7 +230,7 @@ class LocalLog:
         for topic, key, timestamp_ms, value in messages:
             number, offset = ends[topic]
             ends[topic][1] = offset + 1
-            rows.append((number, offset, topic in _COMPACTED, key, timestamp_ms, value))
+            rows.append((number, offset, topic == STATE, key, timestamp_ms, value))
         # OR REPLACE does the compaction: the index message_newest allows each key of a compacted topic once.
         self._connection.executemany(
             "INSERT OR REPLACE INTO message (topic, offset, compacted, key, timestamp_ms, value) "
@@ -263,7 +262,7 @@ class LocalLog:
         ).fetchall()
 
     def _oldest(self, topic: int, name: str, end: int, committed: int) -> _Oldest | None:
-        if name in _COMPACTED:
+        if name == STATE:
             return None
         for uncommitted, least, limit in ((False, 0, committed), (True, self.held.get(name, committed), end)):
             row = self._connection.execute(

@@ -37,10 +37,6 @@ class LogBusyError(BusError):
     """Another process did not end its write in time; the caller may try again."""
 
 
-class LogFullError(BusAwayError):
-    """The disk has no room for a write; the caller may try again once there is room."""
-
-
 class LogFile:
     """The file in the directory ``folder``, created where it does not exist: directory 0700, file 0600.
 
@@ -73,7 +69,10 @@ class LogFile:
             advice = "choose a directory on a local disk that you may write"
             raise BusError(f"local log {self.path}: {error.strerror}; {advice}") from error
         except sqlite3.Error as error:
-            kinds = {sqlite3.SQLITE_BUSY: LogBusyError, sqlite3.SQLITE_FULL: LogFullError}
+            kinds: dict[int, type[BusError]] = {
+                sqlite3.SQLITE_BUSY: LogBusyError,
+                sqlite3.SQLITE_FULL: BusAwayError,
+            }
             kind = kinds.get(_primary_code(error), BusError)
             raise kind(f"local log {self.path}: {error}; {_advice(error)}") from error
 

@@ -44,6 +44,9 @@ _BUSY: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 )
 _SIGNALS: Final = {f"/v1/{signal}": signal for signal in ("metrics", "traces", "logs")}
+_JSON: Final = "application/json"
+_PROTOBUF: Final = "application/x-protobuf"
+_TEXT: Final = "text/plain; charset=utf-8"
 _log = logging.getLogger(__name__)
 
 
@@ -166,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
         health = self.server.told.health
         path = self.path.partition("?")[0].rstrip("/")
         signal = _SIGNALS.get(path, "")
-        is_json = self.headers.get_content_type() == "application/json"
+        is_json = self.headers.get_content_type() == _JSON
         try:
             self._check(path)
             body = self._body(is_json or not signal)
@@ -176,7 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 reply = read_plain(path, body, self.server.told, now_ns)
             health.requests += 1
-            self._answer(HTTPStatus.OK, reply, signal, is_json or not signal)
+            self._answer(HTTPStatus.OK, reply, _JSON if is_json or not signal else _PROTOBUF)
         except _RefusedError as error:
             self._refuse(error.status, str(error), signal, is_json)
         except RecordError as error:
@@ -267,15 +270,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, status: HTTPStatus, why: str, signal: str, is_json: bool) -> None:
         self.server.told.health.refused += 1
         otlp = self.server.otlp
-        body = otlp.refusal(why, is_json) if signal and otlp.is_installed else f"{why}\n".encode()
-        self._answer(status, body, signal if otlp.is_installed else "", is_json)
+        if signal and otlp.is_installed:
+            self._answer(status, otlp.refusal(why, is_json), _JSON if is_json else _PROTOBUF)
+        else:
+            self._answer(status, f"{why}\n".encode(), _TEXT)
 
-    def _answer(self, status: HTTPStatus, body: bytes, signal: str, is_json: bool) -> None:
-        shape = "application/x-protobuf" if signal and not is_json else "application/json"
-        if not signal and status != HTTPStatus.OK:
-            shape = "text/plain; charset=utf-8"
+    def _answer(self, status: HTTPStatus, body: bytes, content_type: str) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", shape)
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             self.send_header("Retry-After", "1")
@@ -303,7 +305,7 @@ class _Handler(BaseHTTPRequestHandler):
         what = f"POST to {', '.join([*_SIGNALS, *PLAIN])}"
         if status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
             what = f"send {_HEADERS_MOST} headers at most, of 64 KiB each"
-        self._answer(status, f"{status.phrase}: {what}\n".encode(), "", True)
+        self._answer(status, f"{status.phrase}: {what}\n".encode(), _TEXT)
 
     def log_message(self, *_: Any) -> None:
         """Log nothing: requests are counted, not logged."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from wattribute.errors import RecordError
 from wattribute.records import PERIOD_MAX_NS, Unit
 
 _USAGE: Final = "gen_ai.client.inference.usage."
-_COUNTERS: Final = {
+_COUNTERS: Final = {  # metric -> unit
     f"{_USAGE}input_tokens": "input_tokens",
     f"{_USAGE}output_tokens": "output_tokens",
     f"{_USAGE}cache_read.input_tokens": "cached_tokens",
@@ -96,14 +96,15 @@ class MetricReader:
         if not (delta or cumulative) or (kind == "sum" and not whole.is_monotonic):
             reading.rejected[f"{metric.name} is neither a delta nor a cumulative counter"] += len(points)
             return
-        for point, unit, value in _values(metric.name, kind, points):
+        for point in points:
+            if point.flags & DataPointFlags.DATA_POINT_FLAGS_NO_RECORDED_VALUE_MASK:
+                continue
             own = owner | attributes_of(point.attributes, _NAMES)
             if own.get("gen_ai.operation.name") in SUMS:
                 continue  # an agent's sum: its calls are counted themselves
             try:
-                if metric.name == _OLDER and not point.HasField("sum"):
-                    raise RecordError(f"{_OLDER} without a sum")
-                fields = self._naming.who(own, scope, "client") | {"unit": unit(own)}
+                value = _value(metric.name, point)
+                fields = self._naming.who(own, scope, "client") | {"unit": _unit_of(metric.name, own)}
                 key = _hashed(place + _digest(point.attributes))
                 gained = (
                     (point.start_time_unix_nano, value)
@@ -167,24 +168,23 @@ class MetricReader:
         self._told_ns.clear()
 
 
-def _values(name: str, kind: str, points: Iterable[Any]) -> Iterator[tuple[Any, Any, float]]:
-    """Each point, the function that gives its unit from its attributes, and its value."""
-    for point in points:
-        if point.flags & DataPointFlags.DATA_POINT_FLAGS_NO_RECORDED_VALUE_MASK:
-            continue
-        if kind == "sum":
-            yield (
-                point,
-                lambda _: _COUNTERS[name],
-                float(getattr(point, point.WhichOneof("value") or "as_int")),
-            )
-        elif name == _SERVED:
-            yield point, lambda _: "requests", float(point.count)
-        else:
-            yield point, _token_type, float(point.sum)
+def _value(name: str, point: Any) -> float:
+    """What a point has counted so far, or since the last one."""
+    if name == _SERVED:
+        return float(point.count)
+    if name != _OLDER:
+        return float(getattr(point, point.WhichOneof("value") or "as_int"))
+    if not point.HasField("sum"):
+        raise RecordError(f"{_OLDER} without a sum")
+    return float(point.sum)
 
 
-def _token_type(attributes: Attributes) -> str:
+def _unit_of(name: str, attributes: Attributes) -> str:
+    """The unit that a metric counts; of the older one, the attributes of each point say which."""
+    if name == _SERVED:
+        return "requests"
+    if name != _OLDER:
+        return _COUNTERS[name]
     found = _TOKEN_TYPES.get(str(attributes.get("gen_ai.token.type")))
     if found is None:
         raise RecordError(f"{_OLDER} with a gen_ai.token.type that is neither input nor output")

@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from wattribute.collector.told import Told
-from wattribute.settings import Settings
+from wattribute.settings import Settings, names_in
 
 if TYPE_CHECKING:
     from wattribute.collector.otlp_metrics import MetricReader
@@ -33,7 +33,7 @@ class Otlp:
             from wattribute.collector.otlp_spans import SpanReader  # noqa: PLC0415
 
             self._otlp = otlp
-            more = {name.strip().lower() for name in settings.gateways.split(",") if name.strip()}
+            more = {name.lower() for name in names_in(settings.gateways)}
             naming = otlp.Naming(settings.model_aliases, otlp.GATEWAYS | more)
             metrics, traces = MetricReader(naming, told, began_ns), SpanReader(naming, told)
             self._readers = {"metrics": metrics, "traces": traces}

@@ -218,14 +218,6 @@ def test_explain_says_what_a_figure_rests_on(golden: str) -> None:
     )
 
 
-def test_the_flags_of_explain_are_those_of_the_kernels() -> None:
-    from wattribute.commands.explain import FLAGS
-    from wattribute.kernels import result
-
-    names = "PROVISIONAL GAP RESET NO_ENERGY SCALED NO_SM PARTIAL DISPUTED REPEATED"
-    assert list(FLAGS) == [getattr(result, name) for name in names.split()]
-
-
 @pytest.mark.long
 def test_without_a_price_money_is_null_and_the_table_says_what_to_do(tmp_path: Path) -> None:
     trace = tmp_path / "trace.ndjson"

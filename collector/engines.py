@@ -11,10 +11,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from wattribute.errors import WattributeError
 from wattribute.records import clean, is_plausible
+
+if TYPE_CHECKING:
+    from prometheus_client.samples import Sample
 
 METRICS: Final = "/metrics"
 """Where most programs show their counters."""
@@ -203,14 +206,6 @@ class Served(NamedTuple):
     model_version: str
 
 
-class Sample(NamedTuple):
-    """A line of an exposition."""
-
-    name: str
-    labels: Mapping[str, str]
-    value: float
-
-
 Series = tuple[str, Served, tuple[str, ...]]
 """A unit or latency, its model, and its metric with all labels except those of replicas."""
 
@@ -240,7 +235,7 @@ def parsed(lines: Iterable[bytes]) -> list[Sample]:
     try:
         text = b"\n".join(line.partition(b" # {")[0].rstrip() for line in lines).decode()  # no exemplars
         families = parser.text_string_to_metric_families(text)
-        return [Sample(item.name, item.labels, item.value) for family in families for item in family.samples]
+        return [sample for family in families for sample in family.samples]
     except (ValueError, LookupError, AttributeError, TypeError) as problem:  # whatever garbage may raise
         what = f"the answer is not in Prometheus' text format ({type(problem).__name__})"
         raise ScrapeError(what) from None

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from wattribute.commands import runs
 from wattribute.commands.cost import cost_grid, write_policies
 from wattribute.commands.output import Format, Grid, write_grid, write_rows
 from wattribute.commands.replay import open_inputs
-from wattribute.commands.since import parse_duration_s, parse_span, parse_time
 from wattribute.commands.top import show_live, top_grid
 from wattribute.commands.unit_table import unit_grid
 from wattribute.errors import UsageError
@@ -428,40 +427,6 @@ def test_a_list_of_prices_can_be_edited_and_given_back(
     told("import", str(listed))
     mine = [line.split(",")[6:8] for line in told("list", "--format", "csv").splitlines() if "X1," in line]
     assert mine == [["", "2026-07-01T00:00:00Z"], ["2026-07-01T00:00:00Z", ""]]
-
-
-@pytest.mark.parametrize(
-    ("text", "at"),
-    [
-        ("2026-06-01", datetime(2026, 6, 1, tzinfo=UTC)),
-        ("2026-06-01T08:00+02:00", datetime(2026, 6, 1, 6, tzinfo=UTC)),
-        ("now", NOW),
-        ("yesterday", datetime(2026, 6, 14, tzinfo=UTC)),
-        ("90m", NOW - timedelta(minutes=90)),
-        ("2w", NOW - timedelta(days=14)),
-    ],
-)
-def test_times_are_read_as_people_write_them(text: str, at: datetime) -> None:
-    assert parse_time(text, NOW) == at
-
-
-@pytest.mark.parametrize("text", ["", "12", "1y", "2026-13-01", "-5m", "0001-01-01T00:00+14:00x"])
-def test_a_text_that_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="is not a time"):
-        parse_time(text, NOW)
-
-
-def test_durations_and_spans() -> None:
-    assert [parse_duration_s(text) for text in ("30", "1.5s", "10m", "250ms")] == [30, 1.5, 600, 0.25]
-    for text in ("-1", "inf", "1e9", "300y", "", "10M", "10min", "1h30m"):
-        with pytest.raises(
-            UsageError, match=r"is not a duration: .* ms, s, m \(minutes\), h, d or w, like 90s"
-        ):
-            parse_duration_s(text)
-    for text in ("0", "99999d"):
-        with pytest.raises(UsageError, match="a duration must be more than 0, and at most 36,600 days"):
-            parse_duration_s(text)
-    assert parse_span(None, None) == (None, None)
 
 
 def test_json_is_one_array_of_objects_without_nan(capsys: pytest.CaptureFixture[str]) -> None:

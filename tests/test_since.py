@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from wattribute.commands.since import parse_span, parse_time, parse_zone
+from wattribute.commands.since import parse_duration_s, parse_span, parse_time, parse_zone
 from wattribute.errors import UsageError
 
 NOW = datetime(
@@ -32,7 +32,10 @@ BERLIN = parse_zone("Europe/Berlin")
         ("2026-06-01", "2026-06-01T00:00", "2026-05-31T22:00"),
         ("2026-06-01T08:00", "2026-06-01T08:00", "2026-06-01T06:00"),
         ("2026-06-01T08:00Z", "2026-06-01T08:00", "2026-06-01T08:00"),
+        ("2026-06-01T08:00+02:00", "2026-06-01T06:00", "2026-06-01T06:00"),
+        ("90m", "2026-03-29T21:00", "2026-03-29T21:00"),
         ("24h", "2026-03-28T22:30", "2026-03-28T22:30"),
+        ("2w", "2026-03-15T22:30", "2026-03-15T22:30"),
         ("now", "2026-03-29T22:30", "2026-03-29T22:30"),
     ],
 )
@@ -42,7 +45,11 @@ def test_a_time_in_words_is_of_the_zone_that_is_asked_for(text: str, utc: str, b
 
 
 @pytest.mark.parametrize(
-    "text", ["2026-13", "0000-01", "last friday", "tomorrow", "3", "1M", "'; DROP TABLE price"]
+    "text",
+    [
+        *("2026-13", "2026-13-01", "0000-01", "0001-01-01T00:00+14:00x", "last friday", "tomorrow"),
+        *("", "3", "1M", "1y", "-5m", "'; DROP TABLE price"),
+    ],
 )
 def test_what_is_no_time_is_answered_with_examples(text: str) -> None:
     with pytest.raises(UsageError, match=r"is not a time: write 2026-06-01, .*'last month'"):
@@ -70,3 +77,16 @@ def test_a_zone_that_there_is_not_is_refused(name: str, hint: str) -> None:
 def test_a_span_that_is_empty_says_which_it_is() -> None:
     with pytest.raises(UsageError, match=r"from 2026-06-02T00:00:00\+0200 until 2026-06-01T00:00:00\+0200"):
         parse_span("2026-06-02", "2026-06-01", BERLIN)
+    assert parse_span(None, None) == (None, None)
+
+
+def test_durations() -> None:
+    assert [parse_duration_s(text) for text in ("30", "1.5s", "10m", "250ms")] == [30, 1.5, 600, 0.25]
+    for text in ("-1", "inf", "1e9", "300y", "", "10M", "10min", "1h30m"):
+        with pytest.raises(
+            UsageError, match=r"is not a duration: .* ms, s, m \(minutes\), h, d or w, like 90s"
+        ):
+            parse_duration_s(text)
+    for text in ("0", "99999d"):
+        with pytest.raises(UsageError, match="a duration must be more than 0, and at most 36,600 days"):
+            parse_duration_s(text)

@@ -49,7 +49,7 @@ class Publisher:
         gaps += self._gaps(untaken, "its log could not be written")
         try:
             # With the records: a gap applies to the GPUs that these name.
-            all_taken = self._is_taken([*records, *gaps], before_ns)
+            all_taken = self._send([*records, *gaps], before_ns)
             self.unsent_messages = self._producer.flush(_FLUSH_S)
             self._is_waiting = False
             if all_taken and (dropped or untaken):
@@ -63,8 +63,8 @@ class Publisher:
         if self._newest_ns:
             self([End(t=self._newest_ns)], self._clock_epoch or 0)
 
-    def _is_taken(self, records: Sequence[Record], before_ns: int) -> bool:
-        """Queue the records; whether all of them were queued."""
+    def _send(self, records: Sequence[Record], before_ns: int) -> bool:
+        """Queue the records; False if some could not be: ``_untaken`` counts those."""
         all_taken = True
         for topic, key, value in self._encoder.encode(records):
             try:
@@ -93,6 +93,7 @@ class Publisher:
         ]
 
     def _count_lost(self, lost: Sequence[Dropped]) -> None:
+        """Count what was lost, now that gaps report it."""
         for drop in lost:
             if drop.topic not in self.lost_messages:
                 _LOG.warning("messages to the topic %s were lost before they were sent", drop.topic)

@@ -64,10 +64,10 @@ class SpoolingProducer:
 
     def _send_on(self, deadline_s: float) -> None:
         while True:
-            filled = self._fill_window()
-            if not self._window or not self._is_acknowledged(deadline_s - time.monotonic()):
+            some_are_left = self._fill_window()
+            if not self._window or not self._empty_window(deadline_s - time.monotonic()):
                 return
-            if not filled or time.monotonic() >= deadline_s:
+            if not some_are_left or time.monotonic() >= deadline_s:
                 return
 
     def _fill_window(self) -> bool:
@@ -75,17 +75,18 @@ class SpoolingProducer:
         for topic in self.log.end_offsets():
             while messages := self.log.read(topic, self._sent.get(topic, 0), _BLOCK):
                 for message in messages:
-                    if self._window_bytes >= self._window_max_bytes or not self._is_sent(topic, message):
+                    if self._window_bytes >= self._window_max_bytes or not self._send_one(topic, message):
                         return True
         return False
 
-    def _is_sent(self, topic: str, message: Message) -> bool:
+    def _send_one(self, topic: str, message: Message) -> bool:
+        """Give a message to the producer; False if it must be tried again when the window is empty."""
         try:
             self._producer.send(topic, message.key, message.value, message.timestamp_ms)
         except BusError as error:
             self._complain(error)
             if self._window:
-                return False  # perhaps the producer is only full: try again when the window is empty
+                return False  # perhaps the producer is only full
             self.log.note_dropped(topic, [(message.offset, message.timestamp_ms)])
         else:
             self._window.append((topic, message))
@@ -93,8 +94,9 @@ class SpoolingProducer:
         self._sent[topic] = self.log.held[topic] = message.offset + 1
         return True
 
-    def _is_acknowledged(self, timeout_s: float) -> bool:
-        """Whether the whole window is acknowledged; if so, it is emptied and deleted from the log."""
+    def _empty_window(self, timeout_s: float) -> bool:
+        """Wait until the whole window is acknowledged, then empty it and delete it from the log; False if not
+        all of it is."""
         try:
             if self._producer.flush(max(0.0, timeout_s)):
                 return False

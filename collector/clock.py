@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Final, Protocol
 
+STEP_NS: Final = 500_000_000
+"""A greater step of the wall clock begins a new epoch (docs/bus.md, Messages); a smaller one is ignored."""
 _S: Final = 1_000_000_000
 
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from wattribute.collector.clock import Clock
+from wattribute.collector.clock import STEP_NS, Clock
 from wattribute.collector.health import Health
 from wattribute.collector.nvml import GpuReader, Nvml, SlowReading
 from wattribute.collector.nvml_calls import GpuError
@@ -31,7 +31,6 @@ from wattribute.errors import UsageError
 from wattribute.records import Device, Gap, Host, Instance, Record
 
 _S: Final = 1_000_000_000
-_STEP_NS: Final = 500_000_000  # docs/bus.md, Messages: a greater step of the wall clock begins a new epoch
 # A CUDA context that starts holds the driver's lock for some 100 ms, which slows all devices: no fault.
 _SLOW_ANSWER_NS: Final = 250_000_000
 _RETRY_NS: Final = _S  # wait before the first try to bring a device back; it doubles each time
@@ -293,7 +292,7 @@ class Sampler:
         """Check for a step of the wall clock. This runs before each tick, not only at flushes: otherwise the
         energy used while the host was suspended would be dated before the step and charged to a process."""
         step_ns = self._clock.wall_step_ns() - self._stepped_ns
-        if abs(step_ns) <= _STEP_NS:
+        if abs(step_ns) <= STEP_NS:
             return
         self._take_answers()  # so that no answer from before the step is left
         for lane in self._lanes:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from wattribute.collector.clock import STEP_NS
 from wattribute.collector.proc import ProcTree
 from wattribute.endpoints import Endpoint
-from wattribute.records import Exit, Record, Workload
+from wattribute.records import LABELS_MAX, Exit, Record, Workload
 
 if TYPE_CHECKING:
     from wattribute.collector.endpoints import Key
@@ -23,11 +24,9 @@ _S: Final = 1_000_000_000
 _SETTLE_S: Final = 2.0  # workers appear one after another
 _LOOK_S, _LOOK_MAX_S = 5.0, 120.0  # an engine may load for minutes before it listens
 _NEVER: Final = 1 << 62
-_STEP_NS: Final = 500_000_000  # the sampler does not follow a smaller step of the wall clock either
 _GONE_NS: Final = 120 * _S
 # A late identity restates up to 1 h (docs/bus.md, Windows); 10 min of that are for its transport.
 _BACK_NS: Final = 3_000 * _S
-_LABELS_MAX: Final = 64
 
 
 @dataclass(slots=True)
@@ -110,7 +109,7 @@ class Serving:
     def outcomes(self, now_ns: int) -> Sequence[Record]:
         """The engines' records since the last call; ``now_ns``: the sampler's time."""
         stepped_ns = now_ns - self._clock_ns()
-        if abs(stepped_ns - self._stepped_ns) > _STEP_NS:  # less: this call is only late
+        if abs(stepped_ns - self._stepped_ns) > STEP_NS:  # less: this call is only late
             self._stepped_ns = stepped_ns
         if self._thread is None and (self._configured or self._on_gpus):
             self._thread = threading.Thread(target=self._run, name="scraper", daemon=True)
@@ -200,7 +199,7 @@ def _named(own: Workload, serves: Serves) -> Workload:
     """The workload, with its server's model where it names none itself."""
     labels = {"engine": serves.engine, "model_path": serves.model_path}
     labels = {**{name: text for name, text in labels.items() if text}, **own.labels}
-    if len(labels) > _LABELS_MAX:
+    if len(labels) > LABELS_MAX:
         labels = dict(own.labels)
     named = replace(own, labels=labels, phase=own.phase or "inference")
     if own.model or not serves.model:

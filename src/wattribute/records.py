@@ -27,7 +27,8 @@ _POWER_MAX_MW: Final = 10_000_000  # 10 kW; readings above are sensor garbage (p
 _TEXT_MAX: Final = 1024
 NAME_MAX: Final = 256
 """The collector takes at most so many characters of a name from outside."""
-_LABELS_MAX: Final = 64
+LABELS_MAX: Final = 64
+"""A record has at most so many labels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -386,8 +387,8 @@ def _text(name: str, value: str) -> str:
 
 
 def _labels(value: Any) -> dict[str, str]:
-    if not isinstance(value, dict) or len(value) > _LABELS_MAX:
-        raise RecordError(f"labels must be an object of at most {_LABELS_MAX} texts")
+    if not isinstance(value, dict) or len(value) > LABELS_MAX:
+        raise RecordError(f"labels must be an object of at most {LABELS_MAX} texts")
     for key, text in value.items():
         if not isinstance(text, str):
             raise RecordError(f"label {shown(key)} is {shown(text)}, not a text")

@@ -15,7 +15,7 @@ _RANGE: Final = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 _GPUS_MAX: Final = 64
 
 
-def jobs_gpus(root: Path, rules: Sequence[Rule] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+def jobs_gpus(root: Path, rules: Sequence[Rule]) -> Iterator[tuple[str, dict[str, Any]]]:
     """GPUs of the jobs under a /proc tree, each with the fields of a Reservation. A GPU is a UUID, or Slurm's
     number. A job without a process that can be read, or whose processes name no GPU, is not found."""
     told: set[tuple[str, str]] = set()

@@ -43,7 +43,7 @@ class Line(NamedTuple):
     raw: bytes = b""
 
 
-def bad_line(number: int, error: str, raw: bytes = b"") -> Line:
+def bad_line(number: int, error: str, raw: bytes) -> Line:
     """The item of a line that cannot be used; only the beginning of a long line is kept."""
     return Line(number, None, error, raw[:_SHOWN_BYTES])
 

@@ -262,7 +262,7 @@ def unpriced_notes(
     return notes
 
 
-def balance_note(store: Readable, rows: Rows, since: datetime | None = None) -> str:
+def balance_note(store: Readable, rows: Rows, since: datetime | None) -> str:
     """Compare the sum of the accounts with what the devices themselves counted."""
     parts = {name: math.fsum(row["energy_j"] for row in rows if row["account"] == name) for name in _ACCOUNTS}
     begin = {"since": span_times(since, None)["since"]}

@@ -15,7 +15,7 @@ from wattribute.collector.identity import environment_of
 from wattribute.collector.own_pod import own_container, own_pod
 from wattribute.collector.told import record_of
 from wattribute.commands.ends import open_producer, own_boot_id
-from wattribute.commands.options import BusOption, ConfigOption, HostOption, attempt_given
+from wattribute.commands.options import BusOption, ConfigOption, HostOption, attempt_given, whose
 from wattribute.commands.output import note
 from wattribute.commands.since import parse_duration_s, parse_time
 from wattribute.errors import BusError, RecordError, UsageError
@@ -28,43 +28,23 @@ emit = typer.Typer(
     epilog="[bold]For example[/bold]\n\n  wattribute emit unit images 64 --model sdxl --model-version v3"
     "\n\n  wattribute emit run checkpoint --run sft-7 --step 1200 --steps 5000",
 )
-_WHOSE: Final = "Whose it is"
 # Below the epoch of every collector, so that these records do not look like a restart of the host's.
 _EPOCH: Final = 0
 _FLUSH_S: Final = 10.0
 
-ModelOption = Annotated[
-    str, typer.Option("--model", envvar="WATTRIBUTE_MODEL", rich_help_panel=_WHOSE, show_default=False)
-]
-VersionOption = Annotated[
-    str,
-    typer.Option(
-        "--model-version", envvar="WATTRIBUTE_MODEL_VERSION", rich_help_panel=_WHOSE, show_default=False
-    ),
-]
-RunOption = Annotated[
-    str,
-    typer.Option(
-        "--run", envvar=["WATTRIBUTE_RUN", "WATTRIBUTE_RUN_ID"], rich_help_panel=_WHOSE, show_default=False
-    ),
-]
+ModelOption = Annotated[str, whose("--model", "WATTRIBUTE_MODEL")]
+VersionOption = Annotated[str, whose("--model-version", "WATTRIBUTE_MODEL_VERSION")]
+RunOption = Annotated[str, whose("--run", "WATTRIBUTE_RUN", "WATTRIBUTE_RUN_ID")]
 AttemptOption = Annotated[
     int | None,
-    typer.Option(
+    whose(
         "--attempt",
-        envvar="WATTRIBUTE_ATTEMPT",
-        help="Which start of the run this is, from 0.",
-        rich_help_panel=_WHOSE,
-        show_default="what Kubernetes, Slurm and torchrun count",
+        "WATTRIBUTE_ATTEMPT",
+        about="Which start of the run this is, from 0.",
+        default="what Kubernetes, Slurm and torchrun count",
     ),
 ]
-PhaseOption = Annotated[
-    str,
-    typer.Option(
-        "--phase", envvar="WATTRIBUTE_PHASE", help="inference, training, …", rich_help_panel=_WHOSE,
-        show_default=False,
-    ),
-]  # fmt: skip
+PhaseOption = Annotated[str, whose("--phase", "WATTRIBUTE_PHASE", about="inference, training, …")]
 AtOption = Annotated[
     str | None, typer.Option("--at", metavar="TIME", help="When it happened.", show_default="now")
 ]

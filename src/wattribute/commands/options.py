@@ -15,6 +15,7 @@ from wattribute.errors import UsageError
 PLACES: Final = "Where things are"
 SPAN: Final = "Which span and rows"
 HOST: Final = "What is collected"
+WHOSE: Final = "Whose it is"
 POLICIES: Final = {
     "equal": "idle energy and time of a GPU are split evenly over its holders",
     "memory": "idle energy and time of a GPU are split over its holders by the memory they hold",
@@ -25,6 +26,11 @@ POLICIES: Final = {
 def asked(name: str, about: str, metavar: str | None = None) -> Any:
     """An option that says which span and rows a query is about."""
     return typer.Option(name, metavar=metavar, help=about, rich_help_panel=SPAN)
+
+
+def whose(name: str, *variables: str, about: str = "", default: str | bool = False) -> Any:
+    """An option that says whose something is, which the environment may say too."""
+    return typer.Option(name, envvar=list(variables), help=about, rich_help_panel=WHOSE, show_default=default)
 
 
 def policy_note(policy: str) -> str:

@@ -7,17 +7,11 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from wattribute.commands.options import WHOSE, whose
 from wattribute.commands.output import Format
 from wattribute.sinks.currencies import AMOUNT_MOST
 
-_WHOSE: Final = "Whose it is"
 _FAR: Final = "How far it is"
-
-
-def _whose(name: str, *variables: str, about: str = "", default: str | bool = False) -> Any:
-    return typer.Option(
-        name, envvar=list(variables), help=about, rich_help_panel=_WHOSE, show_default=default
-    )
 
 
 def _regex(name: str, about: str, default: str | bool = False) -> Any:
@@ -28,21 +22,21 @@ CommandArgument = Annotated[
     list[str], typer.Argument(metavar="-- COMMAND…", help="What to run, with its arguments.")
 ]
 ModelOption = Annotated[
-    str, _whose("--model", "WATTRIBUTE_MODEL", about="The model that is trained or served.")
+    str, whose("--model", "WATTRIBUTE_MODEL", about="The model that is trained or served.")
 ]
-VersionOption = Annotated[str, _whose("--model-version", "WATTRIBUTE_MODEL_VERSION")]
+VersionOption = Annotated[str, whose("--model-version", "WATTRIBUTE_MODEL_VERSION")]
 RunOption = Annotated[
     str,
-    _whose(
+    whose(
         "--run",
         *("WATTRIBUTE_RUN", "WATTRIBUTE_RUN_ID"),
         about="Name of the run; started again under the same name, it is the next attempt.",
         default="from Slurm, W&B, …, else by command and time",
     ),
 ]
-TeamOption = Annotated[str, _whose("--team", "WATTRIBUTE_TEAM")]
+TeamOption = Annotated[str, whose("--team", "WATTRIBUTE_TEAM")]
 PhaseOption = Annotated[
-    str, _whose("--phase", "WATTRIBUTE_PHASE", about="training, inference, …", default=True)
+    str, whose("--phase", "WATTRIBUTE_PHASE", about="training, inference, …", default=True)
 ]
 AttemptOption = Annotated[
     int | None,
@@ -51,7 +45,7 @@ AttemptOption = Annotated[
         min=0,
         envvar="WATTRIBUTE_ATTEMPT",
         help="Which start of the run this is, from 0.",
-        rich_help_panel=_WHOSE,
+        rich_help_panel=WHOSE,
         show_default="as Slurm and torchrun count, else the next after the last in the store",
     ),
 ]

@@ -19,6 +19,7 @@ from wattribute.commands.options import (
     StoreOption,
     TzOption,
     UntilOption,
+    asked,
 )
 from wattribute.commands.output import Format, Grid, shown_number, write_grid, write_rows
 from wattribute.commands.since import parse_span, parse_time, parse_zone
@@ -97,41 +98,18 @@ def explain(
     team: _Chosen = None,
     host: _Chosen = None,
     gpu: Annotated[
-        str | None,
-        typer.Option(
-            "--gpu",
-            metavar="UUID",
-            help="The UUID, or how it begins, as 'top' shows it.",
-            rich_help_panel=SPAN,
-        ),
+        str | None, asked("--gpu", "The UUID, or how it begins, as 'top' shows it.", "UUID")
     ] = None,
-    account: Annotated[
-        str | None,
-        typer.Option("--account", metavar="process|reserved|unheld|residual", rich_help_panel=SPAN),
-    ] = None,
+    account: Annotated[str | None, asked("--account", "", "process|reserved|unheld|residual")] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option(
-            "--where",
-            metavar="COLUMN=VALUE",
-            help="Any other column of 'wattribute cost --by'. May be repeated.",
-            rich_help_panel=SPAN,
-        ),
+        asked("--where", "Any other column of 'wattribute cost --by'. May be repeated.", "COLUMN=VALUE"),
     ] = None,
     unit: Annotated[
-        str | None,
-        typer.Option(
-            "--unit",
-            metavar="NAME",
-            help="What one of this unit cost, and who counted it.",
-            rich_help_panel=SPAN,
-        ),
+        str | None, asked("--unit", "What one of this unit cost, and who counted it.", "NAME")
     ] = None,
     window: Annotated[
-        str | None,
-        typer.Option(
-            "--window", metavar="TIME", help="Only the window in which this time lies.", rich_help_panel=SPAN
-        ),
+        str | None, asked("--window", "Only the window in which this time lies.", "TIME")
     ] = None,
     since: SinceOption = None,
     until: UntilOption = None,

@@ -14,13 +14,12 @@ from wattribute.collector.identity import attempt as attempt_of
 from wattribute.collector.identity import environment_of
 from wattribute.collector.own_pod import own_container, own_pod
 from wattribute.collector.told import record_of
-from wattribute.commands.ends import open_producer, own_boot_id
+from wattribute.commands.ends import open_producer, own_encoder
 from wattribute.commands.options import BusOption, ConfigOption, HostOption, attempt_given, whose
 from wattribute.commands.output import note
 from wattribute.commands.since import parse_duration_s, parse_time
 from wattribute.errors import BusError, RecordError, UsageError
 from wattribute.settings import Settings, load_settings, local_folder
-from wattribute.wire import Encoder
 
 emit = typer.Typer(
     help="Report units that came out, quality scores, or the progress of a run.",
@@ -28,8 +27,6 @@ emit = typer.Typer(
     epilog="[bold]For example[/bold]\n\n  wattribute emit unit images 64 --model sdxl --model-version v3"
     "\n\n  wattribute emit run checkpoint --run sft-7 --step 1200 --steps 5000",
 )
-# Below the epoch of every collector, so that these records do not look like a restart of the host's.
-_EPOCH: Final = 0
 _FLUSH_S: Final = 10.0
 
 ModelOption = Annotated[str, whose("--model", "WATTRIBUTE_MODEL")]
@@ -193,7 +190,7 @@ def _send(kind: str, told: dict[str, Any], at: str | None, settings: Settings) -
     folder = local_folder(settings.bus)
     is_new = folder is not None and not folder.exists()
     with closing(open_producer(settings)) as producer:
-        for topic, key, value in Encoder(settings.host, own_boot_id(), _EPOCH).encode([record]):
+        for topic, key, value in own_encoder(settings).encode([record]):
             producer.send(topic, key, value, t_ms)
         if producer.flush(_FLUSH_S):
             raise BusError(f"the bus {settings.bus} did not accept it within {_FLUSH_S:g} s; send it again")

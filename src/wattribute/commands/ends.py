@@ -19,6 +19,7 @@ from wattribute.collector.local_log import LocalLog
 from wattribute.commands.output import note
 from wattribute.errors import BusError
 from wattribute.settings import Settings, local_folder
+from wattribute.wire import Encoder
 
 if TYPE_CHECKING:
     from wattribute.collector.kafka_producer import KafkaProducer
@@ -99,6 +100,12 @@ def _is_locked(file: Path) -> bool:
 def own_boot_id() -> str:
     """The id of the current boot of this machine."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def own_encoder(settings: Settings) -> Encoder:
+    """An encoder of records that no collector sends. Its epoch is below all of theirs, so that these records
+    do not look like a restart of the host's collector."""
+    return Encoder(settings.host, own_boot_id(), epoch=0)
 
 
 def open_producer(settings: Settings) -> Producer:

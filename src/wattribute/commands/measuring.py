@@ -17,7 +17,7 @@ from wattribute.commands.ends import (
     is_collected,
     open_producer,
     open_sending_end,
-    own_boot_id,
+    own_encoder,
 )
 from wattribute.commands.output import note
 from wattribute.commands.source import Source
@@ -41,7 +41,6 @@ _FLUSH_S: Final = 5.0
 _LEAVE_S: Final = _FLUSH_S + 1.0
 _WAITING_MAX: Final = 10_000
 _ARRIVAL_S: Final = 15.0  # from a collector's bus through a stream into the store
-_EPOCH: Final = 0  # below the epoch of every collector, as in 'wattribute emit'
 
 AddPrices = Callable[[Sequence["Price"]], list[str]]
 Ask = Callable[["Readable", AddPrices], None]
@@ -198,7 +197,7 @@ class Telling:
         self._teller.wait(_LEAVE_S)
 
     def _tell(self) -> None:
-        encoder = Encoder(self._settings.host, own_boot_id(), _EPOCH)
+        encoder = own_encoder(self._settings)
         failed, is_alone = "", False
         while True:
             last = self._stop.wait(_PERIOD_S)

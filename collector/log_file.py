@@ -13,7 +13,8 @@ from typing import Final
 
 from wattribute.errors import BusAwayError, BusError
 
-_NAME: Final = "bus.sqlite"
+FILE_NAME: Final = "bus.sqlite"
+"""The names of all files in the folder of a local log begin with this."""
 _LAYOUT_VERSION: Final = 1
 _BUSY_TIMEOUT_S: Final = 5.0
 _JOURNAL_MAX_BYTES: Final = 16 << 20
@@ -45,7 +46,7 @@ class LogFile:
     """
 
     def __init__(self, folder: Path, set_aside: bool) -> None:
-        self.path = folder / _NAME
+        self.path = folder / FILE_NAME
         self._may_set_aside = set_aside
         self.quarantined: Path | None = None
         with self.failing():
@@ -150,9 +151,9 @@ class LogFile:
         return connection
 
     def _set_aside(self) -> None:
-        self.quarantined = self.path.with_name(f"{_NAME}.corrupt-{int(time.time())}")
+        self.quarantined = self.path.with_name(f"{FILE_NAME}.corrupt-{int(time.time())}")
         for suffix in ("", "-wal", "-shm"):
-            part = self.path.with_name(_NAME + suffix)
+            part = self.path.with_name(FILE_NAME + suffix)
             if part.exists():
                 part.rename(f"{self.quarantined}{suffix}")
 

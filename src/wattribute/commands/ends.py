@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from wattribute.bus import SAMPLES, TOPICS, UNITS, Consumer, OnAssign, OnRevoke, Position, Producer
 from wattribute.collector.local_log import LocalLog
+from wattribute.collector.log_file import FILE_NAME
 from wattribute.commands.output import note
 from wattribute.errors import BusError
 from wattribute.settings import Settings, local_folder
@@ -30,8 +31,8 @@ _STUCK: Final = (
     "the bus or the store does not answer, so this cannot end properly. Ending anyway; nothing is lost"
 )
 _SPOOLING_S: Final = 2.0  # a collector waits no longer for Kafka before it goes on
-_STREAMING: Final = "bus.sqlite-streaming"  # locked by the stream that reads this folder
-_COLLECTING: Final = "bus.sqlite-collecting"  # locked by every collector that sends through this folder
+_STREAMING: Final = f"{FILE_NAME}-streaming"  # locked by the stream that reads this folder
+_COLLECTING: Final = f"{FILE_NAME}-collecting"  # locked by every collector that sends through this folder
 
 
 def open_sending_end(settings: Settings) -> tuple[Producer, LocalLog]:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
+from wattribute.collector.log_file import FILE_NAME
 from wattribute.commands.ends import is_used
 from wattribute.errors import UsageError, WattributeError
 from wattribute.settings import Settings, local_folder
@@ -13,22 +14,11 @@ from wattribute.settings import Settings, local_folder
 # What chDB and wattribute create in the folder of a store.
 _STORE: Final = frozenset(
     (
-        *(
-            "owner.lock",
-            "query.sock",
-            "data",
-            "metadata",
-            "metadata_dropped",
-            "store",
-            "tmp",
-            "uuid",
-            "status",
-        ),
-        *("flags", "access", "disks", "user_files", "user_defined", "format_schemas", "named_collections"),
-        *("dictionaries_lib", "user_scripts", "preprocessed_configs"),
+        *("owner.lock", "query.sock", "data", "metadata", "metadata_dropped", "store", "tmp", "uuid"),
+        *("status", "flags", "access", "disks", "user_files", "user_defined", "format_schemas"),
+        *("named_collections", "dictionaries_lib", "user_scripts", "preprocessed_configs"),
     )
 )
-_BUS: Final = "bus.sqlite"
 
 
 def empty_folders(settings: Settings) -> None:
@@ -40,7 +30,10 @@ def empty_folders(settings: Settings) -> None:
     if store is None or bus is None:
         raise UsageError("--fresh can only empty folders: use it with chdb:// and local://")
     found: list[Path] = []
-    for folder, is_ours in ((store, lambda name: name in _STORE), (bus, lambda name: name.startswith(_BUS))):
+    for folder, is_ours in (
+        (store, lambda name: name in _STORE),
+        (bus, lambda name: name.startswith(FILE_NAME)),
+    ):
         try:
             entries = list(folder.iterdir())
         except FileNotFoundError:

@@ -78,7 +78,7 @@ def test_lines_that_cannot_be_used_do_not_wait_for_ever(monkeypatch: pytest.Monk
 
     def lines() -> Iterator[Line]:
         nonlocal read
-        for line in [reading(0, 100, 50.0), *(bad_line(at, "no number") for at in range(2, 40))]:
+        for line in [reading(0, 100, 50.0), *(bad_line(at, "no number", b"") for at in range(2, 40))]:
             read += 1
             yield line
 

@@ -64,13 +64,13 @@ class LocalConsumer:
         skipped, self._skipped = self._skipped, []
         return skipped
 
-    def read_all(self, topic: str) -> Iterator[tuple[str, bytes]]:
-        """Key and value of every message of a topic, in order."""
+    def read_all(self, topic: str) -> Iterator[bytes]:
+        """The value of every message of a topic, in order."""
         offset, end = 0, self._log.end_offsets().get(topic, 0)
         while offset < end and (messages := self._log.read(topic, offset, _BLOCK)):
             for message in messages:
                 if message.offset < end:
-                    yield message.key, message.value
+                    yield message.value
             offset = messages[-1].offset + 1
 
     def close(self) -> None:

@@ -196,8 +196,8 @@ class KafkaConsumer:
         skipped, self._skipped = self._skipped, []
         return skipped
 
-    def read_all(self, topic: str) -> Iterator[tuple[str, bytes]]:
-        """Yield key and value of every message of a topic up to its present end, in order per key. Raises
+    def read_all(self, topic: str) -> Iterator[bytes]:
+        """Yield the value of every message of a topic up to its present end, in order per key. Raises
         BusError if nothing comes for 10 s."""
         with self._failing("cannot be read"):
             client = Consumer(
@@ -218,7 +218,7 @@ class KafkaConsumer:
                     error = message.error()
                     if error is None:
                         if (value := message.value()) is not None:  # else a tombstone
-                            yield (message.key() or b"").decode(errors="replace"), value
+                            yield value
                     elif error.code() == KafkaError._PARTITION_EOF:
                         at_end.add(message.partition())
                     elif not error.retriable():

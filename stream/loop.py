@@ -119,8 +119,7 @@ class StreamLoop:
         is_anew = position.next_offset > self._consumer.end_offset(partition)  # which the consumer reports
         if is_anew or partition.topic != SAMPLES:  # units have no state: each is a row
             return position.next_offset
-        saved = (value for _, value in self._consumer.read_all(STATE))
-        engine.restore(saved, position.next_offset)
+        engine.restore(self._consumer.read_all(STATE), position.next_offset)
         return int(orjson.loads(position.note or "{}").get("look_back", position.next_offset))
 
     def on_revoke(self, partitions: Sequence[Partition]) -> None:

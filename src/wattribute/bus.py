@@ -91,9 +91,9 @@ class Consumer(Protocol):
         """The jumps that ``poll`` made since the last call. The messages skipped are lost: the caller must
         report them."""
 
-    def read_all(self, topic: str) -> Iterator[tuple[str, bytes]]:
-        """Key and value of every message that a topic has now, in order per key. The group and its positions
-        play no part. Raises BusError."""
+    def read_all(self, topic: str) -> Iterator[bytes]:
+        """The value of every message that a topic has now, in order per key. The group and its positions play
+        no part. Raises BusError."""
 
     def close(self) -> None:
         """Leave the group, without committing."""

@@ -36,7 +36,7 @@ def producer(mock_kafka: MockKafka) -> Iterator[KafkaProducer]:
 def everything(servers: str, topic: str = "topic") -> list[bytes]:
     consumer = KafkaConsumer(servers, "reader", [topic])
     try:
-        return [value for _, value in consumer.read_all(topic)]
+        return list(consumer.read_all(topic))
     finally:
         consumer.close()
 

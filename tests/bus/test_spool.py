@@ -183,7 +183,7 @@ def test_a_full_disk_does_not_stop_what_is_written_from_going_on(tmp_path: Path)
 def read(servers: str, topic: str) -> list[int]:
     consumer = KafkaConsumer(servers, "reader", [topic])
     try:
-        return [int(value) for _, value in consumer.read_all(topic)]
+        return [int(value) for value in consumer.read_all(topic)]
     finally:
         consumer.close()
 

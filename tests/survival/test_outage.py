@@ -194,7 +194,7 @@ class OftenFull(LocalLog):
 def test_a_queue_that_is_full_gets_every_message_of_the_stream_once(
     messages: Sequence[Sent], tmp_path: Path
 ) -> None:
-    def sent(log: LocalLog) -> dict[str, list[tuple[str, bytes]]]:
+    def sent(log: LocalLog) -> dict[str, list[bytes]]:
         with closing(log):
             sent_to(log, messages)
             consumer = LocalConsumer(log, (SAMPLES, UNITS), lambda partition: loop.on_assign(partition))  # noqa: PLW0108

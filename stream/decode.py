@@ -85,21 +85,23 @@ class Decoder:
     """Decodes the messages of one partition; remembers the headers it has seen.
 
     ``settle`` is called with the messages so far before a new identity is noted, because what that does not
-    change must be attributed without it; and before a host whose clock was set back forgets its readings. It
-    is also given the row of that host, else -1."""
+    change must be attributed without it. After that ``begin_anew`` is called with the row of a host whose
+    clock was set back, and whose readings are to be forgotten."""
 
     def __init__(
         self,
         series: Series,
         identities: Identities,
         tables: Tables,
-        settle: Callable[[Pending, int], None],
+        settle: Callable[[Pending], None],
+        begin_anew: Callable[[int], None],
         fleet: FleetWatts,
     ) -> None:
         self.series = series
         self.identities = identities
         self.tables = tables
         self._settle = settle
+        self._begin_anew = begin_anew
         self._fleet = fleet
         self._headers = Headers()
         self._exits: dict[tuple[str, str, int, int], int] = {}
@@ -244,12 +246,12 @@ class Decoder:
         stood is repeated. If that is a long time, forget all readings, and let new ones take their place:
         otherwise nothing would be seen of the host until then. For that long the driver does not report SM
         time either."""
-        self._settle(batch, -1)
+        self._settle(batch)
         back_ns = int(self.series.hosts.now_ns[host_row]) - t
         if t > 0 and _SET_BACK_NS < back_ns <= _REPEATED_MOST_NS:
             batch.add_events(host_row, self.tables.offset, [(k.REPEAT, 0, t, 0)])
         elif t > 0 and back_ns > _REPEATED_MOST_NS:
-            self._settle(batch, host_row)
+            self._begin_anew(host_row)
             self._reservations.begin_anew(host_row)
             self._instances.begin_anew(host_row)
         self._headers.go_on(host_row)
@@ -268,7 +270,7 @@ class Decoder:
             try:
                 record = parse(item)
                 if self._is_news(host, boot_id, record):
-                    self._settle(batch, -1)
+                    self._settle(batch)
                 events = self._events(host, boot_id, record)
                 batch.add_events(host_row, offset, events)
                 self.tables.note(host, boot_id, record, f"{epoch}:{seq}:{index}")

@@ -72,7 +72,9 @@ class Engine:
         self.series = Series()
         self.identities = Identities()
         self.tables = Tables(origin, self.base)
-        self.decoder = Decoder(self.series, self.identities, self.tables, self._settle, fleet or FleetWatts())
+        self.decoder = Decoder(
+            self.series, self.identities, self.tables, self._settle, self._begin_anew, fleet or FleetWatts()
+        )
         self._rows = Rows(self.series, self.identities, idle_levels or IdleLevels(), window_ns, self.base)
         self.sample_count = 0
         self.duplicate_count = 0
@@ -107,25 +109,25 @@ class Engine:
             self._state.give_back(self.tables)
         self._ingest(pending)
 
-    def _settle(self, pending: Pending, set_back: int) -> None:
+    def _settle(self, pending: Pending) -> None:
         """Take messages in before a new identity is noted, and attribute windows too far back for it to
-        change: smaller batches would have written those already. If the clock of host ``set_back`` was set
-        back (-1: none), attribute all windows, and then forget the host's readings."""
+        change: smaller batches would have written those already."""
         self._take_in(pending)
         pending.clear()
-        if set_back >= 0:
-            if not self._quiet:
-                self._attribute()
-            anew = self.series.begin_anew(set_back)
-            self._learning.forget(anew)
-            self._final[[row for row in anew if row < len(self._final)]] = -1
-            self._state.forget(anew)
-            return
         n = int(self._marks.made[0])
         of_host = self.series.devices.host[self._marks.device[:n]]
         oldest_ns = self.series.hosts.now_ns[of_host] - HORIZON_NS
         if not self._quiet and (self._marks.first[:n] < oldest_ns // self.window_ns).any():
             self._attribute(provisional=False)
+
+    def _begin_anew(self, host_row: int) -> None:
+        """Attribute all windows, and then forget the readings of a host whose clock was set back."""
+        if not self._quiet:
+            self._attribute()
+        devices = self.series.begin_anew(host_row)
+        self._learning.forget(devices)
+        self._final[[row for row in devices if row < len(self._final)]] = -1
+        self._state.forget(devices)
 
     def state(self) -> list[tuple[str, bytes]]:
         """Return what a look-back cannot rebuild, by device, as (key, message), where it changed since the

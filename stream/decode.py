@@ -336,7 +336,7 @@ class Decoder:
         is news."""
         events: list[tuple[int, int, int, int]] = []
         series = self.series
-        for row in holders if self._fleet else ():
+        for row in holders:
             device, key = series.holder_keys[row]
             own = series.device_keys[device]
             named = self.identities.model((own.host, own.boot_id, key.pid, key.start_ns))

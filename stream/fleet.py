@@ -29,9 +29,6 @@ class FleetWatts:
     def __init__(self, known: Mapping[tuple[str, str, str], tuple[float, float]] | None = None) -> None:
         self._known = dict(known or {})
 
-    def __bool__(self) -> bool:
-        return bool(self._known)
-
     def of(self, gpu_model: str, model: str, model_version: str) -> tuple[float, float]:
         """Return what a process of that model draws on that GPU; for an unknown model, what any process may
         draw."""

@@ -78,7 +78,7 @@ def test_a_file_is_what_the_command_writes(tmp_path: Path) -> None:
     assert fleet.of("NVIDIA H200", "idle", "") == (0.1, 0.1)
     assert fleet.of("NVIDIA H200", "wild", "") == (5.0, 3.0)
     assert fleet.of("NVIDIA H100", "dense", "v1") == fleet.of("NVIDIA H200", "", "") == (4.0, 3.0)
-    assert not load_fleet_watts("")
+    assert load_fleet_watts("").of("NVIDIA H200", "dense", "v1") == (4.0, 3.0)
 
 
 @pytest.mark.parametrize(

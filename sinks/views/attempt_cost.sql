@@ -7,11 +7,7 @@
 -- A window that an edge cuts counts by its part beyond the edge: sums that contain an edge are read window by window.
 CREATE OR REPLACE VIEW attempt_cost AS
 WITH
-    (
-        SELECT throwIf(
-            {policy:String} NOT IN ('equal', 'memory', 'active'),
-            'unknown policy: it is one of equal, memory, active')
-    ) AS wrong_policy,
+{{wrong_policy}},
     toDateTime64('2200-01-01', 3, 'UTC') AS as_of_at,
 {{bounds}},
 {{rates}},
@@ -131,14 +127,8 @@ WITH
         (
             SELECT
                 *,
-                active_energy_uj + multiIf(
-                    {policy:String} = 'equal', idle_energy_equal_uj,
-                    {policy:String} = 'memory', idle_energy_memory_uj,
-                    idle_energy_active_uj) AS energy_uj,
-                multiIf(
-                    {policy:String} = 'equal', gpu_time_equal_ns,
-                    {policy:String} = 'memory', gpu_time_memory_ns,
-                    gpu_time_active_ns) AS time_ns,
+                {{policy_energy}} AS energy_uj,
+                {{policy_time}} AS time_ns,
                 toUnixTimestamp64Milli(first_at) * 1000000 AS begin_ns,
                 toUnixTimestamp64Milli(last_at) * 1000000 AS end_ns,
                 -- the part of it in which the attempt was going on

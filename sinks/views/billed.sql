@@ -7,11 +7,7 @@
 -- As in cost, a window counts where it begins: all edges are moved up to the next window of the host.
 CREATE OR REPLACE VIEW billed AS
 WITH
-    (
-        SELECT throwIf(
-            {step:String} NOT IN ('all', 'hour', 'day', 'week', 'month'),
-            'unknown step: it is one of hour, day, week, month, all')
-    ) AS wrong_step,
+{{wrong_step}},
     toUnixTimestamp64Milli(parseDateTime64BestEffort({since:String}, 3, 'UTC')) AS since_ms,
     toUnixTimestamp64Milli(parseDateTime64BestEffort({until:String}, 3, 'UTC')) AS until_ms,
     (

@@ -22,11 +22,7 @@ WITH
         GROUP BY place
     ),
     toInt64(60000000000) AS minute_ns,
-    parseDateTime64BestEffort({since:String}, 3, 'UTC') AS since_at,
-    parseDateTime64BestEffort({until:String}, 3, 'UTC') AS until_at,
-    -- in ns a time must stay below 2262
-    toUnixTimestamp64Milli(greatest(since_at, toDateTime64(0, 3, 'UTC'))) * 1000000 AS since_ns,
-    least(toUnixTimestamp64Milli(until_at), 9000000000000) * 1000000 AS until_ns,
+{{span}},
     -- of a minute that the span cuts, all is read: who was there must not depend on where it is cut
     intDiv(since_ns, minute_ns) * minute_ns AS first_ns,
     intDiv(until_ns + minute_ns - 1, minute_ns) * minute_ns AS last_ns,

@@ -8,11 +8,7 @@
 -- in it.
 CREATE OR REPLACE VIEW model_minute AS
 WITH
-    (
-        SELECT throwIf(
-            {policy:String} NOT IN ('equal', 'memory', 'active'),
-            'unknown policy: it is one of equal, memory, active')
-    ) AS wrong_policy,
+{{wrong_policy}},
     toInt64(60000000000) AS minute_ns,
     parseDateTime64BestEffort({since:String}, 3, 'UTC') AS since_at,
     parseDateTime64BestEffort({until:String}, 3, 'UTC') AS until_at,
@@ -75,10 +71,7 @@ FROM
                 model_version,
                 toInt64(intDiv(toUnixTimestamp(bucket_start), 60)) AS minute,
                 sum(active_time_ns) AS active,
-                sum(multiIf(
-                    {policy:String} = 'equal', gpu_time_equal_ns,
-                    {policy:String} = 'memory', gpu_time_memory_ns,
-                    gpu_time_active_ns)) AS time,
+                sum({{policy_time}}) AS time,
                 toUnixTimestamp64Milli(min(first_at)) AS first_ms,
                 toUnixTimestamp64Milli(max(last_at)) AS last_ms,
                 max(longest_window_ms) AS longest_ms

@@ -13,17 +13,8 @@
 -- It reads as few rows as possible (usage.part.sql).
 CREATE OR REPLACE VIEW priced_usage AS
 WITH
-    (
-        -- subqueries of their own, so that they are evaluated where there is no row too
-        SELECT throwIf(
-            NOT hasAll(['equal', 'memory', 'active'], [{policy:String}]),
-            'unknown policy: it is one of equal, memory, active')
-    ) AS wrong_policy,
-    (
-        SELECT throwIf(
-            {step:String} NOT IN ('all', 'hour', 'day', 'week', 'month'),
-            'unknown step: it is one of hour, day, week, month, all')
-    ) AS wrong_step,
+{{wrong_policy}},
+{{wrong_step}},
     parseDateTime64BestEffort({as_of:String}, 3, 'UTC') AS as_of_at,
 {{bounds}},
 {{rates}},

@@ -32,28 +32,16 @@ WITH
         (
             SELECT host, gpu, pod, model, model_version, run, phase,
                 toInt64(intDiv(toUnixTimestamp(bucket_start), 60)) AS minute,
-                multiIf(
-                    {policy:String} = 'equal', gpu_time_equal_ns,
-                    {policy:String} = 'memory', gpu_time_memory_ns,
-                    gpu_time_active_ns) AS time_ns,
-                active_energy_uj + multiIf(
-                    {policy:String} = 'equal', idle_energy_equal_uj,
-                    {policy:String} = 'memory', idle_energy_memory_uj,
-                    idle_energy_active_uj) AS energy
+                {{policy_time}} AS time_ns,
+                {{policy_energy}} AS energy
             FROM attribution_minute FINAL
             WHERE account = 'process' AND bucket_start >= first_minute AND bucket_start < last_minute
                 AND (host, gpu, bucket_start) NOT IN dirty
             UNION ALL
             SELECT host, gpu, pod, model, model_version, run, phase,
                 toInt64(intDiv(toUnixTimestamp(window_start), 60)) AS minute,
-                multiIf(
-                    {policy:String} = 'equal', gpu_time_equal_ns,
-                    {policy:String} = 'memory', gpu_time_memory_ns,
-                    gpu_time_active_ns) AS time_ns,
-                active_energy_uj + multiIf(
-                    {policy:String} = 'equal', idle_energy_equal_uj,
-                    {policy:String} = 'memory', idle_energy_memory_uj,
-                    idle_energy_active_uj) AS energy
+                {{policy_time}} AS time_ns,
+                {{policy_energy}} AS energy
             FROM attribution FINAL
             WHERE account = 'process' AND window_start >= since_at AND window_start < until_at
                 AND (window_start < first_minute OR window_start >= last_minute

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from wattribute.errors import UsageError, check_texts, meant
-from wattribute.sinks.prices import BEGINNING, END
+from wattribute.sinks.prices import END, check_minute
 from wattribute.sinks.span import Time, span_params, span_times
 from wattribute.sinks.store import Readable, Store
 
@@ -41,15 +41,8 @@ class BilledHost:
             raise UsageError("the host needs its name, as 'wattribute cost --by host' shows it")
         if not 0 <= self.gpus <= MOST_GPUS:
             raise UsageError(f"{self.host} has {self.gpus} GPUs: it must be 1 to {MOST_GPUS}")
-        for name, at in (("from", self.billed_from), ("until", self.billed_to)):
-            if at.second or at.microsecond:
-                raise UsageError(
-                    f"a host must be billed {name} a whole minute, not {at:%Y-%m-%dT%H:%M:%S.%f}"
-                )
-            if not BEGINNING <= at <= END:
-                raise UsageError(
-                    f"a host must be billed {name} a time between 1970 and 2106, not {at:%Y-%m-%d}"
-                )
+        check_minute("a host must be billed from", self.billed_from)
+        check_minute("a host must be billed until", self.billed_to)
         if self.billed_from >= self.billed_to:
             raise UsageError(
                 f"billing of {self.host} ends ({self.billed_to:%Y-%m-%dT%H:%M}) before it begins"

@@ -65,11 +65,8 @@ class Price:
             check_amount(f"{name} of {self.gpu_model}", amount)
         check_currency(self.currency)
         whole("gpus_per_instance", self.gpus_per_instance)
-        for name, at in (("valid from", self.valid_from), ("valid to", self.valid_to)):
-            if at.second or at.microsecond:
-                raise UsageError(f"a price must be {name} a whole minute, not {at:%Y-%m-%dT%H:%M:%S.%f}")
-            if not BEGINNING <= at <= END:
-                raise UsageError(f"a price must be {name} a time between 1970 and 2106, not {at:%Y-%m-%d}")
+        check_minute("a price must be valid from", self.valid_from)
+        check_minute("a price must be valid to", self.valid_to)
         if self.valid_from >= self.valid_to:
             raise UsageError(f"the price ends ({self.valid_to:%Y-%m-%dT%H:%M}) before it begins")
         self._check_instance()
@@ -310,6 +307,14 @@ def whole(name: str, value: float) -> int:
     if not (0 <= value <= 65_535 and value == math.floor(value)):
         raise UsageError(f"{name} is {value:.15g}, not a whole number from 0 to 65,535")
     return int(value)
+
+
+def check_minute(what: str, at: datetime) -> None:
+    """Raise UsageError unless a time is a whole minute from BEGINNING to END. ``what`` begins the error."""
+    if at.second or at.microsecond:
+        raise UsageError(f"{what} a whole minute, not {at:%Y-%m-%dT%H:%M:%S.%f}")
+    if not BEGINNING <= at <= END:
+        raise UsageError(f"{what} a time between 1970 and 2106, not {at:%Y-%m-%d}")
 
 
 def truth(name: str, text: str) -> bool:

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from wattribute.errors import UsageError, check_texts
 from wattribute.sinks.currencies import check_amount, check_currency
-from wattribute.sinks.prices import BEGINNING, END, number, parse_time, shown_time, truth, whole
+from wattribute.sinks.prices import BEGINNING, END, check_minute, number, parse_time, shown_time, truth, whole
 from wattribute.sinks.store import Readable, Store
 
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -62,11 +62,8 @@ class Tariff:
             raise UsageError(
                 f"time zone {self.time_zone!r} is not known; write one like Europe/Berlin"
             ) from error
-        for name, at in (("from", self.valid_from), ("until", self.valid_to)):
-            if at.second or at.microsecond or not BEGINNING <= at <= END:
-                raise UsageError(
-                    f"a tariff must apply {name} a whole minute between 1970 and 2106, not {at.isoformat()}"
-                )
+        check_minute("a tariff must apply from", self.valid_from)
+        check_minute("a tariff must apply until", self.valid_to)
         if self.valid_from >= self.valid_to:
             raise UsageError(f"the tariff ends ({self.valid_to:%Y-%m-%dT%H:%M}) before it begins")
 

@@ -128,12 +128,17 @@ class Store:
     """An open store. Every failure raises a StoreError of one line: StoreAwayError if a retry may succeed."""
 
     def __init__(
-        self, url: str, connect: Callable[[Mapping[str, Any]], Any], settings: Mapping[str, Any]
+        self,
+        url: str,
+        connect: Callable[[Mapping[str, Any]], Any],
+        settings: Mapping[str, Any],
+        lock: int | None = None,
     ) -> None:
+        """``lock``, a file descriptor, keeps a folder for as long as the store is open."""
         self.url = url
         self._connect = connect
         self._settings = settings
-        self._lock: int | None = None
+        self._lock = lock
         self._one_at_a_time = threading.Lock()
         self._closed = False
         self._types: dict[str, dict[str, str]] = {}
@@ -165,19 +170,6 @@ class Store:
 
     # To a server a statement is sent before its rows, not in the URL: encoding one of 7 KB there took the
     # client 4 ms. They are sent as a memoryview, which the client does not retry by itself: the stream does.
-    def insert_arrow(self, table: str, batch: pa.RecordBatch) -> None:
-        """Insert a batch into the table's columns of the same names; durable when it returns."""
-        names = batch.schema.names
-
-        def on_server(client: Any) -> None:
-            insert = f"INSERT INTO {table} ({', '.join(names)}) FORMAT ArrowStream\n"
-            client.raw_insert(None, insert_block=stream(batch, insert.encode()))
-
-        def in_process(client: Any) -> None:
-            client.raw_insert(table, column_names=names, insert_block=stream(batch), fmt="ArrowStream")
-
-        self._attempt(in_process if self.url.startswith("chdb:") else on_server)
-
     def insert_select(self, insert: str, structure: str, batch: pa.RecordBatch) -> None:
         """Run ``INSERT … SELECT … FROM {rows} …``, where ``{rows}`` stands for the batch and ``structure`` is
         that of its columns (``name type, …``); durable when it returns."""
@@ -207,8 +199,18 @@ class Store:
             self.insert_values(table, {name: [row[name] for row in group] for name in names})
 
     def insert_values(self, table: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Insert columns of plain values, of equal length; missing columns take their default."""
-        self.insert_arrow(table, value_batch(columns, self.column_types(table)))
+        """Insert columns of plain values, of equal length; missing columns take their default. Durable when
+        it returns."""
+        names, batch = list(columns), value_batch(columns, self.column_types(table))
+
+        def on_server(client: Any) -> None:
+            insert = f"INSERT INTO {table} ({', '.join(names)}) FORMAT ArrowStream\n"
+            client.raw_insert(None, insert_block=stream(batch, insert.encode()))
+
+        def in_process(client: Any) -> None:
+            client.raw_insert(table, column_names=names, insert_block=stream(batch), fmt="ArrowStream")
+
+        self._attempt(in_process if self.url.startswith("chdb:") else on_server)
 
     def column_types(self, table: str) -> dict[str, str]:
         """The columns of a table in order, with their ClickHouse types. StoreError if there is none."""
@@ -240,10 +242,6 @@ class Store:
             if self._lock is not None:
                 os.close(self._lock)
                 self._lock = None
-
-    def keep(self, lock: int) -> None:
-        """Keep the folder's lock, a file descriptor, for as long as the store is open."""
-        self._lock = lock
 
     def _connected(self) -> Any:
         try:
@@ -314,11 +312,10 @@ def _open_chdb(url: str, folder: Path, create: bool) -> Store:
         return client
 
     try:
-        store = Store(url, _in_database(connect, database, create), _SETTINGS)
+        store = Store(url, _in_database(connect, database, create), _SETTINGS, lock)
     except BaseException:
         os.close(lock)
         raise
-    store.keep(lock)
     if tables := damaged_tables(store):
         _log.warning("the store %s: %s; %s", url, LEFT_OUT.format(tables), GO_ON)
     return store

@@ -47,7 +47,7 @@ def counted(step):
     return run
 
 # what a write and a refresh do to the store: note, rows, minutes, hours, days, notes deleted
-for name in ("insert_arrow", "insert_select", "command"):
+for name in ("insert_values", "insert_select", "command"):
     setattr(Store, name, counted(getattr(Store, name)))
 sink.write_attribution(columns)
 sink.refresh_rollups()

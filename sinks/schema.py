@@ -10,7 +10,7 @@ POLICIES: Final = ("equal", "memory", "active")
 LABEL: Final = "labels."
 """The prefix of a column that is a label, like ``labels.tier``."""
 
-TEXT_IDENTITY: Final = (
+IDENTITY: Final = (
     "gpu_model",
     "part",
     "cluster",
@@ -29,8 +29,9 @@ TEXT_IDENTITY: Final = (
     "provider",
     "region",
     "pricing",
+    "attempt",
+    "labels",
 )
-IDENTITY: Final = (*TEXT_IDENTITY, "attempt", "labels")
 """The columns by which a rollup and ``cost`` group, besides host, gpu, gpu_instance and account."""
 
 SUMS: Final = (

@@ -134,7 +134,7 @@ def answers(since: datetime, until: datetime) -> dict[str, Callable[[Readable], 
         "compare": compare,
         "reconcile --by host": lambda store: reconcile_rows(store, "host", *span),
         "explain --model": lambda store: explain_rows(store, {"model": "chat-1"}, *span),
-        "explain --team --unit": lambda store: explain_rows(
+        "explain --model --unit": lambda store: explain_rows(
             store, {"model": "chat-1"}, *span, unit="output_tokens"
         ),
         "top": top_rows,

@@ -15,7 +15,7 @@ The states of a window, in order:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -31,7 +31,6 @@ from wattribute.sinks.contract import Column
 from wattribute.stream.decode import Decoder, Pending
 from wattribute.stream.fleet import FleetWatts
 from wattribute.stream.identity import Identities
-from wattribute.stream.idle import IdleLevels
 from wattribute.stream.learning import Learning
 from wattribute.stream.look_back import LookBack
 from wattribute.stream.rows import Rows
@@ -59,12 +58,13 @@ class Engine:
 
     ``processes_known``: false where the input says nothing about processes; then what nobody holds is
     residual. ``origin`` names the partition in dead letters; ``window_ns`` is the length of windows;
-    ``generation`` goes up when the topic is made anew.
+    ``generation`` goes up when the topic is made anew; ``idle_watts`` are idle levels by GPU model.
     """
 
     def __init__(
         self, origin: str, window_ns: int = 1_000_000_000, generation: int = 0,
-        idle_levels: IdleLevels | None = None, processes_known: bool = True, fleet: FleetWatts | None = None,
+        idle_watts: Mapping[str, float] | None = None, processes_known: bool = True,
+        fleet: FleetWatts | None = None,
     ) -> None:  # fmt: skip
         self.window_ns = window_ns
         self.processes_known = processes_known
@@ -75,7 +75,7 @@ class Engine:
         self.decoder = Decoder(
             self.series, self.identities, self.tables, self._settle, self._begin_anew, fleet or FleetWatts()
         )
-        self._rows = Rows(self.series, self.identities, idle_levels or IdleLevels(), window_ns, self.base)
+        self._rows = Rows(self.series, self.identities, idle_watts or {}, window_ns, self.base)
         self.sample_count = 0
         self.duplicate_count = 0
         self._marks = new_marks(_MARKS, len(self.series.devices.host))

@@ -32,21 +32,10 @@ _DEFAULT_W: Final = 60.0  # of a GPU that is not listed
 _SD_W: Final = 40.0  # an idle context, and heat, add tens of watts to that
 
 
-class IdleLevels:
-    """Idle level by GPU model; ``configured_w`` (model name -> watts) wins over the prior."""
-
-    def __init__(self, configured_w: Mapping[str, float] | None = None) -> None:
-        self._configured_w = dict(configured_w or {})
-        self._levels: dict[str, tuple[int, float]] = {}  # by model, as asked
-
-    def resident(self, gpu_model: str) -> tuple[int, float]:
-        """Return the idle level of a GPU model in mW, and its standard deviation in W: 0 where the level is
-        configured, because then it is not learned."""
-        level = self._levels.get(gpu_model)
-        if level is None:
-            watts, sd_w = self._configured_w.get(gpu_model), 0.0
-            if watts is None:
-                words = re.split(r"[ -]", gpu_model)  # of "NVIDIA A100-SXM4-80GB": L4 is not L40
-                watts, sd_w = next((_PRIOR_W[word] for word in words if word in _PRIOR_W), _DEFAULT_W), _SD_W
-            level = self._levels[gpu_model] = (round(watts * 1000), sd_w)
-        return level
+def idle_level(gpu_model: str, configured_w: Mapping[str, float]) -> tuple[int, float]:
+    """Return the idle level of a GPU model in mW, and its standard deviation in W. ``configured_w`` (model
+    name -> watts) wins over the prior, with a deviation of 0: a level that is configured is not learned."""
+    if gpu_model in configured_w:
+        return round(configured_w[gpu_model] * 1000), 0.0
+    words = re.split(r"[ -]", gpu_model)  # of "NVIDIA A100-SXM4-80GB": L4 is not L40
+    return round(next((_PRIOR_W[word] for word in words if word in _PRIOR_W), _DEFAULT_W) * 1000), _SD_W

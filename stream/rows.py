@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from wattribute.kernels import result as r
 from wattribute.sinks.contract import Coded, Column
 from wattribute.stream.identity import Identities
-from wattribute.stream.idle import IdleLevels
+from wattribute.stream.idle import idle_level
 from wattribute.stream.series import Series
 
 ACCOUNTS: Final = ("process", "reserved", "unheld", "residual")
@@ -48,11 +48,16 @@ class Rows:
     """Makes columns from the kernel's rows. ``base``: the upper bits of every version."""
 
     def __init__(
-        self, series: Series, identities: Identities, idle_levels: IdleLevels, window_ns: int, base: int
+        self,
+        series: Series,
+        identities: Identities,
+        idle_watts: Mapping[str, float],
+        window_ns: int,
+        base: int,
     ) -> None:
         self._series = series
         self._identities = identities
-        self._idle_levels = idle_levels
+        self._idle_watts = idle_watts
         self._window_ns = window_ns
         self._base = base
         self._devices = _Devices([], [], [], [], np.zeros(0, np.bool_), np.zeros(0, np.int64), np.zeros(0))
@@ -113,15 +118,15 @@ class Rows:
         if as_of != self._devices_as_of:
             keys = self._series.device_keys
             models = [self._identities.gpu_model(key) for key in keys]
-            levels = [self._idle_levels.resident(model) for model in models]
+            levels = {model: idle_level(model, self._idle_watts) for model in set(models)}
             self._devices = _Devices(
                 [key.host for key in keys],
                 [key.gpu for key in keys],
                 [key.boot_id for key in keys],
                 models,
                 np.array([self._identities.covers_module(key) for key in keys], np.bool_),
-                np.array([level_mw for level_mw, _ in levels], np.int64),
-                np.array([sd_w for _, sd_w in levels], np.float64),
+                np.array([levels[model][0] for model in models], np.int64),
+                np.array([levels[model][1] for model in models], np.float64),
             )
             self._devices_as_of = as_of
         return self._devices

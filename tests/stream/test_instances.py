@@ -16,7 +16,6 @@ from tests.stream.host import GPU, SECOND_NS, START_NS, Made, messages, stream, 
 from tests.stream.test_engine import check_as_reference, check_conserved
 from wattribute.records import Device, Gpu, Instance, Process, Record, Reservation
 from wattribute.stream.engine import Engine
-from wattribute.stream.idle import IdleLevels
 from wattribute.stream.instances import slices_of
 
 SIZES = {1: 3, 2: 2, 5: 1}
@@ -111,7 +110,7 @@ def name_of(row: Row) -> str:
 
 def engine() -> Engine:
     """One that is told the idle level, so that it does not learn it."""
-    return Engine("t", idle_levels=IdleLevels({"NVIDIA H200": 77.7}))
+    return Engine("t", idle_watts={"NVIDIA H200": 77.7})
 
 
 def flushes(seconds: int, *records: Record) -> list[list[Record]]:

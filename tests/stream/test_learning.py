@@ -13,7 +13,7 @@ from tests.stream import host as made_host
 from wattribute.kernels.result import NO_SM
 from wattribute.records import Device, Gpu, Process, Record
 from wattribute.stream.engine import Engine
-from wattribute.stream.idle import IdleLevels
+from wattribute.stream.idle import idle_level
 
 SECOND_NS = made_host.SECOND_NS
 MINUTE_NS = made_host.START_NS // (60 * SECOND_NS) * 60 * SECOND_NS
@@ -161,7 +161,7 @@ def test_the_idle_level_of_a_gpu_that_is_never_idle_is_learned(gpu_model: str, i
 def test_the_idle_level_begins_with_what_the_name_of_a_gpu_tells(
     gpu_model: str, level: tuple[int, float]
 ) -> None:
-    assert IdleLevels({"NVIDIA H200": 81.5}).resident(gpu_model) == level
+    assert idle_level(gpu_model, {"NVIDIA H200": 81.5}) == level
 
 
 def test_small_watts_are_learned() -> None:

@@ -155,7 +155,6 @@ def _replay_one(
     compile_kernels()
     from wattribute.stream.engine import Engine
     from wattribute.stream.fleet import load_fleet_watts
-    from wattribute.stream.idle import IdleLevels
     from wattribute.stream.replay import replay as replay_lines
 
     begin = time.monotonic()
@@ -164,7 +163,7 @@ def _replay_one(
         origin,
         settings.window_ms * 1_000_000,
         settings.generation,
-        IdleLevels(settings.idle_watts),
+        settings.idle_watts,
         processes_known,
         load_fleet_watts(settings.watts_file),
     )

@@ -50,15 +50,12 @@ def opened_stream(
     from wattribute.sinks.store import open_store
     from wattribute.stream.engine import Engine
     from wattribute.stream.fleet import load_fleet_watts
-    from wattribute.stream.idle import IdleLevels
     from wattribute.stream.loop import Assigned, StreamLoop
 
-    idle_levels, fleet = IdleLevels(settings.idle_watts), load_fleet_watts(settings.watts_file)
+    fleet = load_fleet_watts(settings.watts_file)
 
     def make_engine(origin: str) -> Engine:
-        return Engine(
-            origin, window_ms * 1_000_000, settings.generation, idle_levels, processes_known=True, fleet=fleet
-        )
+        return Engine(origin, window_ms * 1_000_000, settings.generation, settings.idle_watts, fleet=fleet)
 
     # The consumer calls the loop, and the loop calls the consumer: so one is declared before it exists.
     loop: StreamLoop

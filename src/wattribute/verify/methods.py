@@ -19,7 +19,7 @@ from wattribute.collector.trace import Line
 from wattribute.records import Device, Instance, Process, Record
 from wattribute.stream.engine import Engine
 from wattribute.stream.fleet import FleetWatts, fleet_prior
-from wattribute.stream.idle import IdleLevels
+from wattribute.stream.idle import idle_level
 from wattribute.stream.replay import replay
 from wattribute.stream.series import SLICES
 from wattribute.verify.memory_sink import MemorySink, Row, Table
@@ -151,7 +151,7 @@ def seen(records: Sequence[Record], gpu_model: str, until_ns: int) -> Seen:
         periods.append(Period(before_ns, to_ns, by_time[to_ns], energy_j, float(average_w[last])))
         before_ns = to_ns
     unheld = average_w[t_ns < held_from_ns]
-    idle_w = IdleLevels().resident(gpu_model)[0] / 1e3
+    idle_w = idle_level(gpu_model, {})[0] / 1e3
     return Seen(periods, held_by, idle_w, float(unheld.min()) if len(unheld) else 0.0)
 
 

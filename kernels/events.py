@@ -3,6 +3,7 @@
 from wattribute.kernels.counter import newest_ns
 from wattribute.kernels.gaps import add_gap, readings_around, remove_gap
 from wattribute.kernels.holders import take_exit, take_given, take_instance
+from wattribute.kernels.holding import expected_by
 from wattribute.kernels.jit import part
 from wattribute.kernels.marks import mark, mark_energy, mark_readings
 from wattribute.kernels.messages import END, EPOCH, EXIT, GAP, GIVEN, MIG_INSTANCE, PRIOR, REPEAT, TOUCH
@@ -83,11 +84,9 @@ def pass_time(
             h = devices.first_holder[d]
             while h >= 0:
                 n = holders.seen_length[h]
-                if n > 0 and not holders.silent[h]:
-                    seen_ns = holders.seen_ns[h, n - 1]
-                    if seen_ns + 3 * holders.seen_period_ns[h, n - 1] < now_ns:
-                        holders.silent[h] = 1
-                        mark(marks, d, seen_ns // window_ns, now_ns // window_ns, offset)
+                if n > 0 and not holders.silent[h] and expected_by(holders, h) < now_ns:
+                    holders.silent[h] = 1
+                    mark(marks, d, holders.seen_ns[h, n - 1] // window_ns, now_ns // window_ns, offset)
                 h = holders.next_holder[h]
         d = devices.next_device[d]
 

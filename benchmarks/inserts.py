@@ -25,7 +25,7 @@ def into_chdb(hosts: int, seconds: int, inserts: int) -> Figures:
     """Time ``inserts`` writes, each with the rows of ``seconds`` windows of all devices. The Arrow stream and
     noting the rollup buckets are included, the rollups themselves are not."""
     batches = _batches(hosts, seconds, inserts)
-    count = sum(_length(batch) for batch in batches)
+    count = sum(len(batch["window_start"]) for batch in batches)
     with tempfile.TemporaryDirectory() as folder:
         sink = ClickHouseSink(open_store(f"chdb://{folder}/store"))
         sink.write_attribution(batches[0])  # the first one finds all caches empty
@@ -45,7 +45,7 @@ def into_chdb(hosts: int, seconds: int, inserts: int) -> Figures:
     expected = hosts * GPUS_PER_HOST * (seconds * inserts - 1)  # the last second has not passed its end
     check(windows == expected, f"{windows} windows stored, not {expected}")
     cpu_s = end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime
-    measured = count - _length(batches[0])
+    measured = count - len(batches[0]["window_start"])
     return {
         "M rows/s": measured / sum(times_s) / 1e6,
         "M rows/cpu-s": measured / cpu_s / 1e6,
@@ -78,8 +78,3 @@ def _batches(hosts: int, seconds: int, inserts: int) -> Sequence[Batch]:
         engine.take(range(begin, begin + len(batch)), batch)
         batches += engine.rows()
     return batches
-
-
-def _length(batch: Batch) -> int:
-    start = batch["window_start"]
-    return len(start) if hasattr(start, "__len__") else 0

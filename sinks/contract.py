@@ -17,6 +17,9 @@ class Coded:
     codes: NDArray[np.int32]
     values: Sequence[str]
 
+    def __len__(self) -> int:
+        return len(self.codes)
+
 
 @dataclass(frozen=True, slots=True)
 class CodedLabels:
@@ -24,6 +27,9 @@ class CodedLabels:
 
     codes: NDArray[np.int32]
     values: Sequence[Mapping[str, str]]
+
+    def __len__(self) -> int:
+        return len(self.codes)
 
 
 Column = NDArray[Any] | Coded | CodedLabels

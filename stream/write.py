@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from wattribute.sinks.contract import Coded, CodedLabels, Column, Sink
+from wattribute.sinks.contract import Column, Sink
 from wattribute.stream.engine import Engine
 
 
@@ -30,7 +30,7 @@ class Unwritten:
         StoreError."""
         while self.attribution:
             sink.write_attribution(self.attribution[0])
-            yield _length(self.attribution.popleft())
+            yield len(self.attribution.popleft()["window_start"])
         while self._tables:
             sink.write_rows(*self._tables[0])
             self._tables.popleft()
@@ -41,8 +41,3 @@ def write_results(engine: Engine, sink: Sink, ended: bool = False) -> int:
     unwritten = Unwritten()
     unwritten.take(engine, ended)
     return sum(unwritten.write(sink))
-
-
-def _length(columns: Mapping[str, Column]) -> int:
-    column = columns["window_start"]
-    return len(column.codes if isinstance(column, Coded | CodedLabels) else column)

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from wattribute.bus import STATE, Position
+from wattribute.bus import NOTE_MAX_BYTES, STATE, Position
 from wattribute.collector.log_file import LogBusyError, LogFile
 from wattribute.errors import BusAwayError, BusError
 
 MAX_BYTES: Final = 1 << 30  # 8 GPUs at 10 Hz write about 5 KB/s: this lasts some days
-NOTE_MAX_BYTES: Final = 4096  # the limit of a Kafka broker too (offset.metadata.max.bytes)
 
 _QUEUED_MAX_BYTES: Final = 64 << 20
 _WRITTEN_BYTES: Final = 1 << 20  # per transaction: on a full disk only this much is tried again and again

@@ -12,14 +12,13 @@ from typing import Any, Final, TypeVar
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
-from wattribute.bus import Fetched, OnAssign, OnRevoke, Partition, Position, Skip
+from wattribute.bus import NOTE_MAX_BYTES, Fetched, OnAssign, OnRevoke, Partition, Position, Skip
 from wattribute.errors import BusAwayError, BusError, UsageError
 
 _LOG: Final = logging.getLogger(__name__)
 _REQUEST_TIMEOUT_S: Final = 10.0
 _COMMIT_TRIES: Final = 50
 _PAUSE_S: Final = 0.1
-_NOTE_MAX_BYTES: Final = 4096
 _STALL_S: Final = 5.0
 _LEAVE_S: Final = 2.0
 # The group has given our partitions to another member, whether or not we have heard of it yet.
@@ -172,8 +171,8 @@ class KafkaConsumer:
         """Store the group's positions. Partitions that are no longer ours are left out: their new owner's
         positions count."""
         for partition, position in positions.items():
-            if len(position.note.encode()) > _NOTE_MAX_BYTES:
-                raise BusError(f"the note to commit for {partition.topic} is over {_NOTE_MAX_BYTES} bytes")
+            if len(position.note.encode()) > NOTE_MAX_BYTES:
+                raise BusError(f"the note to commit for {partition.topic} is over {NOTE_MAX_BYTES} bytes")
         places = [
             TopicPartition(partition.topic, partition.number, position.next_offset, position.note)
             for partition, position in positions.items()

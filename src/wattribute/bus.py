@@ -14,6 +14,8 @@ UNITS: Final = "wattribute.units"
 STATE: Final = "wattribute.state"
 DEAD: Final = "wattribute.dead"
 TOPICS: Final = (SAMPLES, UNITS, STATE, DEAD)
+NOTE_MAX_BYTES: Final = 4096
+"""The longest note of a position: what a Kafka broker takes (offset.metadata.max.bytes)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,8 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A committed position: the next offset to read, and a note of at most 4 KiB that is stored with it."""
+    """A committed position: the next offset to read, and a note of at most NOTE_MAX_BYTES that is stored
+    with it."""
 
     next_offset: int
     note: str = ""

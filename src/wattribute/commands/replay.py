@@ -203,7 +203,7 @@ def _lines(
     if host or gpu or gpu_model or workload or timezone != "UTC" or part_time_sensor:
         raise UsageError(
             f"{file} does not begin like a log of nvidia-smi with a timestamp, in UTF-8 and with commas;"
-            " and a trace says itself whose it is: leave out --host, --gpu, --workload, …"
+            " and a trace says itself whose it is: leave out --host, --gpu, --workload, --part-time-sensor, …"
         )
     return read_trace(file) if str(file) != "-" else _no_log(read_trace(file)), False
 

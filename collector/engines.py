@@ -37,10 +37,9 @@ class Engine:
     seconds, the best first. ``model_labels``: the first one present names the model. ``replica_labels``
     distinguish ranks that count the same tokens: the greatest value is used. ``own_label``: where a prefix
     is empty, only samples with this label are the engine's. ``path``: where its counters are, if not at
-    /metrics. ``alias_options``,
-    ``model_options`` and ``model_variables`` name the model where the counters do not: only their values are
-    kept of a server's command line and environment. A process with ``program`` in its command line shows
-    counters only if it was started with ``switch``.
+    /metrics. ``alias_options``, ``model_options`` and ``model_variables`` name the model where the counters
+    do not: only their values are kept of a server's command line and environment. A process with ``program``
+    in its command line shows counters only if it was started with ``switch``.
     """
 
     name: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from wattribute.collector.trace import Line
@@ -30,7 +30,8 @@ class _Stretch:
 
     gpu: str
     begin_ns: int
-    powers_mw: list[int] = field(default_factory=list)
+    total_mw: int = 0
+    count: int = 0
     percents: tuple[float, float] = (100.0, 0.0)
     """The least and the most utilization."""
 
@@ -72,7 +73,8 @@ def _stretch_of(device: Device, open_: dict[str, _Stretch]) -> _Stretch | None:
             stretch = None
     if stretch is None:
         stretch, least, most = _Stretch(device.gpu, device.t), percent, percent
-    stretch.powers_mw.append(power_mw)
+    stretch.total_mw += power_mw
+    stretch.count += 1
     stretch.percents = least, most
     open_[device.gpu] = stretch
     return stretch
@@ -81,5 +83,4 @@ def _stretch_of(device: Device, open_: dict[str, _Stretch]) -> _Stretch | None:
 def _levelled(line: Line, stretch: _Stretch | None) -> Line:
     if stretch is None or not isinstance(device := line.record, Device):
         return line
-    mean_mw = round(sum(stretch.powers_mw) / len(stretch.powers_mw))
-    return line._replace(record=replace(device, power_mw=mean_mw))
+    return line._replace(record=replace(device, power_mw=round(stretch.total_mw / stretch.count)))
